@@ -1,0 +1,116 @@
+"""Cameras: where views are taken from.
+
+World space is Blender's: right-handed, z up, metres; a camera looks down its own -z. Azimuth 0 is a
+camera on -Y, which is where every object faces; azimuth grows counter-clockwise seen from above, so
+90 is a camera on +X. Row 0 of an image is its top, as in PNG files and networks: `proj` points clip
+space's y down, so that no image is ever flipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEAR, FAR = 0.05, 20.0  # metres; the clip range of `proj`
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A batch of B pinhole cameras that share one image size.
+
+    c2w   [B,4,4] float32, camera to world
+    proj  [B,4,4] float32, camera to clip, z in [-1,1], y down
+    height, width  pixels
+    """
+
+    c2w: Tensor
+    proj: Tensor
+    height: int
+    width: int
+
+    @property
+    def position(self) -> Tensor:
+        """[B,3], metres."""
+        return self.c2w[:, :3, 3]
+
+    @property
+    def mvp(self) -> Tensor:
+        """[B,4,4], world to clip."""
+        return self.proj @ torch.linalg.inv(self.c2w)
+
+    @property
+    def azimuth(self) -> Tensor:
+        """[B] degrees in (-180, 180]; 0 is a camera on -Y, 90 on +X."""
+        x, y, _ = self.position.unbind(-1)
+        return torch.rad2deg(torch.atan2(x, -y))
+
+    @property
+    def elevation(self) -> Tensor:
+        """[B] degrees above the horizon of the origin."""
+        p = self.position
+        return torch.rad2deg(torch.asin((p[:, 2] / p.norm(dim=-1)).clamp(-1, 1)))
+
+    def __len__(self) -> int:
+        return self.c2w.shape[0]
+
+    def __getitem__(self, index: slice) -> Camera:
+        return Camera(self.c2w[index], self.proj[index], self.height, self.width)
+
+    def resized(self, height: int, width: int) -> Camera:
+        """The same views at another size."""
+        return Camera(self.c2w, self.proj, height, width)
+
+    def to(self, device: torch.device | str) -> Camera:
+        return Camera(self.c2w.to(device), self.proj.to(device), self.height, self.width)
+
+
+def orbit(
+    azimuth: Tensor, elevation: Tensor, distance: Tensor, fov: Tensor, height: int, width: int
+) -> Camera:
+    """Cameras that look at the origin.
+
+    azimuth, elevation  [B] degrees; distance [B] metres; fov [B] vertical field of view, degrees
+    """
+    az, el = torch.deg2rad(azimuth), torch.deg2rad(elevation)
+    back = torch.stack((az.sin() * el.cos(), -az.cos() * el.cos(), el.sin()), -1)
+    right = torch.stack((az.cos(), az.sin(), torch.zeros_like(az)), -1)  # level, also straight above
+    up = torch.linalg.cross(back, right)
+    c2w = torch.zeros(len(az), 4, 4, dtype=az.dtype, device=az.device)
+    c2w[:, :3, 0], c2w[:, :3, 1], c2w[:, :3, 2] = right, up, back
+    c2w[:, :3, 3] = back * distance[:, None]
+    c2w[:, 3, 3] = 1
+    return Camera(c2w, perspective(fov, width / height), height, width)
+
+
+def perspective(fov: Tensor, aspect: float) -> Tensor:
+    """[B,4,4] camera to clip; fov [B] vertical, degrees; aspect = width / height. y points down."""
+    f = 1 / torch.tan(torch.deg2rad(fov) / 2)
+    proj = torch.zeros(len(fov), 4, 4, dtype=fov.dtype, device=fov.device)
+    proj[:, 0, 0] = f / aspect
+    proj[:, 1, 1] = -f
+    proj[:, 2, 2] = -(FAR + NEAR) / (FAR - NEAR)
+    proj[:, 2, 3] = -2 * FAR * NEAR / (FAR - NEAR)
+    proj[:, 3, 2] = -1
+    return proj
+
+
+def rays(camera: Camera) -> tuple[Tensor, Tensor]:
+    """Origins and unit directions through the pixels' centres, each [B,H,W,3] in world space."""
+    device, dtype = camera.c2w.device, camera.c2w.dtype
+    x = (torch.arange(camera.width, device=device, dtype=dtype) + 0.5) / camera.width * 2 - 1
+    y = (torch.arange(camera.height, device=device, dtype=dtype) + 0.5) / camera.height * 2 - 1
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    local = torch.stack(
+        (
+            x / camera.proj[:, 0, 0, None, None],
+            y / camera.proj[:, 1, 1, None, None],
+            -torch.ones_like(x).expand(len(camera), -1, -1),
+        ),
+        -1,
+    )
+    directions = torch.einsum("bij,bhwj->bhwi", camera.c2w[:, :3, :3], local)
+    directions = directions / directions.norm(dim=-1, keepdim=True)
+    origins = camera.position[:, None, None, :].expand_as(directions)
+    return origins, directions

@@ -1,0 +1,79 @@
+"""Triangle meshes as values, and functions on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh; counter-clockwise seen from outside.
+
+    v_pos      [V,3] float32, metres
+    t_pos_idx  [F,3] int64, rows of v_pos
+    v_tex      [T,2] float32 or None, v upwards as in Blender
+    t_tex_idx  [F,3] int64 or None, rows of v_tex
+    """
+
+    v_pos: Tensor
+    t_pos_idx: Tensor
+    v_tex: Tensor | None = None
+    t_tex_idx: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Mesh:
+        def move(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device)
+
+        return Mesh(self.v_pos.to(device), self.t_pos_idx.to(device), move(self.v_tex), move(self.t_tex_idx))
+
+
+def face_cross(mesh: Mesh) -> Tensor:
+    """[F,3] cross products of two edges: the face's normal times twice its area."""
+    a, b, c = mesh.v_pos[mesh.t_pos_idx].unbind(1)
+    return torch.linalg.cross(b - a, c - a)
+
+
+def face_normals(mesh: Mesh) -> Tensor:
+    """[F,3] unit normals; zero for a degenerate face."""
+    return torch.nn.functional.normalize(face_cross(mesh), dim=-1)
+
+
+def vertex_normals(mesh: Mesh) -> Tensor:
+    """[V,3] unit normals, area weighted."""
+    cross = face_cross(mesh)
+    normals = torch.zeros_like(mesh.v_pos)
+    for corner in range(3):  # index_add is deterministic on the CPU, index_put is not
+        normals = normals.index_add(0, mesh.t_pos_idx[:, corner], cross)
+    return torch.nn.functional.normalize(normals, dim=-1)
+
+
+def signed_volume(mesh: Mesh) -> float:
+    """Cubic metres; positive where faces wind counter-clockwise seen from outside."""
+    a, b, c = mesh.v_pos.detach().double()[mesh.t_pos_idx].unbind(1)
+    return float((a * torch.linalg.cross(b, c)).sum() / 6)
+
+
+def is_closed(mesh: Mesh) -> bool:
+    """Every edge has exactly two faces, running in opposite directions."""
+    t = mesh.t_pos_idx
+    directed = torch.cat((t[:, [0, 1]], t[:, [1, 2]], t[:, [2, 0]]))
+    n = int(t.max()) + 1 if len(t) else 0
+    forth, n_forth = (directed[:, 0] * n + directed[:, 1]).unique(return_counts=True)
+    back = (directed[:, 1] * n + directed[:, 0]).unique()
+    return len(t) > 0 and bool((n_forth == 1).all()) and torch.equal(forth, back)
+
+
+def components(mesh: Mesh) -> tuple[int, np.ndarray]:
+    """The number of connected pieces that have faces, and each face's piece [F] int."""
+    t = mesh.t_pos_idx.cpu().numpy()
+    n = int(t.max()) + 1 if len(t) else 0
+    graph = coo_matrix((np.ones(2 * len(t)), (np.r_[t[:, 0], t[:, 1]], np.r_[t[:, 1], t[:, 2]])), shape=(n, n))
+    _, label = connected_components(graph, directed=False)
+    used, of_face = np.unique(label[t[:, 0]], return_inverse=True)
+    return len(used), of_face
