@@ -1,0 +1,116 @@
+"""What every prior promises: D_p, its encoder, and what it wants to be shown.
+
+A prior states its own camera poses and background policy, because both belong to the images that it
+was trained on. `stages.py` is written against these protocols alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from backend.diffusion.schedule import NoiseLevel
+from backend.scene.camera import Camera, orbit
+
+Kind = Literal["colour", "normal"]
+
+
+@dataclass(frozen=True)
+class Backgrounds:
+    """What stands behind the object when a view is shown to the prior."""
+
+    solids: tuple[tuple[float, float, float], ...] | None = None  # None: any colour
+    learned_share: float = 0.5  # how often the background network is shown instead of a random solid
+
+    def sample_solid(self, generator: Generator) -> Tensor:
+        """[3] RGB in [0,1]."""
+        if self.solids is None:
+            return torch.rand(3, generator=generator, device=generator.device)
+        index = int(torch.randint(len(self.solids), (1,), generator=generator, device=generator.device))
+        return torch.tensor(self.solids[index], device=generator.device)
+
+
+class Poses(Protocol):
+    """Where this prior's cameras stand."""
+
+    def sample(self, generator: Generator, count: int, height: int, width: int) -> Camera: ...
+
+
+@dataclass(frozen=True)
+class PoseRange:
+    """Cameras drawn uniformly from ranges; angles in degrees, distances in metres.
+
+    Distances are the paper's (section D.1); the angles are those of its baselines.
+    """
+
+    azimuth: tuple[float, float] = (-180.0, 180.0)
+    elevation: tuple[float, float] = (-10.0, 45.0)
+    overhead_share: float = 0.1  # of the views, from the upper end of `elevation` to overhead_to
+    overhead_to: float = 85.0
+    distance: tuple[float, float] = (1.0, 1.5)
+    fov: tuple[float, float] = (40.0, 70.0)
+
+    def sample(self, generator: Generator, count: int, height: int, width: int) -> Camera:
+        u = torch.rand(5, count, generator=generator, device=generator.device)
+
+        def between(row: int, low: float, high: float) -> Tensor:
+            return low + (high - low) * u[row]
+
+        elevation = torch.where(
+            u[4] < self.overhead_share,
+            between(1, self.elevation[1], self.overhead_to),
+            between(1, *self.elevation),
+        )
+        return orbit(
+            between(0, *self.azimuth), elevation, between(2, *self.distance), between(3, *self.fov), height, width
+        )
+
+
+class Phi(Protocol):
+    """D_phi: the denoiser of the renders themselves."""
+
+    def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
+        """One step of denoising score matching (Algorithm 1, line 7) on x [B,C,h,w]; the loss, a scalar."""
+        ...
+
+    def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
+        """D_phi(z), without a gradient."""
+        ...
+
+
+class Prior(Protocol):
+    """D_p and the space it lives in."""
+
+    name: str
+    factor: int  # image pixels per latent pixel along a side
+    channels: int  # of a latent
+    poses: Poses
+    backgrounds: Backgrounds
+    normal_background: tuple[float, float, float]  # RGB behind normal maps (stage 2a)
+
+    def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
+        """What `denoise` and `phi` need for this prompt; opaque to the caller. InputError for a bad prompt."""
+        ...
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B,H,W,3] in [0,1] to scaled latents [B,C,h,w], differentiable and deterministic."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Latents to [B,H,W,3] in [0,1]."""
+        ...
+
+    def denoise(
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
+    ) -> Tensor:
+        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; one view word a camera."""
+        ...
+
+    def phi(
+        self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int
+    ) -> Phi | None:
+        """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
+        ...
