@@ -1,0 +1,101 @@
+"""A job's folder: its name, its making, and the record of what happened in it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from backend.errors import DiskError, InputError
+from backend.files import disk_errors, explain
+from dreamflow_blender.contract.protocol import MAX_PROMPT, BadMessage, Event, clean_text, decode, encode
+
+_RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+_RESULTS = (
+    *("job.json", "events.jsonl", "log.txt"),
+    *("mesh.glb", "mesh.npz", "albedo.png", "snapshot.npz"),
+    *("preview.png", "views.png", "curves.png", "turntable.webp"),
+)
+
+
+def clean_prompt(text: str) -> str:
+    """What was typed as one line; raises InputError if it is empty or too long."""
+    prompt = clean_text(text)
+    if not prompt:
+        raise InputError("The prompt is empty.", 'Say what to make, as in "a red mug".')
+    if len(prompt) > MAX_PROMPT:
+        raise InputError(
+            f"The prompt is too long: expected at most {MAX_PROMPT:,} characters, got {len(prompt):,}.",
+            "Say it in a few words: a text encoder reads about 75.",
+        )
+    return prompt
+
+
+def slug(prompt: str) -> str:
+    """A folder name on every system: 1 to 48 of a-z, 0-9 and dashes, and no device of Windows."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9]+", "-", plain.lower())[:48].strip("-")
+    return f"{name}-object" if name in _RESERVED else name or "object"
+
+
+def default_folder(prompt: str, seed: int, root: Path) -> Path:
+    """Where this job goes if nothing else was said: root/SLUG-SEED."""
+    return root / f"{slug(prompt)}-{seed}"
+
+
+def make_folder(folder: Path, overwrite: bool = False) -> None:
+    """An empty folder for a job, with its parents.
+
+    Raises InputError if another job or anything else is in it (with `overwrite`, an older job's files
+    are removed and nothing else), and DiskError if it cannot be made or written.
+    """
+    with disk_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
+        there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+        if there and "job.json" not in there:
+            raise InputError(
+                f"{folder} is not empty and holds no job: {', '.join(there[:3])}.",
+                "Choose a new or empty folder with --out.",
+            )
+        if there and not overwrite:
+            raise InputError(
+                f"{folder} already holds a job.", "Choose another folder with --out, or add --overwrite."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _RESULTS:
+            (folder / name).unlink(missing_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+
+
+def record(events: Generator[Event, None, None], folder: Path) -> Iterator[Event]:
+    """The same events, each appended to events.jsonl in passing; closing this closes `events`."""
+    path = folder / "events.jsonl"
+    try:
+        log = path.open("a", encoding="ascii", newline="\n")
+    except OSError as error:
+        raise explain(error, path) from error
+    with log, closing(events):
+        for event in events:
+            try:
+                log.write(encode(event) + "\n")
+                log.flush()
+            except OSError as error:
+                raise explain(error, path) from error
+            yield event
+
+
+def read_events(folder: Path) -> list[Event]:
+    """What record wrote. A torn last line, as a crash leaves it, is left out; raises DiskError."""
+    path = folder / "events.jsonl"
+    with disk_errors(path):
+        lines = path.read_bytes().split(b"\n")
+    whole = lines[:-1]  # the last piece is empty, or torn
+    try:
+        return [decode(line) for line in whole]
+    except BadMessage as error:
+        raise DiskError(f"{path} is damaged. {error}", "Start the job again.") from error

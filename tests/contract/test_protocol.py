@@ -1,0 +1,152 @@
+"""Messages: whole over the wire, refused with a word when they are not what the table says."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dreamflow_blender.contract import protocol as p
+
+JOB = p.Job("1", "generate", "a red mug", "out/a-red-mug-42", overrides={"nerf.views": 2})
+EVENTS = [
+    p.Ready({"python": "3.11.7"}, ("CPU",), {"hashgrid": "warp"}, 2, 7.5),
+    p.Ready({}, (), {}, 0),
+    p.Started("nerf", 500),
+    p.Progress("nerf", 3, 40, 31, 500, 12.5, 0.1, 0.41),
+    p.Progress("nerf", 0, 40, 0, 500),
+    p.Preview("out/é 🐟/preview.png"),
+    p.Snapshot("snapshot.npz"),
+    p.Checkpoint("checkpoint"),
+    p.Warned("two\nlines and \ud800 half a character"),
+    p.Paused(),
+    p.Finished({"mesh.glb": "mesh.glb"}, {"seconds": 192.0, "faces": 11204}),
+    p.Cancelled({}),
+    p.Failed("disk", "The disk is full.", "Free some space."),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda e: type(e).__name__)
+def test_an_event_comes_back_equal_from_one_ascii_line(event):
+    line = p.encode(event)
+    assert line.isascii() and "\n" not in line
+    assert p.decode(line) == event == p.decode(line.encode())
+
+
+def test_every_event_is_tried_and_in_the_docstring():
+    assert {type(e) for e in EVENTS} == set(p.EVENTS.values())
+    for name, cls in p.EVENTS.items():
+        row = next(line for line in p.__doc__.splitlines() if line.startswith(f"    {name} "))
+        first = [f.name for f in dataclasses.fields(cls)][:2]
+        assert all(f in row for f in first), row
+
+
+def test_a_job_comes_back_equal():
+    assert p.decode_job(p.encode_job(JOB)) == JOB
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": ""}, "id: expected"),
+        ({"kind": "paint"}, "generate or refine"),
+        ({"prompt": ""}, "a few words"),
+        ({"prompt": "x" * 10_000}, "at most 1,000 characters, got 10,000"),
+        ({"prompt": "two\nlines"}, "one line"),
+        ({"negative": "x" * 1_001}, "negative: expected at most 1,000"),
+        ({"folder": " "}, "a path"),
+        ({"folder": "a\0b"}, "a path"),
+        ({"seed": -1}, "from 0 to 2,147,483,647, got -1"),
+        ({"seed": 2**31}, "from 0 to"),
+        ({"seed": 10**400}, "seed"),
+        ({"seed": 1.5}, "seed: expected int"),
+        ({"seed": True}, "seed: expected int"),
+        ({"seed": "7"}, "seed: expected int"),
+        ({"preset": "best"}, "paper or fast or draft, got 'best'"),
+        ({"prior": ""}, "prior"),
+        ({"device": "tpu"}, "auto or cuda or cpu or mps"),
+        ({"threads": -1}, "threads"),
+        ({"stages": ("nerf", "paint")}, "names of nerf, geometry, texture, refine, got 'paint'"),
+        ({"stages": ("geometry", "nerf")}, "in the order"),
+        ({"stages": ("nerf", "nerf")}, "at most once"),
+        ({"stages": ("texture", "refine")}, "nerf as the first"),
+        ({"stages": ()}, "nerf as the first"),
+        ({"stages": ["nerf"]}, "stages: expected tuple"),
+        ({"kind": "refine", "stages": ("geometry", "refine")}, "texture and refine only"),
+        ({"kind": "refine", "stages": ()}, "texture and refine only"),
+        ({"overrides": {"nerf.lr": float("nan")}}, "finite"),
+        ({"overrides": {"nerf.lr": object()}}, "finite"),
+        ({"overrides": {1: 2}}, "overrides"),
+    ],
+)
+def test_a_bad_job_is_refused_with_what_was_expected(change, words):
+    with pytest.raises(p.BadMessage, match="expected") as caught:
+        dataclasses.replace(JOB, **change)
+    assert words in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_refine_may_run_its_own_stages():
+    assert dataclasses.replace(JOB, kind="refine", stages=("refine",)).kind == "refine"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\xff\xfe",
+        b"null",
+        b"[]",
+        b"{",
+        b"{}",
+        b'{"event": null}',
+        b'{"event": ["started"]}',
+        b'{"event": "launched"}',
+        b'{"event": "started"}',
+        b'{"event": "started", "stage": "nerf", "total": "many"}',
+        b'{"event": "started", "stage": "nerf", "total": 1e3}',
+        b'{"event": "started", "stage": "nerf", "total": 1, "extra": 1}',
+        b'{"event": "ready", "versions": {"a": 1}, "devices": [], "kernels": {}, "threads": 1}',
+        b'{"event": "finished", "paths": {}, "figures": {"faces": NaN}}',
+        b'{"event": "finished", "paths": {}, "figures": {"faces": 1e999}}',
+        b'{"event": "finished", "paths": {}, "figures": {"faces": 1' + b"0" * 5000 + b"}}",
+        b"[" * 200_000,
+        b'{"a":' * 100_000,
+        b'{"event": "warned", "message": "' + b"x" * p.MAX_LINE + b'"}',
+    ],
+    ids=range(20),
+)
+def test_garbage_is_refused_with_a_short_word(line):
+    with pytest.raises(p.BadMessage) as caught:
+        p.decode(line)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(p.BadMessage):
+        p.decode_job(line)
+
+
+def test_a_nan_never_leaves():
+    with pytest.raises(p.BadMessage, match="loss"):
+        p.encode(p.Progress("nerf", 0, 1, 0, 1, loss=float("nan")))
+    with pytest.raises(p.BadMessage, match="less than"):
+        p.encode(p.Warned("x" * p.MAX_LINE))
+
+
+def test_text_is_one_line_and_keeps_what_means_something():
+    assert p.clean_text("  a\tred\r\n\x00mug\u2028 \ud83d ") == "a red mug"
+    family = "👨\u200d👩\u200d👧 fish é"
+    assert p.clean_text(family) == family
+    assert p.clean_text("\n\t ") == ""
+
+
+def test_standard_library_only():
+    import ast
+    import sys
+    from pathlib import Path
+
+    tree = ast.parse(Path(p.__file__).read_text(encoding="utf-8"))
+    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert {n.split(".")[0] for n in names} <= sys.stdlib_module_names
+
+
+def test_json_of_anyone_elses_making_is_read():
+    pretty = json.dumps({"total": 3, "event": "started", "stage": "nerf"}, indent=1)
+    assert p.decode(pretty) == p.Started("nerf", 3)

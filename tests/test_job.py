@@ -1,0 +1,98 @@
+"""A job's folder: names that every system takes, and nobody else's files touched."""
+
+import pytest
+
+from backend import job
+from backend.errors import DiskError, InputError
+from dreamflow_blender.contract import protocol as p
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("a red mug", "a-red-mug"),
+        ("A Red MUG!!", "a-red-mug"),
+        ("Ein großer Käse", "ein-groer-kase"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("C:\\Windows\\*?", "c-windows"),
+        ("con", "con-object"),
+        ("Com1.", "com1-object"),
+        ("🐟", "object"),
+        ("...", "object"),
+        ("a red mug...", "a-red-mug"),
+        ("x" * 100, "x" * 48),
+        ("y" * 47 + " z", "y" * 47),
+    ],
+)
+def test_slugs_are_names_on_every_system(prompt, name):
+    assert job.slug(prompt) == name
+
+
+def test_the_default_folder_has_the_seed(tmp_path):
+    assert job.default_folder("a red mug", 42, tmp_path) == tmp_path / "a-red-mug-42"
+
+
+def test_prompts():
+    assert job.clean_prompt(" a\nred\tmug \x07") == "a red mug"
+    assert job.clean_prompt("a fish 🐟") == "a fish 🐟"
+    for empty in ("", "  \n\t"):
+        with pytest.raises(InputError, match="empty"):
+            job.clean_prompt(empty)
+    with pytest.raises(InputError, match="at most 1,000 characters, got 10,000"):
+        job.clean_prompt("x" * 10_000)
+
+
+def test_a_folder_is_made_with_its_parents(tmp_path):
+    folder = tmp_path / "out é" / "a b"
+    job.make_folder(folder)
+    assert folder.is_dir() and not list(folder.iterdir())
+    job.make_folder(folder)  # an empty one is as good as a new one
+
+
+def test_another_jobs_output_is_kept_unless_asked(tmp_path):
+    for name in ("job.json", "mesh.glb", "notes.txt"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(InputError, match=r"already holds a job.*--overwrite"):
+        job.make_folder(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    job.make_folder(tmp_path, overwrite=True)
+    assert [f.name for f in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_foreign_folder_is_never_touched(tmp_path):
+    (tmp_path / "mesh.glb").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"holds no job: mesh\.glb"):
+            job.make_folder(tmp_path, overwrite)
+    with pytest.raises(InputError, match="is a file"):
+        job.make_folder(tmp_path / "mesh.glb")
+    with pytest.raises(DiskError):
+        job.make_folder(tmp_path / "mesh.glb" / "under")
+    assert (tmp_path / "mesh.glb").read_text() == "mine"
+
+
+def test_the_record_survives_a_torn_last_line(tmp_path):
+    events = [p.Started("nerf", 2), p.Preview("é.png"), p.Cancelled({})]
+    assert list(job.record((e for e in events), tmp_path)) == events == job.read_events(tmp_path)
+    log = tmp_path / "events.jsonl"
+    log.write_bytes(log.read_bytes()[:-5])
+    assert job.read_events(tmp_path) == events[:2]
+    log.write_bytes(b"garbage\n")
+    with pytest.raises(DiskError, match="damaged"):
+        job.read_events(tmp_path)
+
+
+def test_closing_the_record_closes_the_run(tmp_path):
+    closed = []
+
+    def run():
+        try:
+            yield p.Started("nerf", 2)
+            yield p.Paused()
+        finally:
+            closed.append(True)
+
+    recorded = job.record(run(), tmp_path)
+    next(recorded)
+    recorded.close()
+    assert closed and job.read_events(tmp_path) == [p.Started("nerf", 2)]
