@@ -89,6 +89,7 @@ class Prior(Protocol):
     channels: int  # of a latent
     poses: Poses
     backgrounds: Backgrounds
+    guidance: float | None  # the guidance_scale that suits this prior; None: the preset's
     normal_background: tuple[float, float, float]  # RGB behind normal maps (stage 2a)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
@@ -113,4 +114,8 @@ class Prior(Protocol):
         self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int
     ) -> Phi | None:
         """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What job.json says of it: name, where it lies, the hashes of its weights."""
         ...

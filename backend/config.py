@@ -1,0 +1,186 @@
+"""Every setting of a run, as frozen dataclasses: one a stage, and three presets.
+
+`PAPER` is the paper's schedule and sizes (section 3.3, section D.1, and where it is silent the choices
+that docs/decisions.md gives reasons for); `FAST` and `DRAFT` are ours. A prior brings its own camera
+ranges, backgrounds and guidance, so a preset only says how much work is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.diffusion.schedule import NoiseLevel, noise_levels
+from backend.errors import InputError
+
+STAGES = ("nerf", "geometry", "texture", "refine")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What all stages have: which noise levels, at which size, how strongly guided."""
+
+    start: float  # t_1 in [0, 1]
+    end: float  # t_N, where the last step lands
+    levels: int  # N
+    views: int  # l, updates at each level
+    size: int  # pixels a side of a render
+    guidance_scale: float  # diffusers' convention, 1 + omega of the paper; a prior may state its own
+    decay_from: float = 1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
+
+    def noise_levels(self) -> list[NoiseLevel]:
+        return noise_levels(self.start, self.end, self.levels)
+
+    @property
+    def iterations(self) -> int:
+        return self.levels * self.views
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """D_phi, where the prior has one."""
+
+    rank: int = 4
+    learning_rate: float = 1e-4
+    warmup: int = 500  # iterations; at most a tenth of the stage
+
+
+@dataclass(frozen=True)
+class NerfStage(Walk):
+    samples: int = 512  # a ray, along the box's diagonal
+    budget: int = 2**21  # most samples of one render
+    near: float = 0.1  # metres
+    half: float = 1.0  # metres, half the box's side
+    density_bias: float = 10.0  # section D.1
+    grid_levels: int = 16
+    grid_features: int = 4
+    grid_log2_size: int = 19
+    grid_finest: int = 2048  # cells a side of the finest level
+    hidden: int = 64  # width of the heads' one hidden layer
+    occupancy: int = 128  # cells a side
+    occupancy_every: int = 16  # iterations
+    grid_rate: float = 1e-2
+    head_rate: float = 1e-3
+    backdrop_rate: float = 1e-3
+    orientation: float = 1e-2  # weight, on the sum over a view's rays
+    orientation_points: int = 4096  # samples that estimate it
+    entropy: float = 1.0  # weight of the opacity's entropy, only while there is fog
+    entropy_from: float = 0.5  # share of the stage before which fog is let be
+    lora: LoRA = field(default_factory=LoRA)
+
+
+@dataclass(frozen=True)
+class GeometryStage(Walk):
+    cells: int = 50  # body-centred cells along the longest side of the grid
+    sdf_rate: float = 1e-2  # in cells an update
+    offset_rate: float = 1e-2  # likewise
+    consistency: float = 200.0  # weight of neighbouring faces' 1 - cos, the mean over edges
+    laplacian: float = 20.0  # weight of the squared Laplacian in cells, the mean over vertices
+
+
+@dataclass(frozen=True)
+class TextureStage(Walk):
+    grid_rate: float = 1e-2
+    head_rate: float = 1e-3
+    lora: LoRA = field(default_factory=LoRA)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    max_faces: int | None = 40_000  # None: full detail
+    texture_size: int = 2048  # pixels a side
+
+
+@dataclass(frozen=True)
+class Preset:
+    nerf: NerfStage
+    geometry: GeometryStage
+    texture: TextureStage
+    refine: TextureStage
+    delivery: Delivery
+
+
+PAPER = Preset(
+    nerf=NerfStage(start=1.0, end=0.199, levels=800, views=5, size=256, guidance_scale=7.5),
+    geometry=GeometryStage(start=0.8, end=0.4, levels=1000, views=5, size=512, guidance_scale=100.0),
+    texture=TextureStage(start=0.5, end=0.1, levels=400, views=5, size=512, guidance_scale=7.5),
+    refine=TextureStage(start=0.3, end=0.0, levels=30, views=10, size=1024, guidance_scale=5.0),
+    delivery=Delivery(),
+)
+
+FAST = Preset(
+    nerf=dataclasses.replace(PAPER.nerf, levels=300, samples=256, decay_from=0.8),
+    geometry=dataclasses.replace(PAPER.geometry, levels=200, cells=40),
+    texture=dataclasses.replace(PAPER.texture, levels=150, decay_from=0.8),
+    refine=dataclasses.replace(PAPER.refine, levels=15),
+    delivery=Delivery(),
+)
+
+DRAFT = Preset(
+    nerf=NerfStage(
+        start=1.0, end=0.05, levels=100, views=5, size=64, guidance_scale=7.5, decay_from=0.8,
+        samples=96, budget=2**18, half=0.6, density_bias=10.0,
+        grid_levels=8, grid_features=2, grid_log2_size=14, grid_finest=128, hidden=32,
+        occupancy=48, grid_rate=2e-2, head_rate=5e-3, orientation_points=1024,
+    ),
+    geometry=GeometryStage(
+        start=0.8, end=0.2, levels=50, views=5, size=128, guidance_scale=100.0, decay_from=0.7, cells=28
+    ),
+    texture=TextureStage(
+        start=0.5, end=0.05, levels=40, views=5, size=128, guidance_scale=7.5, decay_from=0.7,
+        grid_rate=1e-2, head_rate=2e-3,
+    ),
+    refine=TextureStage(
+        start=0.3, end=0.0, levels=10, views=5, size=256, guidance_scale=5.0, grid_rate=5e-3, head_rate=1e-3
+    ),
+    delivery=Delivery(max_faces=20_000, texture_size=1024),
+)  # fmt: skip
+
+PRESETS = {"paper": PAPER, "fast": FAST, "draft": DRAFT}
+
+
+def resolve(name: str, overrides: dict[str, Any] | None = None) -> Preset:
+    """A preset with some settings replaced; keys are "stage.setting", such as "nerf.levels".
+
+    Raises InputError for an unknown preset, stage or setting, or a value that is not of its type.
+    """
+    if name not in PRESETS:
+        raise InputError(f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    for key, value in (overrides or {}).items():
+        stage_name, _, setting = key.partition(".")
+        stage = getattr(preset, stage_name, None)
+        current = getattr(stage, setting, None) if stage is not None else None
+        if stage is None or setting not in {f.name for f in dataclasses.fields(stage)}:
+            raise InputError(f"There is no setting {key!r}.", "Settings are written stage.setting, as nerf.levels.")
+        if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not type(current) and current is not None:
+            raise InputError(f"{key} needs a {type(current).__name__}, got {value!r}.", "Correct the setting.")
+        preset = dataclasses.replace(preset, **{stage_name: dataclasses.replace(stage, **{setting: value})})
+    _check(preset)
+    return preset
+
+
+def _check(preset: Preset) -> None:
+    """InputError for sizes and counts that no run can take."""
+    for name in STAGES:
+        stage: Walk = getattr(preset, name)
+        for setting in ("levels", "views", "size"):
+            if getattr(stage, setting) < 1:
+                raise InputError(
+                    f"{name}.{setting} must be at least 1, got {getattr(stage, setting)}.", "Raise it."
+                )
+        if stage.size > 4096:
+            raise InputError(f"{name}.size may be 4096 pixels at most, got {stage.size}.", "Lower it.")
+        if not 1 >= stage.start > stage.end >= 0:
+            raise InputError(
+                f"{name} walks from start to end with 1 >= start > end >= 0, got {stage.start} and {stage.end}.",
+                "Correct the two.",
+            )
+    if not 64 <= preset.delivery.texture_size <= 8192:
+        raise InputError(
+            f"delivery.texture_size lies between 64 and 8192 pixels, got {preset.delivery.texture_size}.",
+            "Choose 1024, 2048 or 4096.",
+        )

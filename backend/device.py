@@ -1,0 +1,41 @@
+"""Which device a run uses, and how it is made to give the same bytes again."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from backend.errors import DeviceError
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes an NVIDIA card if torch can use one, else the processor.
+
+    Raises DeviceError where the device asked for is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no card"
+        raise DeviceError(
+            f"There is no usable NVIDIA card: {built}.",
+            "Use --device cpu, or install the card's driver and a CUDA build of torch.",
+        )
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("There is no Apple GPU that torch can use.", "Use --device cpu.")
+    return torch.device(name)
+
+
+def prepare_device(device: torch.device, threads: int) -> int:
+    """Deterministic algorithms, and `threads` of the processor (0: torch's choice); the number in use."""
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, and we read none
+    elif device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return torch.get_num_threads()

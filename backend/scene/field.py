@@ -1,0 +1,75 @@
+"""The radiance field: a hash grid with a density head and a colour head, and the background network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backend.kernels.hashgrid import GridLayout
+
+HashEncode = Callable[[Tensor, Tensor, GridLayout], Tensor]
+
+
+def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+class Field(nn.Module):
+    """density and albedo of any point of the box [-half, half]^3 (section D.1).
+
+    Density is softplus(head + density_bias (1 - |x| / 0.5)): a soft ball to start from. Colour is
+    albedo, without shading. Parameters are drawn from torch's global generator: build it in fork_rng.
+    """
+
+    def __init__(
+        self, layout: GridLayout, hidden: int, half: float, density_bias: float, encode: HashEncode
+    ) -> None:
+        super().__init__()
+        self.layout, self.half, self.density_bias, self.encode = layout, half, density_bias, encode
+        self.table = nn.Parameter(torch.empty(layout.entries, layout.features).uniform_(-1e-4, 1e-4))
+        width = layout.levels * layout.features
+        self.density_head = mlp(width, hidden, 1)
+        self.colour_head = mlp(width, hidden, 3)
+
+    def features(self, x: Tensor) -> Tensor:
+        """[N,3] metres to [N, levels * features]; points outside the box take its nearest point."""
+        unit = (x / (2 * self.half) + 0.5).clamp(0, 1)
+        return self.encode(unit, self.table, self.layout)
+
+    def density(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """[N] per metre, at x [N,3]."""
+        features = self.features(x) if features is None else features
+        bias = self.density_bias * (1 - x.norm(dim=-1) / 0.5)
+        return F.softplus(self.density_head(features)[:, 0] + bias)
+
+    def albedo(self, x: Tensor, features: Tensor | None = None) -> Tensor:
+        """[N,3] sRGB in [0,1], at x [N,3]."""
+        features = self.features(x) if features is None else features
+        return torch.sigmoid(self.colour_head(features))
+
+    def normal(self, x: Tensor, step: float) -> Tensor:
+        """[N,3] unit vectors against the density's gradient, by forward differences of `step` metres.
+
+        The grid's kernels have no second derivative, so a loss on normals goes through this.
+        """
+        offsets = step * torch.eye(3, dtype=x.dtype, device=x.device)
+        ahead = self.density((x[:, None] + offsets).reshape(-1, 3)).view(-1, 3)
+        return F.normalize(self.density(x)[:, None] - ahead, dim=-1, eps=1e-6)
+
+
+class Backdrop(nn.Module):
+    """The background network: the colour seen in a direction where the field is empty."""
+
+    FREQUENCIES = 4
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.head = mlp(3 * 2 * self.FREQUENCIES, hidden, 3)
+
+    def forward(self, directions: Tensor) -> Tensor:
+        """[N,3] sRGB in [0,1], for unit directions [N,3]."""
+        angles = torch.cat([directions * 2**k for k in range(self.FREQUENCIES)], -1)
+        return torch.sigmoid(self.head(torch.cat((angles.sin(), angles.cos()), -1)))

@@ -1,0 +1,59 @@
+"""Regularisers of the field and of the mesh. Each is a scalar; its weight lives in config.py."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from backend.scene.mesh import Mesh, face_normals
+
+
+def opacity_entropy(opacity: Tensor) -> Tensor:
+    """Mean binary entropy of opacities [...], in nats: pushes fog to either side."""
+    a = opacity.clamp(1e-4, 1 - 1e-4)
+    return -(a * a.log() + (1 - a) * (1 - a).log()).mean()
+
+
+def foggy_share(opacity: Tensor) -> Tensor:
+    """The share of pixels that show something, opacity [...], but are neither air nor solid."""
+    shown = opacity > 0.05
+    half = shown & (opacity < 0.9)
+    return half.sum() / shown.sum().clamp(min=1)
+
+
+def normal_consistency(mesh: Mesh, face_pairs: Tensor) -> Tensor:
+    """Mean of 1 - cos between neighbouring faces; face_pairs [E,2] int64."""
+    normals = face_normals(mesh)
+    a, b = normals.index_select(0, face_pairs[:, 0]), normals.index_select(0, face_pairs[:, 1])
+    return (1 - (a * b).sum(-1)).mean()
+
+
+def laplacian(mesh: Mesh) -> Tensor:
+    """Mean squared distance of a vertex from the mean of its neighbours, in squared metres.
+
+    Each face adds its two other corners to a vertex, so on a closed mesh every neighbour counts twice.
+    """
+    t, v = mesh.t_pos_idx, mesh.v_pos
+    corners = v.index_select(0, t.reshape(-1)).view(-1, 3, 3)
+    total = torch.zeros_like(v)
+    count = torch.zeros(len(v), 1, dtype=v.dtype, device=v.device)
+    for corner in range(3):
+        others = corners.sum(1) - corners[:, corner]
+        total = total.index_add(0, t[:, corner], others)
+        count = count.index_add(0, t[:, corner], torch.full_like(others[:, :1], 2.0))
+    return (v - total / count.clamp(min=1)).square().sum(-1).mean()
+
+
+def sdf_sign_changes(sdf: Tensor, edges: Tensor) -> Tensor:
+    """Cross-entropy of the signs along edges [E,2] whose ends differ in sign (nvdiffrec, Eq. 2).
+
+    It pulls loose specks of the sdf [N] towards their neighbours.
+    """
+    pair = sdf.index_select(0, edges.reshape(-1)).view(-1, 2)
+    pair = pair[(pair[:, 0] > 0) != (pair[:, 1] > 0)]
+    a, b = pair.unbind(1)
+    return (
+        F.binary_cross_entropy_with_logits(a, (b > 0).to(a.dtype))
+        + F.binary_cross_entropy_with_logits(b, (a > 0).to(a.dtype))
+    )

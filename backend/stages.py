@@ -1,0 +1,306 @@
+"""The four stages: where the object and the prior meet, and the only place where they do.
+
+Each function builds a `Stage`, whose `steps(start)` walks over its noise levels. What a stage learns
+stays in the `Scene`, which the next one takes over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from backend.apfo import Step, apfo
+from backend.config import GeometryStage, NerfStage, TextureStage, Walk
+from backend.diffusion.prior import Phi, Prior
+from backend.errors import SceneError
+from backend.kernels import Kernels
+from backend.kernels.hashgrid import GridLayout
+from backend.kernels.silhouette import Edges, edge_table
+from backend.scene import handover, losses
+from backend.scene.camera import Camera, rays
+from backend.scene.field import Backdrop, Field
+from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
+from backend.scene.mesh import Mesh
+from backend.scene.occupancy import Occupancy
+from backend.scene.output import RenderOutput
+from backend.scene.render_mesh import render_colour, render_normals
+from backend.scene.render_nerf import Sampling, render_nerf, render_views
+
+EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
+LOOK_UNTIL = 200  # iterations in which that is looked for
+
+
+@dataclass
+class Scene:
+    """What the stages hand on: the field, then the tetrahedra's sdf, then the mesh."""
+
+    field: Field
+    backdrop: Backdrop
+    occupancy: Occupancy
+    sampling: Sampling
+    grid: TetGrid | None = None
+    sdf: nn.Parameter | None = None  # [N], in cells, positive inside
+    offsets: nn.Parameter | None = None  # [N,3], a vertex moves by half a cell times tanh of it
+    mesh: Mesh | None = None  # the geometry of the texture and refine stages
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to run; everything that changes is reachable for a checkpoint."""
+
+    name: str
+    walk: Walk
+    optimizer: Optimizer
+    phi: Phi | None
+    steps: Callable[[int], Iterator[Step]]  # from an iteration onwards
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The prior's side of a stage."""
+
+    prior: Prior
+    conditioning: Any
+    guidance_scale: float
+
+    def denoise(self, z: Tensor, level: Any, camera: Camera) -> Tensor:
+        return self.prior.denoise(z, level, camera, self.conditioning, self.guidance_scale)
+
+
+def guide(prior: Prior, prompt: str, negative: str, walk: Walk, kind: Any = "colour") -> Guide:
+    """The prior, told what to look for; its own guidance, where it states one, goes before the preset's."""
+    scale = walk.guidance_scale if prior.guidance is None else prior.guidance
+    return Guide(prior, prior.prepare(prompt, negative, kind, walk.size), scale)
+
+
+def new_scene(settings: NerfStage, kernels: Kernels, device: torch.device, seed: int) -> Scene:
+    """A fresh field: a soft ball. Draws from torch's global generator inside a fork, by `seed`."""
+    layout = GridLayout(
+        settings.grid_levels, settings.grid_features, settings.grid_log2_size, finest=settings.grid_finest
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        field = Field(
+            layout, settings.hidden, settings.half, settings.density_bias, kernels.hash_encode
+        ).to(device)
+        backdrop = Backdrop(settings.hidden).to(device)
+    step = 2 * 3**0.5 * settings.half / settings.samples
+    sampling = Sampling(settings.samples, settings.budget, settings.near, settings.orientation_points)
+    return Scene(field, backdrop, Occupancy(field, settings.occupancy, step), sampling)
+
+
+def adamw(groups: list[tuple[Any, float]], weight_decay: float = 0.01) -> AdamW:
+    """AdamW as the paper's baselines have it; groups of parameters and their learning rates."""
+    return AdamW(
+        [{"params": list(params), "lr": rate, "rate": rate} for params, rate in groups],
+        betas=(0.9, 0.99),
+        eps=1e-15,
+        weight_decay=weight_decay,
+    )
+
+
+def decay(optimizer: Optimizer, walk: Walk, iteration: int) -> None:
+    """Set the learning rates for an iteration: constant, then linearly down to a tenth."""
+    done = iteration / walk.iterations
+    late = max(0.0, done - walk.decay_from) / max(1e-9, 1 - walk.decay_from)
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * (1 - 0.9 * late)
+
+
+def behind(
+    scene: Scene, prior: Prior, camera: Camera, generator: Generator
+) -> Tensor | Backdrop:
+    """What stands behind the object this time: a random solid colour, or the background network."""
+    learned = torch.rand(1, generator=generator, device=generator.device) < prior.backgrounds.learned_share
+    return scene.backdrop if bool(learned) else prior.backgrounds.sample_solid(generator)
+
+
+def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator, seed: int) -> Stage:
+    """Stage 1: the field from nothing. SceneError where it turns out empty or full."""
+    field = scene.field
+    heads = [*field.density_head.parameters(), *field.colour_head.parameters()]
+    optimizer = adamw(
+        [
+            ([field.table], settings.grid_rate),
+            (heads, settings.head_rate),
+            (scene.backdrop.parameters(), settings.backdrop_rate),
+        ]
+    )
+    phi = _phi(g, settings, seed)
+
+    def render(camera: Camera) -> RenderOutput:
+        background = behind(scene, g.prior, camera, generator)
+        return render_nerf(field, scene.occupancy, camera, background, scene.sampling, generator)
+
+    def regularize(out: RenderOutput, iteration: int) -> Tensor:
+        total = out.opacity.new_zeros(())
+        if out.orientation is not None:
+            total = total + settings.orientation * out.orientation
+        if iteration >= settings.entropy_from * settings.iterations:
+            # Only fog is fought: the weight is the share of what is seen that is neither air nor solid.
+            foggy = losses.foggy_share(out.opacity.detach())
+            total = total + settings.entropy * foggy * losses.opacity_entropy(out.opacity)
+        return total
+
+    def steps(start: int) -> Iterator[Step]:
+        mean_opacity = 0.5
+        decay(optimizer, settings, start)
+        for step in _walk(g, settings, render, phi, regularize, optimizer, generator, start):
+            yield step
+            done = step.iteration + 1
+            if done % settings.occupancy_every == 0:
+                scene.occupancy.update(field, generator)
+                if done <= LOOK_UNTIL:
+                    mean_opacity += 0.3 * (float(step.output.opacity.mean()) - mean_opacity)
+                    _check_opacity(mean_opacity, done)
+
+    return Stage("nerf", settings, optimizer, phi, steps)
+
+
+def _check_opacity(mean: float, iteration: int) -> None:
+    if mean < EMPTY or mean > FULL:
+        word = "empty" if mean < EMPTY else "full"
+        raise SceneError(
+            f"The scene is {word} after {iteration} iterations (mean opacity {mean:.0%}).",
+            "Try another seed or a plainer prompt.",
+        )
+
+
+def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
+    warmup = min(settings.lora.warmup, settings.iterations // 10)
+    return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
+
+
+def _walk(
+    g: Guide,
+    walk: Walk,
+    render: Callable[[Camera], RenderOutput],
+    phi: Phi | None,
+    regularize: Callable[[RenderOutput, int], Tensor],
+    optimizer: Optimizer,
+    generator: Generator,
+    start: int,
+) -> Iterator[Step]:
+    """APFO with this stage's cameras and the learning rates' decay."""
+    decay(optimizer, walk, start)
+    for step in apfo(
+        walk.noise_levels(),
+        walk.views,
+        sample_camera=lambda: g.prior.poses.sample(generator, 1, walk.size, walk.size),
+        render=render,
+        encode=g.prior.encode,
+        prior=g.denoise,
+        phi=phi,
+        regularize=regularize,
+        optimizer=optimizer,
+        generator=generator,
+        start=start,
+    ):
+        decay(optimizer, walk, step.iteration + 1)
+        yield step
+
+
+def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> float:
+    """From density to the sdf of a tetrahedral grid round the object; the silhouettes' IoU at the threshold.
+
+    The threshold is the field's own: the one whose silhouettes agree best with the opacities that
+    `cameras` see. SceneError where no threshold gives a surface.
+    """
+    black = torch.zeros(3, device=scene.field.table.device)
+    seen = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling).opacity[..., 0]
+    lower, upper = handover.bounding_box(scene.field.density, scene.field.half, seen, cameras)
+    grid = tetrahedral_grid(cells, lower, upper)
+    with torch.no_grad():
+        density = torch.cat([scene.field.density(chunk) for chunk in grid.vertices.split(2**17)])
+    threshold, iou = handover.pick_threshold(density, grid, seen > 0.5, cameras, kernels.rasterize_ids)
+    sdf = handover.sdf_from_density(density, threshold, grid)
+    scene.grid = grid
+    scene.sdf = nn.Parameter(sdf / grid.spacing)
+    scene.offsets = nn.Parameter(torch.zeros_like(grid.vertices))
+    scene.mesh = surface(scene)
+    return iou
+
+
+def surface(scene: Scene) -> Mesh:
+    """The isosurface as it stands, differentiable in sdf and offsets. SceneError where it has vanished."""
+    assert scene.grid is not None and scene.sdf is not None and scene.offsets is not None, "hand over first"
+    grid = scene.grid
+    vertices = grid.vertices + 0.45 * grid.spacing * torch.tanh(scene.offsets)
+    inside = torch.where(grid.border, scene.sdf.clamp(max=-0.1), scene.sdf)  # the surface stays closed
+    return marching_tetrahedra(vertices, inside * grid.spacing, grid)
+
+
+def geometry_stage(
+    scene: Scene, g: Guide, settings: GeometryStage, kernels: Kernels, generator: Generator
+) -> Stage:
+    """Stage 2a: the shape, from its normal maps. D_phi(x) = x, as the paper found (section D.1)."""
+    assert scene.sdf is not None and scene.offsets is not None and scene.grid is not None, "hand over first"
+    spacing = scene.grid.spacing
+    optimizer = adamw(
+        [([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate)], weight_decay=0.0
+    )
+    background = torch.tensor(g.prior.normal_background, device=scene.sdf.device)
+    current: list[tuple[Mesh, Edges]] = []
+
+    def render(camera: Camera) -> RenderOutput:
+        mesh = surface(scene)
+        edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
+        current[:] = [(mesh, edges)]
+        return render_normals(mesh, edges, camera, kernels.rasterize_ids, background)
+
+    def regularize(out: RenderOutput, iteration: int) -> Tensor:
+        mesh, edges = current[0]
+        pairs = torch.stack((edges.face, edges.other), 1)[edges.other >= 0]
+        smooth = settings.consistency * losses.normal_consistency(mesh, pairs)
+        return smooth + settings.laplacian * losses.laplacian(mesh) / spacing**2
+
+    def steps(start: int) -> Iterator[Step]:
+        yield from _walk(g, settings, render, None, regularize, optimizer, generator, start)
+        scene.mesh = detached(surface(scene))
+
+    return Stage("geometry", settings, optimizer, None, steps)
+
+
+def detached(mesh: Mesh) -> Mesh:
+    return dataclasses.replace(mesh, v_pos=mesh.v_pos.detach())
+
+
+def texture_stage(
+    scene: Scene,
+    g: Guide,
+    settings: TextureStage,
+    kernels: Kernels,
+    generator: Generator,
+    seed: int,
+    name: str = "texture",
+) -> Stage:
+    """Stages 2b and 3: the field's colours on a mesh that stands still. Only prior and size differ."""
+    assert scene.mesh is not None, "hand over first"
+    mesh = detached(scene.mesh)
+    edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
+    field = scene.field
+    optimizer = adamw(
+        [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)]
+    )
+    phi = _phi(g, settings, seed)
+
+    def render(camera: Camera) -> RenderOutput:
+        background = behind(scene, g.prior, camera, generator)
+        if isinstance(background, Backdrop):
+            with torch.no_grad():
+                background = background(rays(camera)[1].reshape(-1, 3))
+        return render_colour(mesh, edges, camera, kernels.rasterize_ids, background, field.albedo)
+
+    def no_loss(out: RenderOutput, iteration: int) -> Tensor:
+        return out.image.new_zeros(())  # the paper regularises neither texture stage
+
+    def steps(start: int) -> Iterator[Step]:
+        yield from _walk(g, settings, render, phi, no_loss, optimizer, generator, start)
+
+    return Stage(name, settings, optimizer, phi, steps)
