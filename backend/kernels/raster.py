@@ -114,8 +114,9 @@ def rasterize_ids(pos_clip: Tensor, tri: Tensor, height: int, width: int) -> Ten
         e0, e1 = p0 * i + q0 * j + r0, p1 * i + q1 * j + r1
         inside = ((e0 >= 0) & (e1 >= 0) & (e0 + e1 <= twice_area)).nonzero()[:, 0]
         t, e0, e1, twice_area = (v.index_select(0, inside) for v in (t, e0, e1, twice_area))
+        e0, e1, scale = e0.float(), e1.float(), twice_area.float()
         za, zb, zc = z.index_select(0, t).unbind(1)
-        depth = zc + (e0.float() / twice_area.float() * (za - zc) + e1.float() / twice_area.float() * (zb - zc))
+        depth = zc + (e0 / scale * (za - zc) + e1 / scale * (zb - zc))
         seen = ((depth >= -1) & (depth <= 1)).nonzero()[:, 0]
         steps = 2**30 - ((1 - depth[seen]) * DEPTH_STEPS).long()
         pixel = (j[inside] * width + i[inside])[seen]
@@ -153,8 +154,8 @@ def fragments(pos_clip: Tensor, tri: Tensor, ids: Tensor) -> Fragments:
     )
     edge_on = weight.detach().sum(1, keepdim=True) == 0
     weight = torch.where(edge_on, 1, weight)
-    # Snapping can give a pixel to a triangle that ends 1/8192 pixel before it; clamp rather than
-    # extrapolate, which would leave the surface where a triangle is seen nearly edge-on.
+    # Snapping can give a pixel to a triangle that ends 1/8192 pixel before it (nvdiffrast: 1/32); clamp
+    # rather than extrapolate, which would leave the surface where a triangle is seen nearly edge-on.
     weight = (weight / weight.sum(1, keepdim=True)).clamp(0, 1)
     bary = weight / weight.sum(1, keepdim=True)
     depth = (bary * pz).sum(1) / (bary * pw).sum(1)

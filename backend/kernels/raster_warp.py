@@ -4,6 +4,9 @@ A thread draws one triangle, with the same integers and the same float32 operati
 the ids are the same to the last pixel. A triangle that fills the screen keeps one thread busy.
 """
 
+# A kernel's body is Warp's language, not Python's:
+# mypy: disable-error-code="valid-type,type-var,assignment,arg-type"
+
 from __future__ import annotations
 
 import torch
@@ -30,7 +33,7 @@ def _draw(
     height: wp.int32,
     width: wp.int32,
     keys: wp.array(dtype=wp.int64),
-):
+) -> None:
     face = wp.tid()
     a = tri[face, 0]
     b = tri[face, 1]

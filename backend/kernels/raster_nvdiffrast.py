@@ -1,0 +1,40 @@
+"""Rasterisation by nvdiffrast, where it is installed.
+
+Written against nvdiffrast 0.4.0, `nvdiffrast/torch/ops.py` and `csrc/torch/torch_rasterize.cpp`: CUDA
+only, contiguous float32 positions and int32 triangles, neither empty. Its first row is y = -1, which
+is the top of the image here, since clip space has y down: nothing is flipped. Its licence allows
+research and evaluation only, so it is never a dependency.
+
+Against raster.py: it clips at the near plane instead of dropping triangles, snaps corners more
+coarsely and breaks ties its own way; ids differ at some edge pixels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import nvdiffrast.torch as dr
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=1)
+def _context(device: torch.device) -> Any:
+    return dr.RasterizeCudaContext(device=device)
+
+
+@torch.no_grad()
+def rasterize_ids(pos_clip: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
+    """As raster.rasterize_ids, on a CUDA device."""
+    if len(tri) == 0 or len(pos_clip) == 0:
+        return torch.full((height, width), -1, dtype=torch.int32, device=pos_clip.device)
+    image, _ = dr.rasterize(
+        _context(pos_clip.device),
+        pos_clip.float().contiguous()[None],
+        tri.to(torch.int32).contiguous(),
+        resolution=(height, width),
+        grad_db=False,
+    )
+    # the last channel is 1 + the triangle as a float, exact to 2^24 triangles
+    return image[0, :, :, 3].to(torch.int32) - 1
