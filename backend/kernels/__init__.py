@@ -1,30 +1,99 @@
 """The few operations that need a kernel, and the choice of who does them.
 
 Chosen once a run: `select(device)` gives the fastest implementation that this machine has, what it is
-called, and a sentence on why nothing faster is in use. Callers never branch.
+called, and a sentence on why nothing faster is in use. Callers never branch. Every implementation of an
+operation has one signature, and a plain torch twin that runs on every device.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 
-from backend.kernels import hashgrid
+from backend.errors import DeviceError, InputError
+
+# fastest first: name, module of backend.kernels, devices it runs on
+HASH_GRID = (
+    ("tcnn", "hashgrid_tcnn", ("cuda",)),
+    ("warp", "hashgrid_warp", ("cuda", "cpu")),
+    ("torch", "hashgrid", None),
+)
+RASTERISER = (
+    ("nvdiffrast", "raster_nvdiffrast", ("cuda",)),
+    ("warp", "raster_warp", ("cuda", "cpu")),
+    ("torch", "raster", None),
+)
+INSTALL = {
+    "tcnn": "It takes an NVIDIA card and tiny-cuda-nn's torch bindings (github.com/NVlabs/tiny-cuda-nn).",
+    "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast, non-commercial).",
+    "warp": "It takes the package warp-lang (pip install warp-lang), on the CPU or with an NVIDIA driver.",
+}
+OVERRIDES = ("torch", "warp", "tcnn", "nvdiffrast")
 
 
 @dataclass(frozen=True)
 class Kernels:
-    hash_encode: Callable  # hashgrid.hash_encode
-    rasterize_ids: Callable  # raster.rasterize_ids
-    names: dict[str, str]  # "hash grid", "rasteriser" -> "torch", "warp", "tcnn", "nvdiffrast"
-    why: dict[str, str]  # the same keys -> why nothing faster is in use, "" where nothing is
+    """What a run uses; `names` and `why` have the keys "hash grid" and "rasteriser"."""
+
+    hash_encode: Callable  # (x, table, layout) -> [N, width], see hashgrid.hash_encode
+    rasterize_ids: Callable  # (pos_clip, tri, height, width) -> [H,W], see raster.rasterize_ids
+    names: dict[str, str]  # "torch", "warp", "tcnn" or "nvdiffrast"
+    why: dict[str, str]  # why nothing faster is in use; "" where nothing is faster
 
 
 def select(device: torch.device | str, override: str | None = None) -> Kernels:
-    """The kernels for tensors on `device`."""
-    from backend.kernels import raster
+    """The fastest kernels for tensors on `device`.
 
-    names = {"hash grid": "torch", "rasteriser": "torch"}
-    return Kernels(hashgrid.hash_encode, raster.rasterize_ids, names, {key: "" for key in names})
+    override  "torch" or "warp" for both operations, "tcnn" for the hash grid, "nvdiffrast" for the
+              rasteriser. Raises InputError for another word and DeviceError where it cannot be had.
+    """
+    if override is not None and override not in OVERRIDES:
+        raise InputError(
+            f"There are no kernels called {override!r}.", f"Choose one of {', '.join(OVERRIDES)}."
+        )
+    kind = torch.device(device).type
+    if kind == "cuda" and torch.version.hip:
+        kind = "rocm"  # torch calls AMD's cards cuda; nothing below the torch twin does
+    hash_encode, grid_name, grid_why = _choose(HASH_GRID, "hash_encode", kind, override)
+    rasterize_ids, raster_name, raster_why = _choose(RASTERISER, "rasterize_ids", kind, override)
+    return Kernels(
+        hash_encode,
+        rasterize_ids,
+        {"hash grid": grid_name, "rasteriser": raster_name},
+        {"hash grid": grid_why, "rasteriser": raster_why},
+    )
+
+
+def _choose(candidates: tuple, function: str, kind: str, override: str | None) -> tuple[Callable, str, str]:
+    """(function, name, why nothing faster) of the first candidate that can be had."""
+    wanted = override if override in [name for name, _, _ in candidates] else None
+    reasons: list[str] = []
+    for name, module, kinds in candidates:
+        if wanted not in (None, name):
+            reasons.append(f"{wanted} was asked for instead of {name}.")
+            continue
+        found = _load(name, module, kinds, kind)
+        if not isinstance(found, str):
+            return getattr(found, function), name, " ".join(reasons)
+        if wanted == name:
+            raise DeviceError(f"The kernels asked for cannot be used: {found}", INSTALL[name])
+        reasons.append(found)
+    raise AssertionError("the torch twin can always be had")
+
+
+def _load(name: str, module: str, kinds: tuple[str, ...] | None, kind: str) -> ModuleType | str:
+    """The implementation's module, or the sentence that says why it cannot be used."""
+    if kinds is not None and kind not in kinds:
+        return f"{name} runs on {' and '.join(kinds)}, not on {kind}."
+    try:
+        found = importlib.import_module(f"backend.kernels.{module}")
+    # what tinycudann and warp raise without a card or with a library that does not load
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"{name} could not be loaded ({(str(error).splitlines() or [''])[0]})."
+    if name == "warp" and kind == "cuda" and not found.wp.is_cuda_available():
+        return "warp finds no CUDA driver that is new enough for it."
+    return found

@@ -26,6 +26,10 @@ from backend.errors import InputError
 
 PRIMES = (1, 2654435761, 805459861)  # the first one keeps neighbours in x on neighbouring entries
 WIDTHS = (1, 2, 4, 8)  # features a level that tiny-cuda-nn can do
+NO_SECOND_DERIVATIVE = (
+    "The hash grid has no second derivative, so a normal from d density / dx cannot feed a loss. "
+    "Use finite differences of the density."
+)
 
 Encode = Callable[[Tensor, Tensor, "GridLayout"], Tensor]
 Gradients = Callable[..., tuple[Tensor | None, Tensor | None]]
@@ -104,9 +108,7 @@ def hash_encode(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
     return encode_with(_encode, _gradients, x, table, layout)
 
 
-def encode_with(
-    encode: Encode, gradients: Gradients, x: Tensor, table: Tensor, layout: GridLayout
-) -> Tensor:
+def encode_with(encode: Encode, gradients: Gradients, x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
     """hash_encode by a pair of kernels.
 
     encode(x, table, layout) -> [N, width]
@@ -153,10 +155,7 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> None:
-        raise NotImplementedError(
-            "The hash grid has no second derivative, so a normal from d density / dx cannot feed a loss. "
-            "Use finite differences of the density."
-        )
+        raise NotImplementedError(NO_SECOND_DERIVATIVE)
 
 
 def _encode(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
@@ -186,7 +185,8 @@ def _gradients(
             fx, fy, fz = fraction.unbind(1)
             plane = torch.lerp(at[:, 0], at[:, 1], fz[:, None, None])  # [N, y, x]
             row = torch.lerp(plane[:, 0], plane[:, 1], fy[:, None])  # [N, x]
-            dz = torch.lerp(*(at[:, 1] - at[:, 0]).unbind(1), fy[:, None])
+            rise = at[:, 1] - at[:, 0]
+            dz = torch.lerp(rise[:, 0], rise[:, 1], fy[:, None])
             dy = plane[:, 1] - plane[:, 0]
             slope = (
                 row[:, 1] - row[:, 0],

@@ -5,6 +5,7 @@ are the same every time; on CUDA the sums into the table are atomic and their or
 Indices are uint32 and taken modulo the level's size: no input, not even NaN, reaches beyond the table.
 """
 
+# mypy: disable-error-code="valid-type, arg-type, assignment, misc"
 # Without postponed annotations: Warp reads the kernels' argument types.
 from functools import lru_cache
 from typing import Any
