@@ -1,0 +1,127 @@
+"""Epsilon and v networks as one function D(z, level), in variance-exploding variables.
+
+z = x + sigma n, n ~ N(0, I). A network trained on sqrt(alpha_bar) x + sqrt(1 - alpha_bar) n sees
+z / sqrt(1 + sigma^2), since 1 / sqrt(1 + sigma^2) = sqrt(alpha_bar), and a timestep that may be fractional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from backend.diffusion.schedule import NoiseLevel
+
+Prediction = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a network is told beside the image, one row a view.
+
+    hidden    [B,L,E] hidden states of a text encoder
+    pooled    [B,P] projected sentence embedding, for SDXL alone
+    time_ids  [B,5] SDXL's sizes and aesthetic score
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def rows(self, indices: Sequence[int]) -> Text:
+        """The rows `indices`, in that order, repeats allowed. Slices, because an index list would be copied
+        to the GPU and waited for."""
+
+        def take(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else torch.cat([tensor[i : i + 1] for i in indices])
+
+        return Text(
+            torch.cat([self.hidden[i : i + 1] for i in indices]), take(self.pooled), take(self.time_ids)
+        )
+
+
+def join(first: Text, second: Text) -> Text:
+    """Both batches in one, `first` first."""
+
+    def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+        return None if a is None or b is None else torch.cat((a, b))
+
+    return Text(
+        torch.cat((first.hidden, second.hidden)),
+        cat(first.pooled, second.pooled),
+        cat(first.time_ids, second.time_ids),
+    )
+
+
+@dataclass(frozen=True)
+class Network:
+    """A UNet in diffusers' calling convention and what its output means."""
+
+    unet: Callable[..., Any]
+    prediction: Prediction
+    dtype: torch.dtype = torch.float32  # of the weights; inputs are cast to it, outputs to float32
+
+    def predict(self, z: Tensor, level: NoiseLevel, text: Text) -> Tensor:
+        """The raw output, epsilon or v, [B,C,h,w] float32, for z [B,C,h,w] and B rows of text."""
+        timestep = torch.full((len(z),), level.timestep, dtype=torch.float32, device=z.device)
+        added = None
+        if text.pooled is not None:
+            added = {"text_embeds": text.pooled.to(self.dtype), "time_ids": text.time_ids}
+        output = self.unet(
+            (z * scale_in(level)).to(self.dtype),
+            timestep,
+            encoder_hidden_states=text.hidden.to(self.dtype),
+            added_cond_kwargs=added,
+        )
+        prediction: Tensor = output.sample
+        return prediction.float()
+
+
+def scale_in(level: NoiseLevel) -> float:
+    """1 / sqrt(1 + sigma^2), which is sqrt(alpha_bar)."""
+    return float((1 + level.sigma**2) ** -0.5)
+
+
+def from_prediction(output: Tensor, z: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
+    """D(z) from a network's output, both [B,C,h,w].
+
+    epsilon: z - sigma eps;  v: z / (1 + sigma^2) - sigma / sqrt(1 + sigma^2) v
+    """
+    c = scale_in(level)
+    if prediction == "epsilon":
+        return z - level.sigma * output
+    return z * c**2 - level.sigma * c * output
+
+
+def to_prediction(x: Tensor, noise: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
+    """What a perfect network would answer for z = x + sigma noise: the target of its training.
+
+    epsilon: n;  v: sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x
+    """
+    if prediction == "epsilon":
+        return noise
+    return scale_in(level) * (noise - level.sigma * x)
+
+
+def denoise(network: Network, z: Tensor, level: NoiseLevel, text: Text) -> Tensor:
+    """D(z) [B,C,h,w], conditional, unguided."""
+    return from_prediction(network.predict(z, level, text), z, level, network.prediction)
+
+
+def denoise_guided(
+    network: Network, z: Tensor, level: NoiseLevel, text: Text, negative: Text, guidance_scale: float
+) -> Tensor:
+    """D(negative) + s (D(text) - D(negative)), both in one batched call; s = 1 makes no call for the negative.
+
+    s is diffusers' guidance scale, 1 + omega of the paper. `negative` has one row, or one a view.
+    """
+    if guidance_scale == 1:
+        return denoise(network, z, level, text)
+    if len(negative.hidden) == 1:
+        negative = negative.rows([0] * len(z))
+    both = denoise(network, torch.cat((z, z)), level, join(text, negative))
+    with_text, without = both.chunk(2)
+    return without + guidance_scale * (with_text - without)

@@ -1,0 +1,304 @@
+"""Weights on this machine: folders in diffusers' layout, checked before a weight is read.
+
+Only safetensors and JSON / text are opened. A folder that offers pickles instead is refused unopened.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from backend.diffusion.denoiser import Prediction
+from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.errors import ModelError
+
+PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+COMPONENTS = {  # pipeline: its components that we use, and their classes
+    "StableDiffusionPipeline": {
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "scheduler": None,  # of any class: only its betas and prediction type are read
+    },
+    "StableDiffusionXLImg2ImgPipeline": {
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "tokenizer_2": "CLIPTokenizer",
+        "scheduler": None,
+    },
+}
+WEIGHT_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+CONFIG_NAMES = {
+    "scheduler": "scheduler_config.json",
+    "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
+}
+
+
+ANY_POSE, ANY_BACKGROUND = PoseRange(), Backgrounds()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a prior says of itself in an optional dreamflow.json beside model_index.json."""
+
+    native_size: int  # pixels a side that it was trained at; smaller renders are enlarged to it
+    poses: PoseRange = ANY_POSE
+    backgrounds: Backgrounds = ANY_BACKGROUND
+    view_prompt: str = "{prompt}, {view} view"
+    normal_prompt: str = "a normal map of {prompt}"
+    normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A folder in diffusers' layout that passed every check that needs no weight."""
+
+    path: Path
+    pipeline: str  # a key of COMPONENTS
+    configs: dict[str, dict[str, Any]]  # component to its configuration
+    weights: dict[str, tuple[Path, ...]]  # component to its safetensors files
+    prediction: Prediction
+    statement: Statement
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent pixel along a side."""
+        return latent_factor(self.configs)
+
+
+def open_folder(name_or_folder: str | Path) -> ModelFolder:
+    """Find and check a model folder. ModelError says what is missing, damaged or does not fit."""
+    path = Path(name_or_folder).expanduser()
+    if not path.is_dir():
+        raise ModelError(
+            f"The model {str(name_or_folder)!r} is not on this machine.",
+            "Give the path of a folder in diffusers' layout, the one that holds model_index.json.",
+        )
+    index = read_json(path / "model_index.json")
+    pipeline = index.get("_class_name")
+    if pipeline not in COMPONENTS:
+        raise ModelError(
+            f"{path} holds a {pipeline}, expected one of {', '.join(COMPONENTS)}.",
+            "Use Stable Diffusion 2.1 (or 2.1-base) or the SDXL refiner.",
+        )
+    configs, weights = {}, {}
+    for component, expected in COMPONENTS[pipeline].items():
+        library_and_class = index.get(component) or [None, None]
+        got = library_and_class[-1]
+        if expected is not None and got not in (expected, f"{expected}Fast"):
+            raise ModelError(
+                f"{path}: {component} is of class {got}, expected {expected}.",
+                "Use another folder as the model.",
+            )
+        if not (path / component).is_dir():
+            raise ModelError(f"{path} has no folder {component}.", "Copy the model again, whole.")
+        configs[component] = read_json(path / component / CONFIG_NAMES.get(component, "config.json"))
+        if component in WEIGHT_STEMS:
+            weights[component] = find_weights(path / component, WEIGHT_STEMS[component])
+    prediction = check_scheduler(path, configs["scheduler"])
+    check_fit(path, configs)
+    statement = read_statement(
+        path / "dreamflow.json", configs["unet"]["sample_size"] * latent_factor(configs)
+    )
+    return ModelFolder(path, pipeline, configs, weights, prediction, statement)
+
+
+def latent_factor(configs: dict[str, dict[str, Any]]) -> int:
+    """Image pixels per latent pixel along a side: the VAE halves between its blocks."""
+    return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model's folder; ModelError where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing.", "Copy the model again, whole.") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read ({error}).", "Copy the model again.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object.", "Copy the model again.")
+    return value
+
+
+def find_weights(folder: Path, stem: str) -> tuple[Path, ...]:
+    """A component's safetensors files, full precision before fp16; each header matches its file's length."""
+    for end, index_end in ((".safetensors", ""), (".fp16.safetensors", ".fp16")):
+        index = folder / f"{stem}.safetensors.index{index_end}.json"
+        if (folder / f"{stem}{end}").is_file():
+            files = [folder / f"{stem}{end}"]
+        elif index.is_file():
+            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+            if not names or any(name != Path(name).name for name in names):
+                raise ModelError(f"{index} names no files of its own folder.", "Copy the model again.")
+            files = [folder / name for name in names]
+        else:
+            continue
+        for file in files:
+            try:
+                with safe_open(file, "pt"):
+                    pass
+            except (OSError, SafetensorError) as error:
+                raise ModelError(
+                    f"{file} is missing, truncated or damaged ({error}).", "Copy or download this file again."
+                ) from error
+        return tuple(files)
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    if pickles:
+        raise ModelError(
+            f"{folder} holds weights only as {', '.join(pickles)}, which can run code when opened.",
+            f"Get the model's safetensors files; {stem}.safetensors belongs there.",
+        )
+    raise ModelError(f"{folder / stem}.safetensors is missing.", "Copy the model again, whole.")
+
+
+def check_scheduler(path: Path, config: dict[str, Any]) -> Prediction:
+    """The prediction type; ModelError unless the noise levels are Stable Diffusion's (schedule.py)."""
+    expected = {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "trained_betas": None,
+        "rescale_betas_zero_snr": False,
+    }
+    for name, value in expected.items():
+        got = config.get(name, value if name in ("trained_betas", "rescale_betas_zero_snr") else None)
+        if got != value:
+            raise ModelError(
+                f"{path}: the scheduler's {name} is {got}, expected {value}.",
+                "Use a model trained with Stable Diffusion's noise levels.",
+            )
+    prediction = config.get("prediction_type", "epsilon")  # absent in configurations older than the option
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(
+            f"{path}: the prediction type is {prediction}, expected epsilon or v_prediction.",
+            "Use another model.",
+        )
+    return "v_prediction" if prediction == "v_prediction" else "epsilon"
+
+
+def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """ModelError unless latents, text widths and token counts of the components match each other."""
+    refiner = "text_encoder_2" in configs
+    unet, vae = configs["unet"], configs["vae"]
+    text = configs["text_encoder_2" if refiner else "text_encoder"]
+    tokenizer = configs["tokenizer_2" if refiner else "tokenizer"]
+    pooled_and_ids = text.get("projection_dim", 512) + 5 * (unet.get("addition_time_embed_dim") or 0)
+    pairs: list[tuple[str, Any, str, Any]] = [
+        ("UNet in_channels", unet.get("in_channels"), "VAE latent_channels", vae.get("latent_channels")),
+        ("UNet out_channels", unet.get("out_channels"), "VAE latent_channels", vae.get("latent_channels")),
+        (
+            "UNet cross_attention_dim",
+            unet.get("cross_attention_dim"),
+            "text hidden_size",
+            text.get("hidden_size"),
+        ),
+        (
+            "tokenizer model_max_length",
+            tokenizer.get("model_max_length"),
+            "text max_position_embeddings",
+            text.get("max_position_embeddings", 77),
+        ),
+        (
+            "UNet addition_embed_type",
+            unet.get("addition_embed_type"),
+            "the refiner's" if refiner else "Stable Diffusion's",
+            "text_time" if refiner else None,
+        ),
+        (
+            "UNet projection_class_embeddings_input_dim",
+            unet.get("projection_class_embeddings_input_dim"),
+            "pooled text and five numbers" if refiner else "Stable Diffusion's",
+            pooled_and_ids if refiner else None,
+        ),
+        ("UNet sample_size is a number", isinstance(unet.get("sample_size"), int), "latent pixels", True),
+        (
+            "VAE block_out_channels is a list",
+            isinstance(vae.get("block_out_channels"), list),
+            "channels",
+            True,
+        ),
+    ]
+    for got_name, got, expected_name, expected in pairs:
+        if got != expected:
+            raise ModelError(
+                f"{path} does not fit together: {got_name} {got}, expected {expected} ({expected_name}).",
+                "Use a folder whose parts belong together, or another model.",
+            )
+
+
+def read_statement(path: Path, native_size: int) -> Statement:
+    """The prior's own ranges; Stable Diffusion's defaults where dreamflow.json or a field of it is missing.
+
+    Lists become tuples; ModelError for an unknown field or a value of the wrong type.
+    """
+    if not path.is_file():
+        return Statement(native_size)
+    values = {"native_size": native_size} | {name: _tuples(value) for name, value in read_json(path).items()}
+    try:
+        if "poses" in values:
+            values["poses"] = PoseRange(**values["poses"])
+            for low, high in (
+                getattr(values["poses"], name) for name in ("azimuth", "elevation", "distance", "fov")
+            ):
+                if not low <= high:
+                    raise ValueError(f"a range from {low} to {high}")
+        if "backgrounds" in values:
+            values["backgrounds"] = Backgrounds(**values["backgrounds"])
+        statement = Statement(**values)
+        for template in (statement.view_prompt, statement.normal_prompt):
+            template.format(prompt="", view="")
+        if not isinstance(statement.native_size, int) or len(statement.normal_background) != 3:
+            raise TypeError("native_size is a whole number, normal_background three numbers")
+    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
+        raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
+    return statement
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value
+
+
+def describe(model: ModelFolder) -> dict[str, Any]:
+    """Folder, class and the sha256 of every weight file in use, for job.json."""
+    files = [file for component in model.weights.values() for file in component]
+    return {
+        "folder": str(model.path),
+        "pipeline": model.pipeline,
+        "prediction": model.prediction,
+        "sha256": {file.relative_to(model.path).as_posix(): file_hash(file) for file in files},
+    }
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file, remembered while its size and time stay the same."""
+    status = path.stat()
+    return _hash(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hash(path: Path, _size: int, _mtime: int) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
