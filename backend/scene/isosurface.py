@@ -43,8 +43,14 @@ class TetGrid:
     spacing: float
 
     def to(self, device: torch.device | str) -> TetGrid:
-        moved = (t.to(device) for t in (self.vertices, self.tets, self.edges, self.tet_edges, self.border))
-        return TetGrid(*moved, self.spacing)
+        return TetGrid(
+            self.vertices.to(device),
+            self.tets.to(device),
+            self.edges.to(device),
+            self.tet_edges.to(device),
+            self.border.to(device),
+            self.spacing,
+        )
 
 
 def tetrahedral_grid(cells: int, lower: Sequence[float] | Tensor, upper: Sequence[float] | Tensor) -> TetGrid:
@@ -147,7 +153,9 @@ def marching_tetrahedra(vertices: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
 
     # the triangles, of crossed tetrahedra only
     bits = inside.to(torch.uint8)
-    code = sum(bits[grid.tets[:, i]] << i for i in range(4))
+    code = torch.zeros(len(grid.tets), dtype=torch.uint8, device=sdf.device)
+    for i in range(4):
+        code |= bits[grid.tets[:, i]] << i
     hit = ((code > 0) & (code < 15)).nonzero()[:, 0]
     local = TRIANGLES.to(sdf.device)[code[hit].long()].reshape(-1, 3)  # [2*hits,3] edges of the tetrahedron
     owner = hit.repeat_interleave(2)

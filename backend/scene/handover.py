@@ -1,0 +1,249 @@
+"""From the first stage's density to the second's signed distances (section D.1's initialisation of DMTet).
+
+A density has no one surface. Its threshold is the one whose silhouettes agree best with the field's own
+opacity, and the level set is cleaned (specks dropped, cavities filled, border outside) before distances
+to it are measured: density minus threshold itself saturates and would start the geometry badly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from backend.errors import SceneError
+from backend.scene.camera import Camera
+from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
+from backend.scene.mesh import Mesh
+
+SPECK = 0.01  # pieces under this share of the largest one's volume are noise
+LEVEL_RANGE = (
+    2.0  # log-densities are clipped to this far from the threshold's, so that both sides count alike
+)
+BAND = 4.0  # distances are measured up to this many cells from the surface
+BISECTIONS = 6  # halvings of an edge in search of the threshold
+NEIGHBOURS = 12  # nearest triangles looked at for a distance
+
+Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """A grid round the object, its sdf [N], the density's threshold, and its silhouettes' mean IoU."""
+
+    grid: TetGrid
+    sdf: Tensor
+    threshold: float
+    iou: float
+
+
+@torch.no_grad()
+def hand_over(
+    density_at: Callable[[Tensor], Tensor],
+    half: float,
+    cells: int,
+    camera: Camera,
+    silhouettes: Tensor,
+    rasterize_ids: Rasterize,
+    look: int = 64,
+) -> HandOver:
+    """Everything between the stages: find the object, lay a grid round it, choose a threshold, measure.
+
+    density_at   [N,3] metres to [N] density
+    half         half the side of the field's box, which is searched with `look`^3 samples
+    cells        the tetrahedral grid's cells along the longest side of the object's box
+    silhouettes  [K,h,w] the field's opacity from `camera`'s K views
+    Raises SceneError where no threshold gives a surface.
+    """
+    axis = ((torch.arange(look) + 0.5) / look * 2 - 1) * half
+    points = torch.cartesian_prod(axis, axis, axis).to(silhouettes.device)
+    coarse = _in_chunks(density_at, points)
+    lower, upper = bounding_box((coarse > 0.01 * _top(coarse)).view(look, look, look), half, 4 * half / look)
+    grid = tetrahedral_grid(cells, lower, upper).to(silhouettes.device)
+    density = _in_chunks(density_at, grid.vertices)
+    threshold, iou = pick_threshold(density, grid, silhouettes, camera, rasterize_ids)
+    return HandOver(grid, sdf_from_density(density, threshold, grid, density_at), threshold, iou)
+
+
+def bounding_box(occupied: Tensor, half: float, margin: float) -> tuple[Tensor, Tensor]:
+    """Lower and upper corner [3] of what is occupied but for specks, `margin` metres wider on all sides.
+
+    occupied  [G,G,G] bool, axes x, y, z, over the box [-half, half]^3. Raises SceneError where all is empty.
+    """
+    piece, n = ndimage.label(occupied.cpu().numpy())
+    if n == 0:
+        raise _empty()
+    size = np.bincount(piece.ravel())[1:]
+    kept = np.isin(piece, 1 + np.flatnonzero(size >= SPECK * size.max()))
+    at = np.argwhere(kept)
+    side = 2 * half / len(occupied)
+    lower = torch.from_numpy(at.min(0) * side - half - margin)
+    upper = torch.from_numpy((at.max(0) + 1) * side - half + margin)
+    return lower.float().clamp(min=-half), upper.float().clamp(max=half)
+
+
+def pick_threshold(
+    density: Tensor, grid: TetGrid, silhouettes: Tensor, camera: Camera, rasterize_ids: Rasterize
+) -> tuple[float, float]:
+    """The threshold whose mesh has the field's silhouettes, and the mean IoU of the two.
+
+    density      [N] at the grid's vertices, per metre
+    silhouettes  [K,h,w] opacity in [0,1] of the field, from `camera`'s K views
+    Raises SceneError where no threshold gives a surface.
+    """
+    camera = camera.resized(*silhouettes.shape[1:])
+    top = _top(density[~grid.border])
+    tried: dict[float, float] = {}
+
+    def look_at(thresholds: list[float]) -> None:
+        for threshold in thresholds:
+            level = _clean_level(density, threshold, grid)
+            if level is not None:
+                mesh = marching_tetrahedra(grid.vertices, level, grid)
+                tried[threshold] = _silhouette_iou(mesh, silhouettes, camera, rasterize_ids)
+
+    look_at(_geometric(top * 1e-3, top * 0.8, 9))
+    if max(tried.values(), default=0.0) < 0.5:
+        look_at(_geometric(top * 1e-6, top * 0.99, 25))
+    if not tried:
+        raise _empty()
+    for _ in range(2):
+        order = sorted(tried)
+        at = order.index(max(order, key=tried.__getitem__))
+        look_at([math.sqrt(order[i] * order[i + 1]) for i in (at - 1, at) if 0 <= i < len(order) - 1])
+    best = max(tried.values())
+    alike = sorted(t for t, iou in tried.items() if iou > best - 1e-3)  # a sharp surface has many: the middle
+    threshold = alike[len(alike) // 2]
+    return threshold, tried[threshold]
+
+
+def sdf_from_density(
+    density: Tensor,
+    threshold: float,
+    grid: TetGrid,
+    density_at: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """[N] signed distances, metres, positive inside, to where density [N] crosses `threshold`.
+
+    Specks are dropped, cavities filled, the border is outside; distances end at BAND cells. With the
+    function density_at ([N,3] to [N]) crossings are searched along the edges, else interpolated.
+    Raises SceneError where nothing is above the threshold.
+    """
+    level = _clean_level(density, threshold, grid)
+    if level is None:
+        raise _empty()
+    surface = marching_tetrahedra(grid.vertices, level, grid)
+    if density_at is not None:
+        ends = grid.edges[(level > 0)[grid.edges].sum(1) == 1]  # in the order of the surface's vertices
+        within = torch.where(level[ends[:, 0]] > 0, ends[:, 0], ends[:, 1])
+        near, far = grid.vertices[within], grid.vertices[ends.sum(1) - within]
+        for _ in range(BISECTIONS):
+            middle = (near + far) / 2
+            dense = (_in_chunks(density_at, middle) > threshold)[:, None]
+            near, far = torch.where(dense, middle, near), torch.where(dense, far, middle)
+        surface = Mesh((near + far) / 2, surface.t_pos_idx)
+    distance = surface_distance(grid.vertices, surface, BAND * grid.spacing)
+    return torch.where(level > 0, 1.0, -1.0) * distance.clamp(min=1e-3 * grid.spacing)
+
+
+def _clean_level(density: Tensor, threshold: float, grid: TetGrid) -> Tensor | None:
+    """[N] log(density / threshold), clipped, cleaned; None where nothing is left of the inside.
+
+    The logarithm places crossings well: a density grows by factors, not by steps, towards its surface.
+    """
+    level = (density.detach().clamp(min=1e-20) / threshold).log().clamp(-LEVEL_RANGE, LEVEL_RANGE)
+    level = torch.where(level.abs() < 1e-6, -1e-6, level)
+    solid = ((level > 0) & ~grid.border).cpu().numpy()
+    edges, border = grid.edges.cpu().numpy(), grid.border.cpu().numpy()
+    if not solid.any():
+        return None
+    piece = _pieces(solid, edges)
+    size = np.bincount(piece[solid], minlength=len(solid))
+    solid &= (size >= SPECK * size.max())[piece]
+    piece = _pieces(~solid, edges)
+    solid |= ~np.isin(piece, np.unique(piece[border]))
+    keep = torch.from_numpy(solid).to(level.device)
+    changed = keep != (level > 0)
+    return torch.where(changed, torch.where(keep, LEVEL_RANGE, -LEVEL_RANGE), level)
+
+
+def _pieces(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """[N] int labels of the graph's pieces when only edges within the mask [N] bool hold."""
+    a, b = edges[mask[edges[:, 0]] & mask[edges[:, 1]]].T
+    graph = coo_matrix((np.ones(len(a), np.int8), (a, b)), shape=(len(mask), len(mask)))
+    return connected_components(graph, directed=False)[1]
+
+
+def surface_distance(points: Tensor, mesh: Mesh, limit: float) -> Tensor:
+    """[N] unsigned distance, metres, from points [N,3] to the mesh, at most `limit`.
+
+    Exact up to about a triangle's size from the surface; farther away it is that to the nearest
+    triangle's centre.
+    """
+    at = points.detach().cpu().double().numpy()
+    corners = mesh.v_pos.detach().cpu().double().numpy()[mesh.t_pos_idx.cpu().numpy()]
+    centre = corners.mean(1)
+    size = float(np.linalg.norm(corners - centre[:, None], axis=2).max())
+    tree = cKDTree(centre)
+    distance = np.minimum(tree.query(at, distance_upper_bound=limit)[0], limit)
+    close = np.flatnonzero(distance < 2 * size)
+    for some in np.array_split(close, 1 + len(close) // 2**15):
+        _, face = tree.query(at[some], k=[*range(1, min(NEIGHBOURS, len(centre)) + 1)])
+        distance[some] = _triangle_distance(at[some, None], *np.moveaxis(corners[face], 2, 0)).min(1)
+    return torch.from_numpy(np.minimum(distance, limit)).to(points)
+
+
+def _triangle_distance(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """Distances [...] between points and triangles [...,3]."""
+    normal = np.cross(b - a, c - a)
+    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-30)
+    above = np.ones(np.broadcast_shapes(p.shape, a.shape)[:-1], bool)
+    to_edges = np.full(above.shape, np.inf)
+    for start, end in ((a, b), (b, c), (c, a)):
+        edge, to_p = end - start, p - start
+        above &= (np.cross(edge, to_p) * normal).sum(-1) >= 0
+        share = (to_p * edge).sum(-1) / np.maximum((edge * edge).sum(-1), 1e-30)
+        offset = to_p - np.clip(share, 0, 1)[..., None] * edge
+        to_edges = np.minimum(to_edges, np.linalg.norm(offset, axis=-1))
+    return np.where(above, np.abs(((p - a) * normal).sum(-1)), to_edges)
+
+
+def _silhouette_iou(mesh: Mesh, silhouettes: Tensor, camera: Camera, rasterize_ids: Rasterize) -> float:
+    corners = torch.nn.functional.pad(mesh.v_pos, (0, 1), value=1.0)
+    total = 0.0
+    for mvp, target in zip(camera.mvp, silhouettes, strict=True):
+        ids = rasterize_ids(corners @ mvp.T, mesh.t_pos_idx, camera.height, camera.width)
+        mask = (ids >= 0).to(target.dtype)
+        both, either = torch.minimum(mask, target).sum(), torch.maximum(mask, target).sum()
+        total += float(both / either.clamp(min=1e-6))
+    return total / len(silhouettes)
+
+
+def _empty() -> SceneError:
+    return SceneError(
+        "The first stage left no shape to make a mesh of.", "Try another seed or more iterations."
+    )
+
+
+def _top(density: Tensor) -> float:
+    """A density that the object's inside reaches, ignoring the last thousandth's spikes."""
+    top = float(torch.quantile(density[:: max(1, len(density) // 2**20)].float(), 0.999))
+    if not top > 0 or not math.isfinite(top):
+        raise _empty()
+    return top
+
+
+def _geometric(first: float, last: float, count: int) -> list[float]:
+    return [first * (last / first) ** (i / (count - 1)) for i in range(count)]
+
+
+def _in_chunks(function: Callable[[Tensor], Tensor], points: Tensor, size: int = 2**16) -> Tensor:
+    return torch.cat([function(chunk) for chunk in points.split(size)])
