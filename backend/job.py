@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import DiskError, InputError
-from backend.files import disk_errors, explain
+from backend.files import disk_errors
 from dreamflow_blender.contract.protocol import MAX_PROMPT, BadMessage, Event, clean_text, decode, encode
 
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 _RESULTS = (
-    *("job.json", "events.jsonl", "log.txt"),
-    *("mesh.glb", "mesh.npz", "albedo.png", "snapshot.npz"),
-    *("preview.png", "views.png", "curves.png", "turntable.webp"),
+    "mesh.glb",
+    "mesh.npz",
+    "albedo.png",
+    "views.png",
+    "curves.png",
+    "turntable.webp",
+    "preview.png",
 )
+_OURS = (*_RESULTS, "job.json", "events.jsonl", "snapshot.npz", "log.txt")  # all that a job writes
 
 
 def clean_prompt(text: str) -> str:
@@ -65,32 +69,41 @@ def make_folder(folder: Path, overwrite: bool = False) -> None:
                 f"{folder} already holds a job.", "Choose another folder with --out, or add --overwrite."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _RESULTS:
+        for name in _OURS:
             (folder / name).unlink(missing_ok=True)
         probe = folder / ".probe"
         probe.write_bytes(b"")
         probe.unlink()
 
 
-def record(events: Generator[Event, None, None], folder: Path) -> Iterator[Event]:
-    """The same events, each appended to events.jsonl in passing; closing this closes `events`."""
-    path = folder / "events.jsonl"
-    try:
-        log = path.open("a", encoding="ascii", newline="\n")
-    except OSError as error:
-        raise explain(error, path) from error
-    with log, closing(events):
-        for event in events:
-            try:
-                log.write(encode(event) + "\n")
-                log.flush()
-            except OSError as error:
-                raise explain(error, path) from error
-            yield event
+class EventLog:
+    """events.jsonl of a folder, a line an event, on the disk at once; raises DiskError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "events.jsonl"
+        with disk_errors(self._path):
+            self._file = self._path.open("a", encoding="ascii", newline="\n")
+
+    def write(self, event: Event) -> None:
+        with disk_errors(self._path):
+            self._file.write(encode(event) + "\n")
+            self._file.flush()
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):  # whatever could not be written has been said by write
+            self._file.close()
+
+
+def results(folder: Path) -> dict[str, str]:
+    """What a person can open of what lies in this folder: name -> path."""
+    return {name: str(folder / name) for name in _RESULTS if (folder / name).is_file()}
 
 
 def read_events(folder: Path) -> list[Event]:
-    """What record wrote. A torn last line, as a crash leaves it, is left out; raises DiskError."""
+    """What EventLog wrote. A torn last line, as a crash leaves it, is left out; raises DiskError."""
     path = folder / "events.jsonl"
     with disk_errors(path):
         lines = path.read_bytes().split(b"\n")

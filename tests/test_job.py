@@ -1,5 +1,7 @@
 """A job's folder: names that every system takes, and nobody else's files touched."""
 
+from pathlib import Path
+
 import pytest
 
 from backend import job
@@ -73,7 +75,11 @@ def test_a_foreign_folder_is_never_touched(tmp_path):
 
 def test_the_record_survives_a_torn_last_line(tmp_path):
     events = [p.Started("nerf", 2), p.Preview("é.png"), p.Cancelled({})]
-    assert list(job.record((e for e in events), tmp_path)) == events == job.read_events(tmp_path)
+    with job.EventLog(tmp_path) as record:
+        for event in events:
+            record.write(event)
+            assert job.read_events(tmp_path)[-1] == event  # at once
+    assert job.read_events(tmp_path) == events
     log = tmp_path / "events.jsonl"
     log.write_bytes(log.read_bytes()[:-5])
     assert job.read_events(tmp_path) == events[:2]
@@ -82,17 +88,16 @@ def test_the_record_survives_a_torn_last_line(tmp_path):
         job.read_events(tmp_path)
 
 
-def test_closing_the_record_closes_the_run(tmp_path):
-    closed = []
+def test_a_record_that_cannot_be_written_says_so(tmp_path):
+    with pytest.raises(DiskError):
+        job.EventLog(tmp_path / "none")
+    if Path("/dev/full").exists():
+        (tmp_path / "events.jsonl").symlink_to("/dev/full")
+        with pytest.raises(DiskError, match="full"), job.EventLog(tmp_path) as record:
+            record.write(p.Paused())
 
-    def run():
-        try:
-            yield p.Started("nerf", 2)
-            yield p.Paused()
-        finally:
-            closed.append(True)
 
-    recorded = job.record(run(), tmp_path)
-    next(recorded)
-    recorded.close()
-    assert closed and job.read_events(tmp_path) == [p.Started("nerf", 2)]
+def test_results_are_what_there_is(tmp_path):
+    (tmp_path / "mesh.glb").write_text("x")
+    (tmp_path / "job.json").write_text("x")
+    assert job.results(tmp_path) == {"mesh.glb": str(tmp_path / "mesh.glb")}
