@@ -25,7 +25,7 @@ from backend.kernels.silhouette import Edges, edge_table
 from backend.scene import handover, losses
 from backend.scene.camera import Camera, rays
 from backend.scene.field import Backdrop, Field
-from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
+from backend.scene.isosurface import TetGrid, marching_tetrahedra
 from backend.scene.mesh import Mesh
 from backend.scene.occupancy import Occupancy
 from backend.scene.output import RenderOutput
@@ -157,7 +157,7 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
             if done % settings.occupancy_every == 0:
                 scene.occupancy.update(field, generator)
                 if done <= LOOK_UNTIL:
-                    mean_opacity += 0.3 * (float(step.output.opacity.mean()) - mean_opacity)
+                    mean_opacity += 0.3 * (float(step.output.opacity.detach().mean()) - mean_opacity)
                     _check_opacity(mean_opacity, done)
 
     return Stage("nerf", settings, optimizer, phi, steps)
@@ -214,17 +214,14 @@ def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> fl
     """
     black = torch.zeros(3, device=scene.field.table.device)
     seen = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling).opacity[..., 0]
-    lower, upper = handover.bounding_box(scene.field.density, scene.field.half, seen, cameras)
-    grid = tetrahedral_grid(cells, lower, upper)
-    with torch.no_grad():
-        density = torch.cat([scene.field.density(chunk) for chunk in grid.vertices.split(2**17)])
-    threshold, iou = handover.pick_threshold(density, grid, seen > 0.5, cameras, kernels.rasterize_ids)
-    sdf = handover.sdf_from_density(density, threshold, grid)
-    scene.grid = grid
-    scene.sdf = nn.Parameter(sdf / grid.spacing)
-    scene.offsets = nn.Parameter(torch.zeros_like(grid.vertices))
-    scene.mesh = surface(scene)
-    return iou
+    found = handover.hand_over(
+        scene.field.density, scene.field.half, cells, cameras, seen, kernels.rasterize_ids
+    )
+    scene.grid = found.grid
+    scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)
+    scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
+    scene.mesh = detached(surface(scene))
+    return found.iou
 
 
 def surface(scene: Scene) -> Mesh:

@@ -1,0 +1,79 @@
+"""Delivery: the mesh made clean, unwrapped, baked and written, with the pictures that show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.config import Delivery
+from backend.export import write_result
+from backend.kernels import Kernels
+from backend.kernels.unwrap import unwrap
+from backend.pictures import BACKGROUND, around, look_at_clay, look_at_texture
+from backend.report import write_curves, write_preview, write_turntable, write_views
+from backend.scene.bake import bake
+from backend.scene.deliver import deliver
+from backend.scene.mesh import Mesh
+from backend.stages import Scene
+from dreamflow_blender.contract.protocol import Job
+
+PADDING = 4  # texels of gutter round a chart
+TURNTABLE_VIEWS = 36
+
+
+def textured(scene: Scene, settings: Delivery, kernels: Kernels) -> tuple[Mesh, Tensor, dict[str, float]]:
+    """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both."""
+    assert scene.mesh is not None, "hand over first"
+    mesh = deliver(scene.mesh, settings.max_faces)
+    v_tex, t_tex_idx, method, _ = unwrap(
+        mesh.v_pos.cpu().numpy().astype(np.float32),
+        mesh.t_pos_idx.cpu().numpy(),
+        settings.texture_size,
+        padding=PADDING,
+    )
+    device = mesh.v_pos.device
+    mesh = Mesh(
+        mesh.v_pos, mesh.t_pos_idx, torch.from_numpy(v_tex).to(device), torch.from_numpy(t_tex_idx).to(device)
+    )
+    with torch.no_grad():
+        albedo = bake(mesh, scene.field.albedo, settings.texture_size, kernels.rasterize_ids)
+    figures = {
+        "faces": float(len(mesh.t_pos_idx)),
+        "vertices": float(len(mesh.v_pos)),
+        "texture_px": float(settings.texture_size),
+        "charts": float(method == "charts"),
+    }
+    return mesh, albedo, figures
+
+
+def finish(
+    scene: Scene,
+    settings: Delivery,
+    kernels: Kernels,
+    folder: Path,
+    job: Job,
+    curves: dict[str, dict[str, Tensor]],
+    sheets: dict[str, Tensor],
+) -> tuple[dict[str, str], dict[str, float]]:
+    """Write everything that a job delivers; the files by name, and figures. Raises DiskError."""
+    mesh, albedo, figures = textured(scene, settings, kernels)
+    info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
+    paths = dict(write_result(folder, mesh, albedo, info))
+
+    background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
+    eight = around(8, 192, mesh.v_pos.device)
+    result, _ = look_at_texture(mesh, albedo, eight, kernels, background)
+    clay = look_at_clay(mesh, eight, kernels, background)
+    write_views(folder / "views.png", {**sheets, "result": result.cpu(), "shape": clay.cpu()})
+    write_curves(folder / "curves.png", curves)
+    circle = around(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
+    turning, _ = look_at_texture(mesh, albedo, circle, kernels, background)
+    write_turntable(folder / "turntable.webp", turning.cpu())
+    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12].cpu())
+    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
+        paths[name] = str(folder / name)
+    return paths, figures
