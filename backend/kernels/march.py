@@ -95,7 +95,8 @@ def composite(density: Tensor, values: Tensor, samples: Samples) -> tuple[Tensor
     depth_of = density * samples.dt
     transmittance = torch.exp(-_Before.apply(depth_of, *_ends(samples.ray), False))
     weights = -torch.expm1(-depth_of) * transmittance
-    columns = torch.cat((torch.ones_like(values[:, :1]), samples.t[:, None].to(values.dtype), values), 1)
+    t = samples.t[:, None].to(values.dtype)
+    columns = torch.cat((torch.ones_like(t), t, values), 1)
     total = values.new_zeros(samples.n_rays, columns.shape[1])
     total = total.index_add(0, samples.ray, weights[:, None] * columns)
     return total[:, :1], total[:, 2:], total[:, 1:2], weights
