@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from contextlib import suppress
@@ -21,7 +22,6 @@ _RESULTS = (
     "turntable.webp",
     "preview.png",
 )
-_OURS = (*_RESULTS, "job.json", "events.jsonl", "snapshot.npz", "log.txt")  # all that a job writes
 
 
 def clean_prompt(text: str) -> str:
@@ -49,17 +49,23 @@ def default_folder(prompt: str, seed: int, root: Path) -> Path:
     return root / f"{slug(prompt)}-{seed}"
 
 
-def make_folder(folder: Path, overwrite: bool = False) -> None:
-    """An empty folder for a job, with its parents.
+def reserved_part(folder: Path) -> str | None:
+    """The part of this path that Windows keeps for a device, if there is one."""
+    return next((part for part in folder.parts if part.split(".")[0].strip().lower() in _RESERVED), None)
 
-    Raises InputError if another job or anything else is in it (with `overwrite`, an older job's files
-    are removed and nothing else), and DiskError if it cannot be made or written.
+
+def claim_folder(folder: Path, overwrite: bool = False) -> None:
+    """Makes the folder, with its parents, and sees that it can be written; removes nothing.
+
+    Raises InputError if another job (unless `overwrite`) or anything else is in it, and DiskError.
     """
+    if os.name == "nt" and (part := reserved_part(folder)):
+        raise InputError(f"Windows keeps the name {part} for itself.", "Choose another folder with --out.")
     with disk_errors(folder):
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
         there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-        if there and "job.json" not in there:
+        if there and not {"job.json", "events.jsonl"} & set(there):
             raise InputError(
                 f"{folder} is not empty and holds no job: {', '.join(there[:3])}.",
                 "Choose a new or empty folder with --out.",
@@ -69,11 +75,16 @@ def make_folder(folder: Path, overwrite: bool = False) -> None:
                 f"{folder} already holds a job.", "Choose another folder with --out, or add --overwrite."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        for name in _OURS:
-            (folder / name).unlink(missing_ok=True)
         probe = folder / ".probe"
         probe.write_bytes(b"")
         probe.unlink()
+
+
+def clear_folder(folder: Path) -> None:
+    """Removes what an older job wrote, but for job.json, which the new one has replaced; raises DiskError."""
+    with disk_errors(folder):
+        for name in (*_RESULTS, "events.jsonl", "snapshot.npz", "log.txt"):
+            (folder / name).unlink(missing_ok=True)
 
 
 class EventLog:
@@ -89,10 +100,7 @@ class EventLog:
             self._file.write(encode(event) + "\n")
             self._file.flush()
 
-    def __enter__(self) -> EventLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         with suppress(OSError):  # whatever could not be written has been said by write
             self._file.close()
 

@@ -1,5 +1,7 @@
 """A job's folder: names that every system takes, and nobody else's files touched."""
 
+import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,36 +48,52 @@ def test_prompts():
 
 def test_a_folder_is_made_with_its_parents(tmp_path):
     folder = tmp_path / "out é" / "a b"
-    job.make_folder(folder)
+    job.claim_folder(folder)
     assert folder.is_dir() and not list(folder.iterdir())
-    job.make_folder(folder)  # an empty one is as good as a new one
+    job.claim_folder(folder)  # an empty one is as good as a new one
 
 
 def test_another_jobs_output_is_kept_unless_asked(tmp_path):
     for name in ("job.json", "mesh.glb", "notes.txt"):
         (tmp_path / name).write_text("old")
     with pytest.raises(InputError, match=r"already holds a job.*--overwrite"):
-        job.make_folder(tmp_path)
+        job.claim_folder(tmp_path)
+    job.claim_folder(tmp_path, overwrite=True)
     assert len(list(tmp_path.iterdir())) == 3
-    job.make_folder(tmp_path, overwrite=True)
-    assert [f.name for f in tmp_path.iterdir()] == ["notes.txt"]
+    job.clear_folder(tmp_path)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["job.json", "notes.txt"]
 
 
 def test_a_foreign_folder_is_never_touched(tmp_path):
     (tmp_path / "mesh.glb").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(InputError, match=r"holds no job: mesh\.glb"):
-            job.make_folder(tmp_path, overwrite)
+            job.claim_folder(tmp_path, overwrite)
     with pytest.raises(InputError, match="is a file"):
-        job.make_folder(tmp_path / "mesh.glb")
+        job.claim_folder(tmp_path / "mesh.glb")
     with pytest.raises(DiskError):
-        job.make_folder(tmp_path / "mesh.glb" / "under")
+        job.claim_folder(tmp_path / "mesh.glb" / "under")
     assert (tmp_path / "mesh.glb").read_text() == "mine"
+
+
+def test_unwritable_output(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(DiskError, match="permission"):
+            job.claim_folder(folder)
+
+
+def test_windows_names():
+    assert job.reserved_part(Path("out/AUX.old/mug")) == "AUX.old"
+    assert job.reserved_part(Path("nul")) == "nul"
+    assert job.reserved_part(Path("out/console/auxiliary")) is None
 
 
 def test_the_record_survives_a_torn_last_line(tmp_path):
     events = [p.Started("nerf", 2), p.Preview("é.png"), p.Cancelled({})]
-    with job.EventLog(tmp_path) as record:
+    with closing(job.EventLog(tmp_path)) as record:
         for event in events:
             record.write(event)
             assert job.read_events(tmp_path)[-1] == event  # at once
@@ -93,7 +111,7 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path):
         job.EventLog(tmp_path / "none")
     if Path("/dev/full").exists():
         (tmp_path / "events.jsonl").symlink_to("/dev/full")
-        with pytest.raises(DiskError, match="full"), job.EventLog(tmp_path) as record:
+        with pytest.raises(DiskError, match="full"), closing(job.EventLog(tmp_path)) as record:
             record.write(p.Paused())
 
 

@@ -1,0 +1,245 @@
+"""The command line: `python -m backend generate PROMPT`. Torch is imported when the arguments are known to be good."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from backend import __version__
+from backend.errors import DreamFlowError, InputError, OutOfMemory
+from backend.files import write_text
+from backend.job import EventLog, claim_folder, clean_prompt, clear_folder, default_folder, results
+from backend.terminal import Display, Json, Live, Plain
+from dreamflow_blender.contract.protocol import (
+    DEVICES,
+    MAX_SEED,
+    PRESETS,
+    STAGES,
+    BadMessage,
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    clean_text,
+)
+
+Run = Callable[[Job], Generator[Event, None, None]]
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
+# how torch's allocators, the loader of its libraries and the system say it
+NO_MEMORY = ("out of memory", "allocate memory", "failed to map segment", "not enough memory")
+
+EXAMPLES = """\
+examples:
+  python -m backend generate "a red mug"
+  python -m backend generate "a blue chair with yellow legs" --preset fast --seed 7 --out chairs/blue
+  python -m backend generate "a green car" --stages nerf,geometry,texture --json > events.jsonl
+  python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
+
+Ctrl-C stops after the iteration at work and keeps what there is; pressed twice, it stops at once.
+Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped by Ctrl-C.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        "python -m backend", description="DreamFlow: a prompt becomes a textured mesh."
+    )
+    top.add_argument("--version", action="version", version=f"DreamFlow {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    g = commands.add_parser(
+        "generate",
+        help="make a textured mesh from a prompt",
+        description="Make a textured mesh from a prompt: mesh.glb, albedo.png and pictures in a folder of its own.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
+    g.add_argument("--out", metavar="DIR", type=Path, help="the job's folder (default: out/PROMPT-SEED)")
+    g.add_argument("--preset", choices=PRESETS, default="draft", help="how well, how long (default: draft)")
+    a_prior = "exact, or a folder in diffusers' layout"
+    g.add_argument("--prior", metavar="NAME_OR_FOLDER", default="exact", help=f"{a_prior} (default: exact)")
+    its_own = "the one that belongs to the prior"
+    g.add_argument("--refiner", metavar="NAME_OR_FOLDER", default="", help=f"{a_prior} (default: {its_own})")
+    g.add_argument("--seed", metavar="N", type=int, default=42, help=f"0 to {MAX_SEED} (default: 42)")
+    g.add_argument("--stages", metavar="LIST", default=",".join(STAGES), help="default: %(default)s")
+    g.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")
+    g.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
+    g.add_argument("--threads", metavar="N", type=int, default=0, help="of the CPU (default: automatic)")
+    g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
+    g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
+    return top
+
+
+def to_job(args: argparse.Namespace) -> Job:
+    """The job that the arguments describe; raises InputError."""
+    prompt = clean_prompt(args.prompt)
+    folder = args.out or default_folder(prompt, args.seed, Path("out"))
+    try:
+        return Job(
+            id=uuid.uuid4().hex[:12],
+            kind="generate",
+            prompt=prompt,
+            folder=str(folder),
+            negative=clean_text(args.negative),
+            seed=args.seed,
+            preset=args.preset,
+            prior=args.prior,
+            refiner=args.refiner,
+            stages=tuple(name.strip() for name in args.stages.split(",")),
+            device=args.device,
+            threads=args.threads,
+        )
+    except BadMessage as error:
+        raise InputError(str(error), "See python -m backend generate --help.") from error
+
+
+def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
+    """The exit code. `run` stands in for backend.pipeline.generate in tests."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own, say
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    args = parser().parse_args(arguments)
+    out = _take_stdout() if args.json else sys.stdout
+    try:
+        job = to_job(args)
+        claim_folder(Path(job.folder), args.overwrite)
+    except DreamFlowError as error:
+        failed = Failed(error.kind, error.message, error.todo)
+        if args.json:
+            Json(out).show(failed)
+        else:
+            print(error, file=sys.stderr)
+        return _exit_code(failed)
+    display: Display = Json(out) if args.json else _for_people(job, out)
+    with display:
+        return _carry_out(job, run, display)
+
+
+def _carry_out(job: Job, run: Run | None, display: Display) -> int:
+    """Runs the job, shows and records its events, and turns whatever stops it into its last one."""
+    folder = Path(job.folder)
+    log: EventLog | None = None  # from the first event on: a job that cannot begin leaves nothing behind
+    try:
+        with Interrupts() as interrupts, closing((run or _pipeline())(job)) as events:
+            last: Event | None = None
+            try:
+                for last in events:
+                    if log is None:
+                        clear_folder(folder)
+                        log = EventLog(folder)
+                        interrupts.may_wait = True
+                    log.write(last)
+                    display.show(last)
+                    if interrupts.asked and not isinstance(last, Finished):
+                        display.note("Stopping, and keeping what there is. Ctrl-C again stops at once.")
+                        events.close()
+                        break
+            except KeyboardInterrupt:
+                interrupts.asked = True
+                events.close()
+            if interrupts.asked and not isinstance(last, Finished):
+                cancelled = Cancelled(results(folder) if log else {})
+                if log:
+                    log.write(cancelled)
+                display.show(cancelled)
+                return INTERRUPTED
+        return OK
+    except BrokenPipeError:  # whoever read our output has gone; the pipeline has kept what there is
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except Exception as error:  # noqa: BLE001  the outermost edge: nothing may end without a word
+        failed = explain(error, folder)
+        with suppress(DreamFlowError):  # a full disk, say: perhaps the very failure that is reported
+            if log is None and failed.kind == DreamFlowError.kind:
+                log = EventLog(folder)
+            if log:
+                log.write(failed)
+        display.show(failed)
+        return _exit_code(failed)
+    finally:
+        if log:
+            log.close()
+        else:
+            with suppress(OSError):  # not empty: an older job's
+                folder.rmdir()
+
+
+def explain(error: Exception, folder: Path) -> Failed:
+    """What to tell the user; a bug of ours leaves its traceback in log.txt."""
+    if isinstance(error, DreamFlowError):
+        return Failed(error.kind, error.message, error.todo)
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+        todo = "Close other programs, choose a smaller preset, or use a machine with more memory."
+        return Failed(
+            OutOfMemory.kind, "There is not enough memory for this job.", todo, detail=str(error)[:2000]
+        )
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, ModuleNotFoundError):
+        return Failed(
+            "internal", f"The Python package {error.name} is missing.", "Run: python build.py setup"
+        )
+    try:
+        write_text(folder / "log.txt", trace)
+        todo = f"This is a bug in DreamFlow. Please report it with {folder / 'log.txt'}."
+    except DreamFlowError:
+        todo = "This is a bug in DreamFlow. Please report it."
+    return Failed("internal", f"{type(error).__name__}: {error}"[:500], todo, detail=trace[-4000:])
+
+
+class Interrupts:
+    """Lets the first Ctrl-C wait for the end of an iteration, once there is something to keep."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.may_wait = False
+
+    def __enter__(self) -> Interrupts:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked or not self.may_wait:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+def _pipeline() -> Run:
+    from backend.pipeline import generate  # torch and everything else, some seconds
+
+    return generate
+
+
+def _for_people(job: Job, out: TextIO) -> Display:
+    return Live(job, out, sys.stderr) if out.isatty() else Plain(job, out, sys.stderr)
+
+
+def _take_stdout() -> TextIO:
+    """What is stdout now, for us alone: whatever any library prints from here on goes to stderr."""
+    sys.stdout.flush()
+    ours = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)
+    return ours
+
+
+def _exit_code(failed: Failed) -> int:
+    return BAD_INPUT if failed.kind == InputError.kind else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""A run as a person at a terminal sees it, or a program that reads its output.
+
+Three displays, each a context manager with `show(event)`: `Live` redraws a table in place, `Plain` writes a line
+every few seconds (into a file or a pipe), `Json` writes every event as one line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from dreamflow_blender.contract.protocol import (
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Preview,
+    Progress,
+    Ready,
+    Started,
+    Warned,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PLAIN_EVERY = 5.0  # seconds between two lines of progress
+DELIVER = "deliver"  # unwrap, bake and export: after the stages, without iterations of its own
+
+
+class Display(Protocol):
+    def __enter__(self) -> Display: ...
+    def __exit__(self, *_: object) -> None: ...
+    def show(self, event: Event) -> None: ...
+    def note(self, text: str) -> None:
+        """A sentence that is no event."""
+
+
+def clock(seconds: float | None) -> str:
+    """As on a clock: 0:31, 12:05, 1:02:03."""
+    if seconds is None:
+        return "-:--"
+    minutes, s = divmod(max(0, round(seconds)), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
+
+
+def duration(seconds: float) -> str:
+    """In words: 31 s, 3 min 12 s, 1 h 2 min."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {m} min"
+    return f"{minutes} min {s} s" if minutes else f"{s} s" if seconds >= 9.95 else f"{seconds:.1f} s"
+
+
+def headline(job: Job, ready: Ready) -> str:
+    """What is made, how, and by what: the first line."""
+    device = ready.devices[0] if ready.devices else "no device"
+    device = "CPU" if device == "cpu" else device
+    used = sorted(set(ready.kernels.values()))
+    kernels = (
+        f"{used[0]} kernels" if len(used) == 1 else ", ".join(f"{k}: {v}" for k, v in ready.kernels.items())
+    )
+    threads = f"{ready.threads} thread{'s' if ready.threads != 1 else ''}"
+    return (
+        f"{job.prompt}   {job.preset}   {job.prior} prior   seed {job.seed}   {device} ({threads}, {kernels})"
+    )
+
+
+def ending(event: Finished | Cancelled | Failed, folder: str) -> list[str]:
+    """The last lines: where the result lies and how long each stage took, or what went wrong."""
+    if isinstance(event, Failed):
+        return [line for line in (event.message, event.todo) if line]
+    if isinstance(event, Cancelled):
+        if not event.paths:
+            return [f"Stopped before there was a result to keep. What was recorded is in {folder}"]
+        return [f"Stopped. What there is was kept in {folder}", "  " + "   ".join(event.paths)]
+    figures, others = event.figures, [name for name in event.paths if name != "mesh.glb"]
+    about = [f"{round(figures['faces']):,} faces"] if "faces" in figures else []
+    about += [f"{round(figures['texture_px']):,} px albedo"] if "texture_px" in figures else []
+    what = event.paths.get("mesh.glb", folder) + (f"   ({', '.join(about)})" if about else "")
+    prefix = "seconds_"
+    took = [f"{k.removeprefix(prefix)} {duration(v)}" for k, v in figures.items() if k.startswith(prefix)]
+    lines = [f"Done in {duration(figures['seconds'])}: {what}" if "seconds" in figures else f"Done: {what}"]
+    return [*lines, *("  " + "   ".join(part) for part in (took, others) if part)]
+
+
+def measures(progress: Progress) -> str:
+    """The two numbers that tell how it goes."""
+    loss = "" if progress.loss is None else f"loss {progress.loss:.3g}"
+    gap = "" if progress.gap is None else f"gap {progress.gap:.3g}"
+    return "   ".join(part for part in (loss, gap) if part)
+
+
+def sentence(event: Event, job: Job) -> str:
+    """What an event says to a person; empty for those that only move a bar."""
+    if isinstance(event, Ready):
+        return headline(job, event)
+    if isinstance(event, Warned):
+        return f"Note: {event.message}"
+    if isinstance(event, Finished | Cancelled | Failed):
+        return "\n".join(ending(event, job.folder))
+    return ""
+
+
+class Json:
+    """Every event as one line of JSON, at once."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def __enter__(self) -> Json:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, event: Event) -> None:
+        self._out.write(encode(event) + "\n")
+        self._out.flush()
+
+    def note(self, text: str) -> None: ...
+
+
+class Plain:
+    """Lines that read well in a file; progress at most every few seconds. Failures go to `err`."""
+
+    def __init__(self, job: Job, out: TextIO, err: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        self._job, self._out, self._err, self._now = job, out, err, now
+        self._last = -PLAIN_EVERY
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Failed):
+            print(sentence(event, self._job), file=self._err, flush=True)
+        elif isinstance(event, Started):
+            self._last = self._now()
+            self.note(f"{event.stage}: {_begun(event)}")
+        elif isinstance(event, Progress):
+            done = event.iteration == event.total
+            if done or self._now() - self._last >= PLAIN_EVERY:
+                self._last = self._now()
+                self.note(f"  {event.stage}   {_count(event)}   {_left(event)}   {measures(event)}".rstrip())
+        elif words := sentence(event, self._job):
+            self.note(words)
+
+    def note(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+
+class Live:
+    """A table redrawn in place, a row a stage; needs a terminal. Failures go to `err`."""
+
+    def __init__(self, job: Job, out: TextIO, err: TextIO) -> None:
+        from rich.console import Console  # here, so that --help and --json start without it
+        from rich.live import Live as RichLive
+
+        self._job, self._err = job, err
+        self._console = Console(file=out, highlight=False, markup=False)
+        # redrawn by events alone: a thread that draws would take time from the run
+        self._live = RichLive(console=self._console, auto_refresh=False)
+        self._rows: dict[str, Progress | Started] = {}
+        self._preview = ""
+
+    def __enter__(self) -> Live:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Started | Progress):
+            self._rows[event.stage] = event
+        elif isinstance(event, Preview):
+            self._preview = event.path
+        if not isinstance(event, Finished | Cancelled | Failed):
+            if words := sentence(event, self._job):
+                self.note(words)
+            self._live.update(self._table(), refresh=True)
+            return
+        self._rows.pop(DELIVER, None)
+        self._preview = ""
+        self._live.update(self._table(), refresh=True)
+        self._live.stop()  # the table stays, and the end stands below it
+        if isinstance(event, Failed):
+            print(sentence(event, self._job), file=self._err, flush=True)
+        else:
+            self.note(sentence(event, self._job))
+
+    def note(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)  # a path stays in one piece, to be copied
+
+    def _table(self) -> Table:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        width = max(6, min(24, self._console.width - 70))  # the words beside the bar take 70 columns at most
+        rows = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(3):
+            rows.add_column(no_wrap=True)
+        for stage, row in self._rows.items():
+            done = row.iteration if isinstance(row, Progress) else 0
+            words = _begun(row)
+            if isinstance(row, Progress):
+                words = f"{_count(row)}  {_left(row):>10}   {measures(row)}".rstrip()
+            rows.add_row(f"  {stage}", ProgressBar(max(1, row.total), done, width), words)
+        table = Table.grid()
+        table.add_row(rows)
+        if self._preview:
+            table.add_row(f"  preview: {self._preview}")
+        return table
+
+
+def _begun(event: Started | Progress) -> str:
+    return "unwrap, bake, export" if event.stage == DELIVER else f"{event.total:,} iterations"
+
+
+def _count(event: Progress) -> str:
+    return f"{100 * event.iteration // max(1, event.total):3} %  {event.iteration:,} / {event.total:,}"
+
+
+def _left(event: Progress) -> str:
+    return "done" if event.iteration == event.total else f"{clock(event.seconds_left)} left"
