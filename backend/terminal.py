@@ -25,6 +25,7 @@ from dreamflow_blender.contract.protocol import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
 PLAIN_EVERY = 5.0  # seconds between two lines of progress
@@ -147,7 +148,8 @@ class Plain:
             done = event.iteration == event.total
             if done or self._now() - self._last >= PLAIN_EVERY:
                 self._last = self._now()
-                self.note(f"  {event.stage}   {_count(event)}   {_left(event)}   {measures(event)}".rstrip())
+                words = (_percent(event), _count(event), _left(event), measures(event))
+                self.note("   ".join(("  " + event.stage, *words)).rstrip())
         elif words := sentence(event, self._job):
             self.note(words)
 
@@ -202,16 +204,19 @@ class Live:
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
-        width = max(6, min(24, self._console.width - 70))  # the words beside the bar take 70 columns at most
+        room = self._console.width - 48  # beside the name, the counts and the time left
+        bar = max(6, min(24, room - 30))
         rows = Table.grid(padding=(0, 2, 0, 0))
-        for _ in range(3):
-            rows.add_column(no_wrap=True)
+        for column in range(6):
+            rows.add_column(no_wrap=True, justify="right" if column in (2, 3, 4) else "left")
         for stage, row in self._rows.items():
             done = row.iteration if isinstance(row, Progress) else 0
-            words = _begun(row)
+            cells: list[RenderableType] = [f"  {stage}", ProgressBar(max(1, row.total), done, bar)]
             if isinstance(row, Progress):
-                words = f"{_count(row)}  {_left(row):>10}   {measures(row)}".rstrip()
-            rows.add_row(f"  {stage}", ProgressBar(max(1, row.total), done, width), words)
+                cells += [_percent(row), _count(row), _left(row), measures(row) if room >= 30 else ""]
+            else:
+                cells += ["", _begun(row)]
+            rows.add_row(*cells)
         table = Table.grid()
         table.add_row(rows)
         if self._preview:
@@ -224,7 +229,11 @@ def _begun(event: Started | Progress) -> str:
 
 
 def _count(event: Progress) -> str:
-    return f"{100 * event.iteration // max(1, event.total):3} %  {event.iteration:,} / {event.total:,}"
+    return f"{event.iteration:,} / {event.total:,}"
+
+
+def _percent(event: Progress) -> str:
+    return f"{100 * event.iteration // max(1, event.total)} %"
 
 
 def _left(event: Progress) -> str:

@@ -69,7 +69,7 @@ def test_plain_output_says_what_where_and_how_long(here, capsys):
     assert out == [
         "a red mug   draft   exact prior   seed 42   CPU (2 threads, warp kernels)",
         "nerf: 4 iterations",
-        "  nerf   100 %  4 / 4   done   loss 0.0312   gap 0.102",
+        "  nerf   100 %   4 / 4   done   loss 0.0312   gap 0.102",
         "Note: It was a fake.",
         "deliver: unwrap, bake, export",
         f"Done in 3 min 12 s: {path}   (11,204 faces, 1,024 px albedo)",
