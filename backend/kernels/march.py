@@ -60,6 +60,8 @@ def march(
     step = 2 * 3**0.5 * half / n_samples
     start, end = _enter_and_leave(origins, directions, half)
     start = start.clamp(min=near)
+    cells, occupied = len(occupancy), occupancy.reshape(-1)
+    low, slope = (origins / half + 1) * (cells / 2), directions * (cells / 2 / half)  # in cells
     rows = max(1, CHUNK // n_samples)
     parts = []
     for first in range(0, max(len(origins), 1), rows):
@@ -68,15 +70,17 @@ def march(
         if generator is None:
             t = start[chunk, None] + (offset + 0.5) * step
         else:
-            jitter = torch.rand(len(start[chunk]), n_samples, generator=generator, dtype=origins.dtype)
+            shape = (len(start[chunk]), n_samples)
+            jitter = torch.rand(shape, generator=generator, device=generator.device, dtype=origins.dtype)
             t = start[chunk, None] + (offset + jitter.to(origins.device)) * step
-        ray, k = (t < end[chunk, None]).nonzero(as_tuple=True)
-        t = t[ray, k]
-        ray = ray + first
-        cells = ((origins[ray] + t[:, None] * directions[ray]) / half + 1) * (len(occupancy) / 2)
-        i, j, k = cells.long().clamp_(0, len(occupancy) - 1).unbind(1)
-        kept = occupancy[i, j, k].nonzero()[:, 0]
-        parts.append((ray[kept], t[kept]))
+        # the dense arithmetic is five times cheaper than gathering rays for the steps in the box
+        cell = torch.zeros_like(t, dtype=torch.int32)
+        for axis in range(3):
+            here = torch.addcmul(low[chunk, axis, None], t, slope[chunk, axis, None])
+            cell = cell.mul_(cells).add_(here.to(torch.int32).clamp_(0, cells - 1))
+        kept = occupied.index_select(0, cell.view(-1)).view_as(t) & (t < end[chunk, None])
+        ray, k = kept.nonzero(as_tuple=True)
+        parts.append((ray + first, t[ray, k]))
     ray, t = (torch.cat(column) for column in zip(*parts, strict=True))
     if budget is not None and len(ray) > budget:
         kept = torch.arange(budget, device=ray.device) * len(ray) // budget

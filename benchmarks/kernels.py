@@ -1,0 +1,233 @@
+"""How long the kernels take, and whether they are as much faster than plain torch as we say.
+
+    python benchmarks/kernels.py [--device cuda] [--rounds 5] [--only unwrap ...]
+
+On the CPU the figure is process CPU time, children included, of one thread: several spin while they wait
+for each other, and on a busy machine that is most of what one measures. On a card it is wall time between
+two synchronisations. Candidates take turns in one process, each round on fresh random inputs, after a
+round that is not counted; the median is shown. Ends with "kernels: N of M met" and exits 1 where a ratio
+or a limit misses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from backend.kernels import hashgrid, select
+from backend.kernels.hashgrid import PRIMES, GridLayout
+from backend.kernels.march import composite, march
+from backend.scene.camera import orbit, rays
+
+SMALL = GridLayout(levels=8, features=2, log2_size=14, base=16, finest=256)
+BIG = GridLayout(levels=16, features=4, log2_size=19, base=16, finest=2048)
+
+Case = Callable[..., None]
+
+
+class Bench:
+    def __init__(self, device: str, rounds: int) -> None:
+        self.device, self.rounds = device, rounds
+        self.generator = torch.Generator().manual_seed(0)
+        self.met: list[bool] = []
+
+    def clock(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        spent = os.times()  # children are 0 on Windows
+        return time.process_time() + spent.children_user + spent.children_system
+
+    def compare(self, what: str, inputs: Callable[[], tuple], cases: dict[str, Case]) -> dict[str, float]:
+        """Median milliseconds of each case, all on the same inputs in turns."""
+        spent: dict[str, list[float]] = {name: [] for name in cases}
+        for _ in range(self.rounds + 1):
+            given = inputs()
+            for name, case in cases.items():
+                start = self.clock()
+                case(*given)
+                spent[name].append(1000 * (self.clock() - start))
+        medians = {name: median(times[1:]) for name, times in spent.items()}
+        for name, value in medians.items():
+            print(f"{what:44s} {name:22s} {value:10.1f} ms", flush=True)
+        return medians
+
+    def require(self, sentence: str, value: float, met: bool) -> None:
+        self.met.append(met)
+        print(f"{'':4s}{sentence}: {value:.2f}, {'met' if met else 'MISSED'}\n", flush=True)
+
+    def random(self, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=self.generator).to(self.device)
+
+
+def one_gather(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    """The hash grid as one would write it first: every corner of every level in one look-up, autograd."""
+    as_int = {"dtype": torch.int64, "device": x.device}
+    scale = torch.tensor(layout.scales, device=x.device)[:, None]
+    side, size = torch.tensor((layout.resolutions, layout.sizes), **as_int)[:, :, None]
+    offset = torch.tensor(layout.offsets[:-1], **as_int)[:, None]
+    hashed = torch.tensor(layout.hashed, device=x.device)[:, None]
+    corner = torch.tensor([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)], **as_int)
+    position = x[:, None] * scale + 0.5  # [N,L,3]
+    low = position.floor()
+    fraction = (position - low)[:, :, None]
+    i, j, k = (low.long()[:, :, None] + corner).unbind(-1)  # [N,L,8]
+    dense = (i + side * (j + side * k)) % size
+    mixed = (i ^ j * PRIMES[1] ^ k * PRIMES[2]) % size
+    weight = torch.where(corner.bool(), fraction, 1 - fraction).prod(-1, keepdim=True)
+    values = table[torch.where(hashed, mixed, dense) + offset]  # [N,L,8,F]
+    return (weight * values).sum(2).flatten(1)
+
+
+def hash_grid(bench: Bench) -> None:
+    fast = select(bench.device)
+    if fast.names["hash grid"] == "torch":
+        return
+    table = (bench.random(BIG.entries, BIG.features) - 0.5).requires_grad_()
+
+    def step(encode: Callable) -> Case:
+        def run(x: Tensor, g: Tensor) -> None:
+            torch.autograd.grad(encode(x, table, BIG), table, g)
+
+        return run
+
+    name = fast.names["hash grid"]
+    cases = {name: step(fast.hash_encode), "torch twin": step(hashgrid.hash_encode)}
+    cases["one gather, autograd"] = step(one_gather)
+    inputs = lambda: (bench.random(2**16, 3), bench.random(2**16, BIG.width))  # noqa: E731
+    ms = bench.compare("hash grid 16 x 4, 2^19, 2^16 points, fwd+bwd", inputs, cases)
+    ratio = ms["one gather, autograd"] / ms[name]
+    bench.require(f"{name} against one gather, at least 4", ratio, ratio >= 4)
+
+
+def bumpy_sphere(faces: str) -> tuple[Tensor, Tensor]:
+    """(vertices [V,3], triangles [F,3]): an icosphere of 20,480, or marching tetrahedra for more."""
+    import trimesh
+
+    from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
+
+    if faces == "20k":
+        ball = trimesh.creation.icosphere(subdivisions=5, radius=1.0)
+        v, tri = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces)
+        return v * (0.4 + 0.05 * bumps(v))[:, None], tri
+    grid = tetrahedral_grid({"120k": 76, "350k": 129}[faces], (-0.6,) * 3, (0.6,) * 3)
+    radius = grid.vertices.norm(dim=1)
+    sdf = 0.4 + 0.05 * bumps(grid.vertices / radius.clamp(min=1e-6)[:, None]) - radius
+    mesh = marching_tetrahedra(grid.vertices, sdf, grid)
+    return mesh.v_pos, mesh.t_pos_idx
+
+
+def bumps(direction: Tensor) -> Tensor:
+    return torch.sin(9 * direction).prod(-1)
+
+
+def rasteriser(bench: Bench) -> None:
+    from backend.kernels import raster
+
+    fast = select(bench.device)
+    name = fast.names["rasteriser"]
+    if name == "torch":
+        return
+    v, tri = (t.to(bench.device) for t in bumpy_sphere("20k"))
+
+    def view() -> tuple:
+        azimuth, elevation = bench.random(1).cpu() * 360, bench.random(1).cpu() * 100 - 50
+        camera = orbit(azimuth, elevation, torch.tensor([1.5]), torch.tensor([45.0]), 1024, 1024)
+        mvp = camera.mvp[0].to(bench.device)
+        return (torch.cat((v, torch.ones_like(v[:, :1])), 1) @ mvp.T,)
+
+    cases = {
+        name: lambda pos: fast.rasterize_ids(pos, tri, 1024, 1024),
+        "torch twin": lambda pos: raster.rasterize_ids(pos, tri, 1024, 1024),
+    }
+    ms = bench.compare(f"rasteriser 1024^2, {len(tri)} triangles", view, cases)
+    ratio = ms["torch twin"] / ms[name]
+    bench.require(f"{name} against the torch twin, at least 10", ratio, ratio >= 10)
+
+
+def training_step(bench: Bench) -> None:
+    """64 x 64 rays of 128 samples through a small field; a ball of radius 0.3 in a box of half-side 1."""
+    encode = select(bench.device).hash_encode
+    table = (bench.random(SMALL.entries, SMALL.features) * 1e-4).requires_grad_()
+    head = nn.Sequential(nn.Linear(SMALL.width, 32), nn.ReLU(), nn.Linear(32, 4)).to(bench.device)
+    weights = [table, *head.parameters()]
+    side = (torch.arange(64) + 0.5) / 32 - 1
+    cells = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1)
+    ball = (cells.norm(dim=-1) < 0.3).to(bench.device)
+
+    def step(occupancy: Tensor) -> Case:
+        def run(origins: Tensor, directions: Tensor, seed: int) -> None:
+            generator = torch.Generator().manual_seed(seed)
+            samples = march(origins, directions, occupancy, 1.0, 0.05, 128, generator)
+            points = samples.points(origins, directions)
+            out = head(encode(points / 2 + 0.5, table, SMALL))
+            density, colour = nn.functional.softplus(out[:, 0]), out[:, 1:].sigmoid()
+            _, image, _, _ = composite(density, colour, samples)
+            torch.autograd.grad(image.square().mean(), weights)
+
+        return run
+
+    def view() -> tuple:
+        azimuth, elevation = bench.random(1).cpu() * 360, bench.random(1).cpu() * 100 - 50
+        camera = orbit(azimuth, elevation, torch.tensor([2.5]), torch.tensor([45.0]), 64, 64)
+        origins, directions = (r.reshape(-1, 3).to(bench.device) for r in rays(camera))
+        return origins, directions, int(azimuth.item())
+
+    cases = {"with occupancy": step(ball), "dense": step(torch.ones_like(ball))}
+    ms = bench.compare("training step 64^2 x 128, ball of 0.3", view, cases)
+    ratio = ms["dense"] / ms["with occupancy"]
+    bench.require("occupancy against dense, at least 5", ratio, ratio >= 5)
+
+
+def unwrap(bench: Bench) -> None:
+    from backend.kernels.unwrap import unwrap as unwrap_mesh
+
+    for faces in ("20k", "120k", "350k"):
+        v, tri = bumpy_sphere(faces)
+        how: list[str] = []
+
+        def fresh(v: Tensor = v) -> tuple:
+            return ((v * (1 + 0.01 * torch.rand(3, generator=bench.generator))).numpy(),)
+
+        def run(v: object, tri: Tensor = tri, how: list[str] = how) -> None:
+            how.append(unwrap_mesh(v, tri.numpy(), 2048)[2])
+
+        ms = bench.compare(f"unwrap {len(tri)} triangles", fresh, {"charts": run})
+        if set(how) != {"charts"}:
+            bench.require(f"{faces} triangles unwrapped into charts", how.count("charts"), False)
+        elif faces == "120k":
+            seconds = ms["charts"] / 1000
+            bench.require("120k triangles, at most 3 s of CPU", seconds, seconds < 3)
+
+
+def main() -> int:
+    parts = {f.__name__: f for f in (hash_grid, rasteriser, training_step, unwrap)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=tuple(parts), nargs="+", default=tuple(parts))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    chosen = select(options.device)
+    for what, name in chosen.names.items():
+        print(f"{what}: {name}. {chosen.why[what]}")
+    print(f"torch {torch.__version__}, {options.device}\n")
+    bench = Bench(options.device, options.rounds)
+    for name in options.only:
+        parts[name](bench)
+    print(f"kernels: {sum(bench.met)} of {len(bench.met)} met")
+    return 0 if bench.met and all(bench.met) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
