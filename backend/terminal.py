@@ -148,8 +148,8 @@ class Plain:
             done = event.iteration == event.total
             if done or self._now() - self._last >= PLAIN_EVERY:
                 self._last = self._now()
-                words = (_percent(event), _count(event), _left(event), measures(event))
-                self.note("   ".join(("  " + event.stage, *words)).rstrip())
+                parts = (_percent(event), _count(event), _left(event), measures(event))
+                self.note("   ".join(("  " + event.stage, *parts)).rstrip())
         elif words := sentence(event, self._job):
             self.note(words)
 
