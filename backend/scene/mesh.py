@@ -35,7 +35,8 @@ class Mesh:
 
 def face_cross(mesh: Mesh) -> Tensor:
     """[F,3] cross products of two edges: the face's normal times twice its area."""
-    a, b, c = mesh.v_pos[mesh.t_pos_idx].unbind(1)
+    corners = mesh.v_pos.index_select(0, mesh.t_pos_idx.reshape(-1))  # its backward is deterministic
+    a, b, c = corners.view(-1, 3, 3).unbind(1)
     return torch.linalg.cross(b - a, c - a)
 
 
@@ -66,14 +67,17 @@ def is_closed(mesh: Mesh) -> bool:
     n = int(t.max()) + 1 if len(t) else 0
     forth, n_forth = (directed[:, 0] * n + directed[:, 1]).unique(return_counts=True)
     back = (directed[:, 1] * n + directed[:, 0]).unique()
-    return len(t) > 0 and bool((n_forth == 1).all()) and torch.equal(forth, back)
+    real = bool((directed[:, 0] != directed[:, 1]).all())
+    return len(t) > 0 and real and bool((n_forth == 1).all()) and torch.equal(forth, back)
 
 
 def components(mesh: Mesh) -> tuple[int, np.ndarray]:
     """The number of connected pieces that have faces, and each face's piece [F] int."""
     t = mesh.t_pos_idx.cpu().numpy()
     n = int(t.max()) + 1 if len(t) else 0
-    graph = coo_matrix((np.ones(2 * len(t)), (np.r_[t[:, 0], t[:, 1]], np.r_[t[:, 1], t[:, 2]])), shape=(n, n))
+    graph = coo_matrix(
+        (np.ones(2 * len(t)), (np.r_[t[:, 0], t[:, 1]], np.r_[t[:, 1], t[:, 2]])), shape=(n, n)
+    )
     _, label = connected_components(graph, directed=False)
     used, of_face = np.unique(label[t[:, 0]], return_inverse=True)
     return len(used), of_face
