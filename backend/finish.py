@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,20 @@ from backend.kernels import Kernels
 from backend.kernels.unwrap import unwrap
 from backend.pictures import BACKGROUND, around, look_at_clay, look_at_texture
 from backend.report import write_curves, write_preview, write_turntable, write_views
-from backend.scene.bake import bake
+from backend.scene.bake import bake, polish
 from backend.scene.deliver import deliver
 from backend.scene.mesh import Mesh
 from backend.stages import Scene
 from dreamflow_blender.contract.protocol import Job
+
+
+@dataclass(frozen=True)
+class Delivered:
+    paths: dict[str, str]  # by file name
+    figures: dict[str, float]
+    mesh: Mesh  # with UVs
+    albedo: Tensor  # [S,S,3]
+
 
 PADDING = 4  # texels of gutter round a chart
 TURNTABLE_VIEWS = 36
@@ -41,6 +51,7 @@ def textured(scene: Scene, settings: Delivery, kernels: Kernels) -> tuple[Mesh, 
     )
     with torch.no_grad():
         albedo = bake(mesh, scene.field.albedo, settings.texture_size, kernels.rasterize_ids)
+        albedo = polish(albedo, mesh, scene.field.albedo, torch.Generator(device).manual_seed(0))
     figures = {
         "faces": float(len(mesh.t_pos_idx)),
         "vertices": float(len(mesh.v_pos)),
@@ -58,8 +69,8 @@ def finish(
     job: Job,
     curves: dict[str, dict[str, Tensor]],
     sheets: dict[str, Tensor],
-) -> tuple[dict[str, str], dict[str, float]]:
-    """Write everything that a job delivers; the files by name, and figures. Raises DiskError."""
+) -> Delivered:
+    """Write everything that a job delivers. Raises DiskError."""
     mesh, albedo, figures = textured(scene, settings, kernels)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
     paths = dict(write_result(folder, mesh, albedo, info))
@@ -76,4 +87,4 @@ def finish(
     write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12].cpu())
     for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
         paths[name] = str(folder / name)
-    return paths, figures
+    return Delivered(paths, figures, mesh, albedo)

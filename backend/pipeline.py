@@ -200,10 +200,10 @@ def generate(job: Job) -> Events[Event, None, None]:
     assert scene is not None, "a job has stages"
     yield Started("deliver", 1)
     arrays = {name: c.arrays() for name, c in curves.items()}
-    paths, figures = finish(scene, preset.delivery, kernels, folder, job, arrays, sheets)
-    figures |= {f"seconds_{name}": round(s, 2) for name, s in seconds.items()}
+    done = finish(scene, preset.delivery, kernels, folder, job, arrays, sheets)
+    figures = done.figures | {f"seconds_{name}": round(s, 2) for name, s in seconds.items()}
     figures["seconds"] = round(time.monotonic() - began, 2)
-    yield Finished({name: str(path) for name, path in paths.items()}, figures)
+    yield Finished(done.paths, figures)
 
 
 def finish_early(
