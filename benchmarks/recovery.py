@@ -1,0 +1,182 @@
+"""Does a prompt come back as its object? The exact prior knows the true one, so these are real errors.
+
+    python benchmarks/recovery.py [--only mug,duck] [--seeds 2] [--out DIR]
+
+For each of 8 kinds and 2 seeds: the whole pipeline, preset draft, then 24 cameras that are not in the
+prior's bank (elevation -10 to 60). iou: silhouettes, against the true object; psnr: the albedo inside the
+true silhouette, dB. Each is measured after every stage and for what is delivered (mesh under its texture).
+Exits 1 where a figure misses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from backend.config import Preset, resolve
+from backend.device import prepare_device
+from backend.diffusion.exact import ExactPrior, held_out_cameras, truth
+from backend.finish import finish
+from backend.kernels import Kernels, select
+from backend.kernels.silhouette import edge_table
+from backend.pictures import look_at_texture
+from backend.pipeline import Curves, run_stages
+from backend.scene import mesh as meshes
+from backend.scene.camera import Camera
+from backend.scene.render_mesh import render_colour
+from backend.scene.render_nerf import render_views
+from backend.stages import Scene
+from dreamflow_blender.contract.protocol import Job
+
+PROMPTS = (
+    "a red mug",
+    "a yellow duck",
+    "a blue chair with yellow legs",
+    "a green mushroom",
+    "an orange fish",
+    "a purple house",
+    "a cyan car",
+    "a pink robot",
+)
+SEEDS = (1, 2)
+VIEWS, SIZE = 24, 128
+MEAN_IOU, LEAST_IOU, MEAN_PSNR, SECONDS = 0.93, 0.85, 26.0, 240.0
+WORSE_IOU, WORSE_IOU_MESH, WORSE_PSNR = 0.01, 0.03, 0.5
+
+
+@dataclass(frozen=True)
+class Figures:
+    iou: float
+    psnr: float  # dB
+
+
+def compare(image: Tensor, opacity: Tensor, true_colour: Tensor, true_alpha: Tensor) -> Figures:
+    """Mean IoU over the views; PSNR of all pixels that the true object covers wholly."""
+    mask, true_mask = opacity[..., 0] > 0.5, true_alpha[..., 0] > 0.5
+    both, either = (mask & true_mask).sum((1, 2)), (mask | true_mask).sum((1, 2))
+    inside = true_alpha[..., 0] > 0.999
+    error = (image.clamp(0, 1) - true_colour)[inside].square().mean()
+    return Figures(float((both / either).mean()), float(-10 * error.log10()))
+
+
+@torch.no_grad()
+def see(scene: Scene, camera: Camera, kernels: Kernels, as_field: bool) -> tuple[Tensor, Tensor]:
+    grey = torch.full((3,), 0.5)
+    if as_field or scene.mesh is None:
+        out = render_views(scene.field, scene.occupancy, camera, grey, scene.sampling)
+        return out.image, out.opacity
+    edges = edge_table(scene.mesh.t_pos_idx, len(scene.mesh.v_pos))
+    views = [
+        render_colour(scene.mesh, edges, camera[i : i + 1], kernels.rasterize_ids, grey, scene.field.albedo)
+        for i in range(len(camera))
+    ]
+    return torch.cat([v.image for v in views]), torch.cat([v.opacity for v in views])
+
+
+def recover(prompt: str, seed: int, preset: Preset, folder: Path) -> tuple[dict[str, Figures], float, list[str]]:
+    """Figures by stage, seconds of the run without the measuring, and what is wrong with the mesh."""
+    began, measured = time.monotonic(), 0.0
+    kernels = select("cpu")
+    device = torch.device("cpu")
+    prior = ExactPrior()
+    job = Job("recovery", "generate", prompt, str(folder), seed=seed)
+    camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
+    true = truth(prompt, camera)
+    figures: dict[str, Figures] = {}
+    curves: dict[str, Curves] = {}
+    scene: Scene | None = None
+    for moment in run_stages(job, preset, prior, None, kernels, device):
+        pause = time.monotonic()
+        if scene is not None and scene.mesh is not None and "mesh" not in figures:
+            figures["mesh"] = compare(*see(scene, camera, kernels, False), true.colour, true.alpha)
+        scene = moment.scene
+        curves.setdefault(moment.stage, Curves())
+        if moment.step is not None:
+            curves[moment.stage].add(moment.step)
+        elif moment.what == "ended":
+            seen = see(scene, camera, kernels, moment.stage == "nerf")
+            figures[moment.stage] = compare(*seen, true.colour, true.alpha)
+        measured += time.monotonic() - pause
+    assert scene is not None
+    arrays = {name: c.arrays() for name, c in curves.items()}
+    done = finish(scene, preset.delivery, kernels, folder, job, arrays, {})
+    mesh, albedo = done.mesh, done.albedo
+    seconds = time.monotonic() - began - measured
+    grey = torch.full((3,), 0.5)
+    figures["result"] = compare(*look_at_texture(mesh, albedo, camera, kernels, grey), true.colour, true.alpha)
+    return figures, seconds, faults(mesh, prompt)
+
+
+def faults(mesh: meshes.Mesh, prompt: str) -> list[str]:
+    found = []
+    if not meshes.is_closed(mesh):
+        found.append("not closed")
+    if meshes.signed_volume(mesh) <= 0:
+        found.append("inside out")
+    if float(meshes.face_cross(mesh).norm(dim=1).min()) <= 0:
+        found.append("degenerate face")
+    pieces = meshes.components(mesh)[0]
+    if pieces != 1:  # every procedural kind is one connected solid
+        found.append(f"{pieces} pieces")
+    return found
+
+
+def misses(figures: dict[str, Figures], seconds: float, wrong: list[str]) -> list[str]:
+    """Why a run does not count as met."""
+    found = list(wrong)
+    if figures["result"].iou < LEAST_IOU:
+        found.append(f"iou under {LEAST_IOU}")
+    if seconds > SECONDS:
+        found.append(f"over {SECONDS:.0f} s")
+    names = list(figures)
+    for before, after in zip(names, names[1:], strict=False):
+        allowed = WORSE_IOU_MESH if after == "mesh" else WORSE_IOU
+        if figures[after].iou < figures[before].iou - allowed:
+            found.append(f"{after} loses {figures[before].iou - figures[after].iou:.3f} iou")
+        if figures[after].psnr < figures[before].psnr - WORSE_PSNR:
+            found.append(f"{after} loses {figures[before].psnr - figures[after].psnr:.1f} dB")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="kinds, separated by commas")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument("--preset", default="draft")
+    parser.add_argument("--out", type=Path, default=None, help="keep the job folders here")
+    args = parser.parse_args()
+    prompts = [p for p in PROMPTS if not args.only or any(k in p for k in args.only.split(","))]
+    preset = resolve(args.preset)
+    threads = prepare_device(torch.device("cpu"), 0)
+    print(f"preset {args.preset}, {threads} threads, kernels {select('cpu').names}", flush=True)
+    results: list[Figures] = []
+    met = 0
+    out = args.out or Path(tempfile.mkdtemp(prefix="recovery-"))
+    for prompt in prompts:
+        for seed in SEEDS[: args.seeds]:
+            folder = out / f"{prompt.replace(' ', '-')}-{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            figures, seconds, wrong = recover(prompt, seed, preset, folder)
+            why = misses(figures, seconds, wrong)
+            met += not why
+            results.append(figures["result"])
+            stages = "  ".join(f"{name} {f.iou:.3f} {f.psnr:4.1f}" for name, f in figures.items())
+            print(f"{prompt:30} {seed}  {seconds:5.0f} s  {stages}  {'; '.join(why) or 'met'}", flush=True)
+    iou, psnr = (sum(getattr(r, name) for r in results) / len(results) for name in ("iou", "psnr"))
+    ok = iou >= MEAN_IOU and psnr >= MEAN_PSNR
+    print(f"mean iou {iou:.3f} (>= {MEAN_IOU}), mean psnr {psnr:.1f} dB (>= {MEAN_PSNR}): {'met' if ok else 'missed'}")
+    print(f"recovery: {met} of {len(results)} met")
+    return 0 if ok and met == len(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
