@@ -58,6 +58,7 @@ class Statement:
     native_size: int  # pixels a side that it was trained at; smaller renders are enlarged to it
     poses: PoseRange = ANY_POSE
     backgrounds: Backgrounds = ANY_BACKGROUND
+    guidance: float | None = None  # the scale that suits it; None: the preset's
     view_prompt: str = "{prompt}, {view} view"
     normal_prompt: str = "a normal map of {prompt}"
     normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)
@@ -265,6 +266,8 @@ def read_statement(path: Path, native_size: int) -> Statement:
             template.format(prompt="", view="")
         if not isinstance(statement.native_size, int) or len(statement.normal_background) != 3:
             raise TypeError("native_size is a whole number, normal_background three numbers")
+        if not isinstance(statement.guidance, int | float | None):
+            raise TypeError("guidance is a number")
     except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
         raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
     return statement

@@ -46,7 +46,7 @@ class SDXLRefinerPrior:
         self.name = self._model.path.name
         self.factor = self._model.factor
         self.poses, self.backgrounds = statement.poses, statement.backgrounds
-        self.normal_background = statement.normal_background
+        self.normal_background, self.guidance = statement.normal_background, statement.guidance
         self.native_size = statement.native_size
         self._network = load_network(self._model, self._device)
         self._vae = load_vae(self._model, self._device)
@@ -91,8 +91,8 @@ class SDXLRefinerPrior:
         return LoRAPhi(self._network, conditioning.phi, rank, learning_rate, warmup, seed)
 
     def describe(self) -> dict[str, Any]:
-        """Folder and hashes of the weights, for job.json."""
-        return {"prior": describe(self._model), "phi": "shared"}
+        """Name, folder and hashes of the weights, for job.json."""
+        return {"name": self.name, "prior": describe(self._model), "phi": "shared"}
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from backend.diffusion.views import VIEWS, view_words
 from backend.errors import InputError, ModelError
 from backend.scene.camera import Camera
 
-LATENT_SPACE = ("latent_channels", "scaling_factor")  # of the VAE, beside its factor
+LATENT_SPACE = {"latent_channels": 4, "scaling_factor": 0.18215}  # of a VAE, with AutoencoderKL's defaults
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class StableDiffusionPrior:
         self.name = self._model.path.name
         self.factor = self._model.factor
         self.poses, self.backgrounds = statement.poses, statement.backgrounds
-        self.normal_background = statement.normal_background
+        self.normal_background, self.guidance = statement.normal_background, statement.guidance
         self.native_size = statement.native_size
         self._network = load_network(self._model, self._device)
         self._phi_network: Network | None = None  # loaded by the first `phi`, unless it is D_p's own
@@ -101,9 +101,13 @@ class StableDiffusionPrior:
         return LoRAPhi(self._phi_network, conditioning.phi, rank, learning_rate, warmup, seed)
 
     def describe(self) -> dict[str, Any]:
-        """Folders and hashes of the weights, for job.json."""
+        """Name, folders and hashes of the weights, for job.json."""
         shared = self._phi_model is self._model
-        return {"prior": describe(self._model), "phi": "shared" if shared else describe(self._phi_model)}
+        return {
+            "name": self.name,
+            "prior": describe(self._model),
+            "phi": "shared" if shared else describe(self._phi_model),
+        }
 
 
 def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:
@@ -113,7 +117,10 @@ def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:
             f"{phi.path} holds a {phi.pipeline}, expected a {model.pipeline} for D_phi.",
             "Give Stable Diffusion 2.1, or let D_phi share the prior's network.",
         )
-    pairs = [(name, phi.configs["vae"].get(name), model.configs["vae"].get(name)) for name in LATENT_SPACE]
+    pairs = [
+        (name, phi.configs["vae"].get(name, default), model.configs["vae"].get(name, default))
+        for name, default in LATENT_SPACE.items()
+    ]
     for name, got, expected in [*pairs, ("pixels per latent", phi.factor, model.factor)]:
         if got != expected:
             raise ModelError(

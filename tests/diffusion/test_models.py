@@ -258,13 +258,14 @@ def test_a_prior_may_state_its_own_ranges(folder: Path) -> None:
         "backgrounds": {"solids": [[0.15, 0.15, 0.15], [0.5, 0.5, 0.5]], "learned_share": 0},
         "normal_prompt": "a normal map of {prompt}",
         "normal_background": [0.5, 0.5, 0.5],
+        "guidance": 2.5,
     }
     (folder / "dreamflow.json").write_text(json.dumps(statement), "utf-8")
     stated = open_folder(folder).statement
     assert stated.native_size == 32
     assert stated.poses.fov == (45, 45) and stated.poses.azimuth == (-180, 180)
     assert stated.backgrounds.solids == ((0.15, 0.15, 0.15), (0.5, 0.5, 0.5))
-    assert stated.normal_background == (0.5, 0.5, 0.5)
+    assert stated.normal_background == (0.5, 0.5, 0.5) and stated.guidance == 2.5
 
 
 @pytest.mark.parametrize(
@@ -276,6 +277,7 @@ def test_a_prior_may_state_its_own_ranges(folder: Path) -> None:
         {"poses": {"fov": 45}},
         {"poses": 3},
         {"native_size": "big"},
+        {"guidance": "strong"},
         {"normal_background": [1, 1]},
         {"normal_prompt": "a normal map of {thing}"},
     ],

@@ -49,7 +49,7 @@ def test_it_is_a_prior(prior: StableDiffusionPrior) -> None:
     promised: Prior = prior
     assert (promised.name, promised.factor, promised.channels) == ("sd21-base", 8, 4)
     assert promised.normal_background == (0.5, 0.5, 1.0)
-    assert promised.backgrounds.solids is None
+    assert promised.backgrounds.solids is None and promised.guidance is None
 
 
 def test_prompts_are_encoded_as_diffusers_does(
@@ -199,6 +199,11 @@ def test_a_phi_of_other_latents_is_refused(
     (other / "vae" / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.13025}), "utf-8")
     with pytest.raises(ModelError, match=r"scaling_factor is 0\.13025, expected 0\.18215"):
         StableDiffusionPrior(base_folder, "cpu", other)
+    old = {
+        name: value for name, value in config.items() if name != "scaling_factor"
+    }  # as 2.1-base's on the hub
+    (other / "vae" / "config.json").write_text(json.dumps(old), "utf-8")
+    StableDiffusionPrior(base_folder, "cpu", other)
     with pytest.raises(ModelError, match=r"XLImg2Img.*expected a StableDiffusionPipeline"):
         StableDiffusionPrior(base_folder, "cpu", refiner_folder)
 
