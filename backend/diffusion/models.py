@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from backend.diffusion.denoiser import Prediction
-from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.diffusion.statement import Statement, make_statement
 from backend.errors import ModelError
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
@@ -46,22 +46,6 @@ CONFIG_NAMES = {
     "tokenizer": "tokenizer_config.json",
     "tokenizer_2": "tokenizer_config.json",
 }
-
-
-ANY_POSE, ANY_BACKGROUND = PoseRange(), Backgrounds()
-
-
-@dataclass(frozen=True)
-class Statement:
-    """What a prior says of itself in an optional dreamflow.json beside model_index.json."""
-
-    native_size: int  # pixels a side that it was trained at; smaller renders are enlarged to it
-    poses: PoseRange = ANY_POSE
-    backgrounds: Backgrounds = ANY_BACKGROUND
-    guidance: float | None = None  # the scale that suits it; None: the preset's
-    view_prompt: str = "{prompt}, {view} view"
-    normal_prompt: str = "a normal map of {prompt}"
-    normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
@@ -112,9 +96,9 @@ def open_folder(name_or_folder: str | Path) -> ModelFolder:
             weights[component] = find_weights(path / component, WEIGHT_STEMS[component])
     prediction = check_scheduler(path, configs["scheduler"])
     check_fit(path, configs)
-    statement = read_statement(
-        path / "dreamflow.json", configs["unet"]["sample_size"] * latent_factor(configs)
-    )
+    stated = path / "dreamflow.json"
+    native_size = configs["unet"]["sample_size"] * latent_factor(configs)
+    statement = make_statement(read_json(stated) if stated.is_file() else {}, native_size, stated)
     return ModelFolder(path, pipeline, configs, weights, prediction, statement)
 
 
@@ -241,44 +225,6 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
                 f"{path} does not fit together: {got_name} {got}, expected {expected} ({expected_name}).",
                 "Use a folder whose parts belong together, or another model.",
             )
-
-
-def read_statement(path: Path, native_size: int) -> Statement:
-    """The prior's own ranges; Stable Diffusion's defaults where dreamflow.json or a field of it is missing.
-
-    Lists become tuples; ModelError for an unknown field or a value of the wrong type.
-    """
-    if not path.is_file():
-        return Statement(native_size)
-    values = {"native_size": native_size} | {name: _tuples(value) for name, value in read_json(path).items()}
-    try:
-        if "poses" in values:
-            values["poses"] = PoseRange(**values["poses"])
-            for low, high in (
-                getattr(values["poses"], name) for name in ("azimuth", "elevation", "distance", "fov")
-            ):
-                if not low <= high:
-                    raise ValueError(f"a range from {low} to {high}")
-        if "backgrounds" in values:
-            values["backgrounds"] = Backgrounds(**values["backgrounds"])
-        statement = Statement(**values)
-        for template in (statement.view_prompt, statement.normal_prompt):
-            template.format(prompt="", view="")
-        if not isinstance(statement.native_size, int) or len(statement.normal_background) != 3:
-            raise TypeError("native_size is a whole number, normal_background three numbers")
-        if not isinstance(statement.guidance, int | float | None):
-            raise TypeError("guidance is a number")
-    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
-        raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
-    return statement
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    if isinstance(value, dict):
-        return {name: _tuples(item) for name, item in value.items()}
-    return value
 
 
 def describe(model: ModelFolder) -> dict[str, Any]:

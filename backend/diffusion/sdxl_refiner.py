@@ -17,7 +17,7 @@ from backend.diffusion.denoiser import Text, denoise_guided
 from backend.diffusion.load import load_network, load_text, load_vae
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.models import ModelFolder, describe, open_folder
-from backend.diffusion.prior import Kind
+from backend.diffusion.prior import Kind, Poses
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.stable_diffusion import (
     Conditioning,
@@ -45,7 +45,8 @@ class SDXLRefinerPrior:
         statement = self._model.statement
         self.name = self._model.path.name
         self.factor = self._model.factor
-        self.poses, self.backgrounds = statement.poses, statement.backgrounds
+        self.poses: Poses = statement.poses
+        self.backgrounds = statement.backgrounds
         self.normal_background, self.guidance = statement.normal_background, statement.guidance
         self.native_size = statement.native_size
         self._network = load_network(self._model, self._device)

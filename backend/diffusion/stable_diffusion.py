@@ -18,9 +18,10 @@ from transformers import CLIPTokenizer
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.load import load_network, load_text, load_vae
 from backend.diffusion.lora import LoRAPhi
-from backend.diffusion.models import ModelFolder, Statement, describe, open_folder
-from backend.diffusion.prior import Kind
+from backend.diffusion.models import ModelFolder, describe, open_folder
+from backend.diffusion.prior import Kind, Poses
 from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.statement import Statement
 from backend.diffusion.views import VIEWS, view_words
 from backend.errors import InputError, ModelError
 from backend.scene.camera import Camera
@@ -56,7 +57,8 @@ class StableDiffusionPrior:
         statement = self._model.statement
         self.name = self._model.path.name
         self.factor = self._model.factor
-        self.poses, self.backgrounds = statement.poses, statement.backgrounds
+        self.poses: Poses = statement.poses
+        self.backgrounds = statement.backgrounds
         self.normal_background, self.guidance = statement.normal_background, statement.guidance
         self.native_size = statement.native_size
         self._network = load_network(self._model, self._device)

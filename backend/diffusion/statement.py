@@ -1,0 +1,61 @@
+"""What a prior may say of itself: how it was trained, so how it wants to be shown objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.errors import ModelError
+
+ANY_POSE, ANY_BACKGROUND = PoseRange(), Backgrounds()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """An optional dreamflow.json beside model_index.json; the defaults are Stable Diffusion's."""
+
+    native_size: int  # pixels a side that it was trained at; smaller renders are enlarged to it
+    poses: PoseRange = ANY_POSE
+    backgrounds: Backgrounds = ANY_BACKGROUND
+    guidance: float | None = None  # the scale that suits it; None: the preset's
+    view_prompt: str = "{prompt}, {view} view"
+    normal_prompt: str = "a normal map of {prompt}"
+    normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)
+
+
+def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Statement:
+    """The statement of the JSON object that `path` holds, where it leaves `native_size` out, this one.
+
+    Lists become tuples; ModelError for an unknown field or a value of the wrong type.
+    """
+    values = {"native_size": native_size} | {name: _tuples(value) for name, value in stated.items()}
+    try:
+        if "poses" in values:
+            values["poses"] = PoseRange(**values["poses"])
+            for low, high in (
+                getattr(values["poses"], name) for name in ("azimuth", "elevation", "distance", "fov")
+            ):
+                if not low <= high:
+                    raise ValueError(f"a range from {low} to {high}")
+        if "backgrounds" in values:
+            values["backgrounds"] = Backgrounds(**values["backgrounds"])
+        statement = Statement(**values)
+        for template in (statement.view_prompt, statement.normal_prompt):
+            template.format(prompt="", view="")
+        if not isinstance(statement.native_size, int) or len(statement.normal_background) != 3:
+            raise TypeError("native_size is a whole number, normal_background three numbers")
+        if not isinstance(statement.guidance, int | float | None):
+            raise TypeError("guidance is a number")
+    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
+        raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
+    return statement
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value
