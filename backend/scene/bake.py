@@ -84,7 +84,10 @@ def texels_of(mesh: Mesh, size: int, rasterize_ids: Rasterize) -> Texels:
     v_tex, t_tex_idx = _uv_map(mesh)
     flat = torch.zeros_like(v_tex[:, :1])
     clip = torch.cat((v_tex[:, :1] * 2 - 1, 1 - v_tex[:, 1:] * 2, flat, flat + 1), 1)
-    inside = fragments(clip, t_tex_idx, rasterize_ids(clip, t_tex_idx, size, size))
+    ids = rasterize_ids(clip, t_tex_idx, size, size)
+    if not bool((ids >= 0).any()):
+        raise InputError("The UV map covers nothing of the texture.", "Unwrap the mesh again.")
+    inside = fragments(clip, t_tex_idx, ids)
 
     # a look-up near a chart's border reaches texels whose centres lie outside: all within 1 of the border,
     # so within 1.25 of a sample of it, so among the nine round the sample's own texel
@@ -108,8 +111,6 @@ def texels_of(mesh: Mesh, size: int, rasterize_ids: Rasterize) -> Texels:
     texel, point = texel[nearest], point[nearest]
 
     index, order = torch.cat((inside.pixel, texel)).sort()
-    if len(index) == 0:
-        raise InputError("The UV map covers nothing of the texture.", "Unwrap the mesh again.")
     face = torch.cat((inside.face, border.face[point]))[order]
     bary = torch.cat((inside.bary, border.bary[point]))[order]
     return Texels(index, Points(face, bary), size)

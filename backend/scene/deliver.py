@@ -17,7 +17,7 @@ from backend.scene.mesh import Mesh, components, is_closed
 
 SPECK = 0.01  # pieces under this share of the largest one's volume are dropped; cavities always
 SLIVER = 0.05  # edges under this share of the mean edge are collapsed
-FLAT = 1e-3  # so is the shortest edge of a face whose height is under this share of its longest edge's length
+FLAT = 1e-2  # so is the shortest edge of a face whose height is under this share of its longest edge's length
 AGGRESSIVENESS = (7.0, 4.0)  # fast-simplification's, tried in turn
 
 
@@ -95,9 +95,10 @@ def _by_quadrics(v: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _topology(v: np.ndarray, t: np.ndarray) -> tuple[bool, int, int]:
-    """Closedness, the number of pieces, and Euler's characteristic."""
+    """Whether it is closed and nowhere two faces back to back, the pieces, and Euler's characteristic."""
     mesh = _mesh(v, t)
-    return is_closed(mesh), components(mesh)[0], len(mesh.v_pos) - len(t) // 2
+    single = len(np.unique(np.sort(t, 1), axis=0)) == len(t)
+    return is_closed(mesh) and single, components(mesh)[0], len(mesh.v_pos) - len(t) // 2
 
 
 def _mean_edge(v: np.ndarray, t: np.ndarray) -> float:
@@ -111,7 +112,7 @@ def _collapse_slivers(v: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndar
         faces = len(t)
         corners = v[t]
         sides = np.linalg.norm(corners - np.roll(corners, -1, 1), axis=2)  # of corners 0-1, 1-2, 2-0
-        flat = np.linalg.norm(_cross(corners), axis=1) < FLAT * sides.max(1) ** 2
+        flat = _flatness(corners) < FLAT
         wanted = sides < short
         wanted[flat, sides[flat].argmin(1)] = True
         face, side = np.nonzero(wanted)
@@ -150,10 +151,12 @@ def _collapse(
         old = v[ring]
         new = np.where(((ring == a) | (ring == b))[..., None], middle, old)
         before, after = _cross(old), _cross(new)
-        size, size_after = np.linalg.norm(before, axis=1), np.linalg.norm(after, axis=1)
-        turned = (before * after).sum(1) < 0.2 * size * size_after
-        # a face too flat to have a direction may turn, as long as it does not stay flat
-        if (turned & (size > 1e-2 * _longest2(old))).any() or (size_after < FLAT * _longest2(new)).any():
+        turned = (before * after).sum(1) < 0.2 * _norm(before) * _norm(after)
+        # a face too flat to have a direction may turn, and none may be flatter than FLAT or what is here now
+        if (turned & (_flatness(old) > FLAT)).any():
+            continue
+        gone = v[t[sorted(shared)]]
+        if _flatness(new).min() < min(FLAT, _flatness(old).min(), _flatness(gone).min()):
             continue
         v[a] = middle
         t[kept] = np.where(ring == b, a, ring)
@@ -168,9 +171,14 @@ def _collapse(
     return v, t[alive]
 
 
-def _longest2(corners: np.ndarray) -> np.ndarray:
-    """[F] squared longest sides, of corners [F,3,3]."""
-    return ((corners - np.roll(corners, 1, 1)) ** 2).sum(2).max(1)
+def _flatness(corners: np.ndarray) -> np.ndarray:
+    """[F] least height as a share of the longest side, of corners [F,3,3]."""
+    longest2 = ((corners - np.roll(corners, 1, 1)) ** 2).sum(2).max(1)
+    return _norm(_cross(corners)) / longest2.clip(1e-30)
+
+
+def _norm(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt((vectors * vectors).sum(-1))
 
 
 def _cross(corners: np.ndarray) -> np.ndarray:

@@ -25,9 +25,7 @@ from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_g
 from backend.scene.mesh import Mesh
 
 SPECK = 0.01  # pieces under this share of the largest one's volume are noise
-LEVEL_RANGE = (
-    2.0  # log-densities are clipped to this far from the threshold's, so that both sides count alike
-)
+LEVEL_RANGE = 3.0  # log-densities are clipped this far from the threshold's, or where the inside ends
 BAND = 4.0  # distances are measured up to this many cells from the surface
 BISECTIONS = 6  # halvings of an edge in search of the threshold
 NEIGHBOURS = 12  # nearest triangles looked at for a distance
@@ -158,8 +156,10 @@ def _clean_level(density: Tensor, threshold: float, grid: TetGrid) -> Tensor | N
     """[N] log(density / threshold), clipped, cleaned; None where nothing is left of the inside.
 
     The logarithm places crossings well: a density grows by factors, not by steps, towards its surface.
+    Both sides are clipped alike, or crossings would lean towards the flatter one.
     """
-    level = (density.detach().clamp(min=1e-20) / threshold).log().clamp(-LEVEL_RANGE, LEVEL_RANGE)
+    reach = min(LEVEL_RANGE, max(0.1, math.log(_top(density[~grid.border]) / threshold)))
+    level = (density.detach().clamp(min=1e-20) / threshold).log().clamp(-reach, reach)
     level = torch.where(level.abs() < 1e-6, -1e-6, level)
     solid = ((level > 0) & ~grid.border).cpu().numpy()
     edges, border = grid.edges.cpu().numpy(), grid.border.cpu().numpy()
@@ -172,7 +172,7 @@ def _clean_level(density: Tensor, threshold: float, grid: TetGrid) -> Tensor | N
     solid |= ~np.isin(piece, np.unique(piece[border]))
     keep = torch.from_numpy(solid).to(level.device)
     changed = keep != (level > 0)
-    return torch.where(changed, torch.where(keep, LEVEL_RANGE, -LEVEL_RANGE), level)
+    return torch.where(changed, torch.where(keep, reach, -reach), level)
 
 
 def _pieces(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
