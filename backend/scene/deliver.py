@@ -36,7 +36,7 @@ def deliver(mesh: Mesh, max_faces: int | None) -> Mesh:
     v, t = _collapse_slivers(v, t)
     if max_faces is not None and len(t) > max_faces:
         v, t = _collapse_slivers(*_decimate(v, t, max_faces))
-    return _mesh(v, t)
+    return _mesh(v, t).to(mesh.v_pos.device)
 
 
 def _mesh(v: np.ndarray, t: np.ndarray) -> Mesh:
