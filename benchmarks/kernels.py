@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -199,8 +200,8 @@ def unwrap(bench: Bench) -> None:
         def fresh(v: Tensor = v) -> tuple:
             return ((v * (1 + 0.01 * torch.rand(3, generator=bench.generator))).numpy(),)
 
-        def run(v: object, tri: Tensor = tri, how: list[str] = how) -> None:
-            how.append(unwrap_mesh(v, tri.numpy(), 2048)[2])
+        def run(v: np.ndarray, tri: Tensor = tri, how: list[str] = how) -> None:
+            how.append(unwrap_mesh(v, tri.numpy(), 2048).method)
 
         ms = bench.compare(f"unwrap {len(tri)} triangles", fresh, {"charts": run})
         if set(how) != {"charts"}:
