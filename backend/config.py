@@ -76,6 +76,8 @@ class GeometryStage(Walk):
     sdf_rate: float = 1e-2  # in cells an update
     offset_rate: float = 1e-2  # likewise
     consistency: float = 200.0  # weight of neighbouring faces' 1 - cos, the mean over edges
+    colour_grid_rate: float = 5e-3  # of the short fit that teaches the surface the field's colours
+    colour_head_rate: float = 1e-3
     laplacian: float = 20.0  # weight of the squared Laplacian in cells, the mean over vertices
 
 

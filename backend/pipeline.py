@@ -34,6 +34,7 @@ from backend.stages import (
     hand_over,
     nerf_stage,
     new_scene,
+    settle_colours,
     texture_stage,
 )
 from dreamflow_blender.contract.protocol import (
@@ -48,7 +49,7 @@ from dreamflow_blender.contract.protocol import (
 )
 
 ATTEMPTS = 3  # seeds tried before an empty or full scene is an error
-THRESHOLD_VIEWS = 16  # silhouettes that choose the iso level
+THRESHOLD_VIEWS = 24  # silhouettes that choose the iso level
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,9 @@ def _shape(
                 torch.Generator(device).manual_seed(job.seed), THRESHOLD_VIEWS, settings.size, settings.size
             )
             hand_over(scene, viewers, preset.geometry.cells, kernels)
+            settle_colours(
+                scene, kernels, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate
+            )
             return scene
         except SceneError as error:
             if attempt == ATTEMPTS - 1:

@@ -36,6 +36,15 @@ EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
 LOOK_UNTIL = 200  # iterations in which that is looked for
 
 
+@dataclass(frozen=True)
+class Seen:
+    """Views of the finished field, over black: what its surface should look like from outside."""
+
+    camera: Camera
+    image: Tensor  # [K,H,W,3], premultiplied
+    opacity: Tensor  # [K,H,W,1]
+
+
 @dataclass
 class Scene:
     """What the stages hand on: the field, then the tetrahedra's sdf, then the mesh."""
@@ -48,6 +57,7 @@ class Scene:
     sdf: nn.Parameter | None = None  # [N], in cells, positive inside
     offsets: nn.Parameter | None = None  # [N,3], a vertex moves by half a cell times tanh of it
     mesh: Mesh | None = None  # the geometry of the texture and refine stages
+    seen: Seen | None = None  # what the field looked like when its surface was taken
 
 
 @dataclass(frozen=True)
@@ -213,15 +223,42 @@ def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> fl
     `cameras` see. SceneError where no threshold gives a surface.
     """
     black = torch.zeros(3, device=scene.field.table.device)
-    seen = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling).opacity[..., 0]
+    out = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling)
+    scene.seen = Seen(cameras, out.image, out.opacity)
     found = handover.hand_over(
-        scene.field.density, scene.field.half, cells, cameras, seen, kernels.rasterize_ids
+        scene.field.density, scene.field.half, cells, cameras, out.opacity[..., 0], kernels.rasterize_ids
     )
     scene.grid = found.grid
     scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)
     scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
     scene.mesh = detached(surface(scene))
     return found.iou
+
+
+SETTLE_PASSES = 4  # over the views that were seen
+
+
+def settle_colours(scene: Scene, kernels: Kernels, grid_rate: float, head_rate: float) -> None:
+    """Teach the surface the colours that the field showed there.
+
+    Rays end a little behind the isosurface, so the field's colours are right there and not on the
+    surface itself, which would otherwise lose about 5 dB at the hand-over and again where 2a moves it.
+    """
+    assert scene.mesh is not None and scene.seen is not None, "hand over first"
+    seen, field = scene.seen, scene.field
+    black = torch.zeros(3, device=field.table.device)
+    optimizer = adamw([([field.table], grid_rate), (field.colour_head.parameters(), head_rate)])
+    for index in list(range(len(seen.camera))) * SETTLE_PASSES:
+        view = slice(index, index + 1)
+        out = render_colour(
+            scene.mesh, None, seen.camera[view], kernels.rasterize_ids, black, field.albedo
+        )
+        solid = ((out.opacity > 0.5) & (seen.opacity[view] > 0.9)).float()
+        target = seen.image[view] / seen.opacity[view].clamp(min=0.5)
+        loss = (solid * (out.image - target)).square().sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
 
 
 def surface(scene: Scene) -> Mesh:
@@ -260,6 +297,7 @@ def geometry_stage(
     def steps(start: int) -> Iterator[Step]:
         yield from _walk(g, settings, render, None, regularize, optimizer, generator, start)
         scene.mesh = detached(surface(scene))
+        settle_colours(scene, kernels, settings.colour_grid_rate, settings.colour_head_rate)
 
     return Stage("geometry", settings, optimizer, None, steps)
 

@@ -50,7 +50,7 @@ def sigma_at(timestep: float) -> float:
 
 
 def noise_levels(start: float, end: float, count: int) -> list[NoiseLevel]:
-    """`count` equally spaced levels from p = start that land on p = end (METHOD: 0 means sigma = 0).
+    """`count` equally spaced levels from p = start that land on p = end (0 means sigma = 0).
 
     The paper's schedules are noise_levels(1.0, 0.199, 800) for nerf (999, 998 .. 200, landing on 199),
     (0.8, 0.4, 1000) for geometry, (0.5, 0.1, 400) for texture, (0.3, 0.0, 30) for refine.
