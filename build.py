@@ -1,0 +1,338 @@
+"""Sets DreamFlow up and runs it: `python build.py setup | demo [PROMPT] | test [PYTEST ARGUMENTS]`.
+
+Standard library only, and every Python from 3.9 can run it: it looks for a Python 3.11 to 3.13 itself, makes `.venv`
+beside this file and installs the packages of requirements.txt there. It may be interrupted and repeated at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn, Optional
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+LOG = ROOT / ".build" / "setup.log"
+WINDOWS = os.name == "nt"
+VERSIONS = ((3, 11), (3, 12), (3, 13))  # the best tested first
+
+# Where torch's builds without CUDA lie, for a machine without an NVIDIA card whose own package source only has
+# the CUDA build, gigabytes larger. The environment variable replaces it, and is then always used.
+TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+TORCH_INDEX_VARIABLE = "DREAMFLOW_TORCH_INDEX"
+
+PROBE = "import sys, venv, ensurepip, ssl; print(*sys.version_info[:2], sys.maxsize > 2**32)"
+
+
+def stop(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(1)
+
+
+# Finding a Python
+
+
+def candidates(version: tuple[int, int]) -> Iterator[list[str]]:
+    """Commands that may start this Python, the likeliest first."""
+    name = f"{version[0]}.{version[1]}"
+    if VENV not in Path(sys.executable).parents:  # else we run in what we are about to replace
+        yield [sys.executable]
+    yield [f"python{name}"]
+    if WINDOWS:
+        yield ["py", f"-{name}"]
+    home = Path.home()
+    pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
+    data = Path(os.environ.get("APPDATA") or home) if WINDOWS else home / ".local" / "share"
+    uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
+    inside = ("python.exe",) if WINDOWS else ("bin", f"python{name}")
+    for place, pattern in (
+        (pyenv / "versions", f"{name}.*"),
+        (pyenv / "pyenv-win" / "versions", f"{name}.*"),
+        (uv, f"cpython-{name}*"),
+    ):
+        for folder in sorted(place.glob(pattern), reverse=True):
+            yield [str(folder.joinpath(*inside))]
+    yield [f"/opt/homebrew/bin/python{name}"]
+    yield [f"/Library/Frameworks/Python.framework/Versions/{name}/bin/python{name}"]
+    yield ["python3"]
+    yield ["python"]
+
+
+def works(command: list[str], version: Optional[tuple[int, int]] = None) -> bool:
+    """Whether this starts a 64-bit Python, of this version or of any of ours, that can make environments."""
+    try:
+        ran = subprocess.run(
+            [*command, "-c", PROBE], capture_output=True, text=True, timeout=30, env=clean_env()
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    accepted = [version] if version else VERSIONS
+    return ran.returncode == 0 and ran.stdout.split() in [[str(a), str(b), "True"] for a, b in accepted]
+
+
+def find_python() -> list[str]:
+    """The command of the Python to build on; ends the program with one sentence if there is none."""
+    for version in VERSIONS:
+        for command in candidates(version):
+            if works(command, version):
+                return command
+    how = {
+        "Linux": "your distribution's python3.11 and python3.11-venv packages",
+        "Darwin": "the macOS installer from python.org",
+        "Windows": "the 64-bit Windows installer from python.org",
+    }.get(platform.system(), "python.org")
+    running = ".".join(str(n) for n in sys.version_info[:3])
+    stop(f"DreamFlow needs Python 3.11, 3.12 or 3.13 (this is {running}): install Python 3.11, with {how}.")
+
+
+# Making the environment
+
+
+def venv_python() -> Path:
+    return VENV / ("Scripts/python.exe" if WINDOWS else "bin/python")
+
+
+def clean_env() -> dict[str, str]:
+    """The environment without what would lead another Python astray."""
+    misleading = {"PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_USER"}
+    kept = {k: v for k, v in os.environ.items() if k not in misleading}
+    return {**kept, "PYTHONUTF8": "1"}
+
+
+def wanted(requirements: Path) -> str:
+    """A fingerprint of everything that decides what is installed."""
+    text = os.environ.get(TORCH_INDEX_VARIABLE, "")
+    for file in sorted({ROOT / "requirements.txt", requirements}):
+        text += file.name + file.read_text(encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stamp_of(requirements: Path) -> Path:
+    return VENV / f"installed-{requirements.stem}"
+
+
+def is_ready(requirements: Path) -> bool:
+    stamp = stamp_of(requirements)
+    return stamp.is_file() and stamp.read_text() == wanted(requirements) and works([str(venv_python())])
+
+
+def setup(dev: bool = False) -> None:
+    """`.venv` with the packages of requirements.txt, or with those of the tests too; nothing if it is there."""
+    requirements = ROOT / ("requirements-dev.txt" if dev else "requirements.txt")
+    if is_ready(requirements) or (not dev and is_ready(ROOT / "requirements-dev.txt")):
+        return
+    began = time.monotonic()
+    print("Setting up (once; interrupted, it goes on where it was):")
+    LOG.parent.mkdir(exist_ok=True)
+    LOG.write_bytes(b"")
+    python = [str(venv_python())]
+    if (
+        not works(python)
+        or subprocess.run([*python, "-m", "pip", "--version"], capture_output=True).returncode
+    ):
+        base = find_python()
+        shutil.rmtree(VENV, ignore_errors=True)
+        run_step(
+            f"Python from {shutil.which(base[0]) or base[0]}", [*base, "-m", "venv", "--clear", str(VENV)]
+        )
+    pip = [*python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+    pin = next(line for line in requirement_lines() if line.startswith("torch=="))
+    if not is_installed(pin):
+        run_step(pin.replace("==", " "), [*pip, "install", "--progress-bar", "off", *torch_source(pip, pin)])
+    run_step("packages", [*pip, "install", "--progress-bar", "off", "-r", str(requirements)])
+    stamp_of(requirements).write_text(wanted(requirements))
+    print(f"Ready in {words(time.monotonic() - began)}.")
+
+
+def requirement_lines() -> list[str]:
+    return (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+def is_installed(pin: str) -> bool:
+    """Whether this version of torch, in any build, is there and whole: pip writes the record last."""
+    code = (
+        "from importlib.metadata import distribution; t = distribution('torch'); "
+        "print('torch==' + t.version.split('+')[0] if t.read_text('RECORD') else '')"
+    )
+    ran = subprocess.run([str(venv_python()), "-c", code], capture_output=True, text=True, env=clean_env())
+    return ran.stdout.strip() == pin
+
+
+def torch_source(pip: list[str], pin: str) -> list[str]:
+    """What to tell pip so that torch comes in the build that fits this machine."""
+    setting = os.environ.get(TORCH_INDEX_VARIABLE)
+    if setting:
+        return ["--no-deps", "--index-url", setting, pin]
+    if sys.platform == "darwin" or shutil.which("nvidia-smi") or not brings_cuda(pip, pin):
+        return [pin]
+    without_cuda = ["--no-deps", "--index-url", TORCH_INDEX, pin]  # its other needs are in requirements.txt
+    if brings_cuda(pip, *without_cuda) is False:
+        return without_cuda
+    print(
+        f"  {TORCH_INDEX} has no answer: taking the large build of torch ({TORCH_INDEX_VARIABLE} names another)."
+    )
+    return [pin]
+
+
+def brings_cuda(pip: list[str], *what: str) -> Optional[bool]:
+    """Whether pip would bring CUDA's libraries with this; None if it cannot be had at all."""
+    quick = ["--retries", "0", "--timeout", "8", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
+    try:
+        ran = subprocess.run(
+            [*pip, "install", *quick, "--report", "-", *what],
+            capture_output=True, text=True, encoding="utf-8", timeout=90, env=clean_env(),
+        )  # fmt: skip
+        report = json.loads(ran.stdout)
+    except (
+        subprocess.TimeoutExpired
+    ):  # pip is downloading the package to look into it, so that is a large one
+        return True
+    except ValueError:  # no JSON: pip has failed, and will say why when it installs
+        return None
+    needs = [need for item in report["install"] for need in item["metadata"].get("requires_dist", [])]
+    here = f'platform_system == "{platform.system()}"'
+    return any(n.startswith("nvidia-") and ("platform_system" not in n or here in n) for n in needs)
+
+
+def run_step(name: str, command: list[str]) -> None:
+    """Runs a command with one line of progress; its whole output goes to the log. Ends the program if it fails."""
+    began = time.monotonic()
+    with LOG.open("a", encoding="utf-8", errors="replace") as log, Ticker(name) as ticker:
+        child = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
+            errors="replace", env=clean_env(), cwd=ROOT,
+        )  # fmt: skip
+        assert child.stdout is not None
+        tail: list[str] = []
+        try:
+            for line in child.stdout:
+                log.write(line)
+                tail = [*tail[-14:], line.rstrip()]
+                ticker.detail = package_of(line) or ticker.detail
+        except KeyboardInterrupt:
+            child.wait()
+            raise
+        code = child.wait()
+    if code != 0:
+        shown = "\n".join(f"    {line}" for line in tail)
+        stop(f"  {name} failed:\n{shown}\nThe whole output is in {LOG}. Run the same command to try again.")
+    print(f"  {name:<40} {words(time.monotonic() - began):>12}")
+
+
+def package_of(line: str) -> str:
+    """What a line of pip's says that it is doing; empty if it says nothing of the kind."""
+    parts = line.split()
+    if len(parts) > 1 and parts[0] in ("Collecting", "Downloading", "Building", "Processing"):
+        size = (
+            line[line.rindex("(") :].strip()
+            if parts[0] == "Downloading" and line.rstrip().endswith(")")
+            else ""
+        )
+        return f"{Path(parts[1]).name.split('-')[0].split('=')[0]} {size}".strip()
+    return "writing files" if line.startswith("Installing collected packages") else ""
+
+
+class Ticker:
+    """A line that shows what goes on and for how long: redrawn at a terminal, now and then elsewhere."""
+
+    def __init__(self, name: str) -> None:
+        self.detail = ""
+        self._name, self._began, self._done = name, time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> Ticker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _tick(self) -> None:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns - 1
+        while not self._done.wait(0.5 if terminal else 15):
+            line = f"  {self._name}: {self.detail}   {words(time.monotonic() - self._began)}"
+            print(
+                f"\r{line[:width]:<{width}}" if terminal else line, end="" if terminal else "\n", flush=True
+            )
+        if terminal:
+            print(f"\r{'':<{width}}\r", end="", flush=True)
+
+
+def words(seconds: float) -> str:
+    minutes, s = divmod(round(seconds), 60)
+    return f"{minutes} min {s} s" if minutes else f"{s} s"
+
+
+# What can be asked for
+
+
+def demo(prompt: str) -> int:
+    setup()
+    options = ["--preset", "draft", "--prior", "exact", "--overwrite"]
+    if Path.cwd() != ROOT:
+        print(f"In {ROOT}:")
+    return call("-m", "backend", "generate", *options, "--", prompt)
+
+
+def test(arguments: list[str]) -> int:
+    """Style and types, unless only some tests are asked for, then the tests."""
+    setup(dev=True)
+    if not arguments:
+        for check in (("ruff", "check", "."), ("mypy",)):
+            code = call("-m", *check)
+            if code:
+                return code
+    return call("-m", "pytest", "-n", "2", *arguments, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+
+def call(*arguments: str, **variables: str) -> int:
+    """Runs our Python at the root of the repository, with this program's terminal; returns its exit code."""
+    sys.stdout.flush()
+    child = subprocess.Popen([str(venv_python()), *arguments], cwd=ROOT, env={**clean_env(), **variables})
+    while True:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # the child has got it too, and ends as it sees fit
+            continue
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Sets DreamFlow up (once) and runs it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("setup", help="make .venv and install what DreamFlow needs")
+    ask = commands.add_parser("demo", help="make a textured mesh from a prompt")
+    ask.add_argument("prompt", nargs="?", default="a red mug", help='what to make (default: "a red mug")')
+    commands.add_parser("test", help="run the tests; what follows goes to pytest", add_help=False)
+    args, rest = parser.parse_known_args()
+    if rest and args.command != "test":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        if args.command == "setup":
+            setup()
+            print(f"DreamFlow is set up in {VENV}")
+            return 0
+        return demo(args.prompt) if args.command == "demo" else test(rest)
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run the same command to go on.", file=sys.stderr)
+        return 130
+    except OSError as error:
+        stop(f"{error}\nDreamFlow's folder has to be writable, with a few gigabytes free: {ROOT}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

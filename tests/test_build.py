@@ -1,0 +1,198 @@
+"""build.py with toy packages: it sets up, goes on after an interruption, mends what is broken, avoids CUDA."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("build", ROOT / "build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+
+def wheel(index, name, version="1.0", needs=()):
+    """A package with nothing in it, in a folder that serves as a package index."""
+    folder = index / name
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    info = f"{name.replace('-', '_')}-{version}.dist-info"
+    module = name.replace("-", "_") + ".py"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(module, f"__version__ = {version!r}\n")
+        archive.writestr(f"{info}/METADATA", metadata + "".join(f"Requires-Dist: {n}\n" for n in needs))
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/RECORD", f"{module},,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
+    (folder / "index.html").write_text(
+        "".join(f'<a href="{p.name}">{p.name}</a>' for p in folder.glob("*.whl"))
+    )
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A repository with build.py, toy requirements and two package indexes, and the environment to run it in."""
+    root = tmp_path / "a clone é"
+    root.mkdir()
+    plain, cpu = tmp_path / "plain", tmp_path / "cpu"
+    wheel(plain, "torch", "2.0", ['nvidia-toy==1.0 ; platform_system == "Linux"'])
+    wheel(plain, "nvidia-toy")
+    wheel(plain, "toy")
+    wheel(cpu, "torch", "2.0+cpu")
+    text = (ROOT / "build.py").read_text(encoding="utf-8").replace(build.TORCH_INDEX, cpu.as_uri())
+    (root / "build.py").write_text(text, encoding="utf-8")
+    (root / "requirements.txt").write_text("# toys\ntorch==2.0\ntoy==1.0\n")
+    (root / "requirements-dev.txt").write_text("-r requirements.txt\n")
+    nothing = tmp_path / "bin"
+    nothing.mkdir()
+    variables = {
+        "PATH": str(nothing),  # no nvidia-smi
+        "HOME": str(tmp_path),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": plain.as_uri(),
+        "PIP_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    if os.name == "nt":
+        variables["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
+    return root, variables
+
+
+def run(clone, *arguments, **more):
+    root, variables = clone
+    began = time.monotonic()
+    ran = subprocess.run(
+        [sys.executable, str(root / "build.py"), *arguments],
+        env=variables | more, cwd=root.parent, capture_output=True, text=True, encoding="utf-8", timeout=300,
+    )  # fmt: skip
+    return ran, time.monotonic() - began
+
+
+def packages(root):
+    python = root / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    code = (
+        "from importlib.metadata import *; print(*[d.metadata['Name'] + d.version for d in distributions()])"
+    )
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.slow  # it makes two environments; .ci/run asks for it
+@pytest.mark.skipif(sys.platform != "linux", reason="the toy index stands for Linux's")
+def test_set_up_once_mended_when_broken(clone):
+    root, _ = clone
+    ran, _ = run(clone, "setup")
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert "torch 2.0" in ran.stdout and "Ready in" in ran.stdout
+    assert "torch2.0+cpu" in packages(root) and "toy1.0" in packages(root) and "nvidia" not in packages(root)
+
+    ran, seconds = run(clone, "setup")
+    assert ran.returncode == 0 and "Setting up" not in ran.stdout and seconds < 5
+
+    (root / ".venv" / "installed-requirements").unlink()  # as after an interruption
+    shutil.rmtree(next((root / ".venv").glob("lib/*/site-packages/toy-1.0.dist-info")))
+    ran, _ = run(clone, "setup")
+    assert ran.returncode == 0 and "torch 2.0" not in ran.stdout and "toy1.0" in packages(root)
+
+    (root / "requirements.txt").write_text("torch==2.0\ntoy==3.0\n")  # a package that there is not
+    ran, _ = run(clone, "setup")
+    assert ran.returncode == 1 and "packages failed" in ran.stderr and "toy==3.0" in ran.stderr
+    assert "Traceback" not in ran.stderr and (root / ".build" / "setup.log").stat().st_size
+
+    (root / "requirements.txt").write_text("torch==2.0\n")
+    (root / ".venv" / "bin" / "python").unlink()  # as after its Python was removed
+    ran, _ = run(clone, "setup")
+    assert ran.returncode == 0 and "Python from" in ran.stdout and "torch2.0" in packages(root)
+
+
+def environment_for(clone, monkeypatch):
+    for name, value in clone[1].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(build.TORCH_INDEX_VARIABLE, raising=False)
+    return [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the toy index stands for Linux's")
+def test_which_torch(clone, monkeypatch, tmp_path, capsys):
+    pip = environment_for(clone, monkeypatch)
+    cpu = (tmp_path / "cpu").as_uri()
+    pin = "torch==2.0"
+    monkeypatch.setattr(build, "TORCH_INDEX", cpu)
+    without = ["--no-deps", "--index-url", cpu, pin]
+    assert build.brings_cuda(pip, pin) is True and build.brings_cuda(pip, *without) is False
+    assert build.brings_cuda(pip, "torch==9") is None
+    assert build.torch_source(pip, pin) == without
+
+    monkeypatch.setattr(build, "TORCH_INDEX", (tmp_path / "nowhere").as_uri())
+    assert build.torch_source(pip, pin) == [pin]
+    assert "has no answer: taking the large build" in capsys.readouterr().out
+
+    monkeypatch.setenv(
+        "PIP_INDEX_URL", cpu
+    )  # a source that has a build without CUDA: no need to ask elsewhere
+    assert build.torch_source(pip, pin) == [pin] and capsys.readouterr().out == ""
+
+    monkeypatch.setenv(build.TORCH_INDEX_VARIABLE, "file:///mine")
+    assert build.torch_source(pip, pin) == ["--no-deps", "--index-url", "file:///mine", pin]
+
+
+def test_a_card_gets_the_plain_build(monkeypatch, tmp_path):
+    smi = tmp_path / ("nvidia-smi.exe" if os.name == "nt" else "nvidia-smi")
+    smi.write_bytes(b"")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(build.TORCH_INDEX_VARIABLE, raising=False)
+    assert build.torch_source(["never", "asked"], "torch==2.0") == ["torch==2.0"]
+
+
+def test_a_python_has_to_run_to_count(tmp_path):
+    assert build.works([sys.executable], sys.version_info[:2]) and not build.works([sys.executable], (3, 99))
+    assert not build.works([str(tmp_path / "none")])
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    assert not build.works([str(broken)])
+
+
+def test_no_python_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(build, "works", lambda *_: False)
+    with pytest.raises(SystemExit) as end:
+        build.find_python()
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and "needs Python 3.11, 3.12 or 3.13" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("Collecting scipy==1.17.1 (from -r requirements.txt (line 12))", "scipy"),
+        ("  Downloading torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl (590.0 MB)", "torch (590.0 MB)"),
+        ("Processing /wheels/torch-2.13.0+cpu-cp311.whl", "torch"),
+        ("Installing collected packages: xatlas, scipy", "writing files"),
+        ("Requirement already satisfied: numpy", ""),
+        ("", ""),
+    ],
+)
+def test_progress_names_the_package(line, words):
+    assert build.package_of(line) == words
+
+
+def test_usage():
+    ran = subprocess.run(
+        [sys.executable, ROOT / "build.py", "demo", "a", "b"], capture_output=True, text=True
+    )
+    assert ran.returncode == 2 and "unrecognized arguments: b" in ran.stderr
+    ran = subprocess.run([sys.executable, ROOT / "build.py", "--help"], capture_output=True, text=True)
+    assert ran.returncode == 0 and "demo" in ran.stdout and "test" in ran.stdout
+
+
+def test_every_requirement_is_fixed():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines():
+            assert not line or line.startswith(("#", "-r ")) or line.count("==") >= 1, line
