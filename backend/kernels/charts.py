@@ -136,7 +136,9 @@ def hidden(uv: Floats, chart: Ints, height: Floats) -> Ints:
     columns = size[chart, 0]
     corner = base[chart] + first[:, 1] * columns + first[:, 0]
     where = corner[face] + j * columns[face] + i
-    crowded = np.bincount(where)[where] > 1
+    order = np.argsort(where, kind="stable")
+    same = np.nonzero(where[order][1:] == where[order][:-1])[0]
+    crowded = order[np.union1d(same, same + 1)]
     face, where = face[crowded], where[crowded]
     order = np.lexsort((height[face], where))
     face, where = face[order], where[order]
@@ -161,20 +163,23 @@ def pack(v_pos: Floats, tri: Ints, texture_size: int, padding: int) -> tuple[Flo
     packing.resolution, packing.padding = texture_size, padding
     packing.rotate_charts = packing.rotate_charts_to_axis = False  # its quarter turn is a mirror
     atlas.generate(options, packing)
+    if atlas.width == 0 or atlas.height == 0:
+        raise RuntimeError("no face has an area")
     source, packed, placed = atlas[0]
     packed = packed.astype(np.int64)
     if not np.array_equal(source[packed], corners):
         raise RuntimeError("xatlas did not keep the faces")
-    placed = placed * np.array([atlas.width, atlas.height], np.float32) / max(atlas.width, atlas.height)
 
-    # Faces without area are in no chart: they shrink to a point that their vertex has elsewhere.
+    # Faces without area are in no chart: they shrink to a point that a vertex of theirs has elsewhere.
     lost = atlas.get_mesh_vertex_assignment(0)[0] == NOWHERE
-    home = np.full(len(vertex), -1)
-    home[source[~lost]] = np.nonzero(~lost)[0]
+    home = np.full(len(v_pos), -1)
+    home[vertex[source[~lost]]] = np.nonzero(~lost)[0]
     faces = np.nonzero(lost[packed].any(1))[0]
-    point = home[corners[faces]].max(1)
+    point = home[tri[faces]].max(1)
     packed[faces] = np.where(point < 0, packed[faces, 0], point)[:, None]
-    return np.clip(placed, 0, 1).astype(np.float32), packed
+    used, packed = np.unique(packed, return_inverse=True)
+    placed = placed[used] * np.array([atlas.width, atlas.height], np.float32) / max(atlas.width, atlas.height)
+    return np.clip(placed, 0, 1).astype(np.float32), packed.reshape(-1, 3)
 
 
 def single_triangles(n_faces: int, texture_size: int, padding: int) -> tuple[Floats, Ints]:
