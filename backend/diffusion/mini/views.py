@@ -1,7 +1,7 @@
 """Pictures of objects: sphere tracing into a G-buffer once, any colours and backgrounds afterwards.
 
-One ray a pixel, and EDGE x EDGE rays where a pixel's neighbourhood shows a silhouette, another part
-or a crease. Rays start where a coarse cone round each tile of pixels first comes near the object.
+One ray a pixel, and edge x edge rays where a pixel's neighbourhood shows a silhouette, another part
+or a crease. Rays start where a cone round their tile of pixels first comes near the object.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from torch import Tensor
 from backend.diffusion.mini.shapes import CHUNK, Shape
 from backend.scene.camera import Camera
 
-EDGE = 3  # rays along a side of an edge pixel
-TILE = 8  # pixels along a side of a tile
+EDGE = 3  # rays along a side of an edge pixel, where the caller does not say
+TILES = (8, 2)  # pixels along a side of the tiles
 BOUND = 0.5  # radius of the ball that holds every object, metres
 CLOSE = 4e-4  # a ray this near has hit; a tenth of a pixel at 256^2
 MAX_STEPS = 96
+LEAP = 0.012  # metres, a third of the thinnest part
 CREASE = 0.9  # cosine between the normals of neighbouring pixels under which an edge lies between them
 
 
@@ -65,8 +66,9 @@ def sky_shade(normal: Tensor) -> Tensor:
     return 0.7 + 0.3 * (0.5 + 0.5 * normal[:, 2:])
 
 
-def render(shape: Shape, camera: Camera) -> Views:
-    return shade(gbuffer(shape, camera), shape.colours)
+def render(shape: Shape, camera: Camera, edge: int = EDGE) -> Views:
+    """The shape as it is, on the camera's device; see gbuffer for `edge`."""
+    return shade(gbuffer(shape, camera, edge), shape.colours)
 
 
 def shade(buffer: GBuffer, colours: Tensor) -> Views:
@@ -92,26 +94,25 @@ def shade(buffer: GBuffer, colours: Tensor) -> Views:
 
 
 @torch.no_grad()
-def gbuffer(shape: Shape, camera: Camera) -> GBuffer:
-    """Traces every view. Deterministic; about 10^5 rays a second and core."""
+def gbuffer(shape: Shape, camera: Camera, edge: int = EDGE) -> GBuffer:
+    """Traces every view; `edge` rays along a side of an edge pixel. Deterministic."""
     b, h, w = len(camera), camera.height, camera.width
     pixel = torch.arange(b * h * w, device=camera.c2w.device)
-    start = _tile_starts(shape, camera).reshape(-1)
+    start = _free_starts(shape, camera).view(-1)
     pixel = pixel[start < math.inf]
-    start_at = start[pixel]
     zero = torch.zeros(len(pixel), device=start.device)
-    hit, part, normal = _hits(shape, camera, pixel, zero, zero, start_at)
-    edge = _edges(pixel[hit], part, normal, (b, h, w))
-    inner = ~edge[pixel[hit]]
-    rim = edge.nonzero()[:, 0]
+    hit, part, normal = _hits(shape, camera, pixel, zero, zero, start[pixel])
+    is_edge = _edges(pixel[hit], part, normal, (b, h, w))
+    inner = ~is_edge[pixel[hit]]
+    rim = is_edge.nonzero()[:, 0]
     rim = rim[start[rim] < math.inf]
-    steps = ((torch.arange(EDGE, device=rim.device) + 0.5) / EDGE - 0.5).float()
+    steps = ((torch.arange(edge, device=rim.device) + 0.5) / edge - 0.5).float()
     dy, dx = (d.reshape(1, -1).expand(len(rim), -1).reshape(-1) for d in torch.meshgrid(steps, steps, indexing="ij"))
-    fine = rim.repeat_interleave(EDGE * EDGE)
+    fine = rim.repeat_interleave(edge * edge)
     fine_hit, fine_part, fine_normal = _hits(shape, camera, fine, dx, dy, start[fine])
     weight = torch.cat((
         torch.ones(int(inner.sum()), device=rim.device),
-        torch.full((int(fine_hit.sum()),), 1 / EDGE**2, device=rim.device),
+        torch.full((int(fine_hit.sum()),), 1 / edge**2, device=rim.device),
     ))
     return GBuffer(
         torch.cat((pixel[hit][inner], fine[fine_hit])),
@@ -141,37 +142,43 @@ def _ball_span(origin: Tensor, direction: Tensor, radius: Tensor | float) -> tup
     return torch.where(square > 0, (-b - root).clamp(min=0), math.inf), -b + root
 
 
-def _tile_starts(shape: Shape, camera: Camera) -> Tensor:
-    """[B,H,W]: how far each pixel's ray is free for certain; inf where its tile's cone meets nothing."""
+def _free_starts(shape: Shape, camera: Camera) -> Tensor:
+    """[B,H,W]: how far each pixel's ray is free for certain; inf where it meets nothing.
+
+    A cone round a tile of pixels is marched until the object comes near its width, for finer and finer tiles.
+    """
     b, h, w = len(camera), camera.height, camera.width
-    rows, columns = math.ceil(h / TILE), math.ceil(w / TILE)
     device = camera.c2w.device
-    centre = TILE / 2 - 0.5
-    view, row, column = torch.meshgrid(
-        *(torch.arange(n, device=device) for n in (b, rows, columns)), indexing="ij"
-    )
-    view, row, column = view.reshape(-1), row.reshape(-1) * TILE, column.reshape(-1) * TILE
-    offset = torch.full_like(row, centre, dtype=torch.float32)
-    # The tile may reach over the image's border, so its corner stands for it, moved to its centre.
-    origin, direction = _rays(camera, (view * h + row) * w + column, offset, offset)
-    # Half of a tile's diagonal, seen from a unit away at the image's centre, where it looks widest.
-    spread = TILE * math.sqrt(0.5) * 2 / h / camera.proj[view, 1, 1].abs()
-    near, far = _ball_span(origin, direction, BOUND + spread * 4)
-    t = near.clone()
-    alive = (near < math.inf).nonzero()[:, 0]
-    t[near == math.inf] = math.inf
-    for _ in range(MAX_STEPS):
-        free = shape.sdf(origin[alive] + t[alive, None] * direction[alive]) - spread[alive] * (t[alive] + 0.05)
-        moving = free > CLOSE
-        alive, free = alive[moving], free[moving]
-        t[alive] += free
-        gone = t[alive] > far[alive]
-        t[alive[gone]] = math.inf
-        alive = alive[~gone]
-        if not len(alive):
-            break
-    tiles = t.view(b, rows, columns)
-    return tiles.repeat_interleave(TILE, 1).repeat_interleave(TILE, 2)[:, :h, :w]
+    start = torch.zeros(b, h, w, device=device)
+    for tile in TILES:
+        axes = (torch.arange(b, device=device), *(torch.arange(0, n, tile, device=device) for n in (h, w)))
+        view, row, column = (i.reshape(-1) for i in torch.meshgrid(*axes, indexing="ij"))
+        # Half of a tile's diagonal, seen from a unit away at the image's centre, where it looks widest.
+        spread = tile * math.sqrt(0.5) * 2 / h / camera.proj[view, 1, 1].abs()
+        pixel = (view * h + row) * w + column
+        # A tile may reach over the image's border: its corner stands for it, moved to its centre.
+        middle = torch.full_like(spread, tile / 2 - 0.5)
+        t = start.view(-1)[pixel].clone()
+        alive = (t < math.inf).nonzero()[:, 0]
+        origin, direction = _rays(camera, pixel[alive], middle[alive], middle[alive])
+        spread = spread[alive]
+        near, far = _ball_span(origin, direction, BOUND + 4 * spread)
+        at = torch.maximum(t[alive], near)
+        t[alive] = at
+        for _ in range(MAX_STEPS):
+            width = spread * (at + 0.05)  # with the object's extent behind the cone's rim
+            free = shape.sdf(origin + at[:, None] * direction) - width
+            at = at + free.clamp(min=0)
+            gone = at > far
+            t[alive] = torch.where(gone, math.inf, at)
+            moving = ((free > 0.3 * width) & ~gone).nonzero()[:, 0]
+            if not len(moving):
+                break
+            alive, origin, direction = alive[moving], origin[moving], direction[moving]
+            at, far, spread = at[moving], far[moving], spread[moving]
+        tiles = t.view(b, len(axes[1]), len(axes[2]))
+        start = tiles.repeat_interleave(tile, 1).repeat_interleave(tile, 2)[:, :h, :w].contiguous()
+    return start
 
 
 def _hits(
@@ -193,20 +200,29 @@ def _hits(
 
 
 def _trace(shape: Shape, origin: Tensor, direction: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Sphere tracing from `start`: hit [N] bool, t [N]."""
+    """Sphere tracing from `start`: hit [N] bool, t [N].
+
+    Near the surface a step goes on to where the line through the last two distances reaches zero, by LEAP
+    at most. Towards a convex part that line never overshoots, for the distance along a ray is convex.
+    """
     _, far = _ball_span(origin, direction, BOUND)
     result = torch.full_like(start, math.inf)
     index = torch.arange(len(start), device=start.device)
     t = start
+    before, step = torch.full_like(t, math.inf), torch.ones_like(t)  # no slope at first
     for _ in range(MAX_STEPS):
         distance = shape.sdf(origin + t[:, None] * direction)
-        t = t + distance
+        slope = ((before - distance) / step).clamp(1e-3, 1)
+        before, step = distance, torch.maximum(distance, (distance / slope).clamp(max=LEAP))
         hit = distance < CLOSE
-        moving = ~hit & (t < far)
-        result[index[hit]] = t[hit]
-        origin, direction, t, far, index = origin[moving], direction[moving], t[moving], far[moving], index[moving]
-        if not len(index):
+        result[index[hit]] = t[hit] + distance[hit]
+        t = t + step
+        moving = (~hit & (t < far)).nonzero()[:, 0]
+        if not len(moving):
             break
+        if len(moving) < len(index):
+            origin, direction, t, far = origin[moving], direction[moving], t[moving], far[moving]
+            index, before, step = index[moving], before[moving], step[moving]
     return result < math.inf, result
 
 
