@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from backend.diffusion.mini.grammar import describe, parse
 from backend.diffusion.mini.shapes import Description, Shape, build
-from backend.diffusion.mini.views import EDGE, GBuffer, Views, gbuffer, render, shade
+from backend.diffusion.mini.views import GBuffer, Views, coarser, gbuffer, render, shade
 from backend.diffusion.prior import Backgrounds, Kind
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.views import VIEWS, view_words
@@ -34,33 +34,37 @@ GREYS = ((0.15,) * 3, (0.5,) * 3, (0.85,) * 3)
 NORMAL_BACKGROUND = (0.5, 0.5, 1.0)
 FLOAT32_BYTES = 256 * 2**20  # a bank larger than this is kept in half precision
 KEPT = 2  # banks kept in memory
+TRACED = 128  # pixels a side: smaller images are averages of views at about this size
+EDGE = 2  # rays along a side of an edge pixel
 BATCH = 8  # views rendered, or widened from half precision, at a time
 
 
 class FixedPoses:
-    """COUNT cameras spread evenly, by multiples of irrational numbers; the same on every machine."""
+    """Cameras spread evenly, by multiples of irrational numbers; the same on every machine."""
 
-    def __init__(self) -> None:
-        i = torch.arange(COUNT, dtype=torch.float64) + 0.5
+    def __init__(self, count: int = COUNT) -> None:
+        i = torch.arange(count, dtype=torch.float64) + 0.5
         self.azimuth = (i * 0.6180339887 % 1 * 360 - 180).float()
-        overhead = i > COUNT * (1 - OVERHEAD_SHARE)
-        # Even on the list's two sections, each from its lowest to its highest elevation.
-        low = ELEVATION[0] + (ELEVATION[1] - ELEVATION[0]) * i / (COUNT * (1 - OVERHEAD_SHARE))
-        high = OVERHEAD_TO - (OVERHEAD_TO - ELEVATION[1]) * (COUNT - i) / (COUNT * OVERHEAD_SHARE)
+        overhead = i > count * (1 - OVERHEAD_SHARE)
+        # Each of the two sections from its lowest to its highest elevation.
+        low = ELEVATION[0] + (ELEVATION[1] - ELEVATION[0]) * i / (count * (1 - OVERHEAD_SHARE))
+        high = OVERHEAD_TO - (OVERHEAD_TO - ELEVATION[1]) * (count - i) / (count * OVERHEAD_SHARE)
         self.elevation = torch.where(overhead, high, low).float()
         self.distance = (DISTANCE[0] + (DISTANCE[1] - DISTANCE[0]) * (i * 0.7548776662 % 1)).float()
 
     def __len__(self) -> int:
-        return COUNT
+        return len(self.azimuth)
 
     def cameras(self, index: Tensor, height: int, width: int) -> Camera:
         """Those of the list at `index` [B] int64, on its device."""
-        rows = (t[index.cpu()].to(index.device) for t in (self.azimuth, self.elevation, self.distance))
-        return orbit(*rows, torch.full((len(index),), FOV, device=index.device), height, width)
+        azimuth, elevation, distance = (
+            t[index.cpu()].to(index.device) for t in (self.azimuth, self.elevation, self.distance)
+        )
+        return orbit(azimuth, elevation, distance, torch.full_like(distance, FOV), height, width)
 
     def draw(self, generator: Generator, count: int) -> Tensor:
         """[count] int64, rows of the list."""
-        return torch.randint(COUNT, (count,), generator=generator, device=generator.device)
+        return torch.randint(len(self), (count,), generator=generator, device=generator.device)
 
     def sample(self, generator: Generator, count: int, height: int, width: int) -> Camera:
         return self.cameras(self.draw(generator, count), height, width)
@@ -100,22 +104,25 @@ class ExactPrior:
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = NORMAL_BACKGROUND
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.poses = FixedPoses()
+    def __init__(self, device: torch.device | str = "cpu", views: int = COUNT) -> None:
+        """views: how many cameras; fewer than some 150 are too few to recover an object from."""
+        self.poses = FixedPoses(views)
         self._device = torch.device(device)
         if self._device.type == "mps":  # it has no float64
             self._device = torch.device("cpu")
         self._banks: OrderedDict[tuple[str, Kind, int], Bank] = OrderedDict()
-        self._buffers: tuple[tuple[str, int], list[GBuffer], Camera] | None = None
+        self._buffers: tuple[str, list[GBuffer], Camera] | None = None
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Bank:
-        """The bank of the prompt's object: about 10 s at 256^2 the first time, then remembered.
+        """The bank of the prompt's object: seconds for the first of a kind and size, then remembered.
 
         Raises InputError where the prompt is not in the grammar, says what only the stage and the camera
         can say ("a normal map of", a view), or comes with a negative prompt.
         """
         if negative.strip():
-            raise InputError("The exact prior knows no negative prompts.", "Leave it out, or use another prior.")
+            raise InputError(
+                "The exact prior knows no negative prompts.", "Leave it out, or use another prior."
+            )
         described = parse_object(prompt)
         key = (describe(described), kind, size)
         if key not in self._banks:
@@ -127,15 +134,19 @@ class ExactPrior:
         return self._banks[key]
 
     def _traced(self, shape: Shape, size: int) -> tuple[list[GBuffer], Camera]:
-        """The G-buffers of all cameras, sorted by view word; the last ones are kept, for any colours."""
-        if self._buffers is None or self._buffers[0] != (shape.kind, size):
-            words = view_words(self.poses.cameras(torch.arange(COUNT), 1, 1))
-            order = torch.tensor(sorted(range(COUNT), key=lambda i: VIEWS.index(words[i])))
-            camera = self.poses.cameras(order.to(self._device), size, size)
-            edge = EDGE if size < 256 else 2
-            parts = [gbuffer(shape, camera[i : i + BATCH], edge) for i in range(0, COUNT, BATCH)]
-            self._buffers = ((shape.kind, size), parts, camera)
-        return self._buffers[1:]
+        """The G-buffers of all cameras, sorted by view word. The last ones traced are kept: they serve any
+        colours, and any size that divides theirs."""
+        if self._buffers is None or self._buffers[0] != shape.kind or self._buffers[2].height % size:
+            traced = max(size, TRACED // size * size)
+            words = view_words(self.poses.cameras(torch.arange(len(self.poses)), 1, 1))
+            order = torch.tensor(sorted(range(len(words)), key=lambda i: VIEWS.index(words[i])))
+            camera = self.poses.cameras(order.to(self._device), traced, traced)
+            parts = [gbuffer(shape, camera[i : i + BATCH], EDGE) for i in range(0, len(words), BATCH)]
+            self._buffers = shape.kind, parts, camera
+        _, parts, camera = self._buffers
+        if camera.height == size:
+            return parts, camera
+        return [coarser(part, camera.height // size) for part in parts], camera.resized(size, size)
 
     def encode(self, image: Tensor) -> Tensor:
         return image.permute(0, 3, 1, 2) * 2 - 1
@@ -154,21 +165,22 @@ class ExactPrior:
         if z.shape[1:] != (3, conditioning.size, conditioning.size):
             raise ValueError(f"z is [B,3,{conditioning.size},{conditioning.size}], got {list(z.shape)}")
         words = view_words(camera)
-        told = torch.stack([
-            posterior_mean(one, level.sigma, conditioning, conditioning.rows[word])
-            for one, word in zip(z, words, strict=True)
-        ])
+        told = torch.stack(
+            [
+                posterior_mean(one, level.sigma, conditioning, conditioning.rows[word])
+                for one, word in zip(z, words, strict=True)
+            ]
+        )
         if guidance_scale == 1:
             return told
         untold = torch.stack([posterior_mean(one, level.sigma, conditioning, slice(None)) for one in z])
         return untold + guidance_scale * (told - untold)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
-        """D_phi(x) = x is right: the encoder is the identity."""
-        return None
+        """None: D_phi(x) = x is right, since the encoder is the identity."""
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "views": COUNT, "backgrounds": [list(grey) for grey in GREYS]}
+        return {"name": self.name, "views": len(self.poses), "backgrounds": [list(grey) for grey in GREYS]}
 
 
 def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
@@ -182,7 +194,9 @@ def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
     exact = flat.double()
     with_colour = torch.cat([(c.double().flatten(1) @ exact.flatten()) for c in coloured.split(BATCH)])  # [n]
     with_clear = torch.cat([c.double() @ exact.T for c in clear.split(BATCH)])  # [n,3]
-    distance = bank.square[rows] - 2 * (with_colour[:, None] + 2 * with_clear @ grounds.T)  # less ||z||^2, [n,G]
+    distance = bank.square[rows] - 2 * (
+        with_colour[:, None] + 2 * with_clear @ grounds.T
+    )  # less ||z||^2, [n,G]
     if sigma > 0:
         weight = torch.softmax(-distance.flatten() / (2 * sigma**2), 0).view_as(distance)
     else:

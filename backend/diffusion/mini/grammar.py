@@ -42,7 +42,9 @@ def parse(prompt: str) -> Description:
     words = _without_article(words)
     colour = words.pop(0) if words and words[0] in COLOURS else None
     if not words:
-        raise InputError(f"The prompt {prompt!r} names no object.", f"Say for example 'a red mug'. {_known(KINDS)}")
+        raise InputError(
+            f"The prompt {prompt!r} names no object.", f"Say for example 'a red mug'. {_known(KINDS)}"
+        )
     name = words.pop(0)
     if name not in KINDS:
         raise _unknown(name, [*KINDS, *COLOURS] if colour is None else KINDS, "kind of object or colour")
@@ -50,11 +52,15 @@ def parse(prompt: str) -> Description:
     parts: dict[str, str] = {}
     if words:
         if words[0] != "with":
-            raise InputError(f"{words[0]!r} cannot follow {name!r}.", f"Say '{name} with a COLOUR PART'. {TODO}")
+            raise InputError(
+                f"{words[0]!r} cannot follow {name!r}.", f"Say '{name} with a COLOUR PART'. {TODO}"
+            )
         for phrase in _split(words[1:], "and"):
             part_colour, part = _part(phrase, name)
             if part in parts or (part == kind.body and colour is not None):
-                raise InputError(f"The prompt gives the {part} of the {name} two colours.", "Keep one of them.")
+                raise InputError(
+                    f"The prompt gives the {part} of the {name} two colours.", "Keep one of them."
+                )
             parts[part] = part_colour
     return Description(name, parts.pop(kind.body, colour), parts, normal_map, view)
 
@@ -66,7 +72,9 @@ def describe(description: Description) -> str:
     if description.normal_map:
         text = f"a normal map of {text}"
     if description.parts:
-        phrases = (f"{c} {p}" if p.endswith("s") else f"{_article(c)} {c} {p}" for p, c in description.parts.items())
+        phrases = (
+            f"{c} {p}" if p.endswith("s") else f"{_article(c)} {c} {p}" for p, c in description.parts.items()
+        )
         text += " with " + " and ".join(phrases)
     return f"{text}, {description.view} view" if description.view else text
 
@@ -95,7 +103,9 @@ def _part(phrase: list[str], kind: str) -> tuple[str, str]:
     known = [KINDS[kind].body, *KINDS[kind].parts]
     if len(words) != 2:
         said = " ".join(phrase)
-        raise InputError(f"After 'with' comes a colour and a part, got {said!r}.", f"Parts: {', '.join(known)}. {TODO}")
+        raise InputError(
+            f"After 'with' comes a colour and a part, got {said!r}.", f"Parts: {', '.join(known)}. {TODO}"
+        )
     colour, word = words
     if colour not in COLOURS:
         raise _unknown(colour, COLOURS, "colour")
@@ -108,7 +118,8 @@ def _part(phrase: list[str], kind: str) -> tuple[str, str]:
 def _view(words: list[str]) -> str:
     if not words or words[0] not in VIEWS or words[1:] not in ([], ["view"]):
         raise InputError(
-            f"After the comma comes a view, got {' '.join(words)!r}.", f"Say one of: {', '.join(VIEWS)} view. {TODO}"
+            f"After the comma comes a view, got {' '.join(words)!r}.",
+            f"Say one of: {', '.join(VIEWS)} view. {TODO}",
         )
     return words[0]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-
 from backend.diffusion.mini import sdf
 from backend.diffusion.mini.kinds import Kind
-from backend.diffusion.mini.sdf import Field, Point
+from backend.diffusion.mini.sdf import Field
 
 
 def chair() -> Kind:
@@ -14,10 +12,14 @@ def chair() -> Kind:
     legs = sdf.mirror(sdf.box((0.185, 0.175, -0.24), (0.03, 0.03, 0.24), 0.008), "xy")
     posts = sdf.mirror(sdf.box((0.185, 0.178, 0.25), (0.03, 0.028, 0.25), 0.008))
     rails = sdf.union(
-        sdf.box((0, 0.178, 0.42), (0.2, 0.026, 0.07), 0.015), sdf.box((0, 0.178, 0.22), (0.2, 0.024, 0.045), 0.012)
+        sdf.box((0, 0.178, 0.42), (0.2, 0.026, 0.07), 0.015),
+        sdf.box((0, 0.178, 0.22), (0.2, 0.024, 0.045), 0.012),
     )
     return Kind(
-        "seat", "brown", {"legs": None, "back": None}, [("seat", seat), ("legs", legs), ("back", sdf.union(posts, rails))]
+        "seat",
+        "brown",
+        {"legs": None, "back": None},
+        [("seat", seat), ("legs", legs), ("back", sdf.union(posts, rails))],
     )
 
 
@@ -32,7 +34,9 @@ def lamp() -> Kind:
     shade = [(0, 0.44), (0.17, 0.44), (0.31, 0.02), (0.265, 0.02), (0.14, 0.39), (0, 0.39)]
     inside = sdf.lathe([(0, 0.4), (0.149, 0.4), (0.276, 0.01), (0, 0.01)])
     base = sdf.blend(
-        0.06, sdf.cylinder((0, 0, -0.46), 0.19, 0.03, "z", 0.012), sdf.ellipsoid((0, 0, -0.42), (0.09, 0.09, 0.06))
+        0.06,
+        sdf.cylinder((0, 0, -0.46), 0.19, 0.03, "z", 0.012),
+        sdf.ellipsoid((0, 0, -0.42), (0.09, 0.09, 0.06)),
     )
     pole = sdf.cylinder((0, 0, -0.02), 0.032, 0.43)
     return Kind(
@@ -81,17 +85,28 @@ def car() -> Kind:
     return Kind(
         "car",
         "red",
-        {"wheels": "black", "hubs": "grey", "windows": "glass", "roof": None, "lights": "glow", "bumpers": "steel",
-         "taillights": "red"},
+        {
+            "wheels": "black",
+            "hubs": "grey",
+            "windows": "glass",
+            "roof": None,
+            "lights": "glow",
+            "bumpers": "steel",
+            "taillights": "red",
+        },
         [("car", sdf.union(hull, cabin)), ("wheels", wheel), ("bumpers", bumper)],
-        [("roof", roof), ("windows", sdf.union(sides, screens)), ("lights", lights), ("taillights", rear), ("hubs", hub)],
-    )  # fmt: skip
+        [
+            ("roof", roof),
+            ("windows", sdf.union(sides, screens)),
+            ("lights", lights),
+            ("taillights", rear),
+            ("hubs", hub),
+        ],
+    )
 
 
 def boat() -> Kind:
-    bows = sdf.common(sdf.ellipsoid((0.13, 0.06, 0), (0.32, 0.5, 0.34)), sdf.half_space("x", 0, below=False))
     hull = sdf.mirror(sdf.ellipsoid((-0.1, 0.1, 0.02), (0.29, 0.54, 0.28)))
-    del bows
     hull = sdf.common(hull, sdf.half_space("z", 0.0), sdf.half_space("y", 0.4), sdf.half_space("x", 0.6))
     deck = sdf.half_space("z", -0.012, below=False)
     mast = sdf.cylinder((0, -0.03, 0.31), 0.026, 0.35)
@@ -115,8 +130,12 @@ def rocket() -> Kind:
         (0.02, 0.475), (0, 0.475),
     ]  # fmt: skip
     hull = sdf.lathe(profile, 0.015)
-    fin = sdf.extrude([(0.08, -0.1), (0.2, -0.19), (0.31, -0.36), (0.31, -0.47), (0.2, -0.37), (0.08, -0.32)], 0.018, "y",
-                      rounding=0.008)  # fmt: skip
+    fin = sdf.extrude(
+        [(0.08, -0.1), (0.2, -0.19), (0.31, -0.36), (0.31, -0.47), (0.2, -0.37), (0.08, -0.32)],
+        0.018,
+        "y",
+        rounding=0.008,
+    )
     nozzle = sdf.lathe([(0, -0.43), (0.125, -0.43), (0.085, -0.33), (0, -0.33)])
     ring = sdf.torus((0, -0.158, 0.08), 0.07, 0.024, "y")
     pane = sdf.common(sdf.cylinder((0, 0, 0.08), 0.07, 1, "y"), sdf.half_space("y", 0))
@@ -151,7 +170,14 @@ def house() -> Kind:
     return Kind(
         "walls",
         "yellow",
-        {"roof": "red", "door": "brown", "windows": "glass", "frames": "white", "chimney": "clay", "knob": "glow"},
+        {
+            "roof": "red",
+            "door": "brown",
+            "windows": "glass",
+            "frames": "white",
+            "chimney": "clay",
+            "knob": "glow",
+        },
         [("walls", walls), ("roof", roof), ("chimney", chimney), ("door", door)],
         [("frames", window(0.022)), ("windows", window(0.0)), ("knob", knob)],
     )
@@ -163,16 +189,18 @@ def tower() -> Kind:
         (0.165, 0.39), (0.165, 0.35), (0, 0.35),
     ]  # fmt: skip
     merlons = sdf.ring_of(sdf.box((0.195, 0, 0.42), (0.033, 0.045, 0.07), 0.004), 8)
-    door = sdf.union(sdf.box((0, -0.2, -0.38), (0.07, 0.14, 0.12)), sdf.cylinder((0, -0.2, -0.26), 0.07, 0.14, "y"))
-    frame = sdf.union(sdf.box((0, -0.2, -0.38), (0.1, 0.12, 0.12)), sdf.cylinder((0, -0.2, -0.26), 0.1, 0.12, "y"))
+    door = sdf.union(
+        sdf.box((0, -0.2, -0.38), (0.07, 0.14, 0.12)), sdf.cylinder((0, -0.2, -0.26), 0.07, 0.14, "y")
+    )
+    frame = sdf.union(
+        sdf.box((0, -0.2, -0.38), (0.1, 0.12, 0.12)), sdf.cylinder((0, -0.2, -0.26), 0.1, 0.12, "y")
+    )
 
     def slit(angle: float, z: float) -> Field:
-        opening = sdf.union(sdf.box((0, -0.2, z), (0.03, 0.1, 0.06)), sdf.cylinder((0, -0.2, z + 0.06), 0.03, 0.1, "y"))
+        opening = sdf.union(
+            sdf.box((0, -0.2, z), (0.03, 0.1, 0.06)), sdf.cylinder((0, -0.2, z + 0.06), 0.03, 0.1, "y")
+        )
         return sdf.turn(opening, "z", angle)
-
-    def mortar(p: Point) -> torch.Tensor:
-        """Courses of stone: a thin line every 0.1 m."""
-        return (p[2] * 10 - (p[2] * 10).round()).abs() - 0.06
 
     windows = sdf.union(slit(0, 0.04), slit(90, -0.06), slit(180, 0.04), slit(270, -0.06))
     return Kind(

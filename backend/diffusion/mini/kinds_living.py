@@ -21,15 +21,22 @@ def tree() -> Kind:
         (math.cos(math.radians(a)) * 0.2, math.sin(math.radians(a)) * 0.2, z)
         for a, z in ((-70, 0.04), (2, 0.1), (74, 0.05), (146, 0.1), (218, 0.08))
     ]
-    leaves = sdf.blend(0.03, sdf.ball((0, 0, 0.15), 0.23), *(sdf.ball(c, 0.165) for c in ring),
-                       sdf.ball((0.04, 0.06, 0.3), 0.17), sdf.ball((-0.07, -0.06, 0.27), 0.16))  # fmt: skip
+    leaves = sdf.blend(
+        0.03,
+        sdf.ball((0, 0, 0.15), 0.23),
+        *(sdf.ball(c, 0.165) for c in ring),
+        sdf.ball((0.04, 0.06, 0.3), 0.17),
+        sdf.ball((-0.07, -0.06, 0.27), 0.16),
+    )
     return Kind("leaves", "green", {"trunk": "brown"}, [("leaves", leaves), ("trunk", trunk)])
 
 
 def mushroom() -> Kind:
     stem = sdf.tube([(0, 0, -0.4), (0, 0, -0.25), (0, 0, 0.05)], [0.15, 0.13, 0.1])
     stem = sdf.common(stem, sdf.half_space("z", -0.47, below=False))
-    cap = sdf.cut(sdf.ellipsoid((0, 0, 0.0), (0.43, 0.43, 0.38)), sdf.ellipsoid((0, 0, -0.1), (0.6, 0.6, 0.12)))
+    cap = sdf.cut(
+        sdf.ellipsoid((0, 0, 0.0), (0.43, 0.43, 0.38)), sdf.ellipsoid((0, 0, -0.1), (0.6, 0.6, 0.12))
+    )
     cap = sdf.common(cap, sdf.half_space("z", 0.0, below=False))
     spots = [sdf.ball((0, 0, 0.38), 0.09)]
     for i, (low, size) in enumerate([(0.62, 0.085), (0.3, 0.075)] * 5):
@@ -41,13 +48,18 @@ def mushroom() -> Kind:
         "red",
         {"stem": "cream", "spots": "white", "gills": "cream"},
         [("cap", cap), ("stem", stem)],
-        [("gills", sdf.cut(sdf.half_space("z", 0.03), sdf.cylinder((0, 0, 0), 0.155, 1))), ("spots", sdf.union(*spots))],
+        [
+            ("gills", sdf.cut(sdf.half_space("z", 0.03), sdf.cylinder((0, 0, 0), 0.155, 1))),
+            ("spots", sdf.union(*spots)),
+        ],
     )
 
 
 def cactus() -> Kind:
     trunk = sdf.tube([(0, 0, -0.25), (0, 0, 0.33)], [0.125, 0.115])
-    right = sdf.tube([(0.05, 0, -0.02), (0.2, 0, -0.01), (0.27, 0, 0.05), (0.275, 0, 0.24)], [0.07, 0.07, 0.07, 0.065])
+    right = sdf.tube(
+        [(0.05, 0, -0.02), (0.2, 0, -0.01), (0.27, 0, 0.05), (0.275, 0, 0.24)], [0.07, 0.07, 0.07, 0.065]
+    )
     left = sdf.tube([(-0.05, 0, -0.12), (-0.19, 0, -0.11), (-0.255, 0, -0.05), (-0.26, 0, 0.1)], [0.065] * 4)
     plant = sdf.blend(0.04, trunk, right, left)
     pot = sdf.union(
@@ -71,7 +83,10 @@ def cactus() -> Kind:
         "green",
         {"pot": "clay", "soil": "brown", "flower": "pink", "spines": "cream"},
         [("cactus", plant), ("pot", pot), ("flower", flower)],
-        [("spines", sdf.common(spines, sdf.cut(sdf.half_space("z", 0.42), sdf.half_space("z", -0.2)))), ("soil", soil)],
+        [
+            ("spines", sdf.common(spines, sdf.cut(sdf.half_space("z", 0.42), sdf.half_space("z", -0.2)))),
+            ("soil", soil),
+        ],
     )
 
 
@@ -85,7 +100,8 @@ def duck() -> Kind:
     body = sdf.common(body, sdf.half_space("z", -0.365, below=False))
     head = sdf.blend(0.04, body, sdf.ball((0, -0.14, 0.21), 0.195))
     bill = sdf.union(
-        sdf.ellipsoid((0, -0.355, 0.185), (0.105, 0.13, 0.042)), sdf.ellipsoid((0, -0.335, 0.135), (0.085, 0.1, 0.035))
+        sdf.ellipsoid((0, -0.355, 0.185), (0.105, 0.13, 0.042)),
+        sdf.ellipsoid((0, -0.335, 0.135), (0.085, 0.1, 0.035)),
     )
     eyes = sdf.mirror(sdf.ball((0.095, -0.29, 0.275), 0.042))
     wing = sdf.turn(sdf.ellipsoid((0.235, 0.09, -0.15), (0.055, 0.2, 0.115)), "x", 18, (0, 0.09, -0.15))
@@ -116,8 +132,17 @@ def fish() -> Kind:
         "fish",
         "orange",
         {"fins": None, "tail": None, "stripes": "white", "eyes": "white", "pupils": "black", "mouth": None},
-        [("fish", body), ("tail", tail), ("fins", sdf.union(back, under, sdf.mirror(side))), ("eyes", eyes), ("mouth", mouth)],
-        [("stripes", sdf.common(bands, sdf.ellipsoid((0, -0.08, 0), (0.17, 0.35, 0.24)))), ("pupils", pupils)],
+        [
+            ("fish", body),
+            ("tail", tail),
+            ("fins", sdf.union(back, under, sdf.mirror(side))),
+            ("eyes", eyes),
+            ("mouth", mouth),
+        ],
+        [
+            ("stripes", sdf.common(bands, sdf.ellipsoid((0, -0.08, 0), (0.17, 0.35, 0.24)))),
+            ("pupils", pupils),
+        ],
     )
 
 
@@ -129,10 +154,13 @@ def snowman() -> Kind:
     nose = sdf.tube([(0, -0.11, 0.235), (0, -0.27, 0.225)], [0.042, 0.02])
     eyes = sdf.mirror(sdf.ball((0.05, -0.118, 0.285), 0.028))
     buttons = sdf.union(
-        sdf.ball((0, -0.165, 0.06), 0.028), sdf.ball((0, -0.172, -0.03), 0.028), sdf.ball((0, -0.212, -0.22), 0.028)
+        sdf.ball((0, -0.165, 0.06), 0.028),
+        sdf.ball((0, -0.172, -0.03), 0.028),
+        sdf.ball((0, -0.212, -0.22), 0.028),
     )
     hat = sdf.union(
-        sdf.cylinder((0, 0, 0.345), 0.175, 0.02, "z", 0.008), sdf.cylinder((0, 0, 0.43), 0.11, 0.09, "z", 0.01)
+        sdf.cylinder((0, 0, 0.345), 0.175, 0.02, "z", 0.008),
+        sdf.cylinder((0, 0, 0.43), 0.11, 0.09, "z", 0.01),
     )
     scarf = sdf.union(
         sdf.torus((0, 0, 0.13), 0.12, 0.04),
@@ -145,12 +173,24 @@ def snowman() -> Kind:
     return Kind(
         "snow",
         "white",
-        {"hat": "black", "scarf": "red", "nose": "orange", "arms": "brown", "eyes": "black", "buttons": "black"},
+        {
+            "hat": "black",
+            "scarf": "red",
+            "nose": "orange",
+            "arms": "brown",
+            "eyes": "black",
+            "buttons": "black",
+        },
         [
-            ("snow", snow), ("hat", hat), ("scarf", scarf), ("nose", nose), ("arms", sdf.mirror(arm)), ("eyes", eyes),
+            ("snow", snow),
+            ("hat", hat),
+            ("scarf", scarf),
+            ("nose", nose),
+            ("arms", sdf.mirror(arm)),
+            ("eyes", eyes),
             ("buttons", buttons),
         ],
-    )  # fmt: skip
+    )
 
 
 def robot() -> Kind:
@@ -163,8 +203,12 @@ def robot() -> Kind:
     pupils = sdf.mirror(sdf.cylinder((0.075, -0.16, 0.305), 0.02, 0.02, "y"))
     mouth = sdf.box((0, -0.14, 0.205), (0.085, 0.03, 0.02))
     panel = sdf.box((0, -0.14, -0.04), (0.125, 0.03, 0.09))
-    lamps = sdf.union(sdf.ball((-0.065, -0.135, -0.01), 0.028), sdf.ball((0.0, -0.135, -0.01), 0.028),
-                      sdf.ball((0.065, -0.135, -0.01), 0.028), sdf.box((0, -0.14, -0.085), (0.09, 0.03, 0.016)))  # fmt: skip
+    lamps = sdf.union(
+        sdf.ball((-0.065, -0.135, -0.01), 0.028),
+        sdf.ball((0.0, -0.135, -0.01), 0.028),
+        sdf.ball((0.065, -0.135, -0.01), 0.028),
+        sdf.box((0, -0.14, -0.085), (0.09, 0.03, 0.016)),
+    )
     arm = sdf.union(
         sdf.ball((0.22, 0, 0.06), 0.06),
         sdf.tube([(0.23, 0, 0.06), (0.275, -0.01, -0.07), (0.265, -0.08, -0.17)], [0.042, 0.04, 0.04]),
@@ -175,12 +219,28 @@ def robot() -> Kind:
     return Kind(
         "robot",
         "grey",
-        {"arms": "steel", "legs": "steel", "hands": None, "feet": None, "eyes": "glow", "pupils": "black", "mouth": "black",
-         "panel": "black", "buttons": "cyan", "antenna": "red", "ears": "steel"},
+        {
+            "arms": "steel",
+            "legs": "steel",
+            "hands": None,
+            "feet": None,
+            "eyes": "glow",
+            "pupils": "black",
+            "mouth": "black",
+            "panel": "black",
+            "buttons": "cyan",
+            "antenna": "red",
+            "ears": "steel",
+        },
         [
-            ("robot", sdf.union(head, torso)), ("arms", sdf.mirror(arm)), ("hands", sdf.mirror(hand)),
-            ("legs", sdf.union(sdf.mirror(leg), neck)), ("feet", sdf.mirror(foot)), ("ears", ears), ("antenna", antenna),
+            ("robot", sdf.union(head, torso)),
+            ("arms", sdf.mirror(arm)),
+            ("hands", sdf.mirror(hand)),
+            ("legs", sdf.union(sdf.mirror(leg), neck)),
+            ("feet", sdf.mirror(foot)),
+            ("ears", ears),
+            ("antenna", antenna),
             ("eyes", eyes),
         ],
         [("mouth", mouth), ("panel", panel), ("buttons", lamps), ("pupils", pupils)],
-    )  # fmt: skip
+    )

@@ -13,9 +13,7 @@ from backend.diffusion.mini.sdf import Field, Point
 
 def ball() -> Kind:
     stripe = sdf.common(sdf.half_space("z", 0.08), sdf.half_space("z", -0.08, below=False))
-    return Kind(
-        "ball", "red", {"stripe": None}, [("ball", sdf.ball((0, 0, 0), 0.5))], [("stripe", stripe)]
-    )
+    return Kind("ball", "red", {"stripe": None}, [("ball", sdf.ball((0, 0, 0), 0.5))], [("stripe", stripe)])
 
 
 def cube() -> Kind:
@@ -79,14 +77,18 @@ def mug() -> Kind:
 
 def teapot() -> Kind:
     body = sdf.blend(
-        0.05, sdf.ellipsoid((0, 0, -0.04), (0.3, 0.3, 0.245)), sdf.cylinder((0, 0, -0.25), 0.17, 0.035, "z", 0.01)
+        0.05,
+        sdf.ellipsoid((0, 0, -0.04), (0.3, 0.3, 0.245)),
+        sdf.cylinder((0, 0, -0.25), 0.17, 0.035, "z", 0.01),
     )
     spout = sdf.tube(
         [(0.2, 0, -0.12), (0.33, 0, -0.07), (0.39, 0, 0.03), (0.42, 0, 0.13), (0.48, 0, 0.2)],
         [0.1, 0.075, 0.058, 0.048, 0.042],
     )
     handle = sdf.cut(sdf.torus((-0.29, 0, 0.01), 0.165, 0.036, "y"), sdf.ball((0, 0, -0.04), 0.2))
-    lid = sdf.blend(0.02, sdf.ellipsoid((0, 0, 0.12), (0.185, 0.185, 0.1)), sdf.torus((0, 0, 0.14), 0.165, 0.022))
+    lid = sdf.blend(
+        0.02, sdf.ellipsoid((0, 0, 0.12), (0.185, 0.185, 0.1)), sdf.torus((0, 0, 0.14), 0.165, 0.022)
+    )
     knob = sdf.blend(0.03, sdf.ball((0, 0, 0.27), 0.05), sdf.cylinder((0, 0, 0.22), 0.026, 0.05))
     return Kind(
         "teapot",

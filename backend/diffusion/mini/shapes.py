@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -108,7 +108,9 @@ def build(description: Description) -> Shape:
     named = {kind.body: body, **description.parts}
     for part, colour in named.items():
         if part != kind.body and part not in kind.parts:
-            raise InputError(f"A {description.kind} has no {part!r}.", f"Its parts: {', '.join(kind.parts) or 'none'}.")
+            raise InputError(
+                f"A {description.kind} has no {part!r}.", f"Its parts: {', '.join(kind.parts) or 'none'}."
+            )
         if colour not in COLOURS:
             raise InputError(f"There is no colour {colour!r}.", f"Known: {', '.join(COLOURS)}.")
     for part, own in kind.parts.items():
@@ -120,7 +122,7 @@ def build(description: Description) -> Shape:
     return Shape(description.kind, names, colours, centre, scale)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fit(kind: str) -> tuple[tuple[float, float, float], float]:
     """The centre of the smallest ball round the kind, to a centimetre, and what scales it to RADIUS."""
     raw = Shape(kind, (), torch.zeros(0, 3), (0.0, 0.0, 0.0), 1.0)
@@ -132,7 +134,7 @@ def _fit(kind: str) -> tuple[tuple[float, float, float], float]:
     for i in range(1, 400):  # Badoiu and Clarkson: a shrinking step towards the farthest point
         farthest = points[(points - centre).norm(dim=1).argmax()]
         centre = centre + (farthest - centre) / (i + 1)
-    x, y, z = (round(float(c), 2) for c in centre)
+    x, y, z = (round(float(c), 2) + 0.0 for c in centre)  # + 0.0: no -0
     radius = float((points - torch.tensor([x, y, z])).norm(dim=1).max()) + 1.5 / cells / 2
     return (x, y, z), RADIUS / radius
 

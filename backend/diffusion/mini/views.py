@@ -107,13 +107,17 @@ def gbuffer(shape: Shape, camera: Camera, edge: int = EDGE) -> GBuffer:
     rim = is_edge.nonzero()[:, 0]
     rim = rim[start[rim] < math.inf]
     steps = ((torch.arange(edge, device=rim.device) + 0.5) / edge - 0.5).float()
-    dy, dx = (d.reshape(1, -1).expand(len(rim), -1).reshape(-1) for d in torch.meshgrid(steps, steps, indexing="ij"))
+    dy, dx = (
+        d.reshape(1, -1).expand(len(rim), -1).reshape(-1) for d in torch.meshgrid(steps, steps, indexing="ij")
+    )
     fine = rim.repeat_interleave(edge * edge)
     fine_hit, fine_part, fine_normal = _hits(shape, camera, fine, dx, dy, start[fine])
-    weight = torch.cat((
-        torch.ones(int(inner.sum()), device=rim.device),
-        torch.full((int(fine_hit.sum()),), 1 / edge**2, device=rim.device),
-    ))
+    weight = torch.cat(
+        (
+            torch.ones(int(inner.sum()), device=rim.device),
+            torch.full((int(fine_hit.sum()),), 1 / edge**2, device=rim.device),
+        )
+    )
     return GBuffer(
         torch.cat((pixel[hit][inner], fine[fine_hit])),
         weight,
@@ -121,6 +125,16 @@ def gbuffer(shape: Shape, camera: Camera, edge: int = EDGE) -> GBuffer:
         torch.cat((normal[inner], fine_normal)),
         camera,
     )
+
+
+def coarser(buffer: GBuffer, factor: int) -> GBuffer:
+    """The same rays in pixels `factor` times as large; the image's sides must be multiples of it."""
+    camera = buffer.camera
+    h, w = camera.height, camera.width
+    view, row, column = buffer.pixel // (h * w), buffer.pixel // w % h, buffer.pixel % w
+    camera = camera.resized(h // factor, w // factor)
+    pixel = (view * camera.height + row // factor) * camera.width + column // factor
+    return GBuffer(pixel, buffer.weight / factor**2, buffer.part, buffer.normal, camera)
 
 
 def _rays(camera: Camera, pixel: Tensor, dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
