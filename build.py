@@ -50,9 +50,8 @@ def candidates(version: tuple[int, int]) -> Iterator[list[str]]:
     yield [f"python{name}"]
     if WINDOWS:
         yield ["py", f"-{name}"]
-    home = Path.home()
-    pyenv = Path(os.environ.get("PYENV_ROOT") or home / ".pyenv")
-    data = Path(os.environ.get("APPDATA") or home) if WINDOWS else home / ".local" / "share"
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    data = Path(os.environ.get("APPDATA", ".")) if WINDOWS else Path.home() / ".local" / "share"
     uv = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     inside = ("python.exe",) if WINDOWS else ("bin", f"python{name}")
     for place, pattern in (
@@ -62,10 +61,8 @@ def candidates(version: tuple[int, int]) -> Iterator[list[str]]:
     ):
         for folder in sorted(place.glob(pattern), reverse=True):
             yield [str(folder.joinpath(*inside))]
-    yield [f"/opt/homebrew/bin/python{name}"]
-    yield [f"/Library/Frameworks/Python.framework/Versions/{name}/bin/python{name}"]
-    yield ["python3"]
-    yield ["python"]
+    framework = f"/Library/Frameworks/Python.framework/Versions/{name}/bin/python{name}"
+    yield from ([f"/opt/homebrew/bin/python{name}"], [framework], ["python3"], ["python"])
 
 
 def works(command: list[str], version: Optional[tuple[int, int]] = None) -> bool:
@@ -86,13 +83,10 @@ def find_python() -> list[str]:
         for command in candidates(version):
             if works(command, version):
                 return command
-    how = {
-        "Linux": "your distribution's python3.11 and python3.11-venv packages",
-        "Darwin": "the macOS installer from python.org",
-        "Windows": "the 64-bit Windows installer from python.org",
-    }.get(platform.system(), "python.org")
-    running = ".".join(str(n) for n in sys.version_info[:3])
-    stop(f"DreamFlow needs Python 3.11, 3.12 or 3.13 (this is {running}): install Python 3.11, with {how}.")
+    source = "your system's package manager (python3.11 and python3.11-venv)" if not WINDOWS else "python.org"
+    stop(
+        f"DreamFlow needs Python 3.11, 3.12 or 3.13 (this is {platform.python_version()}): get 3.11 from {source}."
+    )
 
 
 # Making the environment
@@ -117,12 +111,8 @@ def wanted(requirements: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stamp_of(requirements: Path) -> Path:
-    return VENV / f"installed-{requirements.stem}"
-
-
 def is_ready(requirements: Path) -> bool:
-    stamp = stamp_of(requirements)
+    stamp = VENV / f"installed-{requirements.stem}"
     return stamp.is_file() and stamp.read_text() == wanted(requirements) and works([str(venv_python())])
 
 
@@ -146,16 +136,13 @@ def setup(dev: bool = False) -> None:
             f"Python from {shutil.which(base[0]) or base[0]}", [*base, "-m", "venv", "--clear", str(VENV)]
         )
     pip = [*python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    pin = next(line for line in requirement_lines() if line.startswith("torch=="))
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pin = next(line for line in lines if line.startswith("torch=="))
     if not is_installed(pin):
         run_step(pin.replace("==", " "), [*pip, "install", "--progress-bar", "off", *torch_source(pip, pin)])
     run_step("packages", [*pip, "install", "--progress-bar", "off", "-r", str(requirements)])
-    stamp_of(requirements).write_text(wanted(requirements))
+    (VENV / f"installed-{requirements.stem}").write_text(wanted(requirements))
     print(f"Ready in {words(time.monotonic() - began)}.")
-
-
-def requirement_lines() -> list[str]:
-    return (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
 
 
 def is_installed(pin: str) -> bool:
@@ -309,6 +296,8 @@ def call(*arguments: str, **variables: str) -> int:
 
 
 def main() -> int:
+    for stream in (sys.stdout, sys.stderr):  # a Windows console may have a codepage of its own
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description="Sets DreamFlow up (once) and runs it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("setup", help="make .venv and install what DreamFlow needs")
@@ -318,9 +307,6 @@ def main() -> int:
     args, rest = parser.parse_known_args()
     if rest and args.command != "test":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         if args.command == "setup":
             setup()

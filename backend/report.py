@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -110,6 +110,10 @@ def _draw_curve(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
         axes.text(0.5, 0.5, "nothing to show", transform=axes.transAxes, ha="center", color="#999999")
         return
     axes.set_yscale("log")
+    wide = np.nanmax(shown) / np.nanmin(shown) > 100
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.plot(steps, shown, color=colour, alpha=0.25, linewidth=0.8)
     axes.plot(steps, _running_median(shown), color=colour, linewidth=1.8)
 

@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -95,7 +94,7 @@ class Job:
         _expect("device", " or ".join(DEVICES), self.device, self.device in DEVICES)
         _expect("threads", "0 (automatic) to 1,024", self.threads, 0 <= self.threads <= 1024)
         check_stages(self.stages, self.kind)
-        _expect("overrides", "finite JSON values", self.overrides, _is_json(self.overrides))
+        _dump(self.overrides, "overrides")
 
 
 def check_stages(stages: tuple[str, ...], kind: str = "generate") -> None:
@@ -228,11 +227,11 @@ def decode_job(line: str | bytes) -> Job:
     return _build(Job, _load(line))
 
 
-def _dump(message: Mapping[str, Any]) -> str:
+def _dump(message: dict[str, Any], what: str = "message") -> str:
     try:
         line = json.dumps(message, allow_nan=False)  # ASCII: a lone surrogate in a path survives too
     except (TypeError, ValueError, RecursionError) as error:
-        raise BadMessage("message", "finite JSON values", error) from error
+        raise BadMessage(what, "finite JSON values", error) from error
     _expect("message", f"less than {MAX_LINE:,} bytes", f"{len(line):,}", len(line) < MAX_LINE)
     return line
 
@@ -290,14 +289,6 @@ def _is_a(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, hint)
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
 
 
 def _expect(what: str, expected: object, got: object, holds: bool) -> None:
