@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -208,7 +209,10 @@ PROGRAM = """
 def start(folder, *arguments, pause=0.4, **streams):
     code = textwrap.dedent(PROGRAM.format(root=str(ROOT), tests=str(ROOT / "tests"), pause=pause))
     command = [sys.executable, "-c", code, "generate", "a red mug", "--out", "o", *arguments]
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}  # as unfriendly as a console gets
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")
+    }  # pytest-xdist sets them
+    environment["PYTHONIOENCODING"] = "ascii"  # as unfriendly as a console gets
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
 
@@ -279,8 +283,6 @@ def test_the_live_display_fits_and_ends_with_the_result(tmp_path, columns):
     assert f"Done in 3 min 12 s: {Path('o/mesh.glb')}" in text
     for line in text.replace("\r", "\n").split("\n"):
         if "nerf" in line and "/ 4" in line:
-            import re
-
             assert len(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line)) <= columns, line
 
 
