@@ -230,7 +230,11 @@ def make_bank(buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind:
         coloured.append(seen.contiguous())
         clear.append(air)
     words = view_words(camera)
-    rows = {word: slice(words.index(word), words.index(word) + words.count(word)) for word in VIEWS}
+    rows = {
+        word: slice(words.index(word), words.index(word) + words.count(word))
+        for word in VIEWS
+        if word in words
+    }
     return Bank(torch.cat(coloured), torch.cat(clear), torch.cat(squares), backgrounds, rows, size)
 
 
