@@ -226,7 +226,7 @@ def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> fl
     out = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling)
     scene.seen = Seen(cameras, out.image, out.opacity)
     found = handover.hand_over(
-        scene.field.density, scene.field.half, cells, cameras, out.opacity[..., 0], kernels.rasterize_ids
+        scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0], kernels.rasterize_ids
     )
     scene.grid = found.grid
     scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)

@@ -84,13 +84,34 @@ class Phi(Protocol):
 class Prior(Protocol):
     """D_p and the space it lives in."""
 
-    name: str
-    factor: int  # image pixels per latent pixel along a side
-    channels: int  # of a latent
-    poses: Poses
-    backgrounds: Backgrounds
-    guidance: float | None  # the guidance_scale that suits this prior; None: the preset's
-    normal_background: tuple[float, float, float]  # RGB behind normal maps (stage 2a)
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def factor(self) -> int:
+        """Image pixels per latent pixel along a side."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Of a latent."""
+        ...
+
+    @property
+    def poses(self) -> Poses: ...
+
+    @property
+    def backgrounds(self) -> Backgrounds: ...
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance_scale that suits this prior; None: the preset's."""
+        ...
+
+    @property
+    def normal_background(self) -> tuple[float, float, float]:
+        """RGB behind normal maps (stage 2a)."""
+        ...
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
         """What `denoise` and `phi` need for this prompt; opaque to the caller. InputError for a bad prompt."""

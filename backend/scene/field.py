@@ -28,7 +28,7 @@ class Field(nn.Module):
         self, layout: GridLayout, hidden: int, half: float, density_bias: float, encode: HashEncode
     ) -> None:
         super().__init__()
-        self.layout, self.half, self.density_bias, self.encode = layout, half, density_bias, encode
+        self.layout, self.extent, self.density_bias, self.encode = layout, half, density_bias, encode
         self.table = nn.Parameter(torch.empty(layout.entries, layout.features).uniform_(-1e-4, 1e-4))
         width = layout.levels * layout.features
         self.density_head = mlp(width, hidden, 1)
@@ -36,7 +36,7 @@ class Field(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """[N,3] metres to [N, levels * features]; points outside the box take its nearest point."""
-        unit = (x / (2 * self.half) + 0.5).clamp(0, 1)
+        unit = (x / (2 * self.extent) + 0.5).clamp(0, 1)
         return self.encode(unit, self.table, self.layout)
 
     def density(self, x: Tensor, features: Tensor | None = None) -> Tensor:

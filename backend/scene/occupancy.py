@@ -16,7 +16,7 @@ class Occupancy(nn.Module):
 
     def __init__(self, field: Field, resolution: int, step: float, visible: float = 0.01) -> None:
         super().__init__()
-        self.resolution, self.half = resolution, field.half
+        self.resolution, self.extent = resolution, field.extent
         self.minimum = visible / step  # density at which a sample of that length adds `visible`
         self.register_buffer("peak", torch.zeros(resolution**3, device=field.table.device))
         self.peak: Tensor
@@ -36,6 +36,6 @@ class Occupancy(nn.Module):
         jitter: Tensor | float = 0.5
         if generator is not None:
             jitter = torch.rand(index.shape, generator=generator, device=index.device)
-        points = ((index + jitter) / g * 2 - 1) * self.half
+        points = ((index + jitter) / g * 2 - 1) * self.extent
         density = torch.cat([field.density(chunk) for chunk in points.split(2**17)])
         self.peak.copy_(torch.maximum(self.peak * decay, density))

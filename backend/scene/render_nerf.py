@@ -39,7 +39,7 @@ def render_nerf(
     """
     origins, directions = (r.reshape(-1, 3) for r in rays(camera))
     samples = march(
-        origins, directions, occupancy.cells, field.half, sampling.near, sampling.samples, generator, sampling.budget
+        origins, directions, occupancy.cells, field.extent, sampling.near, sampling.samples, generator, sampling.budget
     )
     points = origins[samples.ray] + samples.t[:, None] * directions[samples.ray]
     features = field.features(points)
@@ -74,7 +74,7 @@ def orientation_loss(
     if total == 0:
         return weights.sum()
     chosen = torch.randint(total, (min(count, total),), generator=generator, device=points.device)
-    step = 2 * field.half / field.layout.finest
+    step = 2 * field.extent / field.layout.finest
     normals = field.normal(points[chosen], max(step, 1e-3))
     away = (normals * directions[samples.ray[chosen]]).sum(-1).clamp(min=0)
     weight = weights.detach()[chosen]  # only normals are moved: with the weights free, it thins the surface instead
