@@ -11,14 +11,11 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import warp as wp
 from torch import Tensor
 
 from backend.kernels import hashgrid
 from backend.kernels.hashgrid import GridLayout
-
-wp.config.log_level = wp.LOG_WARNING  # Warp greets on standard output, which belongs to our caller
-wp.init()
+from backend.kernels.warp_start import wp
 
 PRIME_Y = wp.constant(wp.uint32(hashgrid.PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(hashgrid.PRIMES[2]))

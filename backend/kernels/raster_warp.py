@@ -10,13 +10,11 @@ the ids are the same to the last pixel. A triangle that fills the screen keeps o
 from __future__ import annotations
 
 import torch
-import warp as wp
 from torch import Tensor
 
 from backend.kernels import raster
+from backend.kernels.warp_start import wp
 
-wp.config.log_level = wp.LOG_WARNING  # standard output may carry a protocol
-wp.init()
 # No contraction into fused multiply-adds: they round differently from torch.
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 
