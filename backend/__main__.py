@@ -12,12 +12,12 @@ from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from backend import __version__
-from backend.errors import DreamFlowError, InputError, OutOfMemory
-from backend.files import write_text
-from backend.job import EventLog, claim_folder, clean_prompt, clear_folder, default_folder, results
+from backend.errors import DiskError, DreamFlowError, InputError, OutOfMemory
+from backend.files import is_full, write_text
+from backend.job import EventLog, claim_folder, clean_prompt, clear_folder, default_folder, release, results
 from backend.terminal import Display, Json, Live, Plain
 from dreamflow_blender.contract.protocol import (
     DEVICES,
@@ -37,6 +37,7 @@ Run = Callable[[Job], Generator[Event, None, None]]
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 
+NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it could write in none
 # how torch's allocators, the loader of its libraries and the system say it
 NO_MEMORY = ("out of memory", "allocate memory", "failed to map segment", "not enough memory")
 
@@ -52,11 +53,23 @@ Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 13
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Raises InputError instead of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
+
+
+def whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:  # also what int says to more than 4,300 digits
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text[:40]!r}") from error
+
+
 def parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(
-        "python -m backend", description="DreamFlow: a prompt becomes a textured mesh."
-    )
+    top = Parser("python -m backend", description="DreamFlow: a prompt becomes a textured mesh.")
     top.add_argument("--version", action="version", version=f"DreamFlow {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     g = commands.add_parser(
@@ -65,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         description="Make a textured mesh from a prompt: mesh.glb, albedo.png and pictures in a folder of its own.",
         epilog=EXAMPLES,
         formatter_class=raw,
+        allow_abbrev=False,
     )
     g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
     g.add_argument("--out", metavar="DIR", type=Path, help="the job's folder (default: out/PROMPT-SEED)")
@@ -73,11 +87,11 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--prior", metavar="NAME_OR_FOLDER", default="exact", help=f"{a_prior} (default: exact)")
     its_own = "the one that belongs to the prior"
     g.add_argument("--refiner", metavar="NAME_OR_FOLDER", default="", help=f"{a_prior} (default: {its_own})")
-    g.add_argument("--seed", metavar="N", type=int, default=42, help=f"0 to {MAX_SEED} (default: 42)")
+    g.add_argument("--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)")
     g.add_argument("--stages", metavar="LIST", default=",".join(STAGES), help="default: %(default)s")
     g.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")
     g.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    g.add_argument("--threads", metavar="N", type=int, default=0, help="of the CPU (default: automatic)")
+    g.add_argument("--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)")
     g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
     g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
     return top
@@ -111,25 +125,30 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own, say
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
-    args = parser().parse_args(arguments)
-    out = _take_stdout() if args.json else sys.stdout
+    arguments = sys.argv[1:] if arguments is None else arguments
+    in_json = "--json" in arguments  # even if the rest cannot be parsed
+    out = _take_stdout() if in_json else sys.stdout
     try:
+        args = parser().parse_args(arguments)
         job = to_job(args)
-        claim_folder(Path(job.folder), args.overwrite)
+        made = claim_folder(Path(job.folder), args.overwrite)
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
-        if args.json:
+        if in_json:
             Json(out).show(failed)
         else:
             print(error, file=sys.stderr)
         return _exit_code(failed)
-    display: Display = Json(out) if args.json else _for_people(job, out)
+    display: Display = Json(out) if in_json else _for_people(job, out)
     with display:
-        return _carry_out(job, run, display)
+        return _carry_out(job, made, run, display)
 
 
-def _carry_out(job: Job, run: Run | None, display: Display) -> int:
-    """Runs the job, shows and records its events, and turns whatever stops it into its last one."""
+def _carry_out(job: Job, made: list[Path], run: Run | None, display: Display) -> int:
+    """Runs the job, shows and records its events, and turns whatever stops it into its last one.
+
+    made  the folders to remove again where the job cannot begin
+    """
     folder = Path(job.folder)
     log: EventLog | None = None  # from the first event on: a job that cannot begin leaves nothing behind
     try:
@@ -173,14 +192,16 @@ def _carry_out(job: Job, run: Run | None, display: Display) -> int:
         if log:
             log.close()
         else:
-            with suppress(OSError):  # not empty: an older job's
-                folder.rmdir()
+            release(made)
 
 
 def explain(error: Exception, folder: Path) -> Failed:
     """What to tell the user; a bug of ours leaves its traceback in log.txt."""
     if isinstance(error, DreamFlowError):
         return Failed(error.kind, error.message, error.todo)
+    if is_full(error) or NO_TEMPORARY in str(error):  # in the job's folder it would be a DiskError
+        todo = "Free some space on it, or set TMPDIR (TEMP on Windows) to a folder on another disk."
+        return Failed(DiskError.kind, "The disk for temporary files is full.", todo, detail=str(error)[:2000])
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         todo = "Close other programs, choose a smaller preset, or use a machine with more memory."
         return Failed(

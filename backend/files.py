@@ -24,9 +24,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise explain(error, path) from error
 
 
+def is_full(error: Exception) -> bool:
+    """Whether this says that a disk, or the share of one, is full."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 def explain(error: OSError, path: Path) -> DiskError:
     """What to tell the user about an operation on `path` that failed."""
-    if error.errno in _FULL:
+    if is_full(error):
         return DiskError(
             f"The disk is full: {path} could not be written.",
             f"Free some space on the disk that holds {path.parent} (older job folders are safe to delete), "

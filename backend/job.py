@@ -13,6 +13,7 @@ from backend.files import disk_errors
 from dreamflow_blender.contract.protocol import MAX_PROMPT, BadMessage, Event, clean_text, decode, encode
 
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+_NOT_IN_NAMES = set('<>:"|?*\\/')  # on Windows; control characters besides
 _RESULTS = (
     "mesh.glb",
     "mesh.npz",
@@ -49,35 +50,76 @@ def default_folder(prompt: str, seed: int, root: Path) -> Path:
     return root / f"{slug(prompt)}-{seed}"
 
 
-def reserved_part(folder: Path) -> str | None:
-    """The part of this path that Windows keeps for a device, if there is one."""
-    return next((part for part in folder.parts if part.split(".")[0].strip().lower() in _RESERVED), None)
+def unfit_name(name: str) -> str | None:
+    """Why not every system can have a folder of this name; None where it can."""
+    if name.split(".")[0].strip().lower() in _RESERVED:
+        return "Windows keeps this name for a device"
+    if any(c in _NOT_IN_NAMES or ord(c) < 32 or ord(c) == 127 for c in name):
+        return f"folder names take no line breaks and none of {' '.join(sorted(_NOT_IN_NAMES))}"
+    if name != ".." and name[-1:] in (".", " "):
+        return "Windows drops the dot or space at its end"
+    return None
 
 
-def claim_folder(folder: Path, overwrite: bool = False) -> None:
+def check_names(folder: Path) -> None:
+    """InputError where another system cannot have the folder, or one above it that is still to be made.
+
+    Jobs travel. What lies above and exists already is the user's own affair, except on Windows.
+    """
+    for path in (folder, *folder.parents):
+        unfit = unfit_name(path.name) if path.name else None
+        if unfit and (path == folder or os.name == "nt" or not path.exists()):
+            raise InputError(
+                f"{path.name!r} cannot be a job's folder on every system: {unfit}.",
+                "Choose another folder with --out.",
+            )
+
+
+def claim_folder(folder: Path, overwrite: bool = False) -> list[Path]:
     """Makes the folder, with its parents, and sees that it can be written; removes nothing.
 
-    Raises InputError if another job (unless `overwrite`) or anything else is in it, and DiskError.
+    Returns the folders that it made, the innermost first, for `release`. Raises DiskError, and InputError
+    if another job (unless `overwrite`) or anything else is in it, or if its name will not do.
     """
-    if os.name == "nt" and (part := reserved_part(folder)):
-        raise InputError(f"Windows keeps the name {part} for itself.", "Choose another folder with --out.")
-    with disk_errors(folder):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
-        there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-        if there and not {"job.json", "events.jsonl"} & set(there):
-            raise InputError(
-                f"{folder} is not empty and holds no job: {', '.join(there[:3])}.",
-                "Choose a new or empty folder with --out.",
-            )
-        if there and not overwrite:
-            raise InputError(
-                f"{folder} already holds a job.", "Choose another folder with --out, or add --overwrite."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.write_bytes(b"")
-        probe.unlink()
+    made: list[Path] = []
+    try:
+        with disk_errors(folder):
+            check_names(folder)
+            _check_free(folder, overwrite)
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".probe"
+            try:
+                probe.write_bytes(b"a byte that a full disk has no place for")
+            finally:
+                with suppress(OSError):  # never made: that error is on its way already
+                    probe.unlink()
+    except DiskError:
+        release(made)
+        raise
+    return made
+
+
+def release(made: list[Path]) -> None:
+    """Removes the folders that claim_folder made, as long as they are empty."""
+    for path in made:
+        with suppress(OSError):  # not empty, or never made
+            path.rmdir()
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
+    there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    if there and not {"job.json", "events.jsonl"} & set(there):
+        raise InputError(
+            f"{folder} is not empty and holds no job: {', '.join(there[:3])}.",
+            "Choose a new or empty folder with --out.",
+        )
+    if there and not overwrite:
+        raise InputError(
+            f"{folder} already holds a job.", "Choose another folder with --out, or add --overwrite."
+        )
 
 
 def clear_folder(folder: Path) -> None:
@@ -88,17 +130,24 @@ def clear_folder(folder: Path) -> None:
 
 
 class EventLog:
-    """events.jsonl of a folder, a line an event, on the disk at once; raises DiskError."""
+    """events.jsonl of a folder, a line an event, on the disk at once and whole; raises DiskError."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "events.jsonl"
         with disk_errors(self._path):
-            self._file = self._path.open("a", encoding="ascii", newline="\n")
+            self._file = self._path.open("ab", buffering=0)
 
     def write(self, event: Event) -> None:
+        line = memoryview((encode(event) + "\n").encode("ascii"))
         with disk_errors(self._path):
-            self._file.write(encode(event) + "\n")
-            self._file.flush()
+            whole = self._file.tell()
+            try:
+                while line:  # a disk that fills up takes a part
+                    line = line[self._file.write(line) :]
+            except OSError:
+                with suppress(OSError):  # not a file: a pipe, a device
+                    self._file.truncate(whole)
+                raise
 
     def close(self) -> None:
         with suppress(OSError):  # whatever could not be written has been said by write

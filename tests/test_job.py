@@ -85,10 +85,19 @@ def test_unwritable_output(tmp_path):
             job.claim_folder(folder)
 
 
-def test_windows_names():
-    assert job.reserved_part(Path("out/AUX.old/mug")) == "AUX.old"
-    assert job.reserved_part(Path("nul")) == "nul"
-    assert job.reserved_part(Path("out/console/auxiliary")) is None
+def test_names_that_some_system_cannot_have():
+    for name in ("AUX.old", "nul", "COM1", "con .txt", "a:b", "a\nb", "what?", "a\\b", "mug.", "mug "):
+        assert job.unfit_name(name), name
+    for name in ("console", "auxiliary", "..", ".hidden", "a b", "Käse 🐟", "com", "a.b"):
+        assert job.unfit_name(name) is None, name
+
+
+def test_what_was_made_for_nothing_is_removed(tmp_path):
+    made = job.claim_folder(tmp_path / "a" / "b")
+    assert made == [tmp_path / "a" / "b", tmp_path / "a"]
+    (tmp_path / "a" / "mine.txt").write_text("")
+    job.release(made)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["mine.txt"]
 
 
 def test_the_record_survives_a_torn_last_line(tmp_path):

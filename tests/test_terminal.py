@@ -158,7 +158,7 @@ def test_overwrite(here, capsys):
         (["a mug", "--stages", "geometry,nerf"], "in the order"),
         (["a mug", "--stages", "texture"], "nerf as the first"),
         (["a mug", "--seed", "-1"], "seed: expected a whole number"),
-        (["a mug", "--seed", "1.5"], "invalid int value"),
+        (["a mug", "--seed", "1.5"], "expected a whole number, got '1.5'"),
         (["a mug", "--seed", "9" * 40], "seed: expected"),
         (["a mug", "--threads", "-2"], "threads: expected"),
         (["a mug", "--prior", ""], "prior: expected"),
