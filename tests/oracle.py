@@ -38,6 +38,8 @@ class Oracle:
         self.fault = fault  # what D_p returns instead, to see who notices
         self.calls = 0
 
+    def check(self, prompt: str, negative: str, kind: str, size: int) -> None: ...
+
     def prepare(self, prompt: str, negative: str, kind: str, size: int) -> str:
         return kind
 

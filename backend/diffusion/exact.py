@@ -113,16 +113,21 @@ class ExactPrior:
         self._banks: OrderedDict[tuple[str, Kind, int], Bank] = OrderedDict()
         self._buffers: tuple[str, list[GBuffer], Camera] | None = None
 
-    def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Bank:
-        """The bank of the prompt's object: seconds for the first of a kind and size, then remembered.
-
-        Raises InputError where the prompt is not in the grammar, says what only the stage and the camera
-        can say ("a normal map of", a view), or comes with a negative prompt.
-        """
+    def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
+        """InputError where the prompt is not in the grammar, says what only the stage and the camera can
+        say ("a normal map of", a view), or comes with a negative prompt."""
         if negative.strip():
             raise InputError(
                 "The exact prior knows no negative prompts.", "Leave it out, or use another prior."
             )
+        parse_object(prompt)
+
+    def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Bank:
+        """The bank of the prompt's object: seconds for the first of a kind and size, then remembered.
+
+        Raises InputError as `check` does.
+        """
+        self.check(prompt, negative, kind, size)
         described = parse_object(prompt)
         key = (describe(described), kind, size)
         if key not in self._banks:

@@ -40,15 +40,9 @@ def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
 def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, nn.Module]:
     """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller lets go of them."""
     refiner = "text_encoder_2" in model.configs
-    suffix = "_2" if refiner else ""
     kind = CLIPTextModelWithProjection if refiner else CLIPTextModel
-    encoder = _load(kind, model, f"text_encoder{suffix}", device, dtype=torch.float32)
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(
-            model.path, subfolder=f"tokenizer{suffix}", local_files_only=True
-        )
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{model.path / f'tokenizer{suffix}'}: {error}", "Copy the model again.") from error
+    encoder = _load(kind, model, "text_encoder_2" if refiner else "text_encoder", device, dtype=torch.float32)
+    tokenizer = load_tokenizer(model)
     if len(tokenizer) > encoder.config.vocab_size:
         raise ModelError(
             f"{model.path}: tokenizer with {len(tokenizer)} tokens, expected at most {encoder.config.vocab_size}"
@@ -56,6 +50,17 @@ def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, 
             "Use a folder whose parts belong together.",
         )
     return tokenizer, encoder
+
+
+def load_tokenizer(model: ModelFolder) -> CLIPTokenizer:
+    """Quick, without the encoder's weights."""
+    suffix = "_2" if "text_encoder_2" in model.configs else ""
+    try:
+        return CLIPTokenizer.from_pretrained(
+            model.path, subfolder=f"tokenizer{suffix}", local_files_only=True
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{model.path / f'tokenizer{suffix}'}: {error}", "Copy the model again.") from error
 
 
 def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, **dtype: torch.dtype) -> Any:

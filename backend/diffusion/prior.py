@@ -113,6 +113,11 @@ class Prior(Protocol):
         """RGB behind normal maps (stage 2a)."""
         ...
 
+    def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
+        """InputError where this cannot be prepared, or renders of this size not encoded; quick, so that it
+        is said before a run begins."""
+        ...
+
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
         """What `denoise` and `phi` need for this prompt; opaque to the caller. InputError for a bad prompt."""
         ...

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backend.diffusion.denoiser import Text, denoise_guided
-from backend.diffusion.load import load_network, load_text, load_vae
+from backend.diffusion.load import load_network, load_text, load_tokenizer, load_vae
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.models import ModelFolder, describe, open_folder
 from backend.diffusion.prior import Kind, Poses
@@ -52,6 +52,11 @@ class SDXLRefinerPrior:
         self._network = load_network(self._model, self._device)
         self._vae = load_vae(self._model, self._device)
         self.channels = int(self._vae.config.latent_channels)
+
+    def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
+        """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
+        tokenize(load_tokenizer(self._model), write_sentences(self._model.statement, prompt, negative, kind))
+        fed_size(size, size, self.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
         """All sentences through the text encoder in one go; `size` is the side of the renders, in pixels."""
