@@ -13,6 +13,7 @@ from typing import Any
 
 from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.errors import InputError
+from backend.kernels.hashgrid import WIDTHS
 
 STAGES = ("nerf", "geometry", "texture", "refine")
 
@@ -152,37 +153,67 @@ def resolve(name: str, overrides: dict[str, Any] | None = None) -> Preset:
     preset = PRESETS[name]
     for key, value in (overrides or {}).items():
         stage_name, _, setting = key.partition(".")
-        stage = getattr(preset, stage_name, None)
-        current = getattr(stage, setting, None) if stage is not None else None
-        if stage is None or setting not in {f.name for f in dataclasses.fields(stage)}:
+        stage = vars(preset).get(stage_name)
+        if stage is None or setting not in vars(stage):
             raise InputError(f"There is no setting {key!r}.", "Settings are written stage.setting, as nerf.levels.")
-        if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if type(value) is not type(current) and current is not None:
-            raise InputError(f"{key} needs a {type(current).__name__}, got {value!r}.", "Correct the setting.")
+        current = vars(stage)[setting]
+        if isinstance(current, float) and isinstance(value, int) and abs(value) < 2**63:
+            value = value if isinstance(value, bool) else float(value)
+        full_detail = key == "delivery.max_faces" and value is None
+        if type(value) is not type(current) and not full_detail:
+            needed = {int: "whole number", float: "number"}.get(type(current), type(current).__name__)
+            raise InputError(f"{key} needs a {needed}, got {str(value)[:80]!r}.", "Correct the setting.")
         preset = dataclasses.replace(preset, **{stage_name: dataclasses.replace(stage, **{setting: value})})
     _check(preset)
     return preset
 
 
+BOUNDS: dict[str, tuple[float, float]] = {  # of settings by name; for those not here see _check
+    "levels": (1, 100_000),
+    "views": (1, 1000),
+    "size": (1, 4096),
+    "start": (0, 1),
+    "end": (0, 1),
+    "guidance_scale": (0, 1000),
+    "decay_from": (0, 1),
+    "samples": (1, 4096),
+    "budget": (1, 2**26),
+    "half": (0.5, 10),  # the object's radius and above
+    "density_bias": (-1000, 1000),
+    "grid_levels": (1, 32),
+    "grid_log2_size": (4, 24),
+    "grid_finest": (16, 2**20),
+    "hidden": (1, 1024),
+    "occupancy": (2, 512),
+    "entropy_from": (0, 1),
+    "cells": (2, 256),
+    "texture_size": (64, 8192),
+    "max_faces": (4, 10**7),
+}
+
+
 def _check(preset: Preset) -> None:
-    """InputError for sizes and counts that no run can take."""
-    for name in STAGES:
-        stage: Walk = getattr(preset, name)
-        for setting in ("levels", "views", "size"):
-            if getattr(stage, setting) < 1:
+    """InputError for a number that no run can take: out of BOUNDS, or else a count below 1, a rate or weight
+    below 0 or above a million, or anything that is not finite."""
+    for stage_name in (f.name for f in dataclasses.fields(preset)):
+        stage = getattr(preset, stage_name)
+        for name, value in vars(stage).items():
+            if not isinstance(value, int | float):
+                continue
+            low, high = BOUNDS.get(name, (1 if isinstance(value, int) else 0, 10**6))
+            if not low <= value <= high:
+                got = f"{value:,}" if abs(value) < 2**63 else "a number beyond all bounds"
                 raise InputError(
-                    f"{name}.{setting} must be at least 1, got {getattr(stage, setting)}.", "Raise it."
+                    f"{stage_name}.{name} must be {low:,} to {high:,}, got {got}.", "Correct the setting."
                 )
-        if stage.size > 4096:
-            raise InputError(f"{name}.size may be 4096 pixels at most, got {stage.size}.", "Lower it.")
-        if not 1 >= stage.start > stage.end >= 0:
+        if isinstance(stage, Walk) and stage.start <= stage.end:
             raise InputError(
-                f"{name} walks from start to end with 1 >= start > end >= 0, got {stage.start} and {stage.end}.",
+                f"{stage_name} walks from start down to end, got {stage.start} and {stage.end}: expected"
+                " start > end.",
                 "Correct the two.",
             )
-    if not 64 <= preset.delivery.texture_size <= 8192:
+    if preset.nerf.grid_features not in WIDTHS:
         raise InputError(
-            f"delivery.texture_size lies between 64 and 8192 pixels, got {preset.delivery.texture_size}.",
-            "Choose 1024, 2048 or 4096.",
+            f"nerf.grid_features must be one of {', '.join(map(str, WIDTHS))}, got {preset.nerf.grid_features}.",
+            "Correct the setting.",
         )

@@ -33,20 +33,39 @@ def test_overrides_replace_single_settings() -> None:
         ("best", {}, "preset 'best'"),
         ("draft", {"nerf.level": 3}, "nerf.level"),
         ("draft", {"colour.levels": 3}, "colour.levels"),
-        ("draft", {"nerf.levels": "many"}, "needs a int"),
-        ("draft", {"nerf.levels": 0}, "at least 1, got 0"),
-        ("draft", {"nerf.size": -64}, "at least 1, got -64"),
-        ("draft", {"nerf.size": 10**9}, "4096"),
+        ("draft", {"__class__.nerf": 3}, "__class__"),
+        ("draft", {"nerf.": 3}, "no setting 'nerf"),
+        ("draft", {"nerf.lora": {"rank": 2}}, "needs a LoRA"),
+        ("draft", {"nerf.levels": "many"}, "needs a whole number, got 'many'"),
+        ("draft", {"nerf.levels": 2.5}, "needs a whole number, got '2.5'"),
+        ("draft", {"nerf.levels": True}, "needs a whole number, got 'True'"),
+        ("draft", {"nerf.half": True}, "needs a number, got 'True'"),
+        ("draft", {"nerf.half": 10**400}, "needs a number, got '1000"),
+        ("draft", {"nerf.levels": 0}, "1 to 100,000, got 0"),
+        ("draft", {"nerf.size": -64}, "1 to 4,096, got -64"),
+        ("draft", {"refine.size": 10**9}, "1 to 4,096, got 1,000,000,000"),
+        ("draft", {"refine.size": 10**400}, "1 to 4,096, got a number beyond all bounds"),
         ("draft", {"nerf.start": 0.01}, "start > end"),
-        ("draft", {"delivery.texture_size": 7}, "between 64 and 8192"),
-        ("draft", {"nerf.levels": 2.5}, "needs a int"),
-        ("draft", {"nerf.levels": True}, "needs a int"),
+        ("draft", {"nerf.grid_rate": -1e-3}, "0 to 1,000,000, got -0.001"),
+        ("draft", {"nerf.grid_rate": float("nan")}, "got a number beyond all bounds"),
+        ("draft", {"nerf.samples": 0}, "1 to 4,096, got 0"),
+        ("draft", {"nerf.grid_log2_size": 60}, "4 to 24, got 60"),
+        ("draft", {"nerf.grid_features": 3}, "one of 1, 2, 4, 8, got 3"),
+        ("draft", {"nerf.occupancy_every": 0}, "got 0"),
+        ("draft", {"geometry.cells": -1}, "2 to 256, got -1"),
+        ("draft", {"delivery.texture_size": 7}, "64 to 8,192, got 7"),
+        ("draft", {"delivery.max_faces": -1}, "4 to 10,000,000, got -1"),
+        ("draft", {"delivery.max_faces": "few"}, "needs a whole number, got 'few'"),
     ],
 )
 def test_bad_settings_are_met_with_a_clear_word(preset: str, overrides: dict, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         resolve(preset, overrides)
     assert caught.value.todo
+
+
+def test_full_detail_may_be_asked_for() -> None:
+    assert resolve("draft", {"delivery.max_faces": None}).delivery.max_faces is None
 
 
 def test_presets_are_frozen() -> None:
