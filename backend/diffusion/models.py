@@ -18,7 +18,8 @@ from backend.diffusion.denoiser import Prediction
 from backend.diffusion.statement import Statement, make_statement
 from backend.errors import ModelError
 
-PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+A_FOLDER = "Give the path of a folder in diffusers' layout, the one that holds model_index.json."
+PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 COMPONENTS = {  # pipeline: its components that we use, and their classes
     "StableDiffusionPipeline": {
         "unet": "UNet2DConditionModel",
@@ -67,12 +68,32 @@ class ModelFolder:
 
 def open_folder(name_or_folder: str | Path) -> ModelFolder:
     """Find and check a model folder. ModelError says what is missing, damaged or does not fit."""
-    path = Path(name_or_folder).expanduser()
-    if not path.is_dir():
+    path = local_path(name_or_folder)
+    try:
+        return _open_folder(path)
+    except OSError as error:
         raise ModelError(
-            f"The model {str(name_or_folder)!r} is not on this machine.",
-            "Give the path of a folder in diffusers' layout, the one that holds model_index.json.",
-        )
+            f"{path} cannot be read ({error.strerror}).", "Make it readable, or use another folder."
+        ) from error
+
+
+def local_path(name_or_folder: str | Path) -> Path:
+    """Where a model would lie; ModelError for what no path can be."""
+    path = Path(name_or_folder)
+    try:
+        path = path.expanduser()
+        path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name; ~ of nobody
+        raise ModelError(f"{str(path)[:80]!r} cannot be a model's folder ({error}).", A_FOLDER) from error
+    return path
+
+
+def _open_folder(path: Path) -> ModelFolder:
+    refuse_pickles(path, path / "model_index.json")
+    if path.is_file():
+        raise ModelError(f"{path} is a single file, expected a folder.", A_FOLDER)
+    if not path.is_dir():
+        raise ModelError(f"The model {str(path)!r} is not on this machine.", A_FOLDER)
     index = read_json(path / "model_index.json")
     pipeline = index.get("_class_name")
     if pipeline not in COMPONENTS:
@@ -82,8 +103,8 @@ def open_folder(name_or_folder: str | Path) -> ModelFolder:
         )
     configs, weights = {}, {}
     for component, expected in COMPONENTS[pipeline].items():
-        library_and_class = index.get(component) or [None, None]
-        got = library_and_class[-1]
+        library_and_class = index.get(component)
+        got = library_and_class[-1] if isinstance(library_and_class, list) and library_and_class else None
         if expected is not None and got not in (expected, f"{expected}Fast"):
             raise ModelError(
                 f"{path}: {component} is of class {got}, expected {expected}.",
@@ -127,7 +148,7 @@ def find_weights(folder: Path, stem: str) -> tuple[Path, ...]:
         if (folder / f"{stem}{end}").is_file():
             files = [folder / f"{stem}{end}"]
         elif index.is_file():
-            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+            names = weight_files(read_json(index).get("weight_map"))
             if not names or any(name != Path(name).name for name in names):
                 raise ModelError(f"{index} names no files of its own folder.", "Copy the model again.")
             files = [folder / name for name in names]
@@ -142,13 +163,27 @@ def find_weights(folder: Path, stem: str) -> tuple[Path, ...]:
                     f"{file} is missing, truncated or damaged ({error}).", "Copy or download this file again."
                 ) from error
         return tuple(files)
-    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES)
+    refuse_pickles(folder, folder / f"{stem}.safetensors")
+    raise ModelError(f"{folder / stem}.safetensors is missing.", "Copy the model again, whole.")
+
+
+def weight_files(weight_map: Any) -> list[str]:
+    """The names in an index of shards; empty where it is none."""
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    return sorted(set(names)) if all(isinstance(name, str) for name in names) else []
+
+
+def refuse_pickles(path: Path, expected: Path) -> None:
+    """ModelError where `path`, a folder or a file, offers pickles instead of `expected`. Opens nothing."""
+    if expected.is_file():
+        return
+    files = [path] if path.is_file() else list(path.iterdir()) if path.is_dir() else []
+    pickles = sorted(file.name for file in files if file.suffix.lower() in PICKLES)
     if pickles:
         raise ModelError(
-            f"{folder} holds weights only as {', '.join(pickles)}, which can run code when opened.",
-            f"Get the model's safetensors files; {stem}.safetensors belongs there.",
+            f"{path} holds weights only as {', '.join(pickles)}, which can run code when opened.",
+            f"Get the model's safetensors files, in diffusers' layout: {expected.name} belongs there.",
         )
-    raise ModelError(f"{folder / stem}.safetensors is missing.", "Copy the model again, whole.")
 
 
 def check_scheduler(path: Path, config: dict[str, Any]) -> Prediction:
@@ -183,7 +218,9 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
     unet, vae = configs["unet"], configs["vae"]
     text = configs["text_encoder_2" if refiner else "text_encoder"]
     tokenizer = configs["tokenizer_2" if refiner else "tokenizer"]
-    pooled_and_ids = text.get("projection_dim", 512) + 5 * (unet.get("addition_time_embed_dim") or 0)
+    pooled: Any = text.get("projection_dim", 512)
+    ids: Any = unet.get("addition_time_embed_dim")
+    pooled_and_ids = pooled + 5 * ids if is_count(pooled) and is_count(ids) else "a number"
     pairs: list[tuple[str, Any, str, Any]] = [
         ("UNet in_channels", unet.get("in_channels"), "VAE latent_channels", vae.get("latent_channels")),
         ("UNet out_channels", unet.get("out_channels"), "VAE latent_channels", vae.get("latent_channels")),
@@ -211,13 +248,8 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
             "pooled text and five numbers" if refiner else "Stable Diffusion's",
             pooled_and_ids if refiner else None,
         ),
-        ("UNet sample_size is a number", isinstance(unet.get("sample_size"), int), "latent pixels", True),
-        (
-            "VAE block_out_channels is a list",
-            isinstance(vae.get("block_out_channels"), list),
-            "channels",
-            True,
-        ),
+        ("UNet sample_size is a number", is_count(unet.get("sample_size")), "latent pixels", True),
+        ("VAE block_out_channels is a list", is_list_of_counts(vae.get("block_out_channels")), "channels", True),
     ]
     for got_name, got, expected_name, expected in pairs:
         if got != expected:
@@ -225,6 +257,14 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
                 f"{path} does not fit together: {got_name} {got}, expected {expected} ({expected_name}).",
                 "Use a folder whose parts belong together, or another model.",
             )
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_list_of_counts(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(map(is_count, value))
 
 
 def describe(model: ModelFolder) -> dict[str, Any]:

@@ -23,13 +23,14 @@ def open_prior(
         from backend.diffusion.exact import ExactPrior
 
         return ExactPrior(torch.device(device))
-    if not Path(name_or_folder).expanduser().is_dir():
+    from backend.diffusion.models import local_path, open_folder
+
+    if not local_path(name_or_folder).exists():
         raise ModelError(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
             "Give 'exact', or the path of a folder in diffusers' layout, the one that holds model_index.json"
             " (Stable Diffusion 2.1, 2.1-base, or the SDXL refiner).",
         )
-    from backend.diffusion.models import open_folder
     from backend.diffusion.sdxl_refiner import SDXLRefinerPrior
     from backend.diffusion.stable_diffusion import StableDiffusionPrior
 
