@@ -66,7 +66,7 @@ class NerfStage(Walk):
     backdrop_rate: float = 1e-3
     orientation: float = 1e-2  # weight, on the sum over a view's rays
     orientation_points: int = 4096  # samples that estimate it
-    entropy: float = 1.0  # weight of the opacity's entropy, only while there is fog
+    entropy: float = 0.1  # weight of the opacity's entropy, summed over rays, only while there is fog
     entropy_from: float = 0.5  # share of the stage before which fog is let be
     lora: LoRA = field(default_factory=LoRA)
 
@@ -76,10 +76,10 @@ class GeometryStage(Walk):
     cells: int = 50  # body-centred cells along the longest side of the grid
     sdf_rate: float = 1e-2  # in cells an update
     offset_rate: float = 1e-2  # likewise
-    consistency: float = 200.0  # weight of neighbouring faces' 1 - cos, the mean over edges
+    consistency: float = 0.3  # weight of neighbouring faces' 1 - cos, summed as the loss is over pixels
     colour_grid_rate: float = 5e-3  # of the short fit that teaches the surface the field's colours
     colour_head_rate: float = 1e-3
-    laplacian: float = 20.0  # weight of the squared Laplacian in cells, the mean over vertices
+    laplacian: float = 1.0  # weight of the vertices' squared Laplacian in cells, summed
 
 
 @dataclass(frozen=True)
@@ -122,20 +122,20 @@ FAST = Preset(
 
 DRAFT = Preset(
     nerf=NerfStage(
-        start=1.0, end=0.05, levels=100, views=5, size=64, guidance_scale=7.5, decay_from=0.8,
-        samples=96, budget=2**18, half=0.6, density_bias=10.0,
-        grid_levels=8, grid_features=2, grid_log2_size=14, grid_finest=128, hidden=32,
-        occupancy=48, grid_rate=2e-2, head_rate=5e-3, orientation_points=1024,
+        start=1.0, end=0.05, levels=300, views=5, size=32, guidance_scale=7.5, decay_from=0.8,
+        samples=64, budget=60_000, half=0.6,
+        grid_levels=8, grid_features=2, grid_log2_size=14, grid_finest=128, hidden=16, occupancy=32,
+        grid_rate=2e-2, head_rate=5e-3, orientation_points=256, entropy=0.3, entropy_from=0.3,
     ),
     geometry=GeometryStage(
-        start=0.8, end=0.2, levels=50, views=5, size=128, guidance_scale=100.0, decay_from=0.7, cells=28
+        start=0.8, end=0.2, levels=60, views=5, size=128, guidance_scale=100.0, decay_from=0.7, cells=24,
     ),
     texture=TextureStage(
-        start=0.5, end=0.05, levels=40, views=5, size=128, guidance_scale=7.5, decay_from=0.7,
+        start=0.5, end=0.05, levels=40, views=5, size=128, guidance_scale=7.5, decay_from=0.6,
         grid_rate=1e-2, head_rate=2e-3,
     ),
     refine=TextureStage(
-        start=0.3, end=0.0, levels=10, views=5, size=256, guidance_scale=5.0, grid_rate=5e-3, head_rate=1e-3
+        start=0.3, end=0.0, levels=12, views=5, size=256, guidance_scale=5.0, grid_rate=5e-3, head_rate=1e-3
     ),
     delivery=Delivery(max_faces=20_000, texture_size=1024),
 )  # fmt: skip

@@ -152,11 +152,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="kinds, separated by commas")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--preset", default="draft")
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
     parser.add_argument("--out", type=Path, default=None, help="keep the job folders here")
     args = parser.parse_args()
     prompts = [p for p in PROMPTS if not args.only or any(k in p for k in args.only.split(","))]
     preset = resolve(args.preset)
-    threads = prepare_device(torch.device("cpu"), 0)
+    threads = prepare_device(torch.device("cpu"), args.threads)
     print(f"preset {args.preset}, {threads} threads, kernels {select('cpu').names}", flush=True)
     results: list[Figures] = []
     met = 0

@@ -140,9 +140,10 @@ class ExactPrior:
 
     def _traced(self, shape: Shape, size: int) -> tuple[list[GBuffer], Camera]:
         """The G-buffers of all cameras, sorted by view word. The last ones traced are kept: they serve any
-        colours, and any size that divides theirs."""
-        if self._buffers is None or self._buffers[0] != shape.kind or self._buffers[2].height % size:
-            traced = max(size, TRACED // size * size)
+        colours, and any size that is traced at theirs. The size traced depends on `size` alone, or a
+        resumed run would be shown other images."""
+        traced = max(size, TRACED // size * size)
+        if self._buffers is None or self._buffers[0] != shape.kind or self._buffers[2].height != traced:
             words = view_words(self.poses.cameras(torch.arange(len(self.poses)), 1, 1))
             order = torch.tensor(sorted(range(len(words)), key=lambda i: VIEWS.index(words[i])))
             camera = self.poses.cameras(order.to(self._device), traced, traced)
@@ -197,20 +198,21 @@ def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
     coloured, clear, grounds = bank.coloured[rows], bank.clear[rows], bank.backgrounds.double()
     flat = z.reshape(3, -1).to(clear.device)
     exact = flat.double()
-    with_colour = torch.cat([(c.double().flatten(1) @ exact.flatten()) for c in coloured.split(BATCH)])  # [n]
-    with_clear = torch.cat([c.double() @ exact.T for c in clear.split(BATCH)])  # [n,3]
-    distance = bank.square[rows] - 2 * (
-        with_colour[:, None] + 2 * with_clear @ grounds.T
-    )  # less ||z||^2, [n,G]
+    part = BATCH if coloured.dtype == torch.float16 or coloured[0].numel() > 2**14 else len(coloured)
+    with_colour = torch.cat([(c.double().flatten(1) @ exact.flatten()) for c in coloured.split(part)])  # [n]
+    with_clear = torch.cat([c.double() @ exact.T for c in clear.split(part)])  # [n,3]
+    distance = bank.square[rows] - 2 * (with_colour[:, None] + 2 * with_clear @ grounds.T)  # less ||z||^2, [n,G]
     if sigma > 0:
         weight = torch.softmax(-distance.flatten() / (2 * sigma**2), 0).view_as(distance)
     else:
         weight = torch.nn.functional.one_hot(distance.argmin(), distance.numel()).view_as(distance).double()
-    behind = 2 * weight @ grounds  # [n,3]
+    likely = (weight.sum(1) > 1e-12).nonzero()[:, 0]
+    weight = weight[likely]
+    behind = (2 * weight @ grounds).float()  # [n,3]
+    alone = weight.sum(1).float()
     mean = torch.zeros_like(flat)
-    for some in (weight.sum(1) > 1e-12).nonzero()[:, 0].split(BATCH):
-        mean += torch.einsum("n,ncp->cp", weight[some].sum(1).float(), coloured[some].float())
-        mean += torch.einsum("nc,np->cp", behind[some].float(), clear[some].float())
+    for some, c, a in zip(likely.split(part), alone.split(part), behind.split(part), strict=True):
+        mean += (c @ coloured[some].float().flatten(1)).view_as(mean) + a.T @ clear[some].float()
     return mean.view_as(z).to(z)
 
 

@@ -55,9 +55,9 @@ class Field(nn.Module):
 
         The grid's kernels have no second derivative, so a loss on normals goes through this.
         """
-        offsets = step * torch.eye(3, dtype=x.dtype, device=x.device)
-        ahead = self.density((x[:, None] + offsets).reshape(-1, 3)).view(-1, 3)
-        return F.normalize(self.density(x)[:, None] - ahead, dim=-1, eps=1e-6)
+        corners = torch.cat((torch.zeros(1, 3), torch.eye(3))).to(x) * step
+        here, ahead = self.density((x[:, None] + corners).reshape(-1, 3)).view(-1, 4).split((1, 3), 1)
+        return F.normalize(here - ahead, dim=-1, eps=1e-6)
 
 
 class Backdrop(nn.Module):

@@ -10,9 +10,9 @@ from backend.scene.mesh import Mesh, face_normals
 
 
 def opacity_entropy(opacity: Tensor) -> Tensor:
-    """Mean binary entropy of opacities [...], in nats: pushes fog to either side."""
+    """Binary entropy of opacities [...], summed, in nats: pushes fog to either side."""
     a = opacity.clamp(1e-4, 1 - 1e-4)
-    return -(a * a.log() + (1 - a) * (1 - a).log()).mean()
+    return -(a * a.log() + (1 - a) * (1 - a).log()).sum()
 
 
 def foggy_share(opacity: Tensor) -> Tensor:
@@ -23,14 +23,14 @@ def foggy_share(opacity: Tensor) -> Tensor:
 
 
 def normal_consistency(mesh: Mesh, face_pairs: Tensor) -> Tensor:
-    """Mean of 1 - cos between neighbouring faces; face_pairs [E,2] int64."""
+    """Sum of 1 - cos between neighbouring faces; face_pairs [E,2] int64."""
     normals = face_normals(mesh)
     a, b = normals.index_select(0, face_pairs[:, 0]), normals.index_select(0, face_pairs[:, 1])
-    return (1 - (a * b).sum(-1)).mean()
+    return (1 - (a * b).sum(-1)).sum()
 
 
 def laplacian(mesh: Mesh) -> Tensor:
-    """Mean squared distance of a vertex from the mean of its neighbours, in squared metres.
+    """Squared distance of a vertex from the mean of its neighbours, summed, in squared metres.
 
     Each face adds its two other corners to a vertex, so on a closed mesh every neighbour counts twice.
     """
@@ -42,7 +42,7 @@ def laplacian(mesh: Mesh) -> Tensor:
         others = corners.sum(1) - corners[:, corner]
         total = total.index_add(0, t[:, corner], others)
         count = count.index_add(0, t[:, corner], torch.full_like(others[:, :1], 2.0))
-    return (v - total / count.clamp(min=1)).square().sum(-1).mean()
+    return (v - total / count.clamp(min=1)).square().sum()
 
 
 def sdf_sign_changes(sdf: Tensor, edges: Tensor) -> Tensor:
