@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from backend import __version__
+from backend import __version__, models_command
 from backend.errors import DiskError, DreamFlowError, InputError, OutOfMemory
 from backend.files import is_full, write_text
 from backend.job import EventLog, claim_folder, clean_prompt, clear_folder, default_folder, release, results
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)")
     g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
     g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
+    models_command.add_parser(commands)
     return top
 
 
@@ -130,6 +131,8 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
     out = _take_stdout() if in_json else sys.stdout
     try:
         args = parser().parse_args(arguments)
+        if args.command == "models":
+            return models_command.run(args, out)
         job = to_job(args)
         made = claim_folder(Path(job.folder), args.overwrite)
     except DreamFlowError as error:

@@ -15,20 +15,31 @@ from backend.errors import ModelError
 def open_prior(
     name_or_folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None
 ) -> Prior:
-    """The prior "exact", or a model folder in diffusers' layout, chosen by its model_index.json.
+    """The prior "exact", a model that `python -m backend models` lists, or a folder in diffusers' layout.
 
-    phi_folder is Stable Diffusion's own model for D_phi; None shares the network. Raises ModelError.
+    phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
+    and so does None, except that "sd" takes "sd-phi" where it has been fetched. Raises ModelError.
     """
     if str(name_or_folder) == "exact":
         from backend.diffusion.exact import ExactPrior
 
         return ExactPrior(torch.device(device))
     from backend.diffusion.models import local_path, open_folder
+    from backend.diffusion.sources import NAMES, find, model_named, require
 
+    if str(name_or_folder) == "sd" and phi_folder is None:
+        phi_folder = find(model_named("sd-phi"))
+    elif str(phi_folder) == "shared":
+        phi_folder = None
+    elif str(phi_folder) in NAMES:
+        phi_folder = require(str(phi_folder))
+    if str(name_or_folder) in NAMES:
+        name_or_folder = require(str(name_or_folder))
     if not local_path(name_or_folder).exists():
         raise ModelError(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
-            "Give 'exact', or the path of a folder in diffusers' layout, the one that holds model_index.json"
+            f"Give 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
+            " or the path of a folder in diffusers' layout, the one that holds model_index.json"
             " (Stable Diffusion 2.1, 2.1-base, or the SDXL refiner).",
         )
     from backend.diffusion.sdxl_refiner import SDXLRefinerPrior
