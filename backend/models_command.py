@@ -178,14 +178,14 @@ def _fetch(name: str | None, dry_run: bool, told: Told) -> int:
 
 def _verify(name: str | None, told: Told) -> int:
     from backend.diffusion.fetch import verify
-    from backend.diffusion.sources import find, known_models, model_named, read_record, require
+    from backend.diffusion.sources import find_to_verify, known_models, model_named, read_record, require
 
-    if name:
-        require(name)
     damaged = 0
     for model in [model_named(name)] if name else known_models().values():
-        folder = find(model)
+        folder = find_to_verify(model)
         if folder is None:
+            if name:
+                require(name)
             told.line(f"{model.name} is not here", "verified", name=model.name, folder=None, damaged={})
             continue
         recorded = read_record(folder) is not None

@@ -25,6 +25,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None  # close after so many bytes of the body
     body: bytes | None = None  # send this instead, with its own length
+    no_length: bool = False  # leave the end of the body to the end of the connection
     no_range: bool = False  # ignore Range, as some caches do
     wait: threading.Event | None = None  # halfway through the body
 
@@ -123,7 +124,11 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         for name, value in fault.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content) - start))
+        if fault.no_length:
+            self.close_connection = True
+            self.send_header("Connection", "close")
+        else:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         rest = content[start:]
         if fault.wait is not None:

@@ -224,6 +224,12 @@ def find(model: Model) -> Path | None:
     return None
 
 
+def find_to_verify(model: Model) -> Path | None:
+    """As `find`, but a fetched folder counts even where it has been damaged since."""
+    homes = [home_of(source) for source in model.sources if isinstance(source, Hub)]
+    return find(model) or next((home for home in homes if read_record(home)), None)
+
+
 def is_fetched(model: Model, source: Hub) -> bool:
     """Whether this revision was fetched and every file still has its size."""
     folder = home_of(source)

@@ -140,6 +140,31 @@ def test_a_stopped_fetch_keeps_its_part_and_lets_go_of_the_lock(server, monkeypa
     assert server.asked_for(UNET)[-1]["Range"] == f"bytes={kept}-"
 
 
+def test_a_server_that_states_no_length(server):
+    server.faults[UNET] = [
+        Fault(no_length=True, cut=300),
+        Fault(no_length=True, cut=200),
+        Fault(no_length=True),
+    ]
+    run()
+    assert_whole(server)
+    assert [headers.get("Range") for headers in server.asked_for(UNET)] == [None, "bytes=300-", "bytes=500-"]
+
+
+def test_a_server_that_falls_silent_is_left_and_asked_again(server, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    server.faults[UNET] = [Fault(wait=threading.Event())]
+    assert any("timed out" in step.note for step in run())
+    assert_whole(server)
+    assert "Range" in server.asked_for(UNET)[1]
+
+
+def test_a_body_without_an_end_is_cut_off_at_the_listed_size(server):
+    server.faults[UNET] = [Fault(no_length=True, body=weights(1) + bytes(1000))] * 2
+    with pytest.raises(ModelError, match="more than the"):
+        run()
+
+
 def test_a_server_without_ranges_sends_the_whole_again(server):
     server.faults[UNET] = [Fault(cut=300), Fault(no_range=True)]
     run()
