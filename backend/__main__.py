@@ -62,9 +62,12 @@ class Parser(argparse.ArgumentParser):
 
 def whole_number(text: str) -> int:
     try:
-        return int(text)
+        number = int(text)
     except ValueError as error:  # also what int says to more than 4,300 digits
         raise argparse.ArgumentTypeError(f"expected a whole number, got {text[:40]!r}") from error
+    if abs(number) >= 2**63:
+        raise argparse.ArgumentTypeError(f"expected a number of at most 18 digits, got {text[:40]!r}")
+    return number
 
 
 def parser() -> argparse.ArgumentParser:
