@@ -81,9 +81,9 @@ class Told:
         self._out.flush()
 
     def progress(self, name: str, file: str, done: int, total: int, note: str, speed: float) -> None:
-        """At most every so often; a note and the end at once."""
+        """At most every so often; a note at once."""
         now = time.monotonic()
-        if now - self._last < self._every and not note and done < total:
+        if now - self._last < self._every and not note:
             return
         self._last = now
         text = f"  {name}  {100 * done // max(total, 1):3d} %  {_size(done)} of {_size(total)}"

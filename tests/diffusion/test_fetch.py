@@ -32,7 +32,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "modèles à moi" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 5)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60)
     monkeypatch.setattr(hub, "PAUSES", (0.0,) * 5)
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -152,7 +152,7 @@ def test_a_server_that_states_no_length(server):
 
 
 def test_a_server_that_falls_silent_is_left_and_asked_again(server, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     server.faults[UNET] = [Fault(wait=threading.Event())]
     assert any("timed out" in step.note for step in run())
     assert_whole(server)
@@ -167,8 +167,9 @@ def test_a_body_without_an_end_is_cut_off_at_the_listed_size(server):
 
 def test_a_server_without_ranges_sends_the_whole_again(server):
     server.faults[UNET] = [Fault(cut=300), Fault(no_range=True)]
-    run()
+    progress = run()
     assert_whole(server)
+    assert not any("once more" in step.note for step in progress)
 
 
 def test_a_server_that_always_cuts_is_given_up_on_and_the_part_kept(server):
@@ -393,12 +394,12 @@ def test_two_processes_at_once_make_one_whole_folder(server, here):
                 [sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
             )
         )
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 120  # a busy machine
     while sum(url.startswith("/api/") for url, _ in server.seen) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.8)  # longer than a look at the lock
     go_on.set()
-    said = [process.communicate(timeout=20)[0] for process in pair]
+    said = [process.communicate(timeout=120)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0]
     assert sum("another process is fetching" in text for text in said) == 1
     assert len(server.asked_for(UNET)) == 1
