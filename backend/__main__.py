@@ -6,7 +6,6 @@ import argparse
 import os
 import signal
 import sys
-import traceback
 import uuid
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
@@ -15,9 +14,19 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from backend import __version__, models_command
-from backend.errors import DiskError, DreamFlowError, InputError, OutOfMemory
-from backend.files import is_full, write_text
-from backend.job import EventLog, claim_folder, clean_prompt, clear_folder, default_folder, release, results
+from backend import commands as smaller
+from backend.errors import DreamFlowError, InputError
+from backend.explain import explain
+from backend.job import (
+    EventLog,
+    claim_folder,
+    clean_prompt,
+    clear_folder,
+    default_folder,
+    read_job,
+    release,
+    results,
+)
 from backend.terminal import Display, Json, Live, Plain
 from dreamflow_blender.contract.protocol import (
     DEVICES,
@@ -36,10 +45,6 @@ from dreamflow_blender.contract.protocol import (
 Run = Callable[[Job], Generator[Event, None, None]]
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-
-NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it could write in none
-# how torch's allocators, the loader of its libraries and the system say it
-NO_MEMORY = ("out of memory", "allocate memory", "failed to map segment", "not enough memory")
 
 EXAMPLES = """\
 examples:
@@ -98,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
     g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
     models_command.add_parser(commands)
+    smaller.add(commands)
     return top
 
 
@@ -136,8 +142,13 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         args = parser().parse_args(arguments)
         if args.command == "models":
             return models_command.run(args, out)
-        job = to_job(args)
-        made = claim_folder(Path(job.folder), args.overwrite)
+        if args.command in smaller.NAMES:
+            return smaller.carry_out(args, out)
+        if args.command == "resume":
+            job, made = read_job(args.folder), []
+        else:
+            job = to_job(args)
+            made = claim_folder(Path(job.folder), args.overwrite)
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
         if in_json:
@@ -147,23 +158,25 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         return _exit_code(failed)
     display: Display = Json(out) if in_json else _for_people(job, out)
     with display:
-        return _carry_out(job, made, run, display)
+        return _carry_out(job, made, run or _pipeline(args.command), display, args.command == "resume")
 
 
-def _carry_out(job: Job, made: list[Path], run: Run | None, display: Display) -> int:
+def _carry_out(job: Job, made: list[Path], run: Run, display: Display, goes_on: bool) -> int:
     """Runs the job, shows and records its events, and turns whatever stops it into its last one.
 
-    made  the folders to remove again where the job cannot begin
+    made     the folders to remove again where the job cannot begin
+    goes_on  from what there is in the folder
     """
     folder = Path(job.folder)
     log: EventLog | None = None  # from the first event on: a job that cannot begin leaves nothing behind
     try:
-        with Interrupts() as interrupts, closing((run or _pipeline())(job)) as events:
+        with Interrupts() as interrupts, closing(run(job)) as events:
             last: Event | None = None
             try:
                 for last in events:
                     if log is None:
-                        clear_folder(folder)
+                        if not goes_on:
+                            clear_folder(folder)
                         log = EventLog(folder)
                         interrupts.may_wait = True
                     log.write(last)
@@ -201,31 +214,6 @@ def _carry_out(job: Job, made: list[Path], run: Run | None, display: Display) ->
             release(made)
 
 
-def explain(error: Exception, folder: Path) -> Failed:
-    """What to tell the user; a bug of ours leaves its traceback in log.txt."""
-    if isinstance(error, DreamFlowError):
-        return Failed(error.kind, error.message, error.todo)
-    if is_full(error) or NO_TEMPORARY in str(error):  # in the job's folder it would be a DiskError
-        todo = "Free some space on it, or set TMPDIR (TEMP on Windows) to a folder on another disk."
-        return Failed(DiskError.kind, "The disk for temporary files is full.", todo, detail=str(error)[:2000])
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
-        todo = "Close other programs, choose a smaller preset, or use a machine with more memory."
-        return Failed(
-            OutOfMemory.kind, "There is not enough memory for this job.", todo, detail=str(error)[:2000]
-        )
-    trace = "".join(traceback.format_exception(error))
-    if isinstance(error, ModuleNotFoundError):
-        return Failed(
-            "internal", f"The Python package {error.name} is missing.", "Run: python build.py setup"
-        )
-    try:
-        write_text(folder / "log.txt", trace)
-        todo = f"This is a bug in DreamFlow. Please report it with {folder / 'log.txt'}."
-    except DreamFlowError:
-        todo = "This is a bug in DreamFlow. Please report it."
-    return Failed("internal", f"{type(error).__name__}: {error}"[:500], todo, detail=trace[-4000:])
-
-
 class Interrupts:
     """Lets the first Ctrl-C wait for the end of an iteration, once there is something to keep."""
 
@@ -246,10 +234,15 @@ class Interrupts:
         self.asked = True
 
 
-def _pipeline() -> Run:
-    from backend.pipeline import generate  # torch and everything else, some seconds
+def _pipeline(command: str) -> Run:
+    """The command's part of the pipeline, which is imported when it runs: torch and all else, some seconds."""
 
-    return generate
+    def run(job: Job) -> Generator[Event, None, None]:
+        from backend import pipeline
+
+        yield from pipeline.resume(Path(job.folder)) if command == "resume" else pipeline.generate(job)
+
+    return run
 
 
 def _for_people(job: Job, out: TextIO) -> Display:

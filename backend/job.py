@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import unicodedata
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors
-from dreamflow_blender.contract.protocol import MAX_PROMPT, BadMessage, Event, clean_text, decode, encode
+from dreamflow_blender.contract.protocol import (
+    MAX_PROMPT,
+    BadMessage,
+    Event,
+    Job,
+    clean_text,
+    decode,
+    decode_job,
+    encode,
+)
 
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 _NOT_IN_NAMES = set('<>:"|?*\\/')  # on Windows; control characters besides
@@ -127,6 +139,8 @@ def clear_folder(folder: Path) -> None:
     with disk_errors(folder):
         for name in (*_RESULTS, "events.jsonl", "snapshot.npz", "log.txt"):
             (folder / name).unlink(missing_ok=True)
+        if (folder / "checkpoints").is_dir():
+            shutil.rmtree(folder / "checkpoints")
 
 
 class EventLog:
@@ -136,6 +150,8 @@ class EventLog:
         self._path = folder / "events.jsonl"
         with disk_errors(self._path):
             self._file = self._path.open("ab", buffering=0)
+            if self._path.is_file():
+                self._file.truncate(self._path.read_bytes().rfind(b"\n") + 1)  # a line that a crash has torn
 
     def write(self, event: Event) -> None:
         line = memoryview((encode(event) + "\n").encode("ascii"))
@@ -159,6 +175,32 @@ def results(folder: Path) -> dict[str, str]:
     return {name: str(folder / name) for name in _RESULTS if (folder / name).is_file()}
 
 
+def kept(folder: Path) -> dict[str, str]:
+    """`results`, the newest snapshot, and the newest checkpoint: what a cancelled job leaves."""
+    found = results(folder)
+    if (folder / "snapshot.npz").is_file():
+        found["snapshot.npz"] = str(folder / "snapshot.npz")
+    with suppress(OSError):
+        names = [p.name for p in (folder / "checkpoints").iterdir() if not p.name.startswith(".")]
+        if names:
+            found["checkpoint"] = str(folder / "checkpoints" / max(names))  # they begin with their number
+    return found
+
+
+def read_job(folder: Path) -> Job:
+    """The job of this folder, wherever the folder has been moved to. Raises InputError and DiskError."""
+    path = folder / "job.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no job: there is no job.json in it.", "Give a job's folder.")
+    with disk_errors(path):
+        text = path.read_bytes()
+    try:
+        job = decode_job(json.dumps(json.loads(text)["job"]))
+    except (BadMessage, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} describes no job ({error}).", "Generate the object again.") from error
+    return replace(job, folder=str(folder))
+
+
 def read_events(folder: Path) -> list[Event]:
     """What EventLog wrote. A torn last line, as a crash leaves it, is left out; raises DiskError."""
     path = folder / "events.jsonl"
@@ -169,3 +211,12 @@ def read_events(folder: Path) -> list[Event]:
         return [decode(line) for line in whole]
     except BadMessage as error:
         raise DiskError(f"{path} is damaged. {error}", "Start the job again.") from error
+
+
+def last_event(folder: Path) -> Event | None:
+    """None where nothing can be read."""
+    try:
+        events = read_events(folder)
+    except DiskError:
+        return None
+    return events[-1] if events else None

@@ -45,6 +45,15 @@ class Seen:
     opacity: Tensor  # [K,H,W,1]
 
 
+@dataclass(frozen=True)
+class Box:
+    """The arguments of `tetrahedral_grid`."""
+
+    cells: int
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+
 @dataclass
 class Scene:
     """What the stages hand on: the field, then the tetrahedra's sdf, then the mesh."""
@@ -58,6 +67,8 @@ class Scene:
     offsets: nn.Parameter | None = None  # [N,3], a vertex moves by half a cell times tanh of it
     mesh: Mesh | None = None  # the geometry of the texture and refine stages
     seen: Seen | None = None  # what the field looked like when its surface was taken
+    box: Box | None = None  # what `grid` was made of
+    mean_opacity: float = 0.5  # of stage 1's renders, running
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ class Stage:
     walk: Walk
     optimizer: Optimizer
     phi: Phi | None
+    generator: Generator  # all that the stage draws comes from it
     steps: Callable[[int], Iterator[Step]]  # from an iteration onwards
 
 
@@ -159,18 +171,18 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
         return total
 
     def steps(start: int) -> Iterator[Step]:
-        mean_opacity = 0.5
         decay(optimizer, settings, start)
         for step in _walk(g, settings, render, phi, regularize, optimizer, generator, start):
-            yield step
             done = step.iteration + 1
             if done % settings.occupancy_every == 0:
                 scene.occupancy.update(field, generator)
                 if done <= LOOK_UNTIL:
-                    mean_opacity += 0.3 * (float(step.output.opacity.detach().mean()) - mean_opacity)
-                    _check_opacity(mean_opacity, done)
+                    seen = float(step.output.opacity.detach().mean())
+                    scene.mean_opacity += 0.3 * (seen - scene.mean_opacity)
+                    _check_opacity(scene.mean_opacity, done)
+            yield step  # last: a checkpoint taken here has the whole iteration
 
-    return Stage("nerf", settings, optimizer, phi, steps)
+    return Stage("nerf", settings, optimizer, phi, generator, steps)
 
 
 def _check_opacity(mean: float, iteration: int) -> None:
@@ -228,7 +240,7 @@ def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> fl
     found = handover.hand_over(
         scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0], kernels.rasterize_ids
     )
-    scene.grid = found.grid
+    scene.grid, scene.box = found.grid, Box(cells, found.lower, found.upper)
     scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)
     scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
     scene.mesh = detached(surface(scene))
@@ -299,7 +311,7 @@ def geometry_stage(
         scene.mesh = detached(surface(scene))
         settle_colours(scene, kernels, settings.colour_grid_rate, settings.colour_head_rate)
 
-    return Stage("geometry", settings, optimizer, None, steps)
+    return Stage("geometry", settings, optimizer, None, generator, steps)
 
 
 def detached(mesh: Mesh) -> Mesh:
@@ -338,4 +350,4 @@ def texture_stage(
     def steps(start: int) -> Iterator[Step]:
         yield from _walk(g, settings, render, phi, no_loss, optimizer, generator, start)
 
-    return Stage(name, settings, optimizer, phi, steps)
+    return Stage(name, settings, optimizer, phi, generator, steps)

@@ -20,7 +20,7 @@ from dreamflow_blender.contract.protocol import (
     Progress,
     Ready,
     Started,
-    Warned,
+    Warning,
     encode,
 )
 
@@ -101,7 +101,7 @@ def sentence(event: Event, job: Job) -> str:
     """What an event says to a person; empty for those that only move a bar."""
     if isinstance(event, Ready):
         return headline(job, event)
-    if isinstance(event, Warned):
+    if isinstance(event, Warning):
         return f"Note: {event.message}"
     if isinstance(event, Finished | Cancelled | Failed):
         return "\n".join(ending(event, job.folder))

@@ -47,7 +47,7 @@ def script(job, stop=None):
         (folder / "mesh.glb").write_text("so far")
         raise
     yield p.Preview(str(folder / "preview.png"))
-    yield p.Warned("It was a fake.")
+    yield p.Warning("It was a fake.")
     yield p.Started("deliver", 1)
     (folder / "mesh.glb").write_text("whole")
     yield p.Finished({"mesh.glb": str(folder / "mesh.glb"), "views.png": "x"}, FIGURES)

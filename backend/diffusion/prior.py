@@ -80,6 +80,12 @@ class Phi(Protocol):
         """D_phi(z), without a gradient."""
         ...
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that the next `fit` and call depend on, for a checkpoint."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
 
 class Prior(Protocol):
     """D_p and the space it lives in."""

@@ -35,12 +35,14 @@ Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
 
 @dataclass(frozen=True)
 class HandOver:
-    """A grid round the object, its sdf [N], the density's threshold, and its silhouettes' mean IoU."""
+    """A grid round the object with its box's corners, its sdf [N], the threshold, its silhouettes' mean IoU."""
 
     grid: TetGrid
     sdf: Tensor
     threshold: float
     iou: float
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
 
 
 @torch.no_grad()
@@ -68,7 +70,8 @@ def hand_over(
     grid = tetrahedral_grid(cells, lower, upper).to(silhouettes.device)
     density = _in_chunks(density_at, grid.vertices)
     threshold, iou = pick_threshold(density, grid, silhouettes, camera, rasterize_ids)
-    return HandOver(grid, sdf_from_density(density, threshold, grid, density_at), threshold, iou)
+    sdf = sdf_from_density(density, threshold, grid, density_at)
+    return HandOver(grid, sdf, threshold, iou, tuple(lower.tolist()), tuple(upper.tolist()))
 
 
 def bounding_box(occupied: Tensor, half: float, margin: float) -> tuple[Tensor, Tensor]:

@@ -1,10 +1,17 @@
-"""A textured mesh as `mesh.npz`: the arrays that the backend writes and Blender reads. numpy only.
+"""A textured mesh as `mesh.npz`, a coarse one as `snapshot.npz`: what the backend writes and Blender reads.
+
+numpy only. mesh.npz:
 
     v_pos      [V,3] float32  metres, z up, the object faces -Y
     t_pos_idx  [F,3] int32    rows of v_pos, counter-clockwise seen from outside
     v_tex      [T,2] float32  v upwards, (0, 0) is the image's lower left corner
     t_tex_idx  [F,3] int32    rows of v_tex
     normal     [V,3] float32  unit, smooth
+
+snapshot.npz, a picture of a run that goes on:
+
+    v_pos, t_pos_idx          as above
+    colour     [V,3] float32  sRGB in [0, 1]
 
 The same arrays always give the same bytes: the archive carries no clock.
 """
@@ -60,7 +67,20 @@ class MeshArrays:
                 raise BadMeshFile(f"{name}: expected rows below {rows}, got {index.min()} to {index.max()}.")
 
 
-def to_bytes(mesh: MeshArrays) -> bytes:
+@dataclass(frozen=True)
+class SnapshotArrays:
+    """The arrays of the second table."""
+
+    v_pos: NDArray[np.float32]
+    t_pos_idx: NDArray[np.int32]
+    colour: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        # a snapshot is a mesh whose colours stand where the normals do
+        MeshArrays(self.v_pos, self.t_pos_idx, self.v_pos[:, :2], self.t_pos_idx, self.colour)
+
+
+def to_bytes(mesh: MeshArrays | SnapshotArrays) -> bytes:
     """The file's content."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -75,9 +95,18 @@ def to_bytes(mesh: MeshArrays) -> bytes:
 
 def read(path: Path) -> MeshArrays:
     """The mesh in this file; raises BadMeshFile on any other file, and OSError."""
+    return MeshArrays(*_read_arrays(path, [f.name for f in fields(MeshArrays)]))
+
+
+def read_snapshot(path: Path) -> SnapshotArrays:
+    """The snapshot in this file; raises BadMeshFile on any other file, and OSError."""
+    return SnapshotArrays(*_read_arrays(path, [f.name for f in fields(SnapshotArrays)]))
+
+
+def _read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return MeshArrays(*(_read_array(archive, f.name) for f in fields(MeshArrays)))
+            return [_read_array(archive, name) for name in names]
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise BadMeshFile(f"{path.name} is damaged or is not a mesh file: {error}.") from error
 

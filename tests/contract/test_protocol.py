@@ -17,7 +17,8 @@ EVENTS = [
     p.Preview("out/é 🐟/preview.png"),
     p.Snapshot("snapshot.npz"),
     p.Checkpoint("checkpoint"),
-    p.Warned("two\nlines and \ud800 half a character"),
+    p.Refused("no such request"),
+    p.Warning("two\nlines and \ud800 half a character"),
     p.Paused(),
     p.Finished({"mesh.glb": "mesh.glb"}, {"seconds": 192.0, "faces": 11204}),
     p.Cancelled({}),
@@ -110,7 +111,7 @@ def test_refine_may_run_its_own_stages():
         b'{"event": "finished", "paths": {}, "figures": {"faces": 1' + b"0" * 5000 + b"}}",
         b"[" * 200_000,
         b'{"a":' * 100_000,
-        b'{"event": "warned", "message": "' + b"x" * p.MAX_LINE + b'"}',
+        b'{"event": "warning", "message": "' + b"x" * p.MAX_LINE + b'"}',
     ],
     ids=range(20),
 )
@@ -126,7 +127,7 @@ def test_a_nan_never_leaves():
     with pytest.raises(p.BadMessage, match="loss"):
         p.encode(p.Progress("nerf", 0, 1, 0, 1, loss=float("nan")))
     with pytest.raises(p.BadMessage, match="less than"):
-        p.encode(p.Warned("x" * p.MAX_LINE))
+        p.encode(p.Warning("x" * p.MAX_LINE))
 
 
 def test_text_is_one_line_and_keeps_what_means_something():
@@ -141,12 +142,47 @@ def test_standard_library_only():
     import sys
     from pathlib import Path
 
-    tree = ast.parse(Path(p.__file__).read_text(encoding="utf-8"))
-    names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names = set()
+    for file in ("protocol.py", "wire.py"):
+        tree = ast.parse(Path(p.__file__).with_name(file).read_text(encoding="utf-8"))
+        names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 0}
+        names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     assert {n.split(".")[0] for n in names} <= sys.stdlib_module_names
 
 
 def test_json_of_anyone_elses_making_is_read():
     pretty = json.dumps({"total": 3, "event": "started", "stage": "nerf"}, indent=1)
     assert p.decode(pretty) == p.Started("nerf", 3)
+
+
+REQUESTS = [
+    p.Hello(), p.Generate(JOB),
+    p.Refine(dataclasses.replace(JOB, kind="refine", stages=("texture",))), p.Resume("out/a"),
+    p.Pause(), p.Continue(), p.Finish(), p.Cancel(), p.Status(), p.Shutdown(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda r: type(r).__name__)
+def test_requests_travel(request_):
+    line = p.encode_request(request_)
+    assert p.decode_request(line) == request_
+    assert json.loads(line)["request"] in (p.__doc__ or "")
+
+
+def test_every_request_is_tried():
+    assert {type(r) for r in REQUESTS} == set(p.REQUESTS.values())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"", b"[]", b"null", b"{}", b'{"request": []}', b'{"request": "dance"}', b'{"request": "pause", "now": 1}',
+        b'{"request": "generate"}', b'{"request": "generate", "job": 7}', b'{"request": "generate", "job": {}}',
+        b'{"request": "generate", "job": {"id": "1", "kind": "refine", "prompt": "a", "folder": "b"}}',
+        b'{"request": "resume", "folder": ""}', b'{"request": "resume", "folder": NaN}', b"\xff" * 9,
+        b"[" * 100_000, b'{"request": "hello", "protocol": true}', b'{"event": "paused"}',
+    ],
+)  # fmt: skip
+def test_bad_requests_are_refused(line):
+    with pytest.raises(p.BadMessage):
+        p.decode_request(line)

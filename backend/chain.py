@@ -1,0 +1,143 @@
+"""The stages of a job, one after the other, with the hand-overs guarded: from the start or from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from backend.apfo import Step
+from backend.checkpoint import Saved, restore_scene, restore_stage
+from backend.config import STAGES, Preset
+from backend.diffusion.prior import Prior
+from backend.errors import NumericsError, SceneError
+from backend.kernels import Kernels
+from backend.stages import (
+    Scene,
+    Stage,
+    geometry_stage,
+    guide,
+    hand_over,
+    nerf_stage,
+    new_scene,
+    settle_colours,
+    texture_stage,
+)
+from dreamflow_blender.contract.protocol import Job
+
+ATTEMPTS = 3  # seeds tried before an empty or full scene is an error
+THRESHOLD_VIEWS = 24  # silhouettes that choose the iso level
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something that happened: a stage began, made a step, ended, is tried again, or lies behind."""
+
+    what: str  # "began", "step", "ended", "again", "restored"
+    stage: str
+    scene: Scene
+    step: Step | None = None
+    total: int = 0
+    note: str = ""
+    done: int = 0  # iterations of the stage
+    work: Stage | None = None  # what a checkpoint is taken of; None for "again" and "restored"
+    attempt: int = 0  # at stage 1, counted from 0
+
+
+def stage_generator(device: torch.device, seed: int, stage: str, attempt: int = 0) -> torch.Generator:
+    """Each stage draws from its own generator, so leaving one out changes nothing in the others."""
+    number = seed * 64 + STAGES.index(stage) * 8 + attempt
+    return torch.Generator(device).manual_seed(number)
+
+
+def run_stages(
+    job: Job,
+    preset: Preset,
+    prior: Prior,
+    refiner: Prior | None,
+    kernels: Kernels,
+    device: torch.device,
+    saved: Saved | None = None,
+) -> Iterator[Moment]:
+    """Every moment of a job's stages. `refiner` None: the prior refines, too. `saved`: go on from there.
+
+    Raises SceneError after three empty or full scenes, NumericsError naming stage, iteration and tensor.
+    """
+    if saved is None or saved.stage == "nerf":
+        scene, attempt = yield from _shape(job, preset, prior, kernels, device, saved)
+    else:
+        attempt = saved.attempt
+        scene = new_scene(preset.nerf, kernels, device, _seed(job, attempt))
+        restore_scene(saved, scene)
+        yield Moment("restored", saved.stage, scene, attempt=attempt)
+    for name in job.stages:
+        if name == "nerf" or (saved is not None and saved.passed(name)):
+            continue
+        generator = stage_generator(device, job.seed, name)
+        if name == "geometry":
+            g = guide(prior, job.prompt, job.negative, preset.geometry, "normal")
+            stage = geometry_stage(scene, g, preset.geometry, kernels, generator)
+        elif name == "texture":
+            g = guide(prior, job.prompt, job.negative, preset.texture)
+            stage = texture_stage(scene, g, preset.texture, kernels, generator, job.seed)
+        else:
+            g = guide(refiner or prior, job.prompt, job.negative, preset.refine)
+            stage = texture_stage(scene, g, preset.refine, kernels, generator, job.seed, "refine")
+        yield from _moments(stage, scene, attempt, saved)
+
+
+def look_at_hand_over(
+    scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int
+) -> None:
+    """From the field to a surface, judged by the views of its own generator. Raises SceneError."""
+    device, size = scene.field.table.device, preset.nerf.size
+    viewers = prior.poses.sample(torch.Generator(device).manual_seed(seed), THRESHOLD_VIEWS, size, size)
+    hand_over(scene, viewers, preset.geometry.cells, kernels)
+
+
+def _seed(job: Job, attempt: int) -> int:
+    return job.seed + 7919 * attempt
+
+
+def _shape(
+    job: Job, preset: Preset, prior: Prior, kernels: Kernels, device: torch.device, saved: Saved | None
+) -> Events[Moment, None, tuple[Scene, int]]:
+    """Stage 1 and the hand-over to a surface, with another seed where they come out empty or full."""
+    settings = preset.nerf
+    g = guide(prior, job.prompt, job.negative, settings)
+    for attempt in range(0 if saved is None else saved.attempt, ATTEMPTS):
+        seed = _seed(job, attempt)
+        generator = stage_generator(device, job.seed, "nerf", attempt)
+        scene = new_scene(settings, kernels, device, seed)
+        here = saved if saved is not None and saved.attempt == attempt else None
+        if here is not None:
+            restore_scene(here, scene)
+        try:
+            yield from _moments(nerf_stage(scene, g, settings, generator, seed), scene, attempt, here)
+            look_at_hand_over(scene, prior, preset, kernels, job.seed)
+            settle_colours(
+                scene, kernels, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate
+            )
+            return scene, attempt
+        except SceneError as error:
+            if attempt == ATTEMPTS - 1:
+                raise SceneError(f"Three seeds gave no object. {error.message}", error.todo) from error
+            yield Moment("again", "nerf", scene, note=f"{error.message} Trying another seed.")
+    raise AssertionError("unreachable")
+
+
+def _moments(stage: Stage, scene: Scene, attempt: int, saved: Saved | None) -> Iterator[Moment]:
+    """A stage's moments; from the checkpoint's iteration, where it was taken in this stage."""
+    total, first = stage.walk.iterations, 0
+    if saved is not None and saved.stage == stage.name:
+        restore_stage(saved, stage)
+        first = saved.iteration
+    yield Moment("began", stage.name, scene, None, total, "", first, stage, attempt)
+    try:
+        for step in stage.steps(first):
+            yield Moment("step", stage.name, scene, step, total, "", step.iteration + 1, stage, attempt)
+    except NumericsError as error:
+        raise NumericsError(f"Stage {stage.name}, {error.message}", error.todo) from error
+    yield Moment("ended", stage.name, scene, None, total, "", total, stage, attempt)
