@@ -156,7 +156,7 @@ class EventLog:
     def write(self, event: Event) -> None:
         line = memoryview((encode(event) + "\n").encode("ascii"))
         with disk_errors(self._path):
-            whole = self._file.tell()
+            whole = os.fstat(self._file.fileno()).st_size  # the position may lie beyond it
             try:
                 while line:  # a disk that fills up takes a part
                     line = line[self._file.write(line) :]
