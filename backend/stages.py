@@ -124,6 +124,7 @@ def adamw(groups: list[tuple[Any, float]], weight_decay: float = 0.01) -> AdamW:
         betas=(0.9, 0.99),
         eps=1e-15,
         weight_decay=weight_decay,
+        fused=True,
     )
 
 

@@ -1,6 +1,6 @@
 """Does a prompt come back as its object? The exact prior knows the true one, so these are real errors.
 
-    python benchmarks/recovery.py [--only mug,duck] [--seeds 2] [--out DIR]
+    python benchmarks/recovery.py [--only duck,car] [--seeds 2] [--jobs 2] [--out DIR]
 
 For each of 8 kinds and 2 seeds: the whole pipeline, preset draft, then 24 cameras that are not in the
 prior's bank (elevation -10 to 60). iou: silhouettes, against the true object; psnr: the albedo inside the
@@ -11,10 +11,14 @@ Exits 1 where a figure misses.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -38,9 +42,9 @@ from backend.stages import Scene
 from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (
-    "a red mug",
+    "a white snowman",
     "a yellow duck",
-    "a blue chair with yellow legs",
+    "a blue teapot",
     "a green mushroom",
     "an orange fish",
     "a purple house",
@@ -82,8 +86,11 @@ def see(scene: Scene, camera: Camera, kernels: Kernels, as_field: bool) -> tuple
     return torch.cat([v.image for v in views]), torch.cat([v.opacity for v in views])
 
 
-def recover(prompt: str, seed: int, preset: Preset, folder: Path) -> tuple[dict[str, Figures], float, list[str]]:
+def recover(
+    prompt: str, seed: int, preset: Preset, folder: Path
+) -> tuple[dict[str, Figures], float, list[str]]:
     """Figures by stage, seconds of the run without the measuring, and what is wrong with the mesh."""
+    folder.mkdir(parents=True, exist_ok=True)
     began, measured = time.monotonic(), 0.0
     kernels = select("cpu")
     device = torch.device("cpu")
@@ -112,7 +119,9 @@ def recover(prompt: str, seed: int, preset: Preset, folder: Path) -> tuple[dict[
     mesh, albedo = done.mesh, done.albedo
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
-    figures["result"] = compare(*look_at_texture(mesh, albedo, camera, kernels, grey), true.colour, true.alpha)
+    figures["result"] = compare(
+        *look_at_texture(mesh, albedo, camera, kernels, grey), true.colour, true.alpha
+    )
     return figures, seconds, faults(mesh, prompt)
 
 
@@ -137,9 +146,9 @@ def misses(figures: dict[str, Figures], seconds: float, wrong: list[str]) -> lis
         found.append(f"iou under {LEAST_IOU}")
     if seconds > SECONDS:
         found.append(f"over {SECONDS:.0f} s")
-    names = list(figures)
-    for before, after in zip(names, names[1:], strict=False):
-        allowed = WORSE_IOU_MESH if after == "mesh" else WORSE_IOU
+    stages = [name for name in figures if name != "mesh"]  # that is half of a stage: taken, but not yet tuned
+    for before, after in pairwise(stages):
+        allowed = WORSE_IOU_MESH if before == "nerf" else WORSE_IOU
         if figures[after].iou < figures[before].iou - allowed:
             found.append(f"{after} loses {figures[before].iou - figures[after].iou:.3f} iou")
         if figures[after].psnr < figures[before].psnr - WORSE_PSNR:
@@ -152,29 +161,34 @@ def main() -> int:
     parser.add_argument("--only", default="", help="kinds, separated by commas")
     parser.add_argument("--seeds", type=int, default=len(SEEDS))
     parser.add_argument("--preset", default="draft")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as torch chooses")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each with its share of cores")
     parser.add_argument("--out", type=Path, default=None, help="keep the job folders here")
     args = parser.parse_args()
     prompts = [p for p in PROMPTS if not args.only or any(k in p for k in args.only.split(","))]
     preset = resolve(args.preset)
-    threads = prepare_device(torch.device("cpu"), args.threads)
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
     print(f"preset {args.preset}, {threads} threads, kernels {select('cpu').names}", flush=True)
+    out = args.out or Path(tempfile.mkdtemp(prefix="recovery-"))
+    tasks = [(p, s, preset, out / f"{p.replace(' ', '-')}-{s}") for p in prompts for s in SEEDS[: args.seeds]]
     results: list[Figures] = []
     met = 0
-    out = args.out or Path(tempfile.mkdtemp(prefix="recovery-"))
-    for prompt in prompts:
-        for seed in SEEDS[: args.seeds]:
-            folder = out / f"{prompt.replace(' ', '-')}-{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
-            figures, seconds, wrong = recover(prompt, seed, preset, folder)
+    workers = ProcessPoolExecutor(
+        args.jobs, multiprocessing.get_context("spawn"), prepare_device, (torch.device("cpu"), threads)
+    )
+    with workers as pool:
+        for (prompt, seed, _, _), (figures, seconds, wrong) in zip(
+            tasks, pool.map(recover, *zip(*tasks, strict=True)), strict=True
+        ):
             why = misses(figures, seconds, wrong)
             met += not why
             results.append(figures["result"])
             stages = "  ".join(f"{name} {f.iou:.3f} {f.psnr:4.1f}" for name, f in figures.items())
-            print(f"{prompt:30} {seed}  {seconds:5.0f} s  {stages}  {'; '.join(why) or 'met'}", flush=True)
+            print(f"{prompt:18} {seed}  {seconds:4.0f} s  {stages}  {'; '.join(why) or 'met'}", flush=True)
     iou, psnr = (sum(getattr(r, name) for r in results) / len(results) for name in ("iou", "psnr"))
     ok = iou >= MEAN_IOU and psnr >= MEAN_PSNR
-    print(f"mean iou {iou:.3f} (>= {MEAN_IOU}), mean psnr {psnr:.1f} dB (>= {MEAN_PSNR}): {'met' if ok else 'missed'}")
+    print(
+        f"mean iou {iou:.3f} (>= {MEAN_IOU}), mean psnr {psnr:.1f} dB (>= {MEAN_PSNR}): {'met' if ok else 'missed'}"
+    )
     print(f"recovery: {met} of {len(results)} met")
     return 0 if ok and met == len(results) else 1
 

@@ -4,7 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from tests.oracle import BLUE, RADIUS, RED, Oracle, ball, generator
 
 from backend import stages
 from backend.apfo import Step
@@ -13,6 +12,7 @@ from backend.errors import NumericsError, SceneError
 from backend.kernels import Kernels, select
 from backend.pictures import around, look
 from backend.scene.mesh import is_closed, signed_volume
+from tests.oracle import BLUE, RADIUS, RED, Oracle, ball, generator
 
 NERF = dataclasses.replace(
     DRAFT.nerf, levels=25, views=4, size=32, samples=48, occupancy=24, grid_levels=4, grid_log2_size=12,
