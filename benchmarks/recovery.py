@@ -43,13 +43,13 @@ from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (
     "a white snowman",
-    "a yellow duck",
-    "a blue teapot",
+    "a red rocket",
     "a green mushroom",
-    "an orange fish",
-    "a purple house",
     "a cyan car",
     "a pink robot",
+    "a blue teapot",
+    "an orange fish",
+    "a yellow duck",
 )
 SEEDS = (1, 2)
 VIEWS, SIZE = 24, 128
