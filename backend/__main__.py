@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from backend import __version__, models_command
 from backend import commands as smaller
@@ -50,6 +51,7 @@ EXAMPLES = """\
 examples:
   python -m backend generate "a red mug"
   python -m backend generate "a blue chair with yellow legs" --preset fast --seed 7 --out chairs/blue
+  python -m backend generate "a red car" --set delivery.max_faces=null --set delivery.texture_size=2048
   python -m backend generate "a green car" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
 
@@ -73,6 +75,15 @@ def whole_number(text: str) -> int:
     if abs(number) >= 2**63:
         raise argparse.ArgumentTypeError(f"expected a number of at most 18 digits, got {text[:40]!r}")
     return number
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """ "nerf.levels=400" as its name and its JSON value."""
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected STAGE.SETTING=NUMBER, got {text[:60]!r}") from error
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,6 +111,14 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")
     g.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
     g.add_argument("--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)")
+    g.add_argument(
+        "--set",
+        metavar="STAGE.SETTING=VALUE",
+        type=setting,
+        action="append",
+        default=[],
+        help="replace one of the preset's settings, as in nerf.levels=400 or delivery.max_faces=null (full detail)",
+    )
     g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
     g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
     models_command.add_parser(commands)
@@ -125,6 +144,7 @@ def to_job(args: argparse.Namespace) -> Job:
             stages=tuple(name.strip() for name in args.stages.split(",")),
             device=args.device,
             threads=args.threads,
+            overrides=dict(args.set),
         )
     except BadMessage as error:
         raise InputError(str(error), "See python -m backend generate --help.") from error

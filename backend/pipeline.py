@@ -136,7 +136,7 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
         write_job(job, preset, device, threads, kernels, prior, refiner)
     else:
         told.restore(saved)
-    yield Ready(versions(), (str(device),), kernels.names, threads, memory_gb(device))
+    yield _ready(device, kernels, threads)
     for name in ("kernels", "versions"):
         if saved is not None and saved.notes[name] != constant[name]:
             yield Warning(f"The {name} have changed since the checkpoint: the result may differ in detail.")
@@ -259,7 +259,11 @@ def _deliver(scene: Scene, preset: Preset, kernels: Kernels, job: Job, told: Tol
 def ready() -> Ready:
     """What would do the work, with nothing else said."""
     device = pick_device("auto")
-    return Ready(versions(), (str(device),), select(device).names, torch.get_num_threads(), memory_gb(device))
+    return _ready(device, select(device), torch.get_num_threads())
+
+
+def _ready(device: torch.device, kernels: Kernels, threads: int) -> Ready:
+    return Ready(versions(), (str(device),), kernels.names, threads, memory_gb(device), kernels.why)
 
 
 def memory_gb(device: torch.device) -> float:

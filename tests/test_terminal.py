@@ -324,3 +324,20 @@ def test_words():
     ]
     assert terminal.measures(p.Progress("nerf", 0, 1, 0, 1)) == ""
     assert json.loads(p.encode(READY))["protocol"] == p.VERSION
+
+
+def test_the_first_lines_say_why_no_faster_kernel_is_used():
+    ready = p.Ready({}, ("cpu",), {"hash grid": "warp"}, 2, kernels_why={"hash grid": "tcnn runs on cuda.", "x": ""})
+    assert terminal.headline(JOB, ready).splitlines()[1:] == ["  hash grid: tcnn runs on cuda."]
+
+
+def test_settings_of_the_preset_can_be_replaced(tmp_path):
+    given = ["--set", "nerf.levels=7", "--set", "delivery.max_faces=null"]
+    job = cli.to_job(cli.parser().parse_args(["generate", "a red mug", *given]))
+    assert job.overrides == {"nerf.levels": 7, "delivery.max_faces": None}
+
+
+@pytest.mark.parametrize("text", ["nerf.levels", "nerf.levels=many", "=", ""])
+def test_a_setting_without_a_number_is_refused(text, capsys):
+    assert cli.main(["generate", "a red mug", "--set", text]) == cli.BAD_INPUT
+    assert "expected STAGE.SETTING=NUMBER" in capsys.readouterr().err

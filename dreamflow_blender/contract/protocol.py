@@ -20,7 +20,8 @@ standard input, as {"request": "generate", "job": {"id": "1", "kind": "generate"
 One job at a time. After `cancelled` the process may end: start another for the next job.
 
     event        fields                                                    meaning
-    ready        protocol, versions, devices, kernels, threads, memory_gb  what will do the work
+    ready        protocol, versions, devices, kernels, kernels_why,        what will do the work, and why
+                 threads, memory_gb                                        nothing faster does
     started      stage, total                                              a stage begins, `total` iterations
     progress     stage, level, levels, iteration, total,                   after an iteration (not every one);
                  seconds_left, loss, gap                                   gap = ||eps_p - eps_phi||
@@ -126,6 +127,7 @@ class Ready:
     kernels: dict[str, str]  # "hashgrid" -> "warp", ...
     threads: int
     memory_gb: float | None = None  # of the device in use
+    kernels_why: dict[str, str] = field(default_factory=dict)  # why nothing faster is used; "" where it is
     protocol: int = VERSION
 
 
