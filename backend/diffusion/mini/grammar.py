@@ -23,7 +23,7 @@ from backend.errors import InputError
 
 LEAD_INS = ("a photo of", "a 3d model of", "a normal map of")
 ARTICLES = ("a", "an", "the")
-TODO = "This prior knows only its own words; with --prior and a Stable Diffusion folder, any prompt will do."
+ANY_PROMPT = "This prior knows only its own words; with --prior and a Stable Diffusion folder, any prompt will do."
 
 
 def parse(prompt: str) -> Description:
@@ -53,7 +53,7 @@ def parse(prompt: str) -> Description:
     if words:
         if words[0] != "with":
             raise InputError(
-                f"{words[0]!r} cannot follow {name!r}.", f"Say '{name} with a COLOUR PART'. {TODO}"
+                f"{words[0]!r} cannot follow {name!r}.", f"Say '{name} with a COLOUR PART'. {ANY_PROMPT}"
             )
         for phrase in _split(words[1:], "and"):
             part_colour, part = _part(phrase, name)
@@ -104,7 +104,7 @@ def _part(phrase: list[str], kind: str) -> tuple[str, str]:
     if len(words) != 2:
         said = " ".join(phrase)
         raise InputError(
-            f"After 'with' comes a colour and a part, got {said!r}.", f"Parts: {', '.join(known)}. {TODO}"
+            f"After 'with' comes a colour and a part, got {said!r}.", f"Parts: {', '.join(known)}. {ANY_PROMPT}"
         )
     colour, word = words
     if colour not in COLOURS:
@@ -119,7 +119,7 @@ def _view(words: list[str]) -> str:
     if not words or words[0] not in VIEWS or words[1:] not in ([], ["view"]):
         raise InputError(
             f"After the comma comes a view, got {' '.join(words)!r}.",
-            f"Say one of: {', '.join(VIEWS)} view. {TODO}",
+            f"Say one of: {', '.join(VIEWS)} view. {ANY_PROMPT}",
         )
     return words[0]
 
@@ -127,7 +127,7 @@ def _view(words: list[str]) -> str:
 def _unknown(word: str, known: Iterable[str], what: str) -> InputError:
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
     nearest = f"Nearest known: {', '.join(near)}. " if near else f"{_known(known)} "
-    return InputError(f"{word!r} is no known {what}.", f"{nearest}{TODO}")
+    return InputError(f"{word!r} is no known {what}.", f"{nearest}{ANY_PROMPT}")
 
 
 def _known(known: Iterable[str]) -> str:
