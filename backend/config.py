@@ -135,7 +135,8 @@ DRAFT = Preset(
         grid_rate=1e-2, head_rate=2e-3,
     ),
     refine=TextureStage(
-        start=0.3, end=0.0, levels=12, views=5, size=256, guidance_scale=5.0, grid_rate=5e-3, head_rate=1e-3
+        start=0.3, end=0.0, levels=12, views=5, size=256, guidance_scale=5.0, decay_from=0.3,
+        grid_rate=2e-3, head_rate=5e-4,
     ),
     delivery=Delivery(max_faces=20_000, texture_size=1024),
 )  # fmt: skip

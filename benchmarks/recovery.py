@@ -42,12 +42,12 @@ from backend.stages import Scene
 from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (
-    "a white snowman",
+    "a blue teapot",
+    "a grey tower",
     "a red rocket",
     "a green mushroom",
     "a cyan car",
     "a pink robot",
-    "a blue teapot",
     "an orange fish",
     "a yellow duck",
 )
