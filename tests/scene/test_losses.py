@@ -10,7 +10,7 @@ SQUARE = Mesh(
 
 def test_entropy_is_largest_at_a_half_and_nothing_at_either_end() -> None:
     assert torch.isclose(losses.opacity_entropy(torch.full((4,), 0.5)), 4 * torch.tensor(2.0).log())
-    assert losses.opacity_entropy(torch.tensor([0.0, 1.0])) < 2e-3
+    assert losses.opacity_entropy(torch.tensor([0.0, 1.0])) < 4e-3
 
 
 def test_fog_is_counted_among_what_is_seen() -> None:
