@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from backend.scene.mesh import Mesh, face_normals
 
@@ -43,17 +42,3 @@ def laplacian(mesh: Mesh) -> Tensor:
         total = total.index_add(0, t[:, corner], others)
         count = count.index_add(0, t[:, corner], torch.full_like(others[:, :1], 2.0))
     return (v - total / count.clamp(min=1)).square().sum()
-
-
-def sdf_sign_changes(sdf: Tensor, edges: Tensor) -> Tensor:
-    """Cross-entropy of the signs along edges [E,2] whose ends differ in sign (nvdiffrec, Eq. 2).
-
-    It pulls loose specks of the sdf [N] towards their neighbours.
-    """
-    pair = sdf.index_select(0, edges.reshape(-1)).view(-1, 2)
-    pair = pair[(pair[:, 0] > 0) != (pair[:, 1] > 0)]
-    a, b = pair.unbind(1)
-    return (
-        F.binary_cross_entropy_with_logits(a, (b > 0).to(a.dtype))
-        + F.binary_cross_entropy_with_logits(b, (a > 0).to(a.dtype))
-    )

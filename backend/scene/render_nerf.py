@@ -41,7 +41,7 @@ def render_nerf(
     samples = march(
         origins, directions, occupancy.cells, field.extent, sampling.near, sampling.samples, generator, sampling.budget
     )
-    points = origins[samples.ray] + samples.t[:, None] * directions[samples.ray]
+    points = samples.points(origins, directions)
     features = field.features(points)
     density, albedo = field.density(points, features), field.albedo(points, features)
     opacity, colour, _, weights = composite(density, albedo, samples)
