@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -149,6 +150,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._written: list[Path] = []
+        self.seconds = 0.0  # of a processor that writing took from the run
         self._number = max((_number(path) for path in listed(folder)), default=0)
 
     @property
@@ -189,6 +191,8 @@ class Keeper:
             clean(self._folder.parent)
         except Exception as error:  # noqa: BLE001  handed to the run's own thread, which raises it
             self._error = error
+        finally:
+            self.seconds += time.thread_time()  # the thread is there for this one alone
 
 
 def write(path: Path, saved: Saved) -> None:

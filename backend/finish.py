@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,29 @@ class Delivered:
 
 PADDING = 4  # texels of gutter round a chart
 TURNTABLE_VIEWS = 36
+STEPS = 5  # of `finishing`: mesh, charts, texture, files, pictures
 
 
-def textured(scene: Scene, settings: Delivery, kernels: Kernels) -> tuple[Mesh, Tensor, dict[str, float]]:
-    """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both."""
+def never() -> bool:
+    """Nobody stops it."""
+    return False
+
+
+def textured(
+    scene: Scene, settings: Delivery, kernels: Kernels, cancelled: Callable[[], bool] = never
+) -> Generator[int, None, tuple[Mesh, Tensor, dict[str, float]]]:
+    """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps."""
     assert scene.mesh is not None, "hand over first"
     mesh = deliver(scene.mesh, settings.max_faces)
+    yield 1
     v_tex, t_tex_idx, method, _ = unwrap(
         mesh.v_pos.cpu().numpy().astype(np.float32),
         mesh.t_pos_idx.cpu().numpy(),
         settings.texture_size,
         padding=PADDING,
+        cancelled=cancelled,
     )
+    yield 2
     device = mesh.v_pos.device
     mesh = Mesh(
         mesh.v_pos, mesh.t_pos_idx, torch.from_numpy(v_tex).to(device), torch.from_numpy(t_tex_idx).to(device)
@@ -58,6 +70,7 @@ def textured(scene: Scene, settings: Delivery, kernels: Kernels) -> tuple[Mesh, 
         "texture_px": float(settings.texture_size),
         "charts": float(method == "charts"),
     }
+    yield 3
     return mesh, albedo, figures
 
 
@@ -71,9 +84,33 @@ def finish(
     sheets: dict[str, Tensor],
 ) -> Delivered:
     """Write everything that a job delivers. Raises DiskError."""
-    mesh, albedo, figures = textured(scene, settings, kernels)
+    work = finishing(scene, settings, kernels, folder, job, curves, sheets)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            delivered: Delivered = end.value
+            return delivered
+
+
+def finishing(
+    scene: Scene,
+    settings: Delivery,
+    kernels: Kernels,
+    folder: Path,
+    job: Job,
+    curves: dict[str, dict[str, Tensor]],
+    sheets: dict[str, Tensor],
+    cancelled: Callable[[], bool] = never,
+) -> Generator[int, None, Delivered]:
+    """`finish` step by step: yields how many of the STEPS are done.
+
+    cancelled   looked at while the charts are made, which may take a minute
+    """
+    mesh, albedo, figures = yield from textured(scene, settings, kernels, cancelled)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
     paths = dict(write_result(folder, mesh, albedo, info))
+    yield 4
 
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
     eight = around(8, 192, mesh.v_pos.device)
@@ -87,4 +124,5 @@ def finish(
     write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12].cpu())
     for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
         paths[name] = str(folder / name)
+    yield STEPS
     return Delivered(paths, figures, mesh, albedo)

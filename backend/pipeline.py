@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Generator as Events
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -16,12 +14,12 @@ from torch import Tensor
 
 from backend.chain import Moment, look_at_hand_over, run_stages
 from backend.checkpoint import Keeper, Saved, capture, listed, load
-from backend.config import STAGES, Preset, resolve
+from backend.config import Preset, resolve
 from backend.device import pick_device, prepare_device
 from backend.diffusion.open_prior import open_prior
 from backend.diffusion.prior import Kind, Prior
 from backend.errors import DiskError, InputError, SceneError
-from backend.finish import finish
+from backend.finish import STEPS, Delivered, finishing
 from backend.job import kept, last_event, read_job
 from backend.kernels import Kernels, select
 from backend.lock import locked
@@ -29,8 +27,8 @@ from backend.pictures import BACKGROUND, around, look, look_at_clay
 from backend.record import versions, write_job
 from backend.report import write_preview
 from backend.snapshot import as_it_stands, write_snapshot
-from backend.stages import Scene
-from backend.watch import Curves, Watch
+from backend.stages import settle_colours
+from backend.watch import Curves, Told, Watch
 from dreamflow_blender.contract.protocol import (
     Cancelled,
     Checkpoint,
@@ -39,6 +37,7 @@ from dreamflow_blender.contract.protocol import (
     Job,
     Paused,
     Preview,
+    Progress,
     Ready,
     Snapshot,
     Started,
@@ -46,34 +45,11 @@ from dreamflow_blender.contract.protocol import (
 )
 
 Asked = Callable[[], str | None]  # "pause", "finish", "cancel", or None
+THREADS = torch.get_num_threads()  # torch's own choice, whatever the jobs of this process ask for
 
 
 def nobody() -> None:
     """Asks for nothing."""
-
-
-@dataclass
-class Told:
-    """What a run has to show for itself beside its scene."""
-
-    curves: dict[str, Curves] = field(default_factory=dict)
-    sheets: dict[str, Tensor] = field(default_factory=dict)  # [8,H,W,3] after each stage
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        found = {f"sheet.{stage}": sheet for stage, sheet in self.sheets.items()}
-        for stage, curves in self.curves.items():
-            found |= {f"curve.{stage}.{name}": values for name, values in curves.arrays().items()}
-        return found
-
-    def restore(self, saved: Saved) -> None:
-        sheets = saved.part("sheet.")
-        self.sheets = {stage: sheets[stage] for stage in STAGES if stage in sheets}  # in the order of the run
-        self.seconds = dict(saved.notes["seconds"])
-        for stage in STAGES:
-            if parts := saved.part(f"curve.{stage}."):
-                self.curves[stage] = Curves(**{name: list(values.unbind()) for name, values in parts.items()})
 
 
 def generate(job: Job, asked: Asked = nobody) -> Events[Event, None, None]:
@@ -94,7 +70,11 @@ def resume(folder: Path, asked: Asked = nobody) -> Events[Event, None, None]:
     job = read_job(folder)
     if isinstance(last_event(folder), Finished):
         raise InputError(f"The job in {folder} is finished.", "Generate another one.")
+    if (folder / "checkpoints").is_symlink():  # what lies elsewhere is not this job's to clean up
+        raise InputError(f"{folder / 'checkpoints'} is a link.", "Put the checkpoints themselves in its place.")
     with locked(folder):
+        for rest in folder.glob(".*.part*"):  # files that a killed process was writing
+            rest.unlink(missing_ok=True)
         notes: list[str] = []
         saved = _newest(job, notes)
         run = _run(job, asked, saved)
@@ -121,7 +101,7 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
     began = time.monotonic()
     preset = resolve(job.preset, job.overrides)
     device = pick_device(job.device)
-    threads = prepare_device(device, saved.notes["threads"] if saved else job.threads)
+    threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
     folder = Path(job.folder)
     kernels = select(device)
     prior = open_prior(job.prior, device)
@@ -147,10 +127,11 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
 
     def save(of: Moment) -> None:
         assert of.work is not None
-        watch.checkpoint.due()  # its clock starts
         notes = constant | {"seconds": told.seconds}
-        keeper.save(capture(of.scene, of.work, of.done, of.attempt, of.what == "ended", told.tensors(), notes))
-        watch.checkpoint.done()
+        with watch.checkpoint.doing():
+            keeper.save(
+                capture(of.scene, of.work, of.done, of.attempt, of.what == "ended", told.tensors(), notes)
+            )
 
     try:
         for moment in run_stages(job, preset, prior, refiner, kernels, device, saved):
@@ -166,7 +147,7 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
                 if watch.due_report(moment.done):
                     yield watch.progress(moment.stage, moment.step, getattr(preset, moment.stage).levels)
                 yield from _show(moment, watch, job, kernels)
-                if watch.checkpoint.due() and not (keeper.busy and job.checkpoint_seconds):
+                if watch.due_checkpoint() and not (keeper.busy and job.checkpoint_seconds):
                     save(moment)
             elif moment.what == "ended":
                 told.seconds[moment.stage] = round(told.seconds.get(moment.stage, 0.0) + watch.elapsed(), 2)
@@ -175,13 +156,9 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
             for path in keeper.news():
                 yield Checkpoint(str(path))
 
-            word = asked()
-            if word == "pause":
-                if moment.work is not None:
-                    save(moment)
-                yield Paused()
-                while (word := asked()) == "pause":
-                    time.sleep(0.05)
+            if asked() == "pause" and moment.work is not None:
+                save(moment)
+            word = yield from _answer(asked, watch)
             if word == "cancel":
                 if moment.work is not None:
                     save(moment)
@@ -196,39 +173,64 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
                 save(moment)
                 keeper.wait()
             with suppress(SceneError):  # nothing to deliver yet; the events say how far it came
-                scene = _solid(moment, prior, preset, kernels, job)
-                _deliver(scene, preset, kernels, job, told)
+                _drain(_deliver(moment, prior, preset, kernels, job, told, asked))
         raise
     assert moment is not None, "a job has stages"
     keeper.wait()
     for path in keeper.news():
         yield Checkpoint(str(path))
-    yield Started("deliver", 1)
-    scene = _solid(moment, prior, preset, kernels, job)
-    done = _deliver(scene, preset, kernels, job, told)
-    figures = done.figures | {f"seconds_{name}": s for name, s in told.seconds.items()}
-    figures["seconds"] = round(time.monotonic() - began, 2)
-    yield Finished(done.paths, figures)
+    yield Started("deliver", STEPS)
+    work = _deliver(moment, prior, preset, kernels, job, told, asked)
+    try:
+        while True:
+            done = next(work)
+            yield Progress("deliver", done, STEPS, done, STEPS)
+            if (yield from _answer(asked, watch)) == "cancel":
+                yield Cancelled(kept(folder))
+                return
+    except GeneratorExit:  # so close to its end it goes on
+        _drain(work)
+        raise
+    except StopIteration as end:
+        delivered: Delivered = end.value
+    took = time.monotonic() - began
+    figures = delivered.figures | {f"seconds_{name}": s for name, s in told.seconds.items()}
+    figures["seconds"] = round(took, 2)
+    figures["share_checkpoints"] = (watch.checkpoint.spent + keeper.seconds) / took
+    figures["share_pictures"] = (watch.preview.spent + watch.snapshot.spent) / took
+    yield Finished(delivered.paths, figures)
+
+
+def _answer(asked: Asked, watch: Watch) -> Events[Event, None, str | None]:
+    """Stands still as long as that is asked for; what is asked then."""
+    word = asked()
+    if word == "pause":
+        yield Paused()
+        began = time.monotonic()
+        while (word := asked()) == "pause":
+            time.sleep(0.05)
+        watch.skip(time.monotonic() - began)
+    return word
 
 
 def _show(moment: Moment, watch: Watch, job: Job, kernels: Kernels) -> Events[Event, None, None]:
     """The preview and the snapshot that are due."""
     device = moment.scene.field.table.device
     if watch.preview.due():
-        camera = around(1, 256, device, first=watch.turn)
-        path = Path(job.folder) / "preview.png"
-        background = torch.full((3,), BACKGROUND, device=device)
-        image = look(as_it_stands(moment.scene, moment.stage), camera, kernels, background)[0]
-        write_preview(path, image.cpu())
-        watch.preview.done()
-        watch.turn += 37.0
+        with watch.preview.doing():
+            camera = around(1, 256, device, first=watch.turn)
+            path = Path(job.folder) / "preview.png"
+            background = torch.full((3,), BACKGROUND, device=device)
+            image = look(as_it_stands(moment.scene, moment.stage), camera, kernels, background)[0]
+            write_preview(path, image.cpu())
+            watch.turn += 37.0
         yield Preview(str(path))
     if job.snapshot_faces and watch.snapshot.due():
         path = Path(job.folder) / "snapshot.npz"
         with suppress(SceneError):  # nothing to see yet
-            write_snapshot(path, as_it_stands(moment.scene, moment.stage), job.snapshot_faces)
+            with watch.snapshot.doing():
+                write_snapshot(path, as_it_stands(moment.scene, moment.stage), job.snapshot_faces)
             yield Snapshot(str(path))
-        watch.snapshot.done()
 
 
 def _sheet(moment: Moment, device: torch.device, kernels: Kernels) -> Tensor:
@@ -240,20 +242,24 @@ def _sheet(moment: Moment, device: torch.device, kernels: Kernels) -> Tensor:
     return look(moment.scene, cameras, kernels, background).cpu()
 
 
-def _solid(moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, job: Job) -> Scene:
-    """The scene with a surface, wherever the run was stopped. Raises SceneError where there is none."""
-    if moment.what == "ended":
-        scene = moment.scene
-    else:
-        scene = as_it_stands(moment.scene, moment.stage)
+def _deliver(
+    moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, job: Job, told: Told, asked: Asked
+) -> Events[int, None, Delivered]:
+    """Deliver what there is, wherever the run was stopped. Raises SceneError where that is nothing."""
+    scene = moment.scene if moment.what == "ended" else as_it_stands(moment.scene, moment.stage)
+    shaping = moment.stage == "nerf" or (moment.stage == "geometry" and moment.what != "ended")
     if scene.mesh is None:
         look_at_hand_over(scene, prior, preset, kernels, job.seed)
-    return scene
+    if shaping:
+        settle_colours(scene, kernels, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate)
+    curves = {name: each.arrays() for name, each in told.curves.items()}
+    folder, stop = Path(job.folder), lambda: asked() == "cancel"
+    return (yield from finishing(scene, preset.delivery, kernels, folder, job, curves, told.sheets, stop))
 
 
-def _deliver(scene: Scene, preset: Preset, kernels: Kernels, job: Job, told: Told) -> Any:
-    arrays = {name: curves.arrays() for name, curves in told.curves.items()}
-    return finish(scene, preset.delivery, kernels, Path(job.folder), job, arrays, told.sheets)
+def _drain(work: Events[int, None, Delivered]) -> None:
+    for _ in work:
+        pass
 
 
 def ready() -> Ready:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from backend.apfo import Step
+from backend.checkpoint import Saved
+from backend.config import STAGES
 from dreamflow_blender.contract.protocol import Progress
 
 
@@ -33,24 +37,62 @@ class Curves:
         }
 
 
+@dataclass
+class Told:
+    """What a run has to show for itself beside its scene."""
+
+    curves: dict[str, Curves] = field(default_factory=dict)
+    sheets: dict[str, Tensor] = field(default_factory=dict)  # [8,H,W,3] after each stage
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        found = {f"sheet.{stage}": sheet for stage, sheet in self.sheets.items()}
+        for stage, curves in self.curves.items():
+            found |= {f"curve.{stage}.{name}": values for name, values in curves.arrays().items()}
+        return found
+
+    def restore(self, saved: Saved) -> None:
+        sheets = saved.part("sheet.")
+        self.sheets = {stage: sheets[stage] for stage in STAGES if stage in sheets}  # in the order of the run
+        self.seconds = dict(saved.notes["seconds"])
+        for stage in STAGES:
+            if parts := saved.part(f"curve.{stage}."):
+                self.curves[stage] = Curves(**{name: list(values.unbind()) for name, values in parts.items()})
+
+
 class Chore:
     """Something done every few seconds, and less often where that would take more than a share of the time."""
 
     def __init__(self, every: float, share: float) -> None:
         self._every, self._share = every, share
-        self._last = self._begin = time.monotonic()
-        self._cost = 0.0
+        self._began = self._last = time.monotonic()
+        self._cost = 0.0  # of the last time
+        self.spent = 0.0  # seconds, all in all
 
-    def due(self) -> bool:
-        """0 seconds means every time, whatever it costs."""
-        self._begin = time.monotonic()
-        pause = max(self._every, self._cost / self._share) if self._every else 0.0
-        return self._begin - self._last >= pause
+    def due(self, soon: bool = False) -> bool:
+        """0 seconds means every time, whatever it costs; `soon`: as soon as the share allows."""
+        now = time.monotonic()
+        if self._every == 0:
+            return True
+        affordable = self.spent + self._cost <= self._share * (now - self._began)
+        return affordable and (soon or now - self._last >= self._every)
 
-    def done(self) -> None:
-        """After what was due is done: what it cost decides when it is next."""
-        self._last = time.monotonic()
-        self._cost = self._last - self._begin
+    @contextmanager
+    def doing(self) -> Iterator[None]:
+        """Round what was due: what it cost decides when it is due again."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._last = time.monotonic()
+            self._cost = self._last - began
+            self.spent += self._cost
+
+    def skip(self, seconds: float) -> None:
+        """Time in which the run stood still."""
+        self._began += seconds
+        self._last += seconds
 
 
 class Watch:
@@ -58,6 +100,7 @@ class Watch:
 
     REPORT_EVERY = 0.5  # seconds
     PREVIEW_EVERY = 5.0
+    SLOW = 3.0  # seconds of an iteration; where the client goes there are five, for all that is left to do
 
     def __init__(self, checkpoint_seconds: float, snapshot_seconds: float) -> None:
         # previews and snapshots together stay under 3 % of the time, checkpoints under 2 %
@@ -65,12 +108,26 @@ class Watch:
         self.snapshot = Chore(snapshot_seconds, 0.014)
         self.checkpoint = Chore(checkpoint_seconds, 0.015)
         self.turn = 0.0  # degrees of the preview's camera
-        self._begin = self._reported = time.monotonic()
+        self._begin = self._reported = self._stepped = time.monotonic()
         self._total, self._first = 1, 0
+
+    def due_checkpoint(self) -> bool:
+        """Asked after every iteration. After a slow one a checkpoint is taken as soon as its share of the
+        time allows: nobody would wait for the next iteration's end if the client were gone."""
+        now = time.monotonic()
+        slow, self._stepped = now - self._stepped > self.SLOW, now
+        return self.checkpoint.due(slow)
+
+    def skip(self, seconds: float) -> None:
+        """The run stood still for so long."""
+        self._begin += seconds
+        self._stepped += seconds
+        for chore in (self.preview, self.snapshot, self.checkpoint):
+            chore.skip(seconds)
 
     def start(self, total: int, first: int) -> None:
         """A stage begins at iteration `first`."""
-        self._begin = self._reported = time.monotonic()
+        self._begin = self._reported = self._stepped = time.monotonic()
         self._total, self._first = total, first
 
     def elapsed(self) -> float:

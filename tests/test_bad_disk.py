@@ -80,7 +80,10 @@ def scene() -> Scene:
 def delivering(scene, monkeypatch):
     """A run that is at its end: what is left to do is to deliver."""
     monkeypatch.setattr(delivery, "TURNTABLE_VIEWS", 2)
-    quick = lambda v, t, size, padding: Unwrapped(*single_triangles(len(t), size, padding), "per-triangle", "")  # noqa: E731
+
+    def quick(v, t, size, padding, cancelled):
+        return Unwrapped(*single_triangles(len(t), size, padding), "per-triangle", "")
+
     monkeypatch.setattr(delivery, "unwrap", quick)
     curves = {"nerf": {name: torch.ones(3) for name in ("loss", "gap", "gradient")}}
     settings = resolve("draft", OVERRIDES).delivery
