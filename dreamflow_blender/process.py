@@ -1,0 +1,81 @@
+"""Child processes that leave Blender alone: their environment, their start and their end. No `bpy`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+WINDOWS = os.name == "nt"
+MISLEADING = {  # what would lead another Python astray
+    "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONPLATLIBDIR", "PYTHONINSPECT",
+    "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER",
+    "PIP_REQUIRE_VIRTUALENV", "UV_PROJECT_ENVIRONMENT", "UV_SYSTEM_PYTHON",
+}  # fmt: skip
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """This process's environment for a Python that is not ours, with `more` on top."""
+    kept = {name: value for name, value in os.environ.items() if name not in MISLEADING}
+    return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", **more}
+
+
+def backend_environment(code: Path, pycache: Path) -> dict[str, str]:
+    """The environment of a process that runs `python -P -m backend`.
+
+    code     the folder that holds both packages: the extension's or the repository's; nothing is written there
+    pycache  where Python keeps its compiled files instead
+    """
+    return clean_environment(PYTHONPATH=str(code), PYTHONPYCACHEPREFIX=str(pycache))
+
+
+def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start a child in a group of its own and without a console. Raises OSError.
+
+    In a group of its own a Ctrl-C in Blender's terminal (on Windows: a break sent to the child) stays where
+    it belongs, and `kill` reaches the child's own children.
+    """
+    if WINDOWS:
+        flags = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW  # type: ignore[attr-defined]
+        return subprocess.Popen(command, creationflags=flags, **options)
+    return subprocess.Popen(command, start_new_session=True, **options)
+
+
+def terminate(child: subprocess.Popen[bytes]) -> None:
+    """Ask a child and its children to end; on Windows there is no asking."""
+    _signal(child, signal.SIGTERM)
+
+
+def kill(child: subprocess.Popen[bytes]) -> None:
+    """End a child and its children at once."""
+    _signal(child, signal.SIGTERM if WINDOWS else signal.SIGKILL)
+
+
+def _signal(child: subprocess.Popen[bytes], number: int) -> None:
+    if child.poll() is not None:  # its number may be somebody else's by now
+        return
+    with suppress(OSError):  # it has just ended
+        if WINDOWS:
+            child.terminate()
+        else:
+            os.killpg(child.pid, number)
+
+
+def how_it_ended(code: int | None) -> str:
+    """An exit code in words."""
+    if code is None:
+        return "it stopped answering"
+    if WINDOWS and code & 0xFFFFFFFF >= 0xC0000000:
+        return f"it crashed with code 0x{code & 0xFFFFFFFF:08X}"
+    if code >= 0:
+        return f"it ended with code {code}"
+    with suppress(ValueError):
+        name = signal.Signals(-code).name
+        if name == "SIGKILL":
+            return "the system ended it (SIGKILL), as it does when memory runs out"
+        return f"it was ended by {name}"
+    return f"it was ended by signal {-code}"
