@@ -113,7 +113,9 @@ def new_scene(settings: NerfStage, kernels: Kernels, device: torch.device, seed:
         ).to(device)
         backdrop = Backdrop(settings.hidden).to(device)
     step = 2 * 3**0.5 * settings.half / settings.samples
-    sampling = Sampling(settings.samples, settings.budget, settings.near, settings.orientation_points)
+    sampling = Sampling(
+        settings.samples, settings.budget, settings.near, settings.orientation_points, kernels.march
+    )
     return Scene(field, backdrop, Occupancy(field, settings.occupancy, step), sampling)
 
 

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.kernels import hashgrid, select
+from backend.kernels import march as marching
 from backend.kernels.hashgrid import PRIMES, GridLayout
-from backend.kernels.march import composite, march
+from backend.kernels.march import composite
 from backend.scene.camera import orbit, rays
 
 SMALL = GridLayout(levels=8, features=2, log2_size=14, base=16, finest=256)
@@ -156,15 +157,54 @@ def rasteriser(bench: Bench) -> None:
     bench.require(f"{name} against the torch twin, at least 10", ratio, ratio >= 10)
 
 
+def ball_cells(device: str) -> Tensor:
+    """[64,64,64] bool: a ball of radius 0.3 in a box of half-side 1."""
+    side = (torch.arange(64) + 0.5) / 32 - 1
+    cells = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1)
+    return (cells.norm(dim=-1) < 0.3).to(device)
+
+
+def random_rays(bench: Bench, size: int) -> tuple[Tensor, Tensor, int]:
+    """Origins and directions [size*size,3] of a random camera, and a seed."""
+    azimuth, elevation = bench.random(1).cpu() * 360, bench.random(1).cpu() * 100 - 50
+    camera = orbit(azimuth, elevation, torch.tensor([2.5]), torch.tensor([45.0]), size, size)
+    origins, directions = (r.reshape(-1, 3).to(bench.device) for r in rays(camera))
+    return origins, directions, int(azimuth.item())
+
+
+def march(bench: Bench) -> None:
+    """Both draw the same jitter, which is most of what is left on a CPU; previews draw none."""
+    fast = select(bench.device)
+    name = fast.names["marching"]
+    if name == "torch":
+        return
+    ball = ball_cells(bench.device)
+
+    def run(kernel: Callable, jittered: bool, n_samples: int) -> Case:
+        def case(origins: Tensor, directions: Tensor, seed: int) -> None:
+            generator = torch.Generator().manual_seed(seed) if jittered else None
+            kernel(origins, directions, ball, 1.0, 0.05, n_samples, generator)
+
+        return case
+
+    for size, n_samples, jittered in ((64, 128, True), (128, 256, True), (128, 256, False)):
+        cases = {
+            kernel_name: run(kernel, jittered, n_samples)
+            for kernel_name, kernel in ((name, fast.march), ("torch twin", marching.march))
+        }
+        what = f"march {size}^2 x {n_samples}, ball of 0.3, {'jittered' if jittered else 'middles'}"
+        ms = bench.compare(what, lambda size=size: random_rays(bench, size), cases)
+        print(f"{'':4s}{name} against the torch twin: {ms['torch twin'] / ms[name]:.2f}\n", flush=True)
+
+
 def training_step(bench: Bench) -> None:
     """64 x 64 rays of 128 samples through a small field; a ball of radius 0.3 in a box of half-side 1."""
-    encode = select(bench.device).hash_encode
+    chosen = select(bench.device)
+    encode, march = chosen.hash_encode, chosen.march
     table = (bench.random(SMALL.entries, SMALL.features) * 1e-4).requires_grad_()
     head = nn.Sequential(nn.Linear(SMALL.width, 32), nn.ReLU(), nn.Linear(32, 4)).to(bench.device)
     weights = [table, *head.parameters()]
-    side = (torch.arange(64) + 0.5) / 32 - 1
-    cells = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1)
-    ball = (cells.norm(dim=-1) < 0.3).to(bench.device)
+    ball = ball_cells(bench.device)
 
     def step(occupancy: Tensor) -> Case:
         def run(origins: Tensor, directions: Tensor, seed: int) -> None:
@@ -179,10 +219,7 @@ def training_step(bench: Bench) -> None:
         return run
 
     def view() -> tuple:
-        azimuth, elevation = bench.random(1).cpu() * 360, bench.random(1).cpu() * 100 - 50
-        camera = orbit(azimuth, elevation, torch.tensor([2.5]), torch.tensor([45.0]), 64, 64)
-        origins, directions = (r.reshape(-1, 3).to(bench.device) for r in rays(camera))
-        return origins, directions, int(azimuth.item())
+        return random_rays(bench, 64)
 
     cases = {"with occupancy": step(ball), "dense": step(torch.ones_like(ball))}
     ms = bench.compare("training step 64^2 x 128, ball of 0.3", view, cases)
@@ -212,7 +249,7 @@ def unwrap(bench: Bench) -> None:
 
 
 def main() -> int:
-    parts = {f.__name__: f for f in (hash_grid, rasteriser, training_step, unwrap)}
+    parts = {f.__name__: f for f in (hash_grid, rasteriser, march, training_step, unwrap)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)

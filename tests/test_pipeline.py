@@ -58,7 +58,7 @@ def test_everything_promised_is_there(first) -> None:
 def test_the_job_file_says_what_was_resolved(first) -> None:
     record = json.loads((first[0] / "job.json").read_text(encoding="utf-8"))
     assert record["settings"]["nerf"]["size"] == 16 and record["device"] == "cpu" and record["threads"] == 1
-    assert set(record["kernels"]) == set(record["kernels_why"]) == {"hash grid", "rasteriser"}
+    assert set(record["kernels"]) == set(record["kernels_why"]) == {"hash grid", "rasteriser", "marching"}
     assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert record["models"]["prior"]["name"] == "oracle"
 

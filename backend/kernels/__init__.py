@@ -27,6 +27,10 @@ RASTERISER = (
     ("warp", "raster_warp", ("cuda", "cpu")),
     ("torch", "raster", None),
 )
+MARCHING = (
+    ("warp", "march_warp", ("cuda", "cpu")),
+    ("torch", "march", None),
+)
 INSTALL = {
     "tcnn": "It takes an NVIDIA card and tiny-cuda-nn's torch bindings (github.com/NVlabs/tiny-cuda-nn).",
     "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast, non-commercial).",
@@ -37,10 +41,11 @@ OVERRIDES = ("torch", "warp", "tcnn", "nvdiffrast")
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a run uses; `names` and `why` have the keys "hash grid" and "rasteriser"."""
+    """What a run uses; `names` and `why` have the keys "hash grid", "rasteriser" and "marching"."""
 
     hash_encode: Callable  # (x, table, layout) -> [N, width], see hashgrid.hash_encode
     rasterize_ids: Callable  # (pos_clip, tri, height, width) -> [H,W], see raster.rasterize_ids
+    march: Callable  # (origins, directions, occupancy, half, near, n_samples, generator, budget), see march.march
     names: dict[str, str]  # "torch", "warp", "tcnn" or "nvdiffrast"
     why: dict[str, str]  # why nothing faster is in use; "" where nothing is faster
 
@@ -48,7 +53,7 @@ class Kernels:
 def select(device: torch.device | str, override: str | None = None) -> Kernels:
     """The fastest kernels for tensors on `device`.
 
-    override  "torch" or "warp" for both operations, "tcnn" for the hash grid, "nvdiffrast" for the
+    override  "torch" or "warp" for every operation, "tcnn" for the hash grid, "nvdiffrast" for the
               rasteriser. Raises InputError for another word and DeviceError where it cannot be had.
     """
     if override is not None and override not in OVERRIDES:
@@ -60,11 +65,13 @@ def select(device: torch.device | str, override: str | None = None) -> Kernels:
         kind = "rocm"  # torch calls AMD's cards cuda; nothing below the torch twin does
     hash_encode, grid_name, grid_why = _choose(HASH_GRID, "hash_encode", kind, override)
     rasterize_ids, raster_name, raster_why = _choose(RASTERISER, "rasterize_ids", kind, override)
+    march, march_name, march_why = _choose(MARCHING, "march", kind, override)
     return Kernels(
         hash_encode,
         rasterize_ids,
-        {"hash grid": grid_name, "rasteriser": raster_name},
-        {"hash grid": grid_why, "rasteriser": raster_why},
+        march,
+        {"hash grid": grid_name, "rasteriser": raster_name, "marching": march_name},
+        {"hash grid": grid_why, "rasteriser": raster_why, "marching": march_why},
     )
 
 

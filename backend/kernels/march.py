@@ -1,11 +1,13 @@
 """Ray marching through an occupancy grid and volume rendering of the packed samples, in plain torch.
 
 Samples of all rays lie in one list, sorted by ray: with 5 % of the box occupied that is 20 times less to
-do than a full [rays, samples] array, and measured as good as a kernel of its own.
+do than a full [rays, samples] array. march_warp.py has the same march as a kernel; compositing has none, it is
+two segmented sums over what was kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,36 +59,64 @@ def march(
 
     A ray's steps start where it enters the box (or at `near`), whatever is occupied.
     """
-    step = 2 * 3**0.5 * half / n_samples
-    start, end = _enter_and_leave(origins, directions, half)
-    start = start.clamp(min=near)
+    step = step_length(half, n_samples)
+    start, end, low, slope = in_cells(origins, directions, half, near, len(occupancy))
     cells, occupied = len(occupancy), occupancy.reshape(-1)
-    low, slope = (origins / half + 1) * (cells / 2), directions * (cells / 2 / half)  # in cells
-    rows = max(1, CHUNK // n_samples)
     parts = []
-    for first in range(0, max(len(origins), 1), rows):
-        chunk = slice(first, first + rows)
+    for first, jitter in chunks(origins, n_samples, generator):
+        chunk = slice(first, first + len(jitter))
         offset = torch.arange(n_samples, device=origins.device, dtype=origins.dtype)
-        if generator is None:
-            t = start[chunk, None] + (offset + 0.5) * step
-        else:
-            shape = (len(start[chunk]), n_samples)
-            jitter = torch.rand(shape, generator=generator, device=generator.device, dtype=origins.dtype)
-            t = start[chunk, None] + (offset + jitter.to(origins.device)) * step
+        t = start[chunk, None] + (offset + jitter) * step
         # the dense arithmetic is five times cheaper than gathering rays for the steps in the box
         cell = torch.zeros_like(t, dtype=torch.int32)
         for axis in range(3):
-            here = torch.addcmul(low[chunk, axis, None], t, slope[chunk, axis, None])
+            # two operations, for two roundings: torch fuses addcmul on some machines and not on others
+            here = (t * slope[chunk, axis, None]).add_(low[chunk, axis, None])
             cell = cell.mul_(cells).add_(here.to(torch.int32).clamp_(0, cells - 1))
         kept = occupied.index_select(0, cell.view(-1)).view_as(t) & (t < end[chunk, None])
         ray, k = kept.nonzero(as_tuple=True)
         parts.append((ray + first, t[ray, k]))
     ray, t = (torch.cat(column) for column in zip(*parts, strict=True))
+    return thinned(ray, t, step, budget, len(origins))
+
+
+def step_length(half: float, n_samples: int) -> float:
+    """Metres between two samples of a ray: the box's diagonal holds n_samples."""
+    return 2 * 3**0.5 * half / n_samples
+
+
+def chunks(
+    origins: Tensor, n_samples: int, generator: torch.Generator | None
+) -> Iterator[tuple[int, Tensor]]:
+    """The rays in pieces of CHUNK candidates: the first ray, and where in its step each sample of theirs lies,
+    [rows, n_samples] in [0,1). Pieces belong to the result: on a card they decide what the generator gives."""
+    rows = max(1, CHUNK // n_samples)
+    for first in range(0, max(len(origins), 1), rows):
+        shape = (len(origins[first : first + rows]), n_samples)
+        if generator is None:
+            yield first, torch.full((1, 1), 0.5, device=origins.device, dtype=origins.dtype).expand(shape)
+        else:
+            jitter = torch.rand(shape, generator=generator, device=generator.device, dtype=origins.dtype)
+            yield first, jitter.to(origins.device)
+
+
+def in_cells(
+    origins: Tensor, directions: Tensor, half: float, near: float, cells: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """start [R] and end [R] of each ray's way through the box beyond `near`, in metres, and low [R,3] and
+    slope [R,3]: low + t slope is where it is at t, in cells."""
+    start, end = _enter_and_leave(origins, directions, half)
+    low, slope = (origins / half + 1) * (cells / 2), directions * (cells / 2 / half)
+    return start.clamp(min=near), end, low, slope
+
+
+def thinned(ray: Tensor, t: Tensor, step: float, budget: int | None, n_rays: int) -> Samples:
+    """The samples, or where there are more than `budget`, every so-manieth of them, as much longer."""
     if budget is not None and len(ray) > budget:
         kept = torch.arange(budget, device=ray.device) * len(ray) // budget
         step *= len(ray) / budget
         ray, t = ray[kept], t[kept]
-    return Samples(ray, t, torch.full_like(t, step), len(origins))
+    return Samples(ray, t, torch.full_like(t, step), n_rays)
 
 
 def composite(density: Tensor, values: Tensor, samples: Samples) -> tuple[Tensor, Tensor, Tensor, Tensor]:

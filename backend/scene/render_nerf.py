@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ class Sampling:
     budget: int  # most samples of one render, whatever the occupancy
     near: float  # metres round the camera that stay empty, against floaters
     orientation_points: int  # samples of a render that the orientation loss looks at
+    march: Callable[..., Samples] = march  # the kernel that does it
 
 
 def render_nerf(
@@ -38,7 +40,7 @@ def render_nerf(
     one (previews) the render draws nothing and is the same every time.
     """
     origins, directions = (r.reshape(-1, 3) for r in rays(camera))
-    samples = march(
+    samples = sampling.march(
         origins, directions, occupancy.cells, field.extent, sampling.near, sampling.samples, generator, sampling.budget
     )
     points = samples.points(origins, directions)

@@ -11,7 +11,7 @@ import torch
 
 from backend import kernels
 from backend.errors import DeviceError, InputError
-from backend.kernels import hashgrid, raster, select
+from backend.kernels import hashgrid, march, raster, select
 
 HAS_WARP = importlib.util.find_spec("warp") is not None
 
@@ -32,7 +32,7 @@ def drop_adapters():
 @pytest.mark.skipif(not HAS_WARP, reason="warp-lang is not installed")
 def test_the_cpu_uses_warp():
     chosen = select("cpu")
-    assert chosen.names == {"hash grid": "warp", "rasteriser": "warp"}
+    assert chosen.names == {"hash grid": "warp", "rasteriser": "warp", "marching": "warp"}
     assert chosen.why["hash grid"] == "tcnn runs on cuda, not on cpu."
     assert chosen.why["rasteriser"] == "nvdiffrast runs on cuda, not on cpu."
     layout = hashgrid.GridLayout(2, 2, 8, 4, 8)
@@ -42,10 +42,11 @@ def test_the_cpu_uses_warp():
 
 
 def test_the_cpu_without_warp_uses_torch_and_says_so(monkeypatch):
-    for name in ("warp", "backend.kernels.hashgrid_warp", "backend.kernels.raster_warp"):
+    for name in ("warp", *(f"backend.kernels.{ours}_warp" for ours in ("hashgrid", "raster", "march"))):
         monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say: cannot be imported
     chosen = select(torch.device("cpu"))
     assert chosen.hash_encode is hashgrid.hash_encode and chosen.rasterize_ids is raster.rasterize_ids
+    assert chosen.march is march.march and chosen.why["marching"].startswith("warp could not be loaded (")
     assert "warp could not be loaded (" in chosen.why["hash grid"]
     with pytest.raises(DeviceError, match=r"warp could not be loaded .*pip install warp-lang"):
         select("cpu", "warp")
@@ -98,15 +99,15 @@ def test_cuda_prefers_the_libraries(monkeypatch):
     nvdiffrast.torch = ops
     for module in (tinycudann, nvdiffrast, ops):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert select("cuda").names == {"hash grid": "tcnn", "rasteriser": "nvdiffrast"}
-    assert select("cuda").why == {"hash grid": "", "rasteriser": ""}
-    assert select("cuda", "tcnn").names == {"hash grid": "tcnn", "rasteriser": "nvdiffrast"}
+    for chosen in (select("cuda"), select("cuda", "tcnn")):
+        assert chosen.names["hash grid"] == "tcnn" and chosen.names["rasteriser"] == "nvdiffrast"
+        assert chosen.why["hash grid"] == chosen.why["rasteriser"] == ""
     mixed = select("cuda", "torch")
     assert set(mixed.names.values()) == {"torch"}
 
 
 @pytest.mark.skipif(not HAS_WARP, reason="warp-lang is not installed")
-@pytest.mark.parametrize("module", ["hashgrid_warp", "raster_warp"])
+@pytest.mark.parametrize("module", ["hashgrid_warp", "raster_warp", "march_warp"])
 def test_nothing_is_written_to_standard_output(module):
     """Standard output carries the protocol; Warp greets there and reports what it compiles."""
     code = (
@@ -114,7 +115,9 @@ def test_nothing_is_written_to_standard_output(module):
         "layout = hashgrid.GridLayout(2, 2, 8, 4, 8)\n"
         "args = torch.rand(5, 3), torch.rand(layout.entries, 2), layout\n"
         "tri = torch.tensor([[0, 1, 2]])\n"
-        "m.hash_encode(*args) if hasattr(m, 'hash_encode') else m.rasterize_ids(torch.rand(3, 4), tri, 8, 8)"
+        "if hasattr(m, 'hash_encode'): m.hash_encode(*args)\n"
+        "elif hasattr(m, 'rasterize_ids'): m.rasterize_ids(torch.rand(3, 4), tri, 8, 8)\n"
+        "else: m.march(torch.zeros(3, 3), torch.rand(3, 3), torch.ones(2, 2, 2).bool(), 1.0, 0.1, 8)"
     )
     root = Path(kernels.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300)

@@ -4,13 +4,14 @@ import pytest
 
 wp = pytest.importorskip("warp", reason="warp-lang is not installed")
 
-from backend.kernels import hashgrid_warp, raster_warp  # noqa: E402
+from backend.kernels import hashgrid_warp, march_warp, raster_warp  # noqa: E402
 
 ARCHITECTURES = [75, 86, 89, 90, 120]  # Turing, Ampere, Ada, Hopper, Blackwell
 
 
 def modules():
     yield "rasteriser", raster_warp
+    yield "marching", march_warp
     for features in (2, 4):
         names = ("encode", "to_table", "to_x")
         for name, kernel in zip(names, hashgrid_warp.kernels(features), strict=True):
