@@ -20,7 +20,10 @@ from .contract import meshfile
 from .contract.meshfile import BadMeshFile, MeshArrays
 
 UV_NAME = "UVMap"
-ROUGHNESS, SPECULAR = 0.8, 0.3  # "Specular IOR Level" of 0.5 is Blender's default, and too wet for baked light
+ROUGHNESS, SPECULAR = (
+    0.8,
+    0.3,
+)  # "Specular IOR Level" of 0.5 is Blender's default, and too wet for baked light
 PROVENANCE = ("dreamflow_prompt", "dreamflow_seed", "dreamflow_job", "dreamflow_record")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NAME_BYTES = 59  # Blender up to 4.5 holds 63, and may add ".001"

@@ -17,7 +17,10 @@ def png(pixels: np.ndarray) -> bytes:
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) & 0xFFFFFFFF)
+            struct.pack(">I", len(data))
+            + name
+            + data
+            + struct.pack(">I", zlib.crc32(name + data) & 0xFFFFFFFF)
         )
 
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -52,7 +55,11 @@ def ball(rings: int = 16, segments: int = 32) -> meshfile.MeshArrays:
 
 
 def result(
-    folder: Path, prompt: str = "a red mug", seed: int = 42, arrays: meshfile.MeshArrays | None = None, size=64
+    folder: Path,
+    prompt: str = "a red mug",
+    seed: int = 42,
+    arrays: meshfile.MeshArrays | None = None,
+    size=64,
 ) -> Path:
     """A finished job's folder."""
     folder.mkdir(parents=True, exist_ok=True)

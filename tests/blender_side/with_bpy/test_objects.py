@@ -102,7 +102,9 @@ def test_nothing_else_changes(tmp_path):
     mine = bpy.data.objects.new("Red mug", bpy.data.meshes.new("Red mug"))  # the name is taken
     scene.collection.objects.link(mine)
     bpy.data.materials.new("unused").use_fake_user = False
-    before = {name: set(getattr(bpy.data, name).keys()) for name in ("objects", "meshes", "materials", "images")}
+    before = {
+        name: set(getattr(bpy.data, name).keys()) for name in ("objects", "meshes", "materials", "images")
+    }
     obj = add(made.result(tmp_path))
     assert mine.name == "Red mug" and obj.name == "Red mug.001"
     for name, keys in before.items():
@@ -123,7 +125,9 @@ def test_flat_things_and_no_height(tmp_path):
     flat = meshfile.MeshArrays(
         arrays.v_pos * np.float32([1, 1, 0]), arrays.t_pos_idx, arrays.v_tex, arrays.t_tex_idx, arrays.normal
     )
-    assert add(made.result(tmp_path / "flat", arrays=flat), height=2.0).dimensions.x == pytest.approx(1, abs=0.01)
+    assert add(made.result(tmp_path / "flat", arrays=flat), height=2.0).dimensions.x == pytest.approx(
+        1, abs=0.01
+    )
     assert add(made.result(tmp_path / "as it is"), height=0).dimensions.z == pytest.approx(1, abs=0.01)
 
 

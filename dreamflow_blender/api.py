@@ -1,0 +1,54 @@
+"""For pipelines: from bl_ext.user_default.dreamflow import generate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from . import addon, assets, objects, service, work
+from .contract.protocol import Event
+
+
+def generate(
+    prompt: str,
+    *,
+    out: str | Path | None = None,
+    height: float = 1.0,
+    location: Sequence[float] = (0.0, 0.0, 0.0),
+    collection: str = "DreamFlow",
+    mark_asset: bool = False,
+    heard: Callable[[Event], None] = lambda event: None,
+    **fields: Any,
+) -> bpy.types.Object:
+    """Make an object from a prompt, blocking, and return it.
+
+    out       the job's folder (default: one of its own among the add-on's jobs)
+    height    metres; 0 leaves it as it was made
+    location  of its base's centre, metres
+    heard     is told every event: dreamflow_blender.contract.protocol
+    fields    of protocol.Job: negative, seed, preset, prior, refiner, stages, device, threads, overrides
+
+    Where `out` already holds this very job it is not run again, and goes on if it was interrupted. Raises
+    ValueError on a bad field, work.JobFailed, objects.CannotImport, and RuntimeError before Set up.
+    """
+    interpreter = service.python()
+    if interpreter is None:
+        raise RuntimeError("DreamFlow is not set up: press Set up in its preferences first.")
+    job = work.new_job(addon.jobs_folder(), prompt, **fields)
+    how = "new"
+    if out is not None:
+        job, how = work.in_folder(job, Path(out).resolve())
+    if how != "done":
+        client = service.make_client(interpreter, Path(job.folder).parent)
+        try:
+            work.run_job(client, job, how, heard)
+        finally:
+            client.close()
+    result = objects.read_result(Path(job.folder))
+    made = objects.add_result(result, prompt, height, location, collection, bpy.context.scene)
+    if mark_asset:
+        assets.mark(made, prompt, Path(job.folder) / "preview.png")
+    return made

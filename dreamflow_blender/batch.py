@@ -1,0 +1,248 @@
+"""Without a window: prompts and lists of prompts on the command line. For Python see api.py.
+
+    blender -b -P dreamflow_blender/batch.py -- --prompts prompts.txt --out DIR [--blend] [--preset draft]
+    blender -c dreamflow generate --prompt "a red mug" --out DIR
+
+Blocking, and the same code as the button. As a bare script it finds its package beside itself: from a clone
+and from the installed folder, whether the extension is enabled, disabled or absent.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: T201  this is a command line
+import sys
+from pathlib import Path
+
+if not __package__:  # `blender -P`: this file alone, with nothing on the path
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from dreamflow_blender import batch as _batch
+
+    _after = sys.argv.index("--") + 1 if "--" in sys.argv else len(sys.argv)
+    sys.exit(_batch.main(sys.argv[_after:]))
+
+import argparse
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import bpy
+
+from . import assets, objects, service, words, work
+from .client import Client
+from .contract.protocol import (
+    DEVICES,
+    PRESETS,
+    STAGES,
+    Event,
+    Job,
+    Progress,
+    Started,
+    Warning,
+)
+from .prompts import BadPrompts, Line, read_prompts
+
+OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes
+
+
+@dataclass
+class Row:
+    """One prompt in the report."""
+
+    prompt: str
+    seed: int
+    state: str  # "done", "skipped", "failed"
+    folder: str
+    seconds: float = 0.0
+    files: dict[str, str] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    error: dict[str, str] = field(default_factory=dict)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadPrompts(f"{message[:1].upper()}{message[1:]}. See --help.")
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    p = _Parser(
+        program, description="Make textured meshes from prompts, without a window.", allow_abbrev=False
+    )
+    p.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="what to make; may be repeated"
+    )
+    p.add_argument("--prompts", type=Path, metavar="FILE", help="one a line, or a CSV with a header")
+    p.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for each prompt goes here"
+    )
+    p.add_argument("--blend", action="store_true", help="save each object as object.blend, too")
+    p.add_argument("--height", type=float, default=1.0, metavar="M", help="metres (default: 1; 0: as made)")
+    p.add_argument("--preset", choices=PRESETS, default="draft")
+    p.add_argument("--seed", type=int, default=42)
+    p.add_argument("--negative", default="", metavar="TEXT")
+    p.add_argument("--prior", default=work.BUILT_IN, metavar="NAME_OR_FOLDER")
+    p.add_argument("--refiner", default="", metavar="NAME_OR_FOLDER")
+    p.add_argument("--stages", default=",".join(STAGES), metavar="LIST")
+    p.add_argument("--faces", type=int, default=0, metavar="N", help="at most (default: the preset's)")
+    p.add_argument("--texture", type=int, default=0, metavar="PX", help="a side (default: the preset's)")
+    p.add_argument("--device", choices=DEVICES, default="auto")
+    p.add_argument("--threads", type=int, default=0)
+    p.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=_setting)
+    p.add_argument("--python", type=Path, metavar="FILE", help="the backend's Python (default: as set up)")
+    p.add_argument("--report", type=Path, metavar="FILE", help="default: DIR/report.json")
+    return p
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected STAGE.SETTING=NUMBER, got {text!r}") from error
+
+
+def command(arguments: list[str]) -> int:
+    """`blender -c dreamflow ...`: the exit code."""
+    if arguments[:1] != ["generate"]:
+        print("usage: blender -c dreamflow generate --prompt TEXT --out DIR   (generate --help says more)")
+        return OK if arguments[:1] in ([], ["--help"], ["-h"]) else BAD_INPUT
+    return main(arguments[1:], "blender -c dreamflow generate")
+
+
+def main(arguments: list[str], program: str = "blender -b -P batch.py --") -> int:
+    """The exit code: 0 all done, 1 some failed, 2 the request cannot be carried out as written."""
+    try:
+        args = _parser(program).parse_args(arguments)
+        jobs = _jobs(args)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (BadPrompts, OSError) as error:
+        print(f"dreamflow: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except SystemExit as end:  # --help
+        return int(end.code or 0)
+    report = args.report or args.out / "report.json"
+    interpreter = args.python or service.python()
+    if interpreter is None:
+        print("dreamflow: not set up; press Set up in the preferences, or name a --python.", file=sys.stderr)
+        return SOME_FAILED
+    client = service.make_client(interpreter, args.out.resolve())
+    rows: list[Row] = []
+    try:
+        for number, (job, height) in enumerate(jobs, 1):
+            rows.append(_one(client, job, height, args, f"[{number}/{len(jobs)}]"))
+            _write(report, rows)
+    finally:
+        client.close()
+    failed = sum(row.state == "failed" for row in rows)
+    print(f"dreamflow: {len(rows) - failed} of {len(rows)} done, report in {report}", flush=True)
+    return SOME_FAILED if failed else OK
+
+
+def _jobs(args: argparse.Namespace) -> list[tuple[Job, float]]:
+    """All of them, checked before the first begins. Raises BadPrompts."""
+    lines = [Line(0, text.strip()) for text in args.prompt]
+    if args.prompts:
+        lines += read_prompts(args.prompts)
+    if not lines:
+        raise BadPrompts("Say what to make, with --prompt or --prompts.")
+    return [_job(line, args) for line in lines]
+
+
+def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
+    said = {**vars(args), **line.values}
+    overrides = {**dict(args.set), **line.overrides}
+    if said["faces"]:
+        overrides["delivery.max_faces"] = said["faces"]
+    if said["texture"]:
+        overrides["delivery.texture_size"] = said["texture"]
+    names = ("negative", "seed", "preset", "prior", "refiner", "device", "threads")
+    fields = {name: said[name] for name in names}
+    stages = tuple(name.strip() for name in said["stages"].split(","))
+    try:
+        job = work.new_job(
+            args.out, line.prompt, stages=stages, overrides=overrides, snapshot_faces=0, **fields
+        )
+    except ValueError as error:
+        raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
+    return job, float(said["height"])
+
+
+def _one(client: Client, job: Job, height: float, args: argparse.Namespace, label: str) -> Row:
+    """Whatever goes wrong with one prompt is told in its row, and the next has its turn."""
+    began = time.monotonic()
+    row = Row(job.prompt, job.seed, "failed", "")
+    told = Told(f"{label} {job.prompt}", row)
+    try:
+        folder = args.out.resolve() / f"{work.slug(job.prompt)}-{job.seed}"
+        job, how = work.in_folder(job, folder)
+        row.folder = job.folder
+        blend = Path(job.folder) / "object.blend"
+        if how == "done":
+            row.files = _files(Path(job.folder))
+        else:
+            told.line("goes on" if how == "resume" else "begins")
+            finished = work.run_job(client, job, how, told.hear)
+            row.files, row.figures = finished.paths, finished.figures
+        if args.blend and not blend.is_file():
+            _save_blend(job, height, blend)
+        if args.blend:
+            row.files["object.blend"] = str(blend)
+        row.state = "skipped" if how == "done" else "done"
+    except work.JobFailed as error:
+        row.error = {k: v for k, v in vars(error.failed).items() if v}
+    except work.JobCancelled:
+        row.error = {"kind": "cancelled", "message": "It was stopped."}
+    except (objects.CannotImport, OSError, RuntimeError) as error:
+        row.error = {"kind": "file", "message": str(error)}
+    row.seconds = round(time.monotonic() - began, 1)
+    told.line(row.error.get("message", "") or f"{row.state}, {words.duration(row.seconds)}: {row.folder}")
+    return row
+
+
+def _files(folder: Path) -> dict[str, str]:
+    names = ("mesh.glb", "mesh.npz", "albedo.png", "preview.png", "views.png")
+    return {name: str(folder / name) for name in names if (folder / name).is_file()}
+
+
+def _save_blend(job: Job, height: float, path: Path) -> None:
+    """The object alone in a file of its own; the file that Blender was started with is not touched on disk."""
+    bpy.ops.wm.read_homefile(use_empty=True)
+    result = objects.read_result(Path(job.folder))
+    made = objects.add_result(result, job.prompt, height, (0, 0, 0), "DreamFlow", bpy.context.scene)
+    assets.mark(made, job.prompt, Path(job.folder) / "preview.png")
+    temporary = path.with_name("object.part.blend")
+    bpy.ops.wm.save_as_mainfile(filepath=str(temporary), copy=True, check_existing=False)
+    temporary.replace(path)
+
+
+class Told:
+    """A line for each stage and every tenth of it."""
+
+    def __init__(self, label: str, row: Row) -> None:
+        self._label, self._row = label, row
+        self._last = ("", -1)
+
+    def line(self, text: str) -> None:
+        print(f"{self._label}: {text}", flush=True)
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Started):
+            self.line(event.stage)
+        elif isinstance(event, Warning):
+            self._row.warnings = [*self._row.warnings[-19:], event.message]
+            self.line(f"note: {event.message}")
+        elif isinstance(event, Progress) and event.total:
+            tenth = 10 * event.iteration // event.total
+            if (event.stage, tenth) != self._last and tenth:
+                self._last = (event.stage, tenth)
+                left = f", {words.clock(event.seconds_left)} left" if event.seconds_left is not None else ""
+                self.line(f"{event.stage} {10 * tenth} %{left}")
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    counts = {state: sum(row.state == state for row in rows) for state in ("done", "skipped", "failed")}
+    text = json.dumps({**counts, "prompts": [vars(row) for row in rows]}, indent=2) + "\n"
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,69 @@
+"""The backend as the preferences have it: which Python, which folders, which limits."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from pathlib import Path
+
+from . import addon, environment
+from .client import Client
+
+PYTHON = "DREAMFLOW_PYTHON"  # an environment variable that names the backend's Python, before all else
+_LOOK_AGAIN = 3.0  # seconds
+
+_state: tuple[float, environment.State] | None = None  # when it was looked at, and what was seen
+
+
+def state() -> environment.State:
+    """Of the backend's environment; looked at now and then, since the panel asks with every redraw."""
+    global _state
+    now = time.monotonic()
+    if _state is None or now - _state[0] > _LOOK_AGAIN:
+        _state = (now, _look())
+    return _state[1]
+
+
+def forget_state() -> None:
+    """It has changed: look again at the next call."""
+    global _state
+    _state = None
+
+
+def _look() -> environment.State:
+    stated = _stated_python()
+    if stated is not None:
+        return environment.State("ready", stated)
+    return environment.look(addon.environment_folder(), addon.REQUIREMENTS)
+
+
+def _stated_python() -> Path | None:
+    """By the environment variable, or a clone's own .venv, which nobody else would look for."""
+    if os.environ.get(PYTHON):
+        return Path(os.environ[PYTHON])
+    inside = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
+    beside = addon.CODE.joinpath(".venv", *inside)
+    return beside if beside.is_file() else None
+
+
+def python() -> Path | None:
+    """The interpreter for the worker; None where nothing is set up."""
+    return state().python
+
+
+def variables() -> dict[str, str]:
+    """What the backend is told beside its requests."""
+    found = {"HF_HOME": str(addon.models_folder())}
+    if addon.setting("models_folder", "") == "" and os.environ.get("HF_HOME"):
+        del found["HF_HOME"]  # the user's own store, shared with other programs
+    limit = float(addon.setting("memory_gb", 0.0))
+    if limit > 0:
+        found["DREAMFLOW_MEMORY_GB"] = f"{limit:g}"
+    return found
+
+
+def make_client(interpreter: Path, jobs: Path) -> Client:
+    """A client for this Python, whose jobs lie under `jobs`; nothing is started yet."""
+    more = {"environment": variables()} if "environment" in inspect.signature(Client).parameters else {}
+    return Client(interpreter, addon.CODE, jobs, **more)  # type: ignore[arg-type]
