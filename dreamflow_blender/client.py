@@ -42,6 +42,7 @@ class Client:
     code           the folder that holds `backend` and `dreamflow_blender`
     root           the jobs' root, made if need be: the worker's working directory
     pycache        for Python's compiled files (default: a folder in `root`)
+    environment    further environment variables
     command        what to start instead of `python -P -m backend worker` (tests)
     start_seconds  the worker has to say `ready` in this time
     stop_seconds   and to answer `cancel` in this one; then it is killed
@@ -54,12 +55,14 @@ class Client:
         root: Path,
         *,
         pycache: Path | None = None,
+        environment: dict[str, str] | None = None,
         command: Sequence[str] | None = None,
         start_seconds: float = 180.0,
         stop_seconds: float = 5.0,
     ) -> None:
         self.command = list(command or [str(python), "-P", "-m", "backend", "worker"])
         self.code, self.root = Path(code), Path(root)
+        self.environment = environment or {}
         self.pycache = pycache or self.root / ".pycache"
         self.start_seconds, self.stop_seconds = start_seconds, stop_seconds
         self.ready: p.Ready | None = None  # what the worker said of itself; None until it has
@@ -378,7 +381,7 @@ class _Worker:
             self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  a file, so that the worker never waits for us
             child = start(
                 client.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
-                cwd=client.root, env=backend_environment(client.code, client.pycache),
+                cwd=client.root, env={**backend_environment(client.code, client.pycache), **client.environment},
             )  # fmt: skip
         except OSError as error:
             with client._changed:

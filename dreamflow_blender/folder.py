@@ -1,0 +1,86 @@
+"""The files of a folder that holds the backend's environments; environment.py says which there are. No `bpy`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .process import WINDOWS
+from .steps import SetupError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One Blender at a time in this folder; the system frees the lock of one that crashes."""
+    with (folder / "lock").open("a") as file:
+        try:
+            if sys.platform == "win32":
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SetupError("Another Blender is setting DreamFlow up.", "Wait until it is done.") from error
+        yield
+
+
+def environments(folder: Path) -> list[Path]:
+    """All of them, the one in use and others."""
+    return sorted(path for path in folder.glob("env-*") if path.is_dir())
+
+
+def python_in(target: Path) -> Path:
+    """Where this environment's interpreter is, or will be."""
+    return target / ("Scripts/python.exe" if WINDOWS else "bin/python")
+
+
+def fingerprint(requirements: Path) -> str:
+    """Of what is to be installed, the same with any line ends."""
+    return hashlib.sha256(requirements.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """environment.json; None where there is none, or nonsense."""
+    record = read_json(folder / "environment.json")
+    name = str(record.get("folder")) if record else ""
+    return record if name.startswith("env-") and name == Path(name).name else None
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where it cannot be had."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """The whole file or nothing. Raises OSError."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def size_gb(target: Path) -> float:
+    """Of all files below, links not followed."""
+    total = 0
+    for root, _, files in os.walk(target):
+        for name in files:
+            with suppress(OSError):
+                total += os.lstat(f"{root}/{name}").st_size
+    return round(total / 1e9, 2)
