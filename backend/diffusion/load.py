@@ -67,7 +67,7 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
     variant = "fp16" if ".fp16" in model.weights[component][0].name else None
     try:
         module, info = kind.from_pretrained(
-            model.path,
+            model.home(component),
             subfolder=component,
             variant=variant,
             use_safetensors=True,
@@ -77,12 +77,12 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
         raise ModelError(
-            f"{model.path / component} cannot be loaded: {error}", "Copy the model again."
+            f"{model.home(component) / component} cannot be loaded: {error}", "Copy the model again."
         ) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(
-            f"{model.path / component} lacks {len(missing)} tensors, {missing[0]} first.",
+            f"{model.home(component) / component} lacks {len(missing)} tensors, {missing[0]} first.",
             "Copy the model again.",
         )
     module.to(device).eval().requires_grad_(False)

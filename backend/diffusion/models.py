@@ -6,7 +6,7 @@ Only safetensors and JSON / text are opened. A folder that offers pickles instea
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -65,6 +65,11 @@ class ModelFolder:
         """Image pixels per latent pixel along a side."""
         return latent_factor(self.configs)
 
+    def home(self, component: str) -> Path:
+        """The folder that holds the component's folder: this one, but for a VAE that is shared."""
+        shared = component == "vae" and self.statement.vae
+        return self.path.parent / self.statement.vae if shared else self.path
+
 
 def open_folder(name_or_folder: str | Path) -> ModelFolder:
     """Find and check a model folder. ModelError says what is missing, damaged or does not fit."""
@@ -101,6 +106,8 @@ def _open_folder(path: Path) -> ModelFolder:
             f"{path} holds a {pipeline}, expected one of {', '.join(COMPONENTS)}.",
             "Use Stable Diffusion 2.1 (or 2.1-base) or the SDXL refiner.",
         )
+    stated = path / "dreamflow.json"
+    statement = make_statement(read_json(stated) if stated.is_file() else {}, 0, stated)
     configs, weights = {}, {}
     for component, expected in COMPONENTS[pipeline].items():
         library_and_class = index.get(component)
@@ -110,16 +117,17 @@ def _open_folder(path: Path) -> ModelFolder:
                 f"{path}: {component} is of class {got}, expected {expected}.",
                 "Use another folder as the model.",
             )
-        if not (path / component).is_dir():
-            raise ModelError(f"{path} has no folder {component}.", "Copy the model again, whole.")
-        configs[component] = read_json(path / component / CONFIG_NAMES.get(component, "config.json"))
+        home = path.parent / statement.vae if component == "vae" and statement.vae else path
+        if not (home / component).is_dir():
+            raise ModelError(f"{home} has no folder {component}.", "Copy the model again, whole.")
+        configs[component] = read_json(home / component / CONFIG_NAMES.get(component, "config.json"))
         if component in WEIGHT_STEMS:
-            weights[component] = find_weights(path / component, WEIGHT_STEMS[component])
+            weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
     prediction = check_scheduler(path, configs["scheduler"])
     check_fit(path, configs)
-    stated = path / "dreamflow.json"
-    native_size = configs["unet"]["sample_size"] * latent_factor(configs)
-    statement = make_statement(read_json(stated) if stated.is_file() else {}, native_size, stated)
+    if not statement.native_size:
+        native_size = configs["unet"]["sample_size"] * latent_factor(configs)
+        statement = replace(statement, native_size=native_size)
     return ModelFolder(path, pipeline, configs, weights, prediction, statement)
 
 
@@ -269,12 +277,16 @@ def is_list_of_counts(value: Any) -> bool:
 
 def describe(model: ModelFolder) -> dict[str, Any]:
     """Folder, class and the sha256 of every weight file in use, for job.json."""
-    files = [file for component in model.weights.values() for file in component]
+    files = {
+        file.relative_to(model.home(component)).as_posix(): file
+        for component, parts in model.weights.items()
+        for file in parts
+    }
     return {
         "folder": str(model.path),
         "pipeline": model.pipeline,
         "prediction": model.prediction,
-        "sha256": {file.relative_to(model.path).as_posix(): file_hash(file) for file in files},
+        "sha256": {name: file_hash(file) for name, file in files.items()},
     }
 
 

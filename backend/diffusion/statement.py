@@ -9,6 +9,7 @@ from typing import Any
 from backend.diffusion.prior import Backgrounds, PoseRange
 from backend.errors import ModelError
 
+TARGETS = ("latent", "pixel")
 ANY_POSE, ANY_BACKGROUND = PoseRange(), Backgrounds()
 
 
@@ -23,6 +24,10 @@ class Statement:
     view_prompt: str = "{prompt}, {view} view"
     normal_prompt: str = "a normal map of {prompt}"
     normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)
+    kinds: tuple[str, ...] | None = None  # of mini/grammar.py, all that it can draw; None: it reads any words
+    target: str = "latent"  # where x_hat lies: "latent" as in the paper, or "pixel" (apfo.py)
+    lora: bool = True  # whether D_phi is learnt; False: D_phi(x) = x
+    vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
 
 
 def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Statement:
@@ -48,6 +53,10 @@ def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Stat
             raise TypeError("native_size is a whole number, normal_background three numbers")
         if not isinstance(statement.guidance, int | float | None):
             raise TypeError("guidance is a number")
+        if statement.target not in TARGETS or not isinstance(statement.lora, bool):
+            raise TypeError("target is latent or pixel, lora true or false")
+        if Path(statement.vae).name != statement.vae:
+            raise ValueError("vae is the name of a folder beside this one")
     except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
         raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
     return statement
