@@ -14,17 +14,8 @@ from backend.config import STAGES, Preset
 from backend.diffusion.prior import Prior
 from backend.errors import NumericsError, SceneError
 from backend.kernels import Kernels
-from backend.stages import (
-    Scene,
-    Stage,
-    geometry_stage,
-    guide,
-    hand_over,
-    nerf_stage,
-    new_scene,
-    settle_colours,
-    texture_stage,
-)
+from backend.scene_state import Scene, hand_over, new_scene, settle_colours
+from backend.stages import Stage, geometry_stage, guide, nerf_stage, texture_stage
 from dreamflow_blender.contract.protocol import Job
 
 ATTEMPTS = 3  # seeds tried before an empty or full scene is an error

@@ -32,7 +32,8 @@ from backend.files import disk_errors
 from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
 from backend.scene.mesh import Mesh
-from backend.stages import Box, Scene, Seen, Stage
+from backend.scene_state import Box, Scene, Seen
+from backend.stages import Stage
 
 VERSION = 1  # of the layout below
 KEPT = 2

@@ -20,7 +20,7 @@ from backend.report import write_curves, write_preview, write_turntable, write_v
 from backend.scene.bake import bake, polish
 from backend.scene.deliver import deliver
 from backend.scene.mesh import Mesh
-from backend.stages import Scene
+from backend.scene_state import Scene
 from dreamflow_blender.contract.protocol import Job
 
 

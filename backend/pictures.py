@@ -12,7 +12,7 @@ from backend.scene.camera import Camera, orbit
 from backend.scene.mesh import Mesh
 from backend.scene.render_mesh import render_colour, render_shaded, render_texture
 from backend.scene.render_nerf import render_views
-from backend.stages import Scene
+from backend.scene_state import Scene
 
 ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: an object of radius 0.5 fills the frame
 BACKGROUND = 0.92  # a light grey, on which no colour of ours disappears

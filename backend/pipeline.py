@@ -26,8 +26,8 @@ from backend.lock import locked
 from backend.pictures import BACKGROUND, around, look, look_at_clay
 from backend.record import versions, write_job
 from backend.report import write_preview
+from backend.scene_state import settle_colours
 from backend.snapshot import as_it_stands, write_snapshot
-from backend.stages import settle_colours
 from backend.watch import Curves, Told, Watch
 from dreamflow_blender.contract.protocol import (
     Cancelled,

@@ -13,7 +13,7 @@ from backend.errors import SceneError
 from backend.files import write_bytes
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh
-from backend.stages import Scene, detached, surface
+from backend.scene_state import Scene, detached, surface
 from dreamflow_blender.contract import meshfile
 
 CELLS = 24  # along the box's side, for a field

@@ -38,7 +38,7 @@ from backend.scene import mesh as meshes
 from backend.scene.camera import Camera
 from backend.scene.render_mesh import render_colour
 from backend.scene.render_nerf import render_views
-from backend.stages import Scene
+from backend.scene_state import Scene
 from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (

@@ -21,7 +21,7 @@ from backend.job import read_events
 from backend.kernels import select
 from backend.kernels.unwrap import Unwrapped, single_triangles
 from backend.scene.mesh import Mesh
-from backend.stages import Scene, new_scene
+from backend.scene_state import Scene, new_scene
 from dreamflow_blender.contract.protocol import Failed, Finished, Ready, Started
 from tests.command import OVERRIDES, ask, old_job, tiny, tree
 from tests.oracle import Oracle

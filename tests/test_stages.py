@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from backend import stages
+from backend import scene_state, stages
 from backend.apfo import Step
-from backend.config import DRAFT
+from backend.config import DRAFT, Walk
 from backend.errors import NumericsError, SceneError
 from backend.kernels import Kernels, select
+from backend.optimizer import adamw, decay
 from backend.pictures import around, look
 from backend.scene.mesh import is_closed, signed_volume
 from tests.oracle import BLUE, RADIUS, RED, Oracle, ball, generator
@@ -26,13 +27,13 @@ def kernels() -> Kernels:
 
 
 @pytest.fixture(scope="module")
-def trained(kernels: Kernels) -> stages.Scene:
-    scene = stages.new_scene(NERF, kernels, torch.device("cpu"), 0)
+def trained(kernels: Kernels) -> scene_state.Scene:
+    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
     run(stages.nerf_stage(scene, told(NERF), NERF, generator(), 0))
     return scene
 
 
-def told(walk: stages.Walk, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
+def told(walk: Walk, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
     return stages.guide(prior or Oracle(), "a ball", "", walk, kind)
 
 
@@ -40,7 +41,7 @@ def run(stage: stages.Stage) -> list[Step]:
     return list(stage.steps(0))
 
 
-def silhouette_iou(scene: stages.Scene, kernels: Kernels) -> float:
+def silhouette_iou(scene: scene_state.Scene, kernels: Kernels) -> float:
     cameras = around(4, 48, "cpu", first=20)
     white, black = (look(scene, cameras, kernels, torch.full((3,), v)) for v in (1.0, 0.0))
     mask = (white - black).mean(-1) < 0.5
@@ -48,28 +49,28 @@ def silhouette_iou(scene: stages.Scene, kernels: Kernels) -> float:
     return float((mask & true).sum() / (mask | true).sum())
 
 
-def test_the_field_becomes_the_ball(trained: stages.Scene, kernels: Kernels) -> None:
+def test_the_field_becomes_the_ball(trained: scene_state.Scene, kernels: Kernels) -> None:
     field_only = dataclasses.replace(trained, mesh=None)
     assert silhouette_iou(field_only, kernels) > 0.9
 
 
-def test_the_hand_over_is_a_closed_ball(trained: stages.Scene, kernels: Kernels) -> None:
+def test_the_hand_over_is_a_closed_ball(trained: scene_state.Scene, kernels: Kernels) -> None:
     scene = dataclasses.replace(trained)
     cameras = Oracle.poses.sample(generator(), 8, 32, 32)
-    iou = stages.hand_over(scene, cameras, 16, kernels)
+    iou = scene_state.hand_over(scene, cameras, 16, kernels)
     assert iou > 0.75 and scene.mesh is not None
     assert is_closed(scene.mesh)
     assert signed_volume(scene.mesh) == pytest.approx(4 / 3 * torch.pi * RADIUS**3, rel=0.2)
 
 
-def test_geometry_finds_the_right_radius(trained: stages.Scene, kernels: Kernels) -> None:
+def test_geometry_finds_the_right_radius(trained: scene_state.Scene, kernels: Kernels) -> None:
     scene = dataclasses.replace(trained)
-    stages.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
+    scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
     assert scene.grid is not None
     # start from a ball that is a quarter too small
     radius = 0.75 * RADIUS
     scene.sdf = torch.nn.Parameter((radius - scene.grid.vertices.norm(dim=1)) / scene.grid.spacing)
-    scene.mesh = stages.detached(stages.surface(scene))
+    scene.mesh = scene_state.detached(scene_state.surface(scene))
     before = silhouette_iou(scene, kernels)
     # it has to grow by two cells in few updates, which smoothness would slow down
     walk = dataclasses.replace(
@@ -81,10 +82,10 @@ def test_geometry_finds_the_right_radius(trained: stages.Scene, kernels: Kernels
     assert is_closed(scene.mesh)
 
 
-def test_texture_learns_the_colours(trained: stages.Scene, kernels: Kernels) -> None:
-    scene = stages.new_scene(NERF, kernels, torch.device("cpu"), 3)  # a field that knows no colour
+def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels) -> None:
+    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 3)  # a field that knows no colour
     shape = dataclasses.replace(trained)
-    stages.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
+    scene_state.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
     scene.mesh = shape.mesh
     walk = dataclasses.replace(
         DRAFT.texture, levels=15, views=4, size=32, grid_rate=3e-2, head_rate=2e-2
@@ -100,7 +101,7 @@ def test_texture_learns_the_colours(trained: stages.Scene, kernels: Kernels) -> 
 @pytest.mark.parametrize(("density", "word"), [(-600.0, "empty"), (600.0, "full")])
 def test_an_empty_or_full_scene_is_noticed(kernels: Kernels, density: float, word: str) -> None:
     walk = dataclasses.replace(NERF, grid_rate=0.0, head_rate=0.0, half=1.2, samples=16, occupancy_every=4)
-    scene = stages.new_scene(walk, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(walk, kernels, torch.device("cpu"), 0)
     with torch.no_grad():
         scene.field.density_head[-1].bias.fill_(density)
     scene.occupancy.update(scene.field, None, decay=0.0)
@@ -111,7 +112,7 @@ def test_an_empty_or_full_scene_is_noticed(kernels: Kernels, density: float, wor
 
 @pytest.mark.parametrize("fault", [float("nan"), float("inf")])
 def test_a_nan_is_named_with_its_iteration(kernels: Kernels, fault: float) -> None:
-    scene = stages.new_scene(NERF, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
     stage = stages.nerf_stage(scene, told(NERF, prior=Oracle(fault)), NERF, generator(), 0)
     before = scene.field.table.detach().clone()
     with pytest.raises(NumericsError, match="iteration 0: D_p"):
@@ -121,16 +122,16 @@ def test_a_nan_is_named_with_its_iteration(kernels: Kernels, fault: float) -> No
 
 def test_learning_rates_fall_at_the_end(kernels: Kernels) -> None:
     walk = dataclasses.replace(NERF, levels=10, views=1, decay_from=0.5)
-    optimizer = stages.adamw([([torch.nn.Parameter(torch.zeros(1))], 1.0)])
+    optimizer = adamw([([torch.nn.Parameter(torch.zeros(1))], 1.0)])
     rates = []
     for iteration in range(11):
-        stages.decay(optimizer, walk, iteration)
+        decay(optimizer, walk, iteration)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates[:6] == [1.0] * 6 and rates[10] == pytest.approx(0.1) and rates == sorted(rates, reverse=True)
 
 
 def test_a_stage_can_start_in_the_middle(kernels: Kernels) -> None:
-    scene = stages.new_scene(NERF, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
     stage = stages.nerf_stage(scene, told(NERF), NERF, generator(), 0)
     steps = list(stage.steps(NERF.iterations - 3))
     assert [s.iteration for s in steps] == [97, 98, 99]
@@ -138,7 +139,7 @@ def test_a_stage_can_start_in_the_middle(kernels: Kernels) -> None:
 
 
 def test_backgrounds_follow_the_priors_policy(kernels: Kernels) -> None:
-    scene = stages.new_scene(NERF, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
     prior, g = Oracle(), generator()
     camera = prior.poses.sample(g, 1, 8, 8)
     seen = {tuple(round(v, 2) for v in stages.behind(scene, prior, camera, g).tolist()) for _ in range(40)}

@@ -6,7 +6,7 @@ gradient: where a ray is sampled does not depend on what is learned.
 """
 
 # A kernel's body is Warp's language, not Python's:
-# mypy: disable-error-code="valid-type,type-var,assignment,arg-type"
+# mypy: disable-error-code="valid-type,type-var,assignment,arg-type,operator"
 
 from __future__ import annotations
 
