@@ -1,4 +1,4 @@
-"""The command line's smaller commands: resume and jobs."""
+"""The command line's smaller commands: resume, jobs and worker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-NAMES = ("jobs",)  # those that are carried out here
+NAMES = ("jobs", "worker")  # those that are carried out here
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -25,10 +25,23 @@ def add(commands: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     j.add_argument("--root", metavar="DIR", type=Path, default=Path("out"), help="where to look (default: out)")
     j.add_argument("--json", action="store_true", help="one JSON object a line")
+    commands.add_parser(
+        "worker",
+        help="serve one client on standard input and output",
+        description="Requests in, events out, one JSON object a line: dreamflow_blender/contract/protocol.py.",
+    )
 
 
 def carry_out(args: argparse.Namespace, out: TextIO) -> int:
     """One of NAMES; the exit code. Raises DreamFlowError."""
+    if args.command == "worker":
+        from backend.worker import serve
+
+        serve()
+    return _jobs(args, out)
+
+
+def _jobs(args: argparse.Namespace, out: TextIO) -> int:
     from backend.jobs import clean_jobs, list_jobs
 
     if args.what == "clean":

@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 
 from backend.errors import DiskError, DreamFlowError, OutOfMemory
-from backend.files import is_full, write_text
+from backend.files import disk_errors, is_full
 from dreamflow_blender.contract.protocol import Failed
 
 NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it could write in none
@@ -37,9 +37,11 @@ def explain(error: Exception, folder: Path) -> Failed:
         return Failed(
             "internal", f"The Python package {error.name} is missing.", "Run: python build.py setup"
         )
+    log = folder / "log.txt"
     try:
-        write_text(folder / "log.txt", trace)
-        todo = f"This is a bug in DreamFlow. Please report it with {folder / 'log.txt'}."
+        with disk_errors(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(trace)  # after what libraries said
+        todo = f"This is a bug in DreamFlow. Please report it with {log}."
     except DreamFlowError:
         todo = "This is a bug in DreamFlow. Please report it."
     return Failed("internal", f"{type(error).__name__}: {error}"[:500], todo, detail=trace[-4000:])

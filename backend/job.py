@@ -123,6 +123,8 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
     there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    if not set(there) - {"lock", "log.txt", ".probe"}:  # of a job that was killed before it began
+        return
     if there and not {"job.json", "events.jsonl"} & set(there):
         raise InputError(
             f"{folder} is not empty and holds no job: {', '.join(there[:3])}.",
