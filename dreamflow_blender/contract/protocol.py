@@ -1,23 +1,29 @@
 """What the two processes say to each other: requests one way, events the other. Standard library only.
 
-A message is one JSON object on one line of UTF-8, at most 1 MiB. The first event is `ready`, and its
-`protocol` is the version of these tables. A request is one such line to the backend's
-standard input, as {"request": "generate", "job": {"id": "1", "kind": "generate", "prompt": "a red mug", "folder":
-"out/mug"}}; an event is one of its standard output, as {"event": "preview", "path": "out/mug/preview.png"}.
+The backend is started as `python -m backend worker`. A message is one JSON object on one line of UTF-8, at most
+1 MiB. A request is such a line to its standard input, as {"request": "generate", "job": {"id": "1", "kind":
+"generate", "prompt": "a red mug", "folder": "out/mug"}}; an event is one of its standard output, as {"event":
+"preview", "path": "out/mug/preview.png"}. The first event is `ready`, and its `protocol` is the version of these
+tables; requests may be sent before it. Paths are relative to the backend's working directory or absolute, and
+those of a job's events lie in the job's folder. Fields that a table does not name are refused.
 
     request      fields     meaning
     hello        protocol   asks for `ready`; refused where the versions differ
-    generate     job        do it; `job` has the fields of Job below, of which id, kind, prompt, folder must be given
+    generate     job        do it; `job` has the fields of Job below, of which id, kind, prompt, folder must be given;
+                            the folder is new or empty
     refine       job        the same, from a mesh
     resume       folder     go on with the job in this folder, from its newest checkpoint
-    pause                   stand still: `paused`
+    pause                   stand still: `paused`, within 2 s
     continue                go on after that
-    finish                  end the stage at work now, then deliver: `finished`
-    cancel                  stop, keep the newest snapshot and checkpoint: `cancelled`
-    status                  the newest event about what goes on now is said again
-    shutdown                stop as for cancel, and end the process; the end of standard input means the same
+    finish                  end the stage at work now, then deliver what there is: `finished`, in up to half a minute
+    cancel                  stop, keep the newest snapshot and checkpoint: `cancelled`, within 2 s
+    status                  the newest event about what goes on now is said again; `ready` where nothing does
+    shutdown                stop as for cancel, and end the process; the end of standard input means the same, and
+                            the process is gone within 5 s
 
-One job at a time. After `cancelled` the process may end: start another for the next job.
+One job at a time: whoever has more keeps them until the last event of the one at work. The process may end after
+`cancelled` (exit code 0), and does after a `failed` before any `ready`: start another for the next job. A request
+that is malformed, too long, unknown, or out of place is answered by `refused` and changes nothing.
 
     event        fields                                                    meaning
     ready        protocol, versions, devices, kernels, kernels_why,        what will do the work, and why
@@ -38,7 +44,7 @@ One job at a time. After `cancelled` the process may end: start another for the 
                                                                            changed nothing
 
 A job has exactly one of finished, cancelled and failed, and it is the last. `started` and `progress` name
-one of STAGES or "deliver" (unwrap, bake, export). `figures` are numbers by name: "seconds" and
+one of STAGES or "deliver" (charts, bake, export). `figures` are numbers by name: "seconds" and
 "seconds_STAGE" (s), "faces", "texture_px", and whatever else a stage measured.
 """
 

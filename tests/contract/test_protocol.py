@@ -186,3 +186,10 @@ def test_every_request_is_tried():
 def test_bad_requests_are_refused(line):
     with pytest.raises(p.BadMessage):
         p.decode_request(line)
+
+
+def test_the_examples_of_the_docstring_can_be_sent():
+    words = " ".join((p.__doc__ or "").split())
+    request = words[words.index('{"request"') : words.index("; an event is")]
+    event = words[words.index('{"event"') : words.index(". The first event")]
+    assert isinstance(p.decode_request(request), p.Generate) and isinstance(p.decode(event), p.Preview)
