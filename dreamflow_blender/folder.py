@@ -5,33 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from .locks import take
 from .process import WINDOWS
 from .steps import SetupError
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """One Blender at a time in this folder; the system frees the lock of one that crashes."""
-    with (folder / "lock").open("a") as file:
-        try:
-            if sys.platform == "win32":
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise SetupError("Another Blender is setting DreamFlow up.", "Wait until it is done.") from error
+    """One Blender at a time in this folder. Raises SetupError where another one is there."""
+    with (folder / "lock").open("ab") as file:
+        if not take(file.fileno()):
+            raise SetupError("Another Blender is setting DreamFlow up.", "Wait until it is done.")
         yield
 
 

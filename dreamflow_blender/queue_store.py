@@ -1,234 +1,158 @@
-"""The queue and the history on disk, for every Blender that uses the same folder of jobs. No `bpy`.
+"""The queue and the history on disk, for every Blender that uses the same folder. No `bpy`.
 
-    ROOT/queue.json    every job that waits, is at work or has been: what was asked and what became of it
-    ROOT/a-red-mug-42  a job's folder, which the backend makes when the job begins
+    ROOT/queue.json       every job that waits, is at work or has been: what was asked and what became of it
+    ROOT/sessions/12-ab   held (as a system's lock) by a Blender while it lives: its jobs are its own
+    ROOT/jobs/a-red-mug   a job's folder, which the backend makes when the job begins
 
 queue.json is written whole, under a lock, after every change; it is read again when another Blender has written
-it. Where it is damaged it is put aside, and the history is found again in the jobs' folders.
+it. Where it is damaged it is put aside, and the history is found again in the jobs' folders. What was at work
+when Blender or the machine died is "interrupted" for whoever looks next; what waited then waits for any Blender.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
-import sys
+import secrets
 import time
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from .contract import protocol as p
-from .contract.wire import BadMessage, dump
+from .contract.wire import dump
+from .entries import OPEN, STATES, as_found, find_jobs
+from .entries import Entry as Entry
 from .folder import write_json
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from .locks import is_held, locked, take
 
 VERSION = 1
-LOCK_BYTE = 1 << 20  # of a job's lock, on Windows; as in backend/lock.py
-TAIL = 1 << 17  # bytes of events.jsonl that are looked at for the last event
-STATES = ("waiting", "running", "interrupted", "finished", "cancelled", "failed")
-RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A job and what became of it."""
-
-    job: p.Job
-    state: str = "waiting"  # one of STATES; "interrupted": Blender or the backend was killed at it
-    added: float = 0.0  # seconds since 1970, as `ended`
-    ended: float = 0.0  # 0: it has not
-    message: str = ""  # what went wrong, and what to do about it
-    todo: str = ""
-    figures: dict[str, float] = field(default_factory=dict)  # as in the event `finished`
-    extra: dict[str, Any] = field(default_factory=dict)  # the client's own JSON values: height, place, ...
-
-    @property
-    def id(self) -> str:
-        return self.job.id
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.job.folder)
-
-    @property
-    def thumbnail(self) -> Path | None:
-        """The newest picture."""
-        path = self.folder / "preview.png"
-        return path if path.is_file() else None
-
-    @property
-    def can_resume(self) -> bool:
-        """It has stopped before its end and has a checkpoint, or was stopped before the first."""
-        return self.state in ("interrupted", "cancelled", "failed") and (self.folder / "job.json").is_file()
-
-    @property
-    def result(self) -> Path | None:
-        """mesh.npz, where it was delivered."""
-        path = self.folder / "mesh.npz"
-        return path if path.is_file() else None
-
-    @property
-    def so_far(self) -> Path | None:
-        """snapshot.npz: what there is of a job that was stopped."""
-        path = self.folder / "snapshot.npz"
-        return path if path.is_file() else None
 
 
 class Store:
-    """The jobs of one folder. Every change is on the disk when its method returns; all raise OSError."""
+    """The jobs of everybody. Every change is on the disk when its method returns; all raise OSError.
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    root  where queue.json lies, made if need be
+    jobs  where to look for jobs if queue.json is lost (default: ROOT/jobs)
+    """
+
+    def __init__(self, root: Path, jobs: Path | None = None) -> None:
+        self.root, self.jobs = Path(root), jobs or Path(root) / "jobs"
+        self.session = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._path = self.root / "queue.json"
         self._seen: tuple[int, int] | None = None  # time and size of the file that `_entries` are from
         self._entries: list[Entry] = []
-        self._mine: set[str] = set()  # ids that this Blender has begun
+        self._held: IO[bytes] | None = None  # our session's file
+
+    def close(self) -> None:
+        """This Blender is done with it; what waits may be taken by another."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+            with suppress(OSError):
+                (self.root / "sessions" / self.session).unlink()
 
     # looking
 
-    @property
     def entries(self) -> list[Entry]:
-        """All of them: those that wait in their order, the others in the order in which they were added."""
+        """All of them, as added."""
         self._refresh()
         return list(self._entries)
 
-    @property
     def waiting(self) -> list[Entry]:
-        """The queue, first things first."""
-        return [entry for entry in self.entries if entry.state == "waiting"]
+        """This Blender's queue, first things first; with it that of Blenders which are gone."""
+        return [entry for entry in self.entries() if entry.state == "waiting" and not self._others(entry)]
 
-    @property
     def history(self) -> list[Entry]:
         """What has been, the newest first."""
-        over = [entry for entry in self.entries if entry.state not in ("waiting", "running")]
+        over = [entry for entry in self.entries() if entry.state not in OPEN]
         return sorted(over, key=lambda entry: entry.ended or entry.added, reverse=True)
 
-    def get(self, job_id: str) -> Entry | None:
-        """The entry of this id."""
-        return next((entry for entry in self.entries if entry.id == job_id), None)
-
-    def next(self) -> Entry | None:
-        """The job to begin now, as far as the queue is concerned."""
-        return next(iter(self.waiting), None)
-
     def to_offer(self) -> list[Entry]:
-        """On start: what was at work when Blender, the backend or the machine died, the newest first.
+        """What was at work when Blender or the machine died, the newest first."""
+        return [entry for entry in self.history() if entry.state == "interrupted" and entry.can_resume]
 
-        A job that another Blender is at work on stays what it is.
-        """
-        with self._changing():
-            for number, entry in enumerate(self._entries):
-                if entry.state == "running" and entry.id not in self._mine and not at_work(entry.folder):
-                    self._entries[number] = _as_found(entry)
-        return [entry for entry in self.history if entry.state == "interrupted" and entry.can_resume]
-
-    def new_folder(self, prompt: str, seed: int) -> Path:
-        """A folder that no job has, ROOT/a-red-mug-42; the backend makes it."""
-        name = f"{slug(prompt)}-{seed}"
-        taken = {entry.folder.name.lower() for entry in self.entries}
-        number = 1
-        while (candidate := f"{name}-{number}" if number > 1 else name).lower() in taken or (
-            self.root / candidate
-        ).exists():
-            number += 1
-        return self.root / candidate
+    def find(self, number: str) -> Entry | None:
+        """The entry of this job's id."""
+        return next((entry for entry in self.entries() if entry.job.id == number), None)
 
     # changing
 
-    def add(self, job: p.Job, extra: dict[str, Any] | None = None) -> Entry:
-        """Put a job at the queue's end. ValueError where its id is taken or `extra` is not JSON."""
-        dump(extra or {}, "extra")
-        entry = Entry(job, added=time.time(), extra=extra or {})
-        with self._changing():
-            if any(other.id == job.id for other in self._entries):
-                raise ValueError(f"There is a job {job.id} already.")
-            self._entries.append(entry)
-        return entry
+    def put(self, entry: Entry) -> Entry:
+        """Add an entry, or replace that of the same job; returns it as it is kept.
 
-    def move(self, job_id: str, by: int) -> None:
+        What begins to wait goes to the queue's end. ValueError where another Blender is at work on it, and where
+        `place` is not JSON.
+        """
+        dump(entry.place, "place")
+        now = time.time()
+        is_open = entry.state in OPEN
+        kept = replace(
+            entry,
+            added=entry.added or now,
+            ended=0.0 if is_open else entry.ended or now,
+            session=self._own_session() if is_open else "",
+        )
+        with self._changing():
+            old = next((other for other in self._entries if other.job.id == entry.job.id), None)
+            if old is not None and old.state == "running" and self._others(old):
+                raise ValueError(f"Another Blender is making “{entry.job.prompt}”.")
+            if old is None or (entry.state == "waiting" != old.state):
+                self._entries = [*(other for other in self._entries if other is not old), kept]
+            else:
+                self._entries[self._entries.index(old)] = kept
+        return kept
+
+    def move(self, number: str, by: int) -> None:
         """Earlier (-1) or later (1) in the queue; as far as it goes."""
         with self._changing():
-            places = [i for i, entry in enumerate(self._entries) if entry.state == "waiting"]
-            at = next((n for n, i in enumerate(places) if self._entries[i].id == job_id), None)
-            if at is None:
-                return
-            order = [self._entries[i] for i in places]
-            order.insert(max(0, at + by), order.pop(at))
-            for i, entry in zip(places, order, strict=True):
-                self._entries[i] = entry
+            mine = [entry for entry in self._entries if entry.state == "waiting" and not self._others(entry)]
+            places = [self._entries.index(entry) for entry in mine]
+            at = next((n for n, entry in enumerate(mine) if entry.job.id == number), None)
+            if at is not None:
+                mine.insert(max(0, at + by), mine.pop(at))
+                for place, entry in zip(places, mine, strict=True):
+                    self._entries[place] = entry
 
-    def begin(self, job_id: str) -> None:
-        """This Blender is at work on it now, from the start or resumed."""
-        self._mine.add(job_id)
-        self._set(job_id, state="running", ended=0.0, message="", todo="")
-
-    def end(self, job_id: str, event: p.Event) -> None:
-        """Its last event has come."""
-        self._mine.discard(job_id)
-        match event:
-            case p.Finished():
-                self._set(job_id, state="finished", ended=time.time(), figures=dict(event.figures))
-            case p.Cancelled():
-                self._set(job_id, state="cancelled", ended=time.time())
-            case p.Failed():
-                told = {"message": event.message, "todo": event.todo}
-                self._set(job_id, state="failed", ended=time.time(), **told)
-
-    def note(self, job_id: str, **extra: Any) -> None:
-        """Add to what the client keeps with a job. BadMessage where it is not JSON."""
-        entry = self.get(job_id)
-        if entry:
-            dump(extra, "extra")
-            self._set(job_id, extra={**entry.extra, **extra})
-
-    def again(self, job_id: str) -> None:
-        """Back to the queue's end, to be resumed or done anew."""
+    def remove(self, number: str) -> None:
+        """Forget a job; its folder stays. ValueError where another Blender is at work on it."""
         with self._changing():
-            found = [entry for entry in self._entries if entry.id == job_id]
-            self._entries = [entry for entry in self._entries if entry.id != job_id]
-            self._entries += [
-                replace(entry, state="waiting", ended=0.0, message="", todo="") for entry in found
-            ]
+            old = next((entry for entry in self._entries if entry.job.id == number), None)
+            if old is not None and old.state == "running" and self._others(old):
+                raise ValueError(f"Another Blender is making “{old.job.prompt}”.")
+            self._entries = [entry for entry in self._entries if entry is not old]
 
-    def remove(self, job_id: str, files: bool = False) -> None:
-        """Forget a job, and with `files` its folder, if that lies in ROOT and holds a job.
+    # whose it is
 
-        ValueError while somebody is at work on it.
-        """
-        entry = self.get(job_id)
-        if entry is None:
-            return
-        if entry.state == "running" and (entry.id in self._mine or at_work(entry.folder)):
-            raise ValueError(f"“{entry.job.prompt}” is being made: stop it first.")
-        if files and self._is_job(entry.folder):
-            shutil.rmtree(entry.folder)
-        with self._changing():
-            self._entries = [other for other in self._entries if other.id != job_id]
+    def _own_session(self) -> str:
+        if self._held is None:
+            folder = self.root / "sessions"
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.iterdir():  # of Blenders that were killed
+                if not is_held(path):
+                    with suppress(OSError):
+                        path.unlink()
+            self._held = (folder / self.session).open("wb")
+            take(self._held.fileno())
+        return self.session
+
+    def _others(self, entry: Entry) -> bool:
+        """Whether it belongs to another Blender that lives, or to a worker that outlives it for a moment."""
+        if entry.session in ("", self.session):
+            return False
+        if is_held(self.root / "sessions" / Path(entry.session).name):
+            return True
+        return entry.state == "running" and is_held(entry.folder / "lock")
 
     # the file
 
-    def _is_job(self, folder: Path) -> bool:
-        inside = self.root.resolve() in folder.resolve().parents
-        return inside and not folder.is_symlink() and (folder / "job.json").is_file()
-
-    def _set(self, job_id: str, **changes: Any) -> None:
-        with self._changing():
-            self._entries = [replace(e, **changes) if e.id == job_id else e for e in self._entries]
-
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Read, let the block change `_entries`, write; nothing is written where it changes nothing or fails."""
+        """Read, let the block change `_entries`, write; nothing is changed where the block or the disk fails."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with _locked(self.root / "queue.lock"):
+        with locked(self.root / "queue.lock"):
             self._refresh()
             before = list(self._entries)
             try:
@@ -240,20 +164,19 @@ class Store:
                 raise
 
     def _write(self) -> None:
-        entries = [
+        stored = [
             {**asdict(e), "job": {**asdict(e.job), "folder": self._short(e.folder)}} for e in self._entries
         ]
-        write_json(self._path, {"version": VERSION, "jobs": entries})
+        write_json(self._path, {"version": VERSION, "jobs": stored})
         self._seen = self._stamp()
 
     def _refresh(self) -> None:
         stamp = self._stamp()
-        if stamp is None:
-            if self._seen is not None or not self._entries:
-                self._entries = find_jobs(self.root)
-            self._seen = None
+        if stamp == self._seen and (stamp is not None or self._entries):
             return
-        if stamp == self._seen:
+        self._seen = stamp
+        if stamp is None:
+            self._entries = find_jobs(self.jobs)
             return
         try:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
@@ -261,16 +184,20 @@ class Store:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             with suppress(OSError):
                 self._path.replace(self._path.with_name("queue.damaged.json"))
-            self._entries = find_jobs(self.root)
-        self._seen = stamp
+            self._entries, self._seen = find_jobs(self.jobs), None
+            return
+        for number, entry in enumerate(self._entries):
+            if entry.state == "running" and entry.session != self.session and not self._others(entry):
+                self._entries[number] = as_found(entry)
 
     def _entry(self, stored: dict[str, Any]) -> Entry:
         job = dict(stored["job"])
         job["folder"] = str(self.root / job["folder"])  # an absolute one stays what it is
-        entry = Entry(**{**stored, "job": p.decode_job(json.dumps(job))})
+        error = p.Failed(**stored["error"]) if stored.get("error") else None
+        entry = Entry(**{**stored, "job": p.decode_job(json.dumps(job)), "error": error})
         if (
             entry.state not in STATES
-            or not isinstance(entry.extra, dict)
+            or not isinstance(entry.place, dict)
             or not isinstance(entry.figures, dict)
         ):
             raise ValueError(f"no state of a job: {entry.state!r}")
@@ -286,87 +213,3 @@ class Store:
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size
-
-
-def find_jobs(root: Path) -> list[Entry]:
-    """What the folders themselves tell, for a history that was lost; the oldest first."""
-    found = []
-    with suppress(OSError):
-        for path in root.iterdir():
-            with suppress(
-                OSError, ValueError, KeyError, TypeError, RecursionError
-            ):  # BadMessage is a ValueError
-                stored = json.loads((path / "job.json").read_text(encoding="utf-8"))["job"]
-                job = p.decode_job(json.dumps({**stored, "folder": str(path)}))
-                began = (path / "job.json").stat().st_mtime
-                found.append(_as_found(Entry(job, "running", added=began)))
-    unique = {entry.id: entry for entry in sorted(found, key=lambda entry: entry.added)}
-    return list(unique.values())
-
-
-def last_event(folder: Path) -> p.Event | None:
-    """The last whole line of events.jsonl; None where there is none."""
-    try:
-        with (folder / "events.jsonl").open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-        return p.decode(lines[-1]) if lines else None
-    except (OSError, BadMessage):
-        return None
-
-
-def at_work(folder: Path) -> bool:
-    """Whether a process holds the job's lock, as the backend does while it is at work."""
-    try:
-        with (folder / "lock").open("r+b") as file:
-            return not _take(file.fileno())  # closing it lets go again
-    except OSError:
-        return False
-
-
-def slug(prompt: str) -> str:
-    """A name that every system can have: letters, digits, hyphens."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^a-z0-9]+", "-", plain.lower())[:48].strip("-")
-    return f"{name}-object" if name in RESERVED else name or "object"
-
-
-def _as_found(entry: Entry) -> Entry:
-    """A job that nobody is at work on any more, as its own record tells it."""
-    last, ended = last_event(entry.folder), time.time()
-    with suppress(OSError):
-        ended = (entry.folder / "events.jsonl").stat().st_mtime
-    match last:
-        case p.Finished():
-            return replace(entry, state="finished", ended=ended, figures=dict(last.figures))
-        case p.Cancelled():
-            return replace(entry, state="cancelled", ended=ended)
-        case p.Failed():
-            return replace(entry, state="failed", ended=ended, message=last.message, todo=last.todo)
-    if not (entry.folder / "job.json").is_file():  # it had not begun: it waits again
-        return replace(entry, state="waiting")
-    return replace(entry, state="interrupted", ended=ended)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait up to two seconds for another Blender's change to be over."""
-    with path.open("ab") as file:
-        until = time.monotonic() + 2.0
-        while not _take(file.fileno()) and time.monotonic() < until:
-            time.sleep(0.01)  # each change takes milliseconds; a lock that is never free is not honoured
-        yield
-
-
-def _take(handle: int) -> bool:
-    try:
-        if sys.platform == "win32":
-            os.lseek(handle, LOCK_BYTE, os.SEEK_SET)
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-            os.lseek(handle, 0, os.SEEK_SET)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
