@@ -1,4 +1,4 @@
-"""Sets DreamFlow up and runs it: `python build.py setup | demo [PROMPT] | test [PYTEST ARGUMENTS]`.
+"""Sets DreamFlow up and runs it: `python build.py setup | demo [PROMPT] | test [PYTEST ARGUMENTS] | package`.
 
 Standard library only, and every Python from 3.9 can run it: it looks for a Python 3.11 to 3.13 itself, makes `.venv`
 beside this file and installs the packages of requirements.txt there. It may be interrupted and repeated at any time.
@@ -284,6 +284,11 @@ def test(arguments: list[str]) -> int:
     return call("-m", "pytest", "-n", "2", *arguments, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 
+def package() -> int:
+    """The extension's zip and a repository's index.json in dist/; needs no environment, only a Python of ours."""
+    return subprocess.call([*find_python(), str(ROOT / "build_package.py")], env=clean_env())
+
+
 def call(*arguments: str, **variables: str) -> int:
     """Runs our Python at the root of the repository, with this program's terminal; returns its exit code."""
     sys.stdout.flush()
@@ -304,10 +309,13 @@ def main() -> int:
     ask = commands.add_parser("demo", help="make a textured mesh from a prompt")
     ask.add_argument("prompt", nargs="?", default="a red mug", help='what to make (default: "a red mug")')
     commands.add_parser("test", help="run the tests; what follows goes to pytest", add_help=False)
+    commands.add_parser("package", help="make Blender's extension and a repository's index.json in dist/")
     args, rest = parser.parse_known_args()
     if rest and args.command != "test":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
+        if args.command == "package":
+            return package()
         if args.command == "setup":
             setup()
             print(f"DreamFlow is set up in {VENV}")
