@@ -10,6 +10,7 @@ UNWRAP       seconds that the unwrapping process takes
 SLOW_WRITES  seconds in the middle of a checkpoint's tensors, which are announced
 """
 
+import io
 import os
 import sys
 import time
@@ -49,16 +50,14 @@ def unwrap(*arguments, **settings):
 
 def write_tensors(file, tensors):
     """In two parts, with a word in between."""
-    real_write(file, tensors)
+    whole = io.BytesIO()
+    real_write(whole, tensors)
+    half = len(whole.getvalue()) // 2
+    file.write(whole.getvalue()[:half])
     file.flush()
-    size = file.tell()
-    file.seek(0)
-    whole = file.read()
-    file.seek(0)
-    file.truncate(size // 2)
-    print("writing", flush=True)
+    os.write(1, b"writing\n")
     time.sleep(seconds("SLOW_WRITES"))
-    file.write(whole)
+    file.write(whole.getvalue()[half:])
 
 
 def run(command, folder):
@@ -69,7 +68,7 @@ def run(command, folder):
     for event in events:
         log = log or EventLog(folder)
         log.write(event)
-        print(type(event).__name__.lower(), getattr(event, "stage", ""), flush=True)
+        os.write(1, f"{type(event).__name__.lower()} {getattr(event, 'stage', '')}\n".encode())
     assert isinstance(event, Finished)
 
 
