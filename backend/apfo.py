@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from backend.diffusion.schedule import NoiseLevel
@@ -54,6 +54,7 @@ def apfo(
     sample_camera: Callable[[], Camera],
     render: Callable[[Camera], RenderOutput],
     encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor] | None = None,
     prior: Denoiser,
     phi: Fitted | None,
     regularize: Callable[[RenderOutput, int], Tensor],
@@ -67,6 +68,10 @@ def apfo(
     is divided by twice the mean of kappa, which keeps kappa's shape and makes learning rates and the
     regularisers' weights independent of the number of levels. Raises NumericsError at the first NaN or
     infinity (on a GPU, where looking means waiting, within 16 iterations).
+
+    With `decode`, from latents to pictures, the loss is taken between pictures: x is the render itself and
+    x_hat = x + kappa (decode(encode(x) + D_p - D_phi) - x), so no gradient passes through the encoder. It is
+    for a prior whose encoder is too small to be trusted with gradients: pixels that only fool it would win.
     """
     scale = 0.5 * len(levels) / sum(level.kappa for level in levels)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -74,16 +79,21 @@ def apfo(
         level = levels[iteration // views]  # sigma(t_1) > ... > sigma(t_N); l views amortise one level
         camera = sample_camera()  # c_j ~ C (line 5)
         out = render(camera)
-        x = encode(out.image)  # x = g(theta, c_j), as latents
+        with torch.set_grad_enabled(decode is None):
+            x = encode(out.image)  # x = g(theta, c_j), as latents
         if phi is not None:
             phi.fit(x.detach(), level, camera, generator)  # denoising score matching (line 7)
+        picture = 2 * out.image - 1  # for `decode` alone
         with torch.no_grad():
             n = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
             z = x + level.sigma * n  # one draw, shared by both (line 8)
             d_p = prior(z, level, camera)
             d_phi = x.detach() if phi is None else phi(z, level, camera)
-            x_hat = target(x.detach(), d_p, d_phi, level)
-        loss = (x - x_hat).square().sum() / len(x)  # Eq. 13
+            if decode is None:
+                x_hat = target(x.detach(), d_p, d_phi, level)
+            else:
+                x_hat = target(picture, shrink(decode(x + d_p - d_phi), out.image), picture, level)
+        loss = ((x if decode is None else picture) - x_hat).square().sum() / len(x)  # Eq. 13
         if x.device.type == "cpu" or iteration % 16 == 0:
             require_finite(iteration, render=x, D_p=d_p, D_phi=d_phi)
         optimizer.zero_grad(set_to_none=True)
@@ -94,6 +104,12 @@ def apfo(
         optimizer.step()
         gap = (d_p - d_phi).norm() / (level.sigma * len(x) ** 0.5)
         yield Step(iteration, level, camera, out, loss.detach(), gap, gradient)
+
+
+def shrink(image: Tensor, like: Tensor) -> Tensor:
+    """[B,H,W,3] in [0,1] to [-1,1] at the size of `like` [B,h,w,3], by areas: priors enlarge small renders."""
+    size = (like.shape[1], like.shape[2])
+    return nn.functional.interpolate(2 * image.permute(0, 3, 1, 2) - 1, size, mode="area").permute(0, 2, 3, 1)
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:

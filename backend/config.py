@@ -16,6 +16,8 @@ from backend.errors import InputError
 from backend.kernels.hashgrid import WIDTHS
 
 STAGES = ("nerf", "geometry", "texture", "refine")
+TARGETS = ("prior", "latent", "pixel")  # as the prior states; as in the paper; between pictures (apfo.py)
+PHIS = ("prior", "lora", "none")  # as the prior states; D_phi learnt (Algorithm 1, line 7); D_phi(x) = x
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Walk:
     size: int  # pixels a side of a render
     guidance_scale: float  # diffusers' convention, 1 + omega of the paper; a prior may state its own
     decay_from: float = 1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
+    target: str = "prior"  # of TARGETS: where x_hat lies
 
     def noise_levels(self) -> list[NoiseLevel]:
         return noise_levels(self.start, self.end, self.levels)
@@ -68,6 +71,7 @@ class NerfStage(Walk):
     orientation_points: int = 4096  # samples that estimate it
     entropy: float = 0.1  # weight of the opacity's entropy, summed over rays, only while there is fog
     entropy_from: float = 0.5  # share of the stage before which fog is let be
+    phi: str = "prior"  # of PHIS: what D_phi is
     lora: LoRA = field(default_factory=LoRA)
 
 
@@ -86,6 +90,7 @@ class GeometryStage(Walk):
 class TextureStage(Walk):
     grid_rate: float = 1e-2
     head_rate: float = 1e-3
+    phi: str = "prior"  # of PHIS: what D_phi is
     lora: LoRA = field(default_factory=LoRA)
 
 
@@ -206,6 +211,12 @@ def _check(preset: Preset) -> None:
                 got = f"{value:,}" if abs(value) < 2**63 else "a number beyond all bounds"
                 raise InputError(
                     f"{stage_name}.{name} must be {low:,} to {high:,}, got {got}.", "Correct the setting."
+                )
+        for name, choices in (("target", TARGETS), ("phi", PHIS)):
+            if getattr(stage, name, choices[0]) not in choices:
+                raise InputError(
+                    f"{stage_name}.{name} is {getattr(stage, name)!r}, expected {', '.join(choices)}.",
+                    "Correct the setting.",
                 )
         if isinstance(stage, Walk) and stage.start <= stage.end:
             raise InputError(

@@ -124,6 +124,8 @@ def _check_opacity(mean: float, iteration: int) -> None:
 
 
 def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
+    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
+        return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
 
@@ -139,6 +141,7 @@ def _walk(
     start: int,
 ) -> Iterator[Step]:
     """APFO with this stage's cameras and the learning rates' decay."""
+    space = g.prior.target if walk.target == "prior" else walk.target
     decay(optimizer, walk, start)
     for step in apfo(
         walk.noise_levels(),
@@ -146,6 +149,7 @@ def _walk(
         sample_camera=lambda: g.prior.poses.sample(generator, 1, walk.size, walk.size),
         render=render,
         encode=g.prior.encode,
+        decode=g.prior.decode if space == "pixel" else None,
         prior=g.denoise,
         phi=phi,
         regularize=regularize,

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from backend.diffusion.prior import Backgrounds, PoseRange
 from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.thrift import Thrift
 from backend.scene.camera import Camera, rays
 
 RADIUS = 0.4
@@ -33,6 +34,7 @@ class Oracle:
     poses = PoseRange(distance=(1.4, 1.6), fov=(45.0, 45.0))
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = (0.5, 0.5, 1.0)
+    target, lora = "latent", False
 
     def __init__(self, fault: float | None = None) -> None:
         self.fault = fault  # what D_p returns instead, to see who notices
@@ -66,6 +68,15 @@ class Oracle:
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
         return None
+
+    def footprint(self, size: int, thrift: Thrift) -> float:
+        return 0.0
+
+    def save_memory(self, thrift: Thrift) -> None: ...
+
+    def load(self) -> None: ...
+
+    def release(self) -> None: ...
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}

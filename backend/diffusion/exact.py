@@ -21,6 +21,7 @@ from backend.diffusion.mini.shapes import Description, Shape, build
 from backend.diffusion.mini.views import GBuffer, Views, coarser, gbuffer, render, shade
 from backend.diffusion.prior import Backgrounds, Kind
 from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.thrift import Thrift
 from backend.diffusion.views import VIEWS, view_words
 from backend.errors import InputError
 from backend.scene.camera import Camera, orbit
@@ -103,6 +104,7 @@ class ExactPrior:
     guidance = 1.0  # it needs none
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = NORMAL_BACKGROUND
+    target, lora = "latent", False  # its latents are pictures, and D_phi(x) = x is right
 
     def __init__(self, device: torch.device | str = "cpu", views: int = COUNT) -> None:
         """views: how many cameras; fewer than some 150 are too few to recover an object from."""
@@ -121,6 +123,19 @@ class ExactPrior:
                 "The exact prior knows no negative prompts.", "Leave it out, or use another prior."
             )
         parse_object(prompt)
+
+    def footprint(self, size: int, thrift: Thrift) -> float:
+        """See Prior: its images, traced at several times the size."""
+        return 0.5
+
+    def save_memory(self, thrift: Thrift) -> None:
+        """It has no networks."""
+
+    def load(self) -> None:
+        """What it needs is made by `prepare`."""
+
+    def release(self) -> None:
+        """What `prepare` has made stays: it took seconds, and little memory."""
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Bank:
         """The bank of the prompt's object: seconds for the first of a kind and size, then remembered.

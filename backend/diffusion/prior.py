@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.thrift import Thrift
 from backend.scene.camera import Camera, orbit
 
 Kind = Literal["colour", "normal"]
@@ -72,6 +73,8 @@ class PoseRange:
 class Phi(Protocol):
     """D_phi: the denoiser of the renders themselves."""
 
+    steps: int  # fits done
+
     def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
         """One step of denoising score matching (Algorithm 1, line 7) on x [B,C,h,w]; the loss, a scalar."""
         ...
@@ -85,6 +88,10 @@ class Phi(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+    def repeat(self, steps: int) -> None:
+        """The iteration that began after `steps` fits is done again; its fit is not, if it was done by then."""
+        ...
 
 
 class Prior(Protocol):
@@ -119,6 +126,16 @@ class Prior(Protocol):
         """RGB behind normal maps (stage 2a)."""
         ...
 
+    @property
+    def target(self) -> str:
+        """Where x_hat lies unless a stage says otherwise: "latent" as in the paper, or "pixel" (apfo.py)."""
+        ...
+
+    @property
+    def lora(self) -> bool:
+        """Whether D_phi is learnt unless a stage says otherwise."""
+        ...
+
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError where this cannot be prepared, or renders of this size not encoded; quick, so that it
         is said before a run begins."""
@@ -146,6 +163,22 @@ class Prior(Protocol):
         self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int
     ) -> Phi | None:
         """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
+        ...
+
+    def footprint(self, size: int, thrift: Thrift) -> float:
+        """Gigabytes that its networks and their activations take at most, for renders of this size: an estimate."""
+        ...
+
+    def save_memory(self, thrift: Thrift) -> None:
+        """From now on, without an end."""
+        ...
+
+    def load(self) -> None:
+        """What it would else load when it is first needed; ModelError where that fails."""
+        ...
+
+    def release(self) -> None:
+        """Let go of what takes memory, until it is needed again."""
         ...
 
     def describe(self) -> dict[str, Any]:
