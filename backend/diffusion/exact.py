@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from backend.diffusion.mini.grammar import describe, parse
-from backend.diffusion.mini.shapes import Description, Shape, build
+from backend.diffusion.mini.grammar import describe, parse_object
+from backend.diffusion.mini.shapes import Shape, build
 from backend.diffusion.mini.views import GBuffer, Views, coarser, gbuffer, render, shade
 from backend.diffusion.prior import Backgrounds, Kind
 from backend.diffusion.schedule import NoiseLevel
@@ -258,16 +258,6 @@ def make_bank(buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind:
         if word in words
     }
     return Bank(torch.cat(coloured), torch.cat(clear), torch.cat(squares), backgrounds, rows, size)
-
-
-def parse_object(prompt: str) -> Description:
-    """The prompt's object; InputError where it says more than that."""
-    described = parse(prompt)
-    if described.view is not None or described.normal_map:
-        raise InputError(
-            f"{prompt!r} describes one picture, not an object.", "Leave out 'a normal map of' and the view."
-        )
-    return described
 
 
 def held_out_cameras(count: int, seed: int, height: int, width: int) -> Camera:

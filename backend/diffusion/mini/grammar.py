@@ -14,7 +14,8 @@ Upper and lower case, extra spaces and a full stop at the end make no difference
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from backend.diffusion.mini.kinds import COLOURS
 from backend.diffusion.mini.shapes import KINDS, Description
@@ -26,8 +27,8 @@ ARTICLES = ("a", "an", "the")
 ANY_PROMPT = "This prior knows only its own words; with --prior and a Stable Diffusion folder, any prompt will do."
 
 
-def parse(prompt: str) -> Description:
-    """What the prompt says. Raises InputError with the nearest known words for anything else."""
+def parse(prompt: str, kinds: Collection[str] = KINDS) -> Description:
+    """What the prompt says, of these kinds. Raises InputError with the nearest known words for anything else."""
     words = prompt.lower().replace(",", " , ").removesuffix(" ").rstrip(" .").split()
     normal_map = False
     for lead in LEAD_INS:
@@ -43,11 +44,11 @@ def parse(prompt: str) -> Description:
     colour = words.pop(0) if words and words[0] in COLOURS else None
     if not words:
         raise InputError(
-            f"The prompt {prompt!r} names no object.", f"Say for example 'a red mug'. {_known(KINDS)}"
+            f"The prompt {prompt!r} names no object.", f"Say for example 'a red mug'. {_known(kinds)}"
         )
     name = words.pop(0)
-    if name not in KINDS:
-        raise _unknown(name, [*KINDS, *COLOURS] if colour is None else KINDS, "kind of object or colour")
+    if name not in kinds:
+        raise _unknown(name, [*kinds, *COLOURS] if colour is None else kinds, "kind of object or colour")
     kind = KINDS[name]
     parts: dict[str, str] = {}
     if words:
@@ -63,6 +64,29 @@ def parse(prompt: str) -> Description:
                 )
             parts[part] = part_colour
     return Description(name, parts.pop(kind.body, colour), parts, normal_map, view)
+
+
+def parse_object(prompt: str, kinds: Collection[str] = KINDS) -> Description:
+    """The prompt's object; InputError where it says more than that."""
+    described = parse(prompt, kinds)
+    if described.view is not None or described.normal_map:
+        raise InputError(
+            f"{prompt!r} describes one picture, not an object.", "Leave out 'a normal map of' and the view."
+        )
+    return described
+
+
+def spell_out(prompt: str, negative: str, kinds: Collection[str]) -> str:
+    """The prompt as a prior with a vocabulary was taught it, its colour named: "Duck." becomes "a yellow duck".
+
+    InputError for a word it does not know, a picture instead of an object, or a negative prompt.
+    """
+    if negative.strip():
+        raise InputError(
+            "The built-in prior knows no negative prompts.", "Leave it out, or use Stable Diffusion with --prior."
+        )
+    described = parse_object(prompt, kinds)
+    return describe(replace(described, colour=described.colour or KINDS[described.kind].natural))
 
 
 def describe(description: Description) -> str:

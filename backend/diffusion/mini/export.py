@@ -1,0 +1,113 @@
+"""From training states to model folders in diffusers' layout: fp16 weights, what the prior states, a plot, grids."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from matplotlib import pyplot
+from torch import nn
+
+from backend.diffusion.mini import networks
+from backend.diffusion.mini.dataset import BACKGROUNDS, LEARNED, NORMAL_BACKGROUND, POSES
+from backend.diffusion.mini.training import Run
+from backend.files import write_text
+
+GUIDANCE = 2.0  # a trained model this small darkens and saturates from 4 on
+BETAS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+}
+SD_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+REFINER_INDEX = {
+    "_class_name": "StableDiffusionXLImg2ImgPipeline",
+    "_diffusers_version": "0.42.1",
+    "force_zeros_for_empty_prompt": False,
+    "requires_aesthetics_score": True,
+    "add_watermarker": None,
+    "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+    "text_encoder": [None, None],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "tokenizer": [None, None],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def statement(refiner: bool) -> dict[str, Any]:
+    """What dreamflow.json says of the model (statement.py)."""
+    stated = {
+        "native_size": networks.NATIVE_SIZE * (2 if refiner else 1),
+        "poses": asdict(POSES),
+        "backgrounds": asdict(BACKGROUNDS),
+        "guidance": GUIDANCE,
+        "normal_background": NORMAL_BACKGROUND,
+        "kinds": LEARNED,
+        "target": "pixel",
+        "lora": False,
+    }
+    return stated | ({"vae": "base"} if refiner else {})
+
+
+def write_model(folder: Path, parts: dict[str, nn.Module], refiner: bool) -> None:
+    """A pipeline's folder, whole or as it was before: parts are unet, text_encoder and, for the base, vae."""
+    suffix = "_2" if refiner else ""
+    new = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    for part, network in parts.items():
+        half: Any = copy.deepcopy(network).to("cpu", torch.float16)
+        half.save_pretrained(new / (f"text_encoder{suffix}" if part == "text_encoder" else part))
+    networks.save_tokenizer(new / f"tokenizer{suffix}")
+    scheduler: Any = EulerDiscreteScheduler(**BETAS, steps_offset=1)
+    if not refiner:
+        scheduler = DDIMScheduler(**BETAS, steps_offset=1, clip_sample=False, set_alpha_to_one=False)
+    scheduler.save_pretrained(new / "scheduler")
+    write_json(new / "model_index.json", REFINER_INDEX if refiner else SD_INDEX)
+    write_json(new / "dreamflow.json", statement(refiner))
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.rename(folder)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def plot_losses(runs: list[Run], path: Path) -> None:
+    """Every run's loss over pictures, a running mean of 50 notes."""
+    figure, axes = pyplot.subplots(1, len(runs), figsize=(4 * len(runs), 3), squeeze=False)
+    for run, axis in zip(runs, axes[0], strict=True):
+        losses = torch.tensor(run.losses, dtype=torch.float64)
+        if len(losses) > 60:
+            window = torch.ones(1, 1, 50, dtype=torch.float64) / 50
+            mean = torch.nn.functional.conv1d(losses[None, None, :, 1], window)[0, 0]
+            axis.plot(losses[49:, 0].numpy(), mean.numpy())
+        axis.set(title=run.name, xlabel="pictures", yscale="log")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)

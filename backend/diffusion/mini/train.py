@@ -1,0 +1,174 @@
+"""Make the embedded prior again, from nothing: python -m backend.diffusion.mini.train [--minutes M] [--resume]
+
+Three parts, one after the other: the VAE, the base model, the refiner (which starts as a copy of the base
+model). Each may also be trained alone (--part), in a process of its own, on one CPU thread or on a GPU.
+States lie in the user's cache folder; the model folders, a plot and sample grids are written to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from platformdirs import user_cache_path
+from torch import Generator, nn
+
+from backend.diffusion.load import load_network, load_text, load_vae
+from backend.diffusion.mini import export, networks, train_unet, train_vae
+from backend.diffusion.mini.dataset import LEARNED, Album, open_album, smaller
+from backend.diffusion.mini.training import Run, new_optimizer
+from backend.diffusion.models import open_folder
+from backend.errors import InputError
+
+PARTS = ("vae", "base", "refiner")
+DECAY = {"vae": 0.997, "base": 0.9995, "refiner": 0.9995}  # of the moving averages
+RING = 24_576  # latents of 64^2 pictures kept: 100 MB
+SCALE_PICTURES = 256
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m backend.diffusion.mini.train", description=__doc__)
+    parser.add_argument(
+        "--minutes", type=float, default=1500, help="of training, over all parts (default: 1500)"
+    )
+    parser.add_argument("--part", choices=PARTS, help="only this one")
+    parser.add_argument("--resume", action="store_true", help="go on from the cache folder")
+    parser.add_argument(
+        "--from", dest="start", type=Path, metavar="FOLDER", help="begin with the weights in FOLDER"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="where base/ and refiner/ go")
+    parser.add_argument(
+        "--cache", type=Path, default=user_cache_path("dreamflow") / "mini", help="states and data"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--export", action="store_true", help="only write the folders from the states there are"
+    )
+    args = parser.parse_args(arguments)
+    if args.device == "cpu":
+        torch.set_num_threads(1)  # two parts side by side are faster than one on two threads
+    args.cache.mkdir(parents=True, exist_ok=True)
+    try:
+        if not args.export:
+            parts = PARTS if args.part is None else (args.part,)
+            for part in parts:
+                train_part(part, args, args.minutes / len(parts))
+        write_folders(args.cache, args.out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def train_part(part: str, args: argparse.Namespace, minutes: float) -> None:
+    """Train one part for some minutes, or until its planned number of pictures."""
+    device = torch.device(args.device)
+    albums = [open_album(args.cache, kind) for kind in LEARNED]
+    torch.manual_seed(args.seed)
+    parts = new_networks(part, args.cache)
+    for network in parts.values():
+        network.to(device)
+    run = Run(part, args.cache, parts, new_optimizer(parts, 0.0 if part == "vae" else 0.01), DECAY[part])
+    if args.start is not None:
+        copy_weights(parts, args.start / ("refiner" if part == "refiner" else "base"), device)
+    elif args.resume:
+        run.restore()
+    elif part == "refiner":
+        begin_with_base(parts, args.cache)
+    if part == "vae":
+        train_vae.train(run, parts["vae"], albums, networks.NATIVE_SIZE, minutes, args.seed)
+        return
+    vae = trained_vae(args.cache, albums, device)
+    rings = make_rings(part, vae, albums, args.seed + run.step)
+    tokenizer = networks.save_tokenizer(args.cache / "tokenizer")
+    train_unet.train(run, parts["unet"], parts["text_encoder"], tokenizer, rings, minutes, args.seed)
+
+
+def new_networks(part: str, cache: Path) -> dict[str, nn.Module]:
+    if part == "vae":
+        return {"vae": networks.make_vae()}
+    refiner = part == "refiner"
+    words = len(networks.save_tokenizer(cache / "tokenizer"))
+    return {"unet": networks.make_unet(refiner), "text_encoder": networks.make_text_encoder(refiner, words)}
+
+
+def state(part: str, cache: Path) -> Run:
+    """The run of a part as it lies in the cache folder; fresh where nothing does (`seen` is 0)."""
+    parts = new_networks(part, cache)
+    run = Run(part, cache, parts, new_optimizer(parts, 0.0 if part == "vae" else 0.01), DECAY[part])
+    run.restore()
+    return run
+
+
+def trained_vae(cache: Path, albums: list[Album], device: torch.device) -> AutoencoderKL:
+    """The VAE as it will ship, its scaling_factor measured; InputError before its encoder stands still."""
+    run = state("vae", cache)
+    if run.seen < train_vae.ENCODER_UNTIL:
+        raise InputError("The VAE's encoder is not trained yet.", "Train it first: --part vae.")
+    run.put_average()
+    vae = run.networks["vae"].to(device).eval().requires_grad_(False)
+    assert isinstance(vae, AutoencoderKL)
+    images = train_vae.pictures(albums, SCALE_PICTURES, networks.NATIVE_SIZE, Generator().manual_seed(0))
+    vae.register_to_config(scaling_factor=round(train_vae.latent_scale(vae, images.to(device)), 4))
+    return vae
+
+
+def make_rings(
+    part: str, vae: AutoencoderKL, albums: list[Album], seed: int
+) -> list[tuple[train_unet.Ring, int]]:
+    """Where pictures come from, and how many at a time."""
+    generator = Generator().manual_seed(seed)
+    side, batch = networks.NATIVE_SIZE, train_unet.BATCH
+    if part == "base":
+        halves = [smaller(album, albums[0].alpha.shape[-1] // side) for album in albums]
+        return [(train_unet.Ring(vae, halves, side, False, RING, generator), batch)]
+    return [  # the refiner: crops of a quarter, and whole views, as it will be fed
+        (train_unet.Ring(vae, albums, side, True, RING // 2, generator), batch),
+        (train_unet.Ring(vae, albums, 2 * side, True, RING // 8, generator), batch // 4),
+    ]
+
+
+def begin_with_base(parts: dict[str, nn.Module], cache: Path) -> None:
+    """The refiner's networks, as far as they have the base model's shape, start as its average."""
+    run = state("base", cache)
+    if not run.seen:
+        raise InputError("The base model is not trained yet.", "Train it first: --part base.")
+    run.put_average()
+    for name, network in parts.items():
+        network.load_state_dict(run.networks[name].state_dict(), strict=False)
+
+
+def write_folders(cache: Path, out: Path) -> None:
+    """The model folders of what has been trained so far, and the plot of the losses."""
+    vae = trained_vae(cache, [open_album(cache, kind) for kind in LEARNED], torch.device("cpu"))
+    runs = [state("vae", cache)]
+    for part in ("base", "refiner"):
+        run = state(part, cache)
+        if not run.seen:
+            continue
+        run.put_average()
+        parts = run.networks | ({"vae": vae} if part == "base" else {})
+        export.write_model(out / part, parts, refiner=part == "refiner")
+        runs.append(run)
+    export.plot_losses(runs, cache / "losses.png")
+
+
+def copy_weights(parts: dict[str, nn.Module], folder: Path, device: torch.device) -> None:
+    """Weights of a model folder into fresh networks. Raises ModelError."""
+    model = open_folder(folder)
+    if "vae" in parts:
+        parts["vae"].load_state_dict(load_vae(model, device).state_dict())
+        return
+    _, encoder = load_text(model, device)
+    unet = load_network(model, device).unet
+    assert isinstance(unet, nn.Module)
+    parts["unet"].load_state_dict(unet.float().state_dict())
+    parts["text_encoder"].load_state_dict(encoder.state_dict())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

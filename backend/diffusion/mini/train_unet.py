@@ -1,0 +1,174 @@
+"""The UNets' training: v-prediction on latents of generated pictures, text encoder and UNet together.
+
+Pictures are encoded once, kept in a ring and used a few times each before newer ones replace them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+from transformers import CLIPTokenizer
+
+from backend.diffusion.mini.dataset import Album, caption, draw
+from backend.diffusion.mini.shapes import Description
+from backend.diffusion.mini.training import Run, set_rate
+from backend.diffusion.schedule import sigma_table
+
+RATE, WARMUP = 1.5e-3, 0.005
+PLANNED = {"base": 1_000_000, "refiner": 300_000}  # pictures
+BATCH = 32
+FRESH_SHARE = 0.25  # of a batch's size, so many new pictures come with every step
+REFINER_FROM = 500  # the refiner learns timesteps below this: the low-noise half
+GOOD, BAD = 6.0, 2.5  # aesthetic scores of clean pictures and of blurred ones, as SDXL's pipeline gives them
+BAD_SHARE = 0.15
+
+
+@dataclass
+class Ring:
+    """Latents of the newest pictures and what they show.
+
+    side   pixels a side of a picture
+    whole  whether a picture is a whole view (made as small as `side`) or, half of the time, a crop of one
+    """
+
+    vae: AutoencoderKL
+    albums: list[Album]
+    side: int
+    crops: bool
+    room: int
+    generator: Generator
+    latents: list[Tensor] = field(default_factory=list)
+    shown: list[Description] = field(default_factory=list)
+    told: list[tuple[float, ...]] = field(default_factory=list)  # height, width, top, left, score
+    next: int = 0
+
+    @torch.no_grad()
+    def add(self, count: int) -> None:
+        """Draw and encode `count` new pictures; when the ring is full, they replace the oldest."""
+        images, described, told = [], [], []
+        for _ in range(count):
+            picture = draw(self.albums, self.generator)
+            image, size, score = picture.image, picture.image.shape[-1], GOOD
+            top = left = 0
+            if self.crops:
+                if float(torch.rand(1, generator=self.generator)) < BAD_SHARE:
+                    score, image = BAD, soften(image, self.generator)
+                if size > self.side:
+                    top, left = torch.randint(size - self.side + 1, (2,), generator=self.generator).tolist()
+                    image = image[:, top : top + self.side, left : left + self.side]
+            else:
+                image = (
+                    functional.avg_pool2d(image[None], size // self.side)[0] if size > self.side else image
+                )
+            images.append(image)
+            described.append(picture.description)
+            told.append((size, size, top, left, score))
+        device = next(self.vae.parameters()).device
+        pixels = torch.stack(images).to(device) * 2 - 1
+        new = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
+        for latent, one, ids in zip(new, described, told, strict=True):
+            if len(self.latents) < self.room:
+                self.latents.append(latent)
+                self.shown.append(one)
+                self.told.append(ids)
+            else:
+                self.latents[self.next], self.shown[self.next], self.told[self.next] = latent, one, ids
+                self.next = (self.next + 1) % self.room
+
+    def take(self, count: int) -> tuple[Tensor, list[str], Tensor]:
+        """Latents [count,C,h,w], captions, and what SDXL's refiner is told of sizes [count,5]."""
+        rows = torch.randint(len(self.latents), (count,), generator=self.generator).tolist()
+        captions = [caption(self.shown[row], self.generator) for row in rows]
+        told = torch.tensor([self.told[row] for row in rows])
+        return torch.stack([self.latents[row] for row in rows]), captions, told
+
+
+def soften(image: Tensor, generator: Generator) -> Tensor:
+    """[3,H,W]: made two to eight times as small and large again."""
+    side = image.shape[-1]
+    small = side // 2 ** int(torch.randint(1, 4, (1,), generator=generator))
+    shrunk = functional.interpolate(image[None], (small, small), mode="area")
+    return functional.interpolate(shrunk, (side, side), mode="bilinear", align_corners=False)[0]
+
+
+class Sentences:
+    """Token rows by caption: few captions make many pictures."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, captions: list[str]) -> Tensor:
+        """[N, model_max_length] int64."""
+        for text in captions:
+            if text not in self._known:
+                limit = self._tokenizer.model_max_length
+                row = self._tokenizer(
+                    text, padding="max_length", max_length=limit, truncation=True, return_tensors="pt"
+                )
+                self._known[text] = row.input_ids[0]
+        return torch.stack([self._known[text] for text in captions])
+
+
+def loss_of(
+    unet: UNet2DConditionModel,
+    encoder: nn.Module,
+    tokens: Tensor,
+    x: Tensor,
+    told: Tensor | None,
+    generator: Generator,
+) -> Tensor:
+    """Mean squared error of v = sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x at a random timestep a picture.
+
+    told: the refiner's sizes and score [B,5]; None for the base model. The generator lives on the CPU.
+    """
+    limit = 1000 if told is None else REFINER_FROM
+    t = torch.randint(limit, (len(x),), generator=generator).to(x.device)
+    noise = torch.randn(x.shape, generator=generator).to(x.device)
+    sigma = sigma_table().float().to(x.device)[t][:, None, None, None]
+    signal = (1 + sigma**2).rsqrt()
+    output = encoder(tokens.to(x.device), output_hidden_states=told is not None)
+    if told is None:
+        hidden, added = output.last_hidden_state, None
+    else:
+        hidden = output.hidden_states[-2]
+        added = {"text_embeds": output.text_embeds, "time_ids": told.to(x.device)}
+    v = unet(signal * (x + sigma * noise), t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
+    return functional.mse_loss(v, signal * (noise - sigma * x))
+
+
+def train(
+    run: Run,
+    unet: UNet2DConditionModel,
+    encoder: nn.Module,
+    tokenizer: CLIPTokenizer,
+    rings: list[tuple[Ring, int]],
+    minutes: float,
+    seed: int,
+) -> None:
+    """Up to PLANNED pictures. rings: where pictures come from and how many at a time, taken in turn."""
+    generator = Generator().manual_seed(seed + run.step)
+    sentences = Sentences(tokenizer)
+    planned = PLANNED[run.name]
+    unet.train()
+    encoder.train()
+    for ring, _ in rings:
+        while len(ring.latents) < ring.room // 8:
+            ring.add(BATCH)
+    for step in run.work(minutes, planned):
+        ring, count = rings[step % len(rings)]
+        ring.add(max(1, round(count * FRESH_SHARE)))
+        set_rate(run.optimizer, RATE, WARMUP, run.seen / planned)
+        x, captions, told = ring.take(count)
+        loss = loss_of(
+            unet, encoder, sentences(captions), x, told if run.name == "refiner" else None, generator
+        )
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([*unet.parameters(), *encoder.parameters()], 1.0)
+        run.optimizer.step()
+        run.note(loss, count)
