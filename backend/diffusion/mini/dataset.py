@@ -21,6 +21,7 @@ from backend.diffusion.mini.views import gbuffer, sky_shade
 from backend.diffusion.prior import Backgrounds, PoseRange
 from backend.diffusion.views import view_words
 from backend.files import write_bytes
+from backend.scene.camera import Camera
 
 # The kinds in the vocabulary, easiest first; a kind that stays under 90 % is taken out again (see the card).
 LEARNED = (
@@ -60,6 +61,7 @@ class Album:
     alpha   [N,H,W] uint8
     normal  [N,3,H,W] uint8, (n + 1) / 2 in camera space, zero where alpha is zero
     words   N view words
+    angles  [N,2] float32, azimuth and elevation in degrees
     """
 
     kind: str
@@ -67,6 +69,7 @@ class Album:
     alpha: Tensor
     normal: Tensor
     words: list[str]
+    angles: Tensor
 
 
 def make_album(kind: str, count: int, size: int, seed: int) -> Album:
@@ -94,7 +97,11 @@ def make_album(kind: str, count: int, size: int, seed: int) -> Album:
     shade, alpha, normal = (
         (torch.cat(maps) * 255).round().to(torch.uint8).contiguous() for maps in (shades, alphas, normals)
     )
-    return Album(kind, shade, alpha, normal, view_words(cameras))
+    return Album(kind, shade, alpha, normal, view_words(cameras), angles_of(cameras))
+
+
+def angles_of(cameras: Camera) -> Tensor:
+    return torch.stack((cameras.azimuth, cameras.elevation), 1)
 
 
 def open_album(folder: Path, kind: str, count: int = VIEWS_A_KIND, size: int = SIZE, seed: int = 0) -> Album:
@@ -105,7 +112,7 @@ def open_album(folder: Path, kind: str, count: int = VIEWS_A_KIND, size: int = S
         write_bytes(path, save({"shade": album.shade, "alpha": album.alpha, "normal": album.normal}))
         return album
     cameras = POSES.sample(Generator().manual_seed(seed), count, size, size)
-    return Album(kind, **load_file(path), words=view_words(cameras))
+    return Album(kind, **load_file(path), words=view_words(cameras), angles=angles_of(cameras))
 
 
 def smaller(album: Album, factor: int) -> Album:
@@ -119,7 +126,14 @@ def smaller(album: Album, factor: int) -> Album:
     mean = functional.avg_pool2d(weighted * solid, factor)
     alpha = pool(album.alpha)
     encoded = (functional.normalize(mean, dim=1) * 0.5 + 0.5) * (alpha[:, None] > 0)
-    return Album(album.kind, pool(album.shade), alpha, (encoded * 255).round().to(torch.uint8), album.words)
+    return Album(
+        album.kind,
+        pool(album.shade),
+        alpha,
+        (encoded * 255).round().to(torch.uint8),
+        album.words,
+        album.angles,
+    )
 
 
 def paint(album: Album, row: int, colours: Tensor, background: Tensor) -> Tensor:
