@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from backend import __version__, models_command
+from backend import __version__, doctor, models_command
 from backend import commands as smaller
 from backend.errors import DreamFlowError, InputError
 from backend.explain import explain
@@ -122,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
     g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
     models_command.add_parser(commands)
+    doctor.add_parser(commands)
     smaller.add(commands)
     return top
 
@@ -162,6 +163,8 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         args = parser().parse_args(arguments)
         if args.command == "models":
             return models_command.run(args, out)
+        if args.command == "doctor":
+            return doctor.carry_out(args.json, out)
         if args.command in smaller.NAMES:
             return smaller.carry_out(args, out)
         if args.command == "resume":
