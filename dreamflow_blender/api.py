@@ -37,10 +37,10 @@ def generate(
     interpreter = service.python()
     if interpreter is None:
         raise RuntimeError("DreamFlow is not set up: press Set up in its preferences first.")
-    job = work.new_job(addon.jobs_folder(), prompt, **fields)
-    how = "new"
-    if out is not None:
-        job, how = work.in_folder(job, Path(out).resolve())
+    folder = (
+        Path(out).resolve() if out else work.new_folder(addon.jobs_folder(), prompt, fields.get("seed", 42))
+    )
+    job, how = work.in_folder(work.new_job(folder, prompt, **fields), folder)
     if how != "done":
         client = service.make_client(interpreter, Path(job.folder).parent)
         try:

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import meshfile
-from .contract.meshfile import BadMeshFile, MeshArrays
+from .contract.meshfile import BadMeshFile, MeshArrays, SnapshotArrays
 
 UV_NAME = "UVMap"
+COLOUR = "Colour"  # the attribute of a mesh without a texture
 ROUGHNESS, SPECULAR = (
     0.8,
     0.3,
@@ -37,8 +38,8 @@ class CannotImport(Exception):
 class Result:
     """What a job's folder holds, read and checked."""
 
-    arrays: MeshArrays
-    albedo: bytes  # a PNG
+    arrays: MeshArrays | SnapshotArrays
+    albedo: bytes  # a PNG; empty with a snapshot, which has colours instead
     record: dict[str, Any]  # of job.json, without paths
     colour: tuple[float, float, float]  # linear: what Solid shading shows
 
@@ -57,6 +58,17 @@ def read_result(folder: Path) -> Result:
     if not albedo.startswith(_PNG):
         raise CannotImport(f"{folder / 'albedo.png'} is not a PNG.")
     return Result(arrays, albedo, read_record(folder), _mean_colour(folder))
+
+
+def read_so_far(folder: Path) -> Result:
+    """The newest snapshot of a job that has not come to its end: coarse, with colours. Raises CannotImport."""
+    try:
+        arrays = meshfile.read_snapshot(folder / "snapshot.npz")
+    except (OSError, BadMeshFile) as error:
+        raise CannotImport("Nothing of this job has taken shape yet.") from error
+    if not len(arrays.t_pos_idx):
+        raise CannotImport("Nothing of this job has taken shape yet.")
+    return Result(arrays, b"", read_record(folder), _mean_colour(folder))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -109,7 +121,7 @@ def add_result(
         raise CannotImport("This scene is linked from another file: open a scene of this file.")
     name = short_name(name)
     mesh = bpy.data.meshes.new(name)
-    fill_mesh(mesh, stand(result.arrays.v_pos, height), result.arrays)
+    fill_mesh(mesh, result.arrays, height)
     mesh.materials.append(make_material(name, result.albedo, result.colour))
     made = bpy.data.objects.new(name, mesh)
     made.location = location
@@ -139,14 +151,26 @@ def stand(v_pos: NDArray[np.float32], height: float) -> NDArray[np.float32]:
     return (v_pos - base) * np.float32(height / tall if height > 0 and tall > 1e-9 else 1.0)
 
 
-def fill_mesh(mesh: bpy.types.Mesh, v_pos: NDArray[np.float32], arrays: MeshArrays) -> None:
-    """Give an empty mesh these vertices [V,3], the arrays' faces and UVs; smooth all over."""
-    set_triangles(mesh, v_pos, arrays.t_pos_idx)
-    layer = mesh.uv_layers.new(name=UV_NAME)
-    layer.uv.foreach_set("vector", arrays.v_tex[arrays.t_tex_idx.ravel()].ravel())
+def fill_mesh(mesh: bpy.types.Mesh, arrays: MeshArrays | SnapshotArrays, height: float) -> None:
+    """Give an empty mesh these faces, standing as `stand` says, with UVs or colours; smooth all over."""
+    set_triangles(mesh, stand(arrays.v_pos, height), arrays.t_pos_idx)
+    if isinstance(arrays, MeshArrays):
+        layer = mesh.uv_layers.new(name=UV_NAME)
+        layer.uv.foreach_set("vector", arrays.v_tex[arrays.t_tex_idx.ravel()].ravel())
+    else:
+        set_colours(mesh, arrays.colour)
     mesh.shade_smooth()
     mesh.update(calc_edges=True)
     mesh.validate(clean_customdata=False)
+
+
+def set_colours(mesh: bpy.types.Mesh, colour: NDArray[np.float32]) -> None:
+    """sRGB colours [V,3] as the attribute COLOUR."""
+    if COLOUR not in mesh.color_attributes:
+        mesh.color_attributes.new(COLOUR, "BYTE_COLOR", "POINT")
+    rgba = np.ones((len(colour), 4), np.float32)
+    rgba[:, :3] = np.clip(colour, 0, 1)
+    mesh.color_attributes[COLOUR].data.foreach_set("color_srgb", rgba.ravel())
 
 
 def set_triangles(mesh: bpy.types.Mesh, v_pos: NDArray[np.float32], faces: NDArray[np.int32]) -> None:
@@ -160,13 +184,7 @@ def set_triangles(mesh: bpy.types.Mesh, v_pos: NDArray[np.float32], faces: NDArr
 
 
 def make_material(name: str, albedo: bytes, colour: Sequence[float]) -> bpy.types.Material:
-    """Principled with the packed albedo as its base colour."""
-    image = bpy.data.images.new(f"{name} albedo", 1, 1)
-    image.pack(data=albedo, data_len=len(albedo))
-    image.source = "FILE"
-    image.filepath_raw = f"//{bpy.path.clean_name(name)}_albedo.png"  # where Unpack would put it
-    image.colorspace_settings.name = "sRGB"
-
+    """Principled with the packed albedo as its base colour, or with the colour attribute where there is none."""
     material = bpy.data.materials.new(name)
     if bpy.app.version < (5, 0):  # always on from there, and deprecated
         material.use_nodes = True
@@ -176,19 +194,33 @@ def make_material(name: str, albedo: bytes, colour: Sequence[float]) -> bpy.type
     tree.nodes.clear()
     output = tree.nodes.new("ShaderNodeOutputMaterial")
     principled = tree.nodes.new("ShaderNodeBsdfPrincipled")
-    texture = tree.nodes.new("ShaderNodeTexImage")
-    uv = tree.nodes.new("ShaderNodeUVMap")
-    for node, x in ((uv, -640.0), (texture, -420.0), (principled, -100.0), (output, 220.0)):
-        node.location = (x, 300.0)
-    uv.uv_map = UV_NAME
-    texture.image = image
+    output.location, principled.location = (220.0, 300.0), (-100.0, 300.0)
     principled.inputs["Roughness"].default_value = ROUGHNESS
     principled.inputs["Metallic"].default_value = 0.0
     principled.inputs["Specular IOR Level"].default_value = SPECULAR
-    tree.links.new(uv.outputs["UV"], texture.inputs["Vector"])
-    tree.links.new(texture.outputs["Color"], principled.inputs["Base Color"])
+    if albedo:
+        source = tree.nodes.new("ShaderNodeTexImage")
+        source.image = pack_image(f"{name} albedo", albedo)
+        uv = tree.nodes.new("ShaderNodeUVMap")
+        uv.location, uv.uv_map = (-640.0, 300.0), UV_NAME
+        tree.links.new(uv.outputs["UV"], source.inputs["Vector"])
+    else:
+        source = tree.nodes.new("ShaderNodeVertexColor")
+        source.layer_name = COLOUR
+    source.location = (-420.0, 300.0)
+    tree.links.new(source.outputs["Color"], principled.inputs["Base Color"])
     tree.links.new(principled.outputs["BSDF"], output.inputs["Surface"])
     return material
+
+
+def pack_image(name: str, png: bytes) -> bpy.types.Image:
+    """An sRGB image that lives in the .blend, as the bytes that it is."""
+    image = bpy.data.images.new(name, 1, 1)
+    image.pack(data=png, data_len=len(png))
+    image.source = "FILE"
+    image.filepath_raw = f"//{bpy.path.clean_name(name)}.png"  # where Unpack would put it
+    image.colorspace_settings.name = "sRGB"
+    return image
 
 
 def collection_of(scene: bpy.types.Scene, name: str) -> bpy.types.Collection:

@@ -16,6 +16,7 @@ SIZE = 256  # pixels a side
 LIVE = "live"
 
 _icons: Any = None  # a collection of bpy.utils.previews
+_wanted: dict[str, Path] = {}  # by key: what the panel has asked for, and nobody has read yet
 _asked: set[str] = set()  # keys that were looked for, found or not
 
 
@@ -52,9 +53,24 @@ def read(path: Path) -> np.ndarray | None:
         bpy.data.images.remove(image)
 
 
-def has(key: str) -> bool:
-    """Whether it was asked for before, found or not."""
-    return key in _asked
+def want(key: str, path: Path | None) -> int:
+    """The icon for `template_icon`; 0 until it has been read. For draw, where nothing may be read."""
+    if key not in _asked and path is not None:
+        _wanted[key] = path
+    return icon(key)
+
+
+def wanted() -> bool:
+    return bool(_wanted)
+
+
+def load_one() -> bool:
+    """Read the next picture that was asked for, some milliseconds; False if there is none."""
+    if not _wanted:
+        return False
+    key = next(iter(_wanted))
+    show(key, _wanted.pop(key))
+    return True
 
 
 def icon(key: str) -> int:
@@ -64,6 +80,7 @@ def icon(key: str) -> int:
 
 def drop(key: str) -> None:
     _asked.discard(key)
+    _wanted.pop(key, None)
     if _icons is not None and key in _icons:
         del _icons[key]
 
@@ -79,3 +96,4 @@ def unregister() -> None:
         bpy.utils.previews.remove(_icons)
     _icons = None
     _asked.clear()
+    _wanted.clear()

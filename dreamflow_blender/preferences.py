@@ -108,9 +108,9 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
 
     def draw(self, context: bpy.types.Context) -> None:
-        from . import ui_setup  # it draws; this module only keeps values
+        from .ui_setup import draw_preferences  # it draws; this module only keeps values
 
-        ui_setup.draw_preferences(self.layout, self)
+        draw_preferences(self.layout, self)
 
 
 def register() -> None:

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import bpy
-import numpy as np
 from bpy.app.handlers import persistent
 
 from .contract import meshfile
 from .contract.meshfile import BadMeshFile, SnapshotArrays
-from .objects import linear, set_triangles, stand
+from .objects import linear, make_material, set_colours, set_triangles, stand
 
 MARK = "dreamflow_preview"
 NAME = "DreamFlow preview"
-COLOUR = "Colour"  # the mesh's attribute
 
-_shown: tuple[SnapshotArrays, float, tuple[float, ...]] | None = None  # what stands there, to put it back
+_shown: tuple[SnapshotArrays, float, tuple[float, ...], str] | None = (
+    None  # what stands where, to put it back
+)
 
 
 def read(path: Path) -> SnapshotArrays | None:
@@ -33,15 +33,14 @@ def read(path: Path) -> SnapshotArrays | None:
         return None
 
 
-def show(arrays: SnapshotArrays, height: float, location: Sequence[float]) -> None:
-    """Put this mesh in the current scene, in the place of the one before."""
+def show(arrays: SnapshotArrays, height: float, location: Sequence[float], scene: bpy.types.Scene) -> None:
+    """Put this mesh in the scene, in the place of the one before."""
     global _shown
-    _shown = (arrays, height, tuple(location))
-    scene = bpy.context.scene
+    _shown = (arrays, height, tuple(location), scene.name)
     if not len(arrays.t_pos_idx) or scene.library is not None:
         return
     made = find()
-    if made is not None and made.name not in scene.objects:  # the user has gone to another scene
+    if made is not None and made.name not in scene.objects:  # the last job's, in another scene
         remove()
         made = None
     if made is None:
@@ -71,18 +70,7 @@ def remove() -> None:
 
 def _make(scene: bpy.types.Scene) -> bpy.types.Object:
     mesh = bpy.data.meshes.new(NAME)
-    material = bpy.data.materials.new(NAME)
-    if bpy.app.version < (5, 0):
-        material.use_nodes = True
-    tree = material.node_tree
-    tree.nodes.clear()
-    output = tree.nodes.new("ShaderNodeOutputMaterial")
-    principled = tree.nodes.new("ShaderNodeBsdfPrincipled")
-    colour = tree.nodes.new("ShaderNodeVertexColor")
-    colour.layer_name = COLOUR
-    principled.inputs["Roughness"].default_value = 1.0
-    tree.links.new(colour.outputs["Color"], principled.inputs["Base Color"])
-    tree.links.new(principled.outputs["BSDF"], output.inputs["Surface"])
+    material = make_material(NAME, b"", (0.8, 0.8, 0.8))
     mesh.materials.append(material)
     made = bpy.data.objects.new(NAME, mesh)
     made.hide_select = made.hide_render = True
@@ -97,11 +85,7 @@ def _fill(mesh: bpy.types.Mesh, arrays: SnapshotArrays, height: float) -> None:
     """In place: the object and its material stay what they were."""
     mesh.clear_geometry()
     set_triangles(mesh, stand(arrays.v_pos, height), arrays.t_pos_idx)
-    if COLOUR not in mesh.color_attributes:
-        mesh.color_attributes.new(COLOUR, "BYTE_COLOR", "POINT")
-    rgba = np.ones((len(arrays.colour), 4), np.float32)
-    rgba[:, :3] = np.clip(arrays.colour, 0, 1)
-    mesh.color_attributes[COLOUR].data.foreach_set("color_srgb", rgba.ravel())
+    set_colours(mesh, arrays.colour)
     mesh.shade_smooth()
     mesh.update(calc_edges=True)
     material = mesh.materials[0]
@@ -113,7 +97,9 @@ def _put_back(*_: object) -> None:
     """After undo and redo."""
     remove()
     if _shown is not None:
-        show(*_shown)
+        arrays, height, location, name = _shown
+        if name in bpy.data.scenes:
+            show(arrays, height, location, bpy.data.scenes[name])
 
 
 @persistent

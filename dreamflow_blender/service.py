@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from pathlib import Path
@@ -65,5 +64,4 @@ def variables() -> dict[str, str]:
 
 def make_client(interpreter: Path, jobs: Path) -> Client:
     """A client for this Python, whose jobs lie under `jobs`; nothing is started yet."""
-    more = {"environment": variables()} if "environment" in inspect.signature(Client).parameters else {}
-    return Client(interpreter, addon.CODE, jobs, **more)  # type: ignore[arg-type]
+    return Client(interpreter, addon.CODE, jobs, environment=variables())

@@ -73,7 +73,7 @@ def tick() -> bool:
     error = task.work.error
     if error is None:
         if task.when_done:
-            task.when_done(task.said)
+            task.when_done(task.said)  # it may begin the next
     elif not isinstance(error, Stopped):
         message = getattr(error, "message", "") or f"{task.title} failed: {error}"
         trouble = Trouble(task.name, message, getattr(error, "todo", ""), getattr(error, "log", ""))

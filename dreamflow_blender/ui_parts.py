@@ -1,0 +1,134 @@
+"""Small pieces that the panels are drawn from. They draw, and decide nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+from bpy.app.translations import pgettext_iface as translated
+
+from . import jobs, tasks, words
+from .running import Running
+
+Layout = Any  # bpy.types.UILayout, or a fake one in tests
+
+STAGE_NAMES = {
+    "": "Starting",
+    "nerf": "Outline",
+    "geometry": "Shape",
+    "texture": "Texture",
+    "refine": "Refine",
+    "deliver": "Finishing",
+}
+
+
+def columns(context: bpy.types.Context) -> int:
+    """How many characters fit into a line of this region."""
+    region = getattr(context, "region", None)
+    width = region.width if region is not None else 260
+    scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
+    return max(20, int((width / scale - 40) / 6.4))
+
+
+def paragraph(layout: Layout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
+    """Text in as many lines as it needs."""
+    column = layout.column(align=True)
+    column.scale_y = 0.8
+    room = columns(context) - (3 if icon != "NONE" else 0)
+    for number, line in enumerate(words.wrap(translated(text), room)):
+        if icon == "NONE":
+            column.label(text=line, translate=False)
+        else:
+            column.label(text=line, translate=False, icon=icon if number == 0 else "BLANK1")
+
+
+def big_button(layout: Layout, operator: str, text: str, icon: str) -> Any:
+    """The one thing to do next."""
+    row = layout.row()
+    row.scale_y = 1.5
+    return row.operator(operator, text=text, icon=icon)
+
+
+def bar(layout: Layout, fraction: float, text: str) -> None:
+    layout.progress(factor=min(max(fraction, 0.0), 1.0), type="BAR", text=text)
+
+
+def task(layout: Layout, context: bpy.types.Context) -> None:
+    """What runs beside the jobs."""
+    now = tasks.current
+    if now is None:
+        return
+    box = layout.box()
+    box.label(text=now.title)
+    room = columns(context)
+    line = translated("Stopping") if now.cancelling else now.line
+    bar(box, now.fraction, f"{100 * now.fraction:.0f} %")
+    if line:
+        row = box.row()
+        row.scale_y = 0.8
+        row.label(text=words.shorten(line, room), translate=False)
+    box.operator("dreamflow.cancel_task", icon="X")
+
+
+def trouble(layout: Layout, context: bpy.types.Context) -> None:
+    """What went wrong: what happened, what to do, what is safe."""
+    if tasks.trouble is not None:
+        box = _trouble_box(layout, context, tasks.trouble.message, tasks.trouble.todo)
+        row = box.row(align=True)
+        if tasks.trouble.name in ("setup", "repair"):
+            row.operator("dreamflow.set_up", text="Retry", icon="FILE_REFRESH")
+            row.operator("dreamflow.open_log", text="Log", icon="TEXT")
+        row.operator("dreamflow.copy_report", text="Copy report", icon="COPYDOWN")
+    wrong = jobs.trouble
+    if wrong is None:
+        return
+    box = _trouble_box(layout, context, wrong.failed.message, wrong.failed.todo)
+    entry = wrong.entry
+    if entry is not None:
+        column = box.column(align=True)
+        retry = column.row(align=True)
+        retry.operator("dreamflow.resume_job", text="Retry", icon="FILE_REFRESH").number = entry.job.id
+        retry.operator("dreamflow.copy_report", icon="COPYDOWN")
+        if wrong.failed.kind == "memory" and wrong.stage:
+            smaller = column.operator("dreamflow.retry_smaller", icon="MOD_DECIM")
+            smaller.number, smaller.stage = entry.job.id, wrong.stage
+        if entry.so_far:
+            so_far = column.operator("dreamflow.import_result", text="Import what there is", icon="IMPORT")
+            so_far.number, so_far.so_far = entry.job.id, True
+            paragraph(box, context, "Nothing is lost: what was made so far is kept.")
+    else:
+        box.operator("dreamflow.copy_report", icon="COPYDOWN")
+
+
+def _trouble_box(layout: Layout, context: bpy.types.Context, message: str, todo: str) -> Layout:
+    box = layout.box()
+    head = box.row()
+    head.alert = True
+    paragraph(head, context, message, "ERROR")
+    head.operator("dreamflow.dismiss", text="", icon="X", emboss=False)
+    if todo:
+        paragraph(box, context, todo)
+    return box
+
+
+def stage_line(now: Running) -> str:
+    """ "Texture  3 of 4" """
+    made = [stage for stage in now.stages if stage != "deliver"]
+    name = translated(STAGE_NAMES.get(now.stage, now.stage))
+    if now.stage in made:
+        return f"{name}  {made.index(now.stage) + 1} {translated('of')} {len(made)}"
+    return name
+
+
+def time_left(now: Running) -> str:
+    if now.asked == "finish":
+        return translated("Stopping here")
+    if now.asked == "discard":
+        return translated("Discarding")
+    if now.paused:
+        return translated("Paused")
+    if now.asked == "pause":
+        return translated("Pausing")
+    if now.seconds_left is None:
+        return ""
+    return f"{words.clock(now.seconds_left)} {translated('left')}"

@@ -1,0 +1,119 @@
+"""The preferences: set-up, its check, models, and what belongs to this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+from bpy.app.translations import pgettext_iface as translated
+
+from . import addon, ops_setup, service, tasks, ui_parts, words
+from .ui_parts import Layout
+
+CHECK_ICONS = {"ok": "CHECKMARK", "warning": "INFO", "problem": "ERROR"}
+FIXES = {"setup": "dreamflow.set_up", "repair": "dreamflow.set_up", "fetch": "dreamflow.fetch_model"}
+
+
+def draw_preferences(layout: Layout, preferences: Any) -> None:
+    context = bpy.context
+    ui_parts.task(layout, context)
+    ui_parts.trouble(layout, context)
+    draw_backend(layout, context, preferences)
+    draw_models(layout, context, preferences)
+    header, body = layout.panel("dreamflow_prefs_work", default_closed=False)
+    header.label(text="Work")
+    if body:
+        column = _column(body)
+        for name in ("device", "threads", "memory_gb", "idle_minutes", "checkpoint_seconds", "jobs_folder"):
+            column.prop(preferences, name)
+    header, body = layout.panel("dreamflow_prefs_scene", default_closed=False)
+    header.label(text="In the scene")
+    if body:
+        column = _column(body)
+        for name in ("live_mesh", "auto_import", "mark_asset", "collection"):
+            column.prop(preferences, name)
+
+
+def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
+    state = service.state()
+    header, body = layout.panel("dreamflow_prefs_backend", default_closed=False)
+    header.label(text="Set-up")
+    if not body:
+        return
+    if state.state == "ready":
+        size = f", {state.size_gb:.1f} GB" if state.size_gb else ""
+        torch = f", torch {state.torch}" if state.torch else ""
+        body.label(text=f"{translated('Ready')}{torch}{size}", icon="CHECKMARK", translate=False)
+        if state.note:
+            ui_parts.paragraph(body, context, state.note, "INFO")
+    else:
+        ui_parts.paragraph(body, context, state.why, "INFO")
+        refusal = addon.online_refusal()
+        if refusal:
+            ui_parts.paragraph(body, context, f"{translated(refusal)}.", "INTERNET_OFFLINE")
+            if not bpy.app.online_access_override:
+                body.operator("extensions.userpref_allow_online", text="Allow online access", icon="INTERNET")
+        ui_parts.big_button(body, "dreamflow.set_up", "Set up DreamFlow", "IMPORT")
+    row = body.row(align=True)
+    row.operator("dreamflow.check_setup", icon="VIEWZOOM")
+    row.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
+    row.operator("dreamflow.remove_setup", icon="TRASH")
+    row.operator("dreamflow.open_log", icon="TEXT")
+    for check in ops_setup.checks:
+        draw_check(body, context, check)
+    column = _column(body)
+    for name in ("environment_folder", "python", "torch_index", "proxy"):
+        column.prop(preferences, name)
+
+
+def draw_check(layout: Layout, context: bpy.types.Context, check: dict[str, Any]) -> None:
+    """One line of `doctor`, with its mending button where we have one."""
+    row = layout.row()
+    icon = CHECK_ICONS.get(str(check.get("state", "ok")), "INFO")
+    ui_parts.paragraph(row, context, str(check.get("message", "")), icon)
+    fix = str(check.get("fix", ""))
+    if fix in FIXES:
+        button = row.operator(FIXES[fix], text="Repair" if fix == "repair" else "Fix")
+        if fix == "repair":
+            button.repair = True
+        elif fix == "fetch":
+            button.model = str(check.get("model", ""))
+    elif check.get("command"):
+        row.label(text=str(check["command"]), translate=False)
+
+
+def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
+    header, body = layout.panel("dreamflow_prefs_models", default_closed=False)
+    header.label(text="Models")
+    if not body:
+        return
+    row = body.row()
+    row.label(text="Built-in", icon="CHECKMARK")
+    row.label(text="comes with DreamFlow")
+    for model in ops_setup.models:
+        draw_model(body, model)
+    if tasks.current is None:
+        body.operator("dreamflow.list_models", icon="FILE_REFRESH")
+    column = _column(body)
+    for name in ("models_folder", "prior_folder", "refiner_folder"):
+        column.prop(preferences, name)
+
+
+def draw_model(layout: Layout, model: dict[str, Any]) -> None:
+    row = layout.row()
+    here = bool(model.get("folder"))
+    row.label(text=str(model.get("title", "")), translate=False, icon="CHECKMARK" if here else "BLANK1")
+    about = f"{translated('about')} " if model.get("approximate") else ""
+    size = f"{about}{float(model.get('size', 0)) / 1e9:.1f} GB"
+    licence = str(model.get("licence", ""))
+    row.label(text=words.shorten(f"{size}, {licence}", 48), translate=False)
+    if not here:
+        button = row.operator("dreamflow.fetch_model", icon="IMPORT")
+        button.model, button.licence, button.size = str(model.get("name", "")), licence, size
+
+
+def _column(layout: Layout) -> Layout:
+    column = layout.column()
+    column.use_property_split = True
+    column.use_property_decorate = False
+    return column

@@ -1,0 +1,86 @@
+"""A layout that records what a panel draws, and complains where Blender would."""
+
+import bpy
+
+KNOWN_ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys())
+
+
+class Fake:
+    """Layout, and what it was told: `texts`, `operators` (id, text, properties), `props`, `bars`."""
+
+    def __init__(self, top=None, open_panels=True):
+        self.top = top or self
+        self.open_panels = open_panels
+        if top is None:
+            self.texts, self.operators, self.props, self.bars, self.icons = [], [], [], [], []
+
+    def _child(self, *args, **kwargs):
+        return Fake(self.top, self.open_panels)
+
+    row = column = box = split = grid_flow = column_flow = _child
+
+    def panel(self, idname, default_closed=False):
+        return Fake(self.top), Fake(self.top) if self.top.open_panels else None
+
+    def _icon(self, icon):
+        assert icon in KNOWN_ICONS, f"Blender {bpy.app.version_string} has no icon {icon}"
+
+    def label(self, text="", icon="NONE", translate=True, **_):
+        self._icon(icon)
+        assert isinstance(text, str)
+        self.top.texts.append(text)
+
+    def operator(self, idname, text=None, icon="NONE", emboss=True, **_):
+        self._icon(icon)
+        module, name = idname.split(".")
+        operator = getattr(getattr(bpy.ops, module), name)
+        rna = operator.get_rna_type()  # raises where there is no such operator
+        chosen = Properties({p.identifier for p in rna.properties})
+        self.top.operators.append((idname, text if text is not None else rna.name, chosen))
+        return chosen
+
+    def prop(self, data, name, text=None, icon="NONE", **_):
+        self._icon(icon)
+        assert name in data.bl_rna.properties, f"{data} has no property {name}"
+        self.top.props.append(name)
+
+    textbox = None  # removed below: only from 5.2
+
+    def progress(self, factor=0.0, type="BAR", text="", **_):
+        assert 0 <= factor <= 1
+        self.top.bars.append((round(factor, 2), text))
+
+    def template_icon(self, icon_value, scale=1.0):
+        self.top.icons.append(icon_value)
+
+    def said(self):
+        return "\n".join(self.top.texts)
+
+    def buttons(self):
+        return [text for _, text, _ in self.top.operators]
+
+
+del Fake.textbox
+if "textbox" in bpy.types.UILayout.bl_rna.functions:
+    Fake.textbox = Fake.prop
+
+
+class Properties:
+    """Of an operator's button: only those that it has."""
+
+    def __init__(self, known):
+        object.__setattr__(self, "_known", known)
+
+    def __setattr__(self, name, value):
+        assert name in self._known, f"no property {name}"
+        object.__setattr__(self, name, value)
+
+
+def draw(panel, open_panels=True):
+    """What this panel class draws now; None where it is not shown."""
+    if hasattr(panel, "poll") and not panel.poll(bpy.context):
+        return None
+    fake = Fake(open_panels=open_panels)
+    instance = type("Instance", (), {"layout": fake})()
+    panel.draw(instance, bpy.context)
+    return fake
