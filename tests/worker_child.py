@@ -1,13 +1,13 @@
 """`python -m backend worker` with the prior that knows a ball: a process for tests to talk to.
 
-worker_child.py                    the worker
-worker_child.py generate FOLDER    a tiny job, as the command line runs it
-worker_child.py resume FOLDER      the same, gone on with
+    worker_child.py                    the worker
+    worker_child.py jobs               tiny jobs without a worker, each in a fork of its own: see `forks`
 
-LOADING      seconds that loading the prior takes, all in one go
-ITERATION    seconds that the denoiser takes
-UNWRAP       seconds that the unwrapping process takes
-SLOW_WRITES  seconds in the middle of a checkpoint's tensors, which are announced
+    LOADING      seconds that loading the prior takes, all in one go
+    ITERATION    seconds that the denoiser takes
+    UNWRAP       seconds that the unwrapping process takes
+
+Like the real one, it hears requests before it imports torch.
 """
 
 import io
@@ -16,71 +16,90 @@ import sys
 import time
 from pathlib import Path
 
-from backend import checkpoint, finish, pipeline, worker
-from backend.job import EventLog
-from dreamflow_blender.contract.protocol import Finished
-from tests.oracle import Oracle
-from tests.tiny import tiny_job
+from backend import worker
 
 
 def seconds(name):
     return float(os.environ.get(name, "0"))
 
 
-class Slow(Oracle):
-    def denoise(self, *arguments):
-        time.sleep(seconds("ITERATION"))
-        return super().denoise(*arguments)
+def prepare():
+    """Put other things in the places of some real ones."""
+    from backend import finish, pipeline
+    from backend.kernels import unwrap
+    from tests.oracle import Oracle
+
+    class Slow(Oracle):
+        def denoise(self, *arguments):
+            time.sleep(seconds("ITERATION"))
+            return super().denoise(*arguments)
+
+    def load(name, device):
+        print("a library talks")
+        os.write(1, b"and its C code, too\n")
+        time.sleep(seconds("LOADING"))
+        return Slow()
+
+    pipeline.open_prior = load
+    finish.TURNTABLE_VIEWS = 4
+    finish.write_curves = lambda path, _: path.touch()  # a second, and nothing that is looked at here
+    if "UNWRAP" in os.environ:
+        unwrap.CHILD = Path(__file__).with_name("slow_unwrap.py")
 
 
-def load(name, device):
-    print("a library talks")
-    os.write(1, b"and its C code, too\n")
-    time.sleep(seconds("LOADING"))
-    return Slow()
+def forks():
+    """For each line "generate FOLDER" or "resume FOLDER" on standard input: says the process id, the events as
+    they come, and how it ended. A fork has everything imported already; needs a system that has them."""
+    prepare()
+    for line in sys.stdin:
+        command, folder = line.split(maxsplit=1)
+        child = os.fork()
+        if child == 0:
+            run(command, Path(folder.strip()))
+            os._exit(0)
+        say(f"process {child}")
+        say(f"ended {os.waitpid(child, 0)[1]}")
 
 
-def unwrap(*arguments, **settings):
-    for _ in range(int(seconds("UNWRAP") / 0.05)):
-        time.sleep(0.05)
-        if settings["cancelled"]():
-            break
-    return real_unwrap(*arguments, **settings)
-
-
-def write_tensors(file, tensors):
-    """In two parts, with a word in between."""
-    whole = io.BytesIO()
-    real_write(whole, tensors)
-    half = len(whole.getvalue()) // 2
-    file.write(whole.getvalue()[:half])
-    file.flush()
-    os.write(1, b"writing\n")
-    time.sleep(seconds("SLOW_WRITES"))
-    file.write(whole.getvalue()[half:])
+def say(words):
+    os.write(1, words.encode() + b"\n")
 
 
 def run(command, folder):
-    """Events as words on standard output; the record on the disk."""
+    """With a checkpoint after every iteration, each written in two halves with a word in between."""
+    from backend import checkpoint, pipeline
+    from backend.job import EventLog
+    from tests.tiny import tiny_job
+
+    def write_tensors(file, tensors):
+        whole = io.BytesIO()
+        real_write(whole, tensors)
+        half = len(whole.getvalue()) // 2
+        file.write(whole.getvalue()[:half])
+        file.flush()
+        say("writing")
+        time.sleep(0.02)
+        file.write(whole.getvalue()[half:])
+
+    real_write, checkpoint._write_tensors = checkpoint._write_tensors, write_tensors
     job = tiny_job(folder, checkpoint_seconds=0.0, snapshot_seconds=0.2)
     events = pipeline.generate(job) if command == "generate" else pipeline.resume(folder)
     log = None
     for event in events:
         log = log or EventLog(folder)
         log.write(event)
-        os.write(1, f"{type(event).__name__.lower()} {getattr(event, 'stage', '')}\n".encode())
-    assert isinstance(event, Finished)
+        say(f"{type(event).__name__.lower()} {getattr(event, 'stage', '')}")
+    assert "mesh.glb" in event.paths
+
+
+class PreparedWorker(worker.Worker):
+    def work(self):
+        prepare()
+        super().work()
 
 
 if __name__ == "__main__":
-    real_unwrap, real_write = finish.unwrap, checkpoint._write_tensors
-    pipeline.open_prior = load
-    finish.unwrap = unwrap
-    finish.TURNTABLE_VIEWS = 4
-    finish.write_curves = lambda path, _: path.touch()  # a second, and nothing that is looked at here
-    if "SLOW_WRITES" in os.environ:
-        checkpoint._write_tensors = write_tensors
-    if sys.argv[1:]:
-        run(sys.argv[1], Path(sys.argv[2]))
-    else:
-        worker.serve()
+    if sys.argv[1:] == ["jobs"]:
+        forks()
+    worker.Worker = PreparedWorker
+    worker.serve()

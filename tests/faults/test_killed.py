@@ -6,6 +6,7 @@ KILLS is how often (6; the figure in docs/decisions.md is of 60).
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -18,54 +19,86 @@ from tests.worker_client import CHILD, ENVIRONMENT
 
 KILLS = int(os.environ.get("KILLS", "6"))
 PLACES = ("writing", "nerf", "geometry", "texture", "refine", "deliver")
-LONGEST = {"writing": 0.05, "nerf": 1.5, "geometry": 0.5, "texture": 0.3, "refine": 0.3, "deliver": 1.5}  # seconds
+LONGEST = {"writing": 0.02, "nerf": 1.5, "geometry": 0.5, "texture": 0.3, "refine": 0.3, "deliver": 1.0}  # seconds
 RESULTS = ("mesh.npz", "albedo.png")
 
-
-def begin(command, folder, **environment):
-    return subprocess.Popen(
-        [sys.executable, str(CHILD), command, str(folder)], env=ENVIRONMENT | environment,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked, to save the imports")
 
 
-def finish(command, folder):
-    assert begin(command, folder).wait(300) == 0
+class Jobs:
+    """One job at a time, each in a process of its own."""
+
+    def __init__(self):
+        self.parent = subprocess.Popen(
+            [sys.executable, str(CHILD), "jobs"], env=ENVIRONMENT, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.parent.stdout is not None
+        self.lines = (line.strip() for line in self.parent.stdout)
+
+    def begin(self, command, folder):
+        self.parent.stdin.write(f"{command} {folder}\n")
+        self.parent.stdin.flush()
+        self.job = int(self.wait_for("process").split()[1])
+
+    def wait_for(self, words):
+        """The next line that begins like this."""
+        while not (line := next(self.lines)).startswith(words):
+            assert not line.startswith("ended"), "the job ended before its time"
+        return line
+
+    def end(self):
+        """How it ended."""
+        while not (line := next(self.lines)).startswith("ended"):
+            pass
+        return int(line.split()[1])
+
+    def finish(self, command, folder):
+        self.begin(command, folder)
+        assert self.end() == 0
+        return results(folder)
+
+
+def results(folder):
     return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return finish("generate", tmp_path_factory.mktemp("undisturbed") / "job")
+def jobs():
+    begun = Jobs()
+    yield begun
+    begun.parent.kill()
+    begun.parent.wait()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(jobs, tmp_path_factory):
+    return jobs.finish("generate", tmp_path_factory.mktemp("undisturbed") / "job")
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_killed_and_resumed(undisturbed, tmp_path, number):
-    """In each place in turn, at a random moment of it; between a checkpoint's two halves one time in six."""
+def test_killed_and_resumed(jobs, undisturbed, tmp_path, number):
+    """In each place in turn, at a random moment of it; one time in six between the halves of a checkpoint."""
     chance = random.Random(number)
     place = PLACES[number % len(PLACES)]
     folder = tmp_path / "job"
-    child = begin("generate", folder, **({"SLOW_WRITES": "0.1"} if place == "writing" else {}))
-    assert child.stdout is not None
-    which = chance.randrange(1, 40) if place == "writing" else 1  # of about 40 checkpoints
-    seen = 0
-    for line in child.stdout:
-        seen += line.strip() == ("writing" if place == "writing" else f"started {place}")
-        if seen == which:
-            break
-    assert seen == which, "the job ended before its time"
+    jobs.begin("generate", folder)
+    if place == "writing":
+        for _ in range(chance.randrange(1, 40)):  # of about 43
+            jobs.wait_for("writing")
+    else:
+        jobs.wait_for(f"started {place}")
     time.sleep(chance.uniform(0, LONGEST[place]))
-    child.kill()  # SIGKILL; TerminateProcess on Windows
-    child.wait()
-    child.stdout.close()
+    os.kill(jobs.job, signal.SIGKILL)
+    code = jobs.end()
 
     left = sorted(path.name for path in (folder / "checkpoints").glob("*"))
     for path in (folder / "checkpoints").glob("0*"):  # whatever has its final name is whole
         json.loads((path / "state.json").read_bytes())
-    print(f"killed in {place} ({child.returncode}), left {left}")
-    if place == "writing":
-        assert any(name.startswith(".") and name.endswith(".part") for name in left)
+    half = any(name.endswith(".part") for name in left)
+    last = next((name for name in reversed(left) if not name.startswith(".")), "no checkpoint")
+    print(f"{number}: killed in {place} ({code}), {last}{', one half-written' if half else ''}")
     if not isinstance(last_event(folder), Finished):
-        assert finish("resume", folder) == undisturbed
-    assert {name: (folder / name).read_bytes() for name in RESULTS} == undisturbed
+        assert jobs.finish("resume", folder) == undisturbed
+    assert results(folder) == undisturbed
     assert not list(folder.rglob(".*"))  # nothing half-written is left
