@@ -9,28 +9,19 @@ However the worker ends, the job at work gets its last event: where the worker c
 
 from __future__ import annotations
 
-import json
-import queue
-import subprocess
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 from .contract import protocol as p
-from .contract.wire import BadMessage
-from .process import backend_environment, how_it_ended, kill, start, terminate
+from .process import backend_environment, how_it_ended
+from .worker_process import AGAIN, SETUP, Worker
 
 LIMIT = 1000  # events that wait for a poll; beyond it the oldest that can be spared goes
-RATE = 2000  # lines a second that are read; a worker that floods is slowed by its full pipe
-TAIL = 4000  # bytes of the worker's own last words that go into a report
 END = p.Finished | p.Cancelled | p.Failed
-SETUP = "Run Check setup in the preferences, and Repair if it finds something."
-AGAIN = "Press Retry; the job goes on from its newest checkpoint."
 
 
 class Client:
@@ -62,15 +53,15 @@ class Client:
     ) -> None:
         self.command = list(command or [str(python), "-P", "-m", "backend", "worker"])
         self.code, self.root = Path(code), Path(root)
-        self.environment = environment or {}
-        self.pycache = pycache or self.root / ".pycache"
+        caches = pycache or self.root / ".pycache"
+        self._variables = {**backend_environment(self.code, caches), **(environment or {})}
         self.start_seconds, self.stop_seconds = start_seconds, stop_seconds
         self.ready: p.Ready | None = None  # what the worker said of itself; None until it has
         self.folder: str | None = None  # of the job at work
         self.idle_since = time.monotonic()
         self._events: deque[p.Event] = deque()
-        self._changed = threading.Condition()  # guards all of this
-        self._worker: _Worker | None = None
+        self.changed = threading.Condition()  # guards all of this
+        self._worker: Worker | None = None
         self._job: p.Request | None = None  # the request that began the job at work
         self._answered = False  # the job's first event has come
         self._asked = ""  # "pause", "finish" or "cancel", so that nothing is asked twice
@@ -103,7 +94,7 @@ class Client:
 
     def warm_up(self) -> None:
         """Start the worker where none runs, so that it is ready when a job comes."""
-        with self._changed:
+        with self.changed:
             self._need_worker()
 
     def submit(self, job: p.Job) -> None:
@@ -120,7 +111,7 @@ class Client:
 
     def go_on(self) -> bool:
         """End a pause."""
-        with self._changed:
+        with self.changed:
             if self._asked != "pause":
                 return False
             self._asked = ""
@@ -139,7 +130,7 @@ class Client:
 
     def status(self) -> bool:
         """Have the newest event said again."""
-        with self._changed:
+        with self.changed:
             if not self.alive:
                 return False
             self._say(p.Status())
@@ -149,7 +140,7 @@ class Client:
 
     def poll(self, limit: int = 200) -> list[p.Event]:
         """Up to `limit` events since the last poll, the oldest first. Never waits."""
-        with self._changed:
+        with self.changed:
             self._look_at_clock()
             count = min(limit, len(self._events))
             return [self._events.popleft() for _ in range(count)]
@@ -157,9 +148,9 @@ class Client:
     def events(self) -> Iterator[p.Event]:
         """Wait for the events of the job at work, up to and including its last; none where none is at work."""
         while True:
-            with self._changed:
+            with self.changed:
                 while not self._events and self.busy:
-                    self._changed.wait(0.2)
+                    self.changed.wait(0.2)
                     self._look_at_clock()
                 event = self._events.popleft() if self._events else None
             if event is None:
@@ -186,8 +177,8 @@ class Client:
         thread.start()
         return thread
 
-    def _let_go(self) -> _Worker | None:
-        with self._changed:
+    def _let_go(self) -> Worker | None:
+        with self.changed:
             worker, self._worker, self.ready = self._worker, None, None
             self._events.clear()
             self._end_job()
@@ -196,16 +187,17 @@ class Client:
     # below: with the condition held
 
     def _begin(self, request: p.Request, folder: str) -> None:
-        with self._changed:
+        with self.changed:
             if self.busy:
                 raise RuntimeError("A job is at work, and there is one at a time.")
+            self._events = deque(event for event in self._events if isinstance(event, p.Ready))
             self._job, self.folder = request, folder
             self._answered, self._asked = False, ""
             self._need_worker()
             self._say(request)
 
     def _ask(self, word: str, request: p.Request, unless: tuple[str, ...]) -> bool:
-        with self._changed:
+        with self.changed:
             if not self.busy or self._asked in unless:
                 return False
             self._asked, self._asked_at = word, time.monotonic()
@@ -217,9 +209,9 @@ class Client:
         self._worker.outbox.put((p.encode_request(request) + "\n").encode("ascii"))
 
     def _need_worker(self) -> None:
-        if not self.alive:
+        if self._worker is None or not self._worker.alive or self._worker.died_at:
             self.ready = None
-            self._worker = _Worker(self)
+            self._worker = Worker(self.command, self.root, self._variables, self)
 
     def _end_job(self) -> None:
         self._job = self.folder = None
@@ -234,7 +226,7 @@ class Client:
         if self.ready is None and worker.alive and now - worker.began > self.start_seconds:
             worker.end()
             minutes = f"{self.start_seconds / 60:.0f} minutes" if self.start_seconds >= 90 else "its time"
-            self._lost(worker, f"The backend did not start within {minutes}.", SETUP)
+            self.lost(worker, f"The backend did not start within {minutes}.", SETUP, "worker")
         elif self._asked == "cancel" and now - self._asked_at > self.stop_seconds:
             worker.end()
             self._worker = None
@@ -242,7 +234,7 @@ class Client:
         elif worker.died_at and now - worker.died_at > 1.0:
             worker.ended()  # something that it started still holds its output open
 
-    def _lost(self, worker: _Worker, message: str, todo: str, kind: str = "worker") -> None:
+    def lost(self, worker: Worker, message: str, todo: str, kind: str) -> None:
         """The worker is of no use any more: say so, if anybody waits for it."""
         if worker is not self._worker:
             return
@@ -251,7 +243,7 @@ class Client:
         if waited:
             self._append(p.Failed(kind, message, todo, worker.last_words()))
 
-    def _gone(self, worker: _Worker, code: int | None) -> None:
+    def gone(self, worker: Worker, code: int | None) -> None:
         """Its output has ended, and with it the process."""
         if worker is not self._worker:
             return
@@ -263,11 +255,14 @@ class Client:
             self._need_worker()
             self._say(self._job)
         elif self.ready is None:
-            self._lost(worker, f"The backend could not be started: {how_it_ended(code)}.", SETUP)
+            self.lost(worker, f"The backend could not be started: {how_it_ended(code)}.", SETUP, "worker")
         else:
-            self._lost(worker, f"The backend ended in the middle of its work: {how_it_ended(code)}.", AGAIN)
+            self.lost(
+                worker, f"The backend ended in the middle of its work: {how_it_ended(code)}.", AGAIN, "worker"
+            )
 
-    def _heard(self, worker: _Worker, event: p.Event) -> None:
+    def heard(self, worker: Worker, event: p.Event) -> None:
+        """It has said this."""
         if worker is not self._worker:
             return
         if isinstance(event, p.Ready):
@@ -296,183 +291,7 @@ class Client:
             if self._worker:
                 self._worker.jobs_ended += 1
             self._end_job()
-        self._changed.notify_all()
-
-
-class _Worker:
-    """One process and its two threads."""
-
-    def __init__(self, client: Client) -> None:
-        self.client = client
-        self.child: subprocess.Popen[bytes] | None = None
-        self.outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.began = time.monotonic()
-        self.jobs_ended = 0
-        self._over = False  # it has ended or was given up
-        self._killed = False
-        self._died_at = 0.0
-        self._garbage = ""
-        self._stderr: IO[bytes] | None = None
-        self.outbox.put((p.encode_request(p.Hello()) + "\n").encode("ascii"))
-        self._writer = threading.Thread(target=self._write, name="dreamflow requests", daemon=True)
-        self._writer.start()
-
-    @property
-    def alive(self) -> bool:
-        return not self._over
-
-    @property
-    def died_at(self) -> float:
-        """When the process was first seen dead, 0 while it is not or all is said."""
-        if self._over or self.child is None or self.child.poll() is None:
-            return 0.0
-        self._died_at = self._died_at or time.monotonic()
-        return self._died_at
-
-    def end(self) -> None:
-        """At once; whatever it says from here on is not heard."""
-        self._over = self._killed = True
-        self.outbox.put(None)
-        if self.child:
-            kill(self.child)
-
-    def close(self, seconds: float) -> None:
-        self._over = True
-        self.outbox.put((p.encode_request(p.Shutdown()) + "\n").encode("ascii"))
-        self.outbox.put(None)  # ends its input too, which means the same
-        until = time.monotonic() + seconds
-        while self.child is None and self._writer.is_alive() and time.monotonic() < until:
-            time.sleep(0.01)  # it is being started
-        if self.child is None:
-            return
-        for finally_do in (terminate, kill):
-            try:
-                self.child.wait(max(until - time.monotonic(), 0.0))
-                return
-            except subprocess.TimeoutExpired:
-                finally_do(self.child)
-                until = time.monotonic() + 1.0
-        with suppress(subprocess.TimeoutExpired):
-            self.child.wait(1.0)
-
-    def last_words(self) -> str:
-        """The end of what the worker wrote to its standard error, after the nonsense if it spoke any."""
-        words = self._garbage
-        if self._stderr is not None:
-            with suppress(OSError, ValueError):
-                size = self._stderr.seek(0, 2)
-                self._stderr.seek(max(size - TAIL, 0))
-                words += self._stderr.read(TAIL).decode("utf-8", errors="replace")
-        return words.strip()
-
-    def ended(self) -> None:
-        """With the condition held: the process is dead or dying, and nothing more can be heard."""
-        if not self._over:
-            self._over = True
-            self.outbox.put(None)
-            self.client._gone(self, self.child.poll() if self.child else None)
-
-    # the writing thread, which also starts the process: on some systems that takes a while
-
-    def _write(self) -> None:
-        client = self.client
-        try:
-            client.root.mkdir(parents=True, exist_ok=True)
-            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  a file, so that the worker never waits for us
-            child = start(
-                client.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr,
-                cwd=client.root, env={**backend_environment(client.code, client.pycache), **client.environment},
-            )  # fmt: skip
-        except OSError as error:
-            with client._changed:
-                self._over = True
-                client._lost(self, f"The backend could not be started ({error.strerror or error}).", SETUP)
-            return
-        with client._changed:
-            self.child = child
-            if self._killed:  # while it was being started
-                kill(child)
-        assert child.stdin is not None and child.stdout is not None
-        threading.Thread(
-            target=self._read, args=(child.stdout,), name="dreamflow events", daemon=True
-        ).start()
-        with suppress(OSError):  # it has ended: the other thread says so
-            while (line := self.outbox.get()) is not None:
-                child.stdin.write(line)
-                child.stdin.flush()
-        with suppress(OSError):
-            child.stdin.close()
-
-    # the reading thread
-
-    def _read(self, output: IO[bytes]) -> None:
-        client = self.client
-        window, lines = time.monotonic(), 0
-        with suppress(OSError, ValueError):
-            while line := output.readline(p.MAX_LINE + 1):
-                if not self._take(line):
-                    break
-                lines += 1
-                if lines >= RATE / 20:  # a twentieth of a second's worth
-                    time.sleep(max(0.0, window + 0.05 - time.monotonic()))
-                    window, lines = time.monotonic(), 0
-        assert self.child is not None
-        with suppress(subprocess.TimeoutExpired):
-            self.child.wait(2.0)
-        with client._changed:
-            self.ended()
-        if self.child.poll() is None:  # it has closed its output and lives on
-            kill(self.child)
-        with suppress(subprocess.TimeoutExpired):
-            self.child.wait(5.0)  # or it stays a zombie until the next child is started
-
-    def _take(self, line: bytes) -> bool:
-        """Hear one line; False where it is no use to listen any longer."""
-        client = self.client
-        try:
-            event = _decode(line)
-        except _OtherVersion as other:
-            with client._changed:
-                self._give_up(str(other), "Press Repair in the preferences, then restart Blender.", "version")
-            return False
-        except BadMessage:
-            self._garbage = f"It said: {line[:200]!r}\n"
-            with client._changed:
-                who = "What was started is not DreamFlow's backend" if client.ready is None else (
-                    "The backend spoke nonsense and was ended")  # fmt: skip
-                self._give_up(f"{who}.", SETUP if client.ready is None else AGAIN, "worker")
-            return False
-        with client._changed:
-            if not self._over:
-                client._heard(self, event)
-            return not self._over
-
-    def _give_up(self, message: str, todo: str, kind: str) -> None:
-        if not self._over:
-            self.end()
-            self.client._lost(self, message, todo, kind)
-
-
-class _OtherVersion(Exception):
-    pass
-
-
-def _decode(line: bytes) -> p.Event:
-    try:
-        event = p.decode(line)
-    except BadMessage:
-        with suppress(ValueError, RecursionError, AttributeError):
-            message = json.loads(line)
-            if message.get("event") == "ready" and message.get("protocol") != p.VERSION:
-                raise _OtherVersion(_versions(message.get("protocol"))) from None
-        raise
-    if isinstance(event, p.Ready) and event.protocol != p.VERSION:
-        raise _OtherVersion(_versions(event.protocol))
-    return event
-
-
-def _versions(theirs: object) -> str:
-    return f"The backend speaks version {str(theirs)[:20]} of our language, this add-on version {p.VERSION}."
+        self.changed.notify_all()
 
 
 def _left(folder: Path) -> dict[str, str]:

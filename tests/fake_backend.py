@@ -33,11 +33,12 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract import protocol as p
+
+if TYPE_CHECKING:  # else only where a job is done: a worker that dies at once need not wait for it
+    from dreamflow_blender.contract import meshfile
 
 STEPS = 20  # of each stage
 
@@ -129,7 +130,7 @@ class Fake:
                 if step % 5 == 0:
                     grown = (number + step / STEPS) / len(stages)
                     write_snapshot(folder / "snapshot.npz", 0.2 + 0.3 * grown)
-                    write_png(folder / "preview.png", np.full((64, 64, 3), int(255 * grown), np.uint8))
+                    write_png(folder / "preview.png", (int(255 * grown),) * 3)
                     self.say(p.Preview(str(folder / "preview.png")))
                     self.say(p.Snapshot(str(folder / "snapshot.npz")))
                 self.wait(self.seconds / STEPS / len(stages))
@@ -142,7 +143,7 @@ class Fake:
                 self.misbehave(first)
         self.say(p.Started("deliver", 1))
         write_mesh(folder / "mesh.npz")
-        write_png(folder / "albedo.png", np.full((64, 64, 3), (200, 30, 30), np.uint8))
+        write_png(folder / "albedo.png", (200, 30, 30))
         return p.Finished(self.paths(folder), {"seconds": time.monotonic() - began, "faces": 960})
 
     def misbehave(self, first: bool) -> None:
@@ -195,6 +196,10 @@ class Fake:
 
 def ball(radius: float, rings: int = 16, sides: int = 32) -> meshfile.MeshArrays:
     """A ball around (0, 0, 0), its seam and poles as a real unwrap leaves them."""
+    import numpy as np
+
+    from dreamflow_blender.contract import meshfile
+
     v, u = np.meshgrid(np.linspace(0, 1, rings + 1), np.linspace(0, 1, sides + 1), indexing="ij")
     v_tex = np.stack([u, v], -1).reshape(-1, 2).astype(np.float32)
     up, round_ = np.pi * (v - 0.5), 2 * np.pi * u
@@ -224,21 +229,24 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def write_mesh(path: Path) -> None:
+    from dreamflow_blender.contract import meshfile
+
     replace(path, meshfile.to_bytes(ball(0.5)))
 
 
 def write_snapshot(path: Path, radius: float) -> None:
+    from dreamflow_blender.contract import meshfile
+
     mesh = ball(radius)
-    colour = np.full_like(mesh.v_pos, 0.7)
+    colour = mesh.v_pos * 0 + 0.7
     replace(path, meshfile.to_bytes(meshfile.SnapshotArrays(mesh.v_pos, mesh.t_pos_idx, colour)))
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """[H,W,3] uint8."""
-    height, width = pixels.shape[:2]
-    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+def write_png(path: Path, colour: tuple[int, int, int], size: int = 64) -> None:
+    """One colour, 0 to 255."""
+    rows = (b"\0" + bytes(colour) * size) * size
     chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(rows)),
         (b"IEND", b""),
     )
