@@ -1,7 +1,8 @@
 """DreamFlow for Blender: a prompt becomes a textured mesh in the scene.
 
 The package imports without `bpy`, so that tests and the backend can share `contract`; `register`, which Blender
-calls, imports the rest. For pipelines: from bl_ext.user_default.dreamflow import generate (see api.py).
+calls, imports the rest. For pipelines, see api.py: from bl_ext.user_default.dreamflow.dreamflow_blender import
+generate.
 """
 
 from __future__ import annotations

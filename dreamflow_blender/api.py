@@ -1,4 +1,4 @@
-"""For pipelines: from bl_ext.user_default.dreamflow import generate."""
+"""For pipelines: from bl_ext.user_default.dreamflow.dreamflow_blender import generate."""
 
 from __future__ import annotations
 

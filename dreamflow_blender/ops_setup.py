@@ -132,7 +132,7 @@ class DREAMFLOW_OT_check_setup(_BackendTask):
 
 
 def _keep_checks(said: list[dict[str, Any]]) -> None:
-    checks[:] = [item for item in said if item.get("message")]
+    checks[:] = [item for item in said if item.get("event") == "check"]
 
 
 class DREAMFLOW_OT_list_models(_BackendTask):
@@ -157,11 +157,11 @@ class DREAMFLOW_OT_fetch_model(_BackendTask):
     online = True
 
     model: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
-    licence: StringProperty(options={"SKIP_SAVE", "HIDDEN"})  # type: ignore[valid-type]
-    size: StringProperty(options={"SKIP_SAVE", "HIDDEN"})  # type: ignore[valid-type]
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        message = f"{self.size}. Licence: {self.licence}"
+        known = next((model for model in models if model.get("name") == self.model), {})
+        size, licence = float(known.get("size", 0)) / 1e9, known.get("licence", "see its page")
+        message = f"About {size:.1f} GB. Licence: {licence}" if known else "Some gigabytes."
         return context.window_manager.invoke_confirm(
             self, event, title=f"Fetch {self.model}?", message=message, confirm_text="Fetch"
         )

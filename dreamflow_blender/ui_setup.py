@@ -10,8 +10,7 @@ from bpy.app.translations import pgettext_iface as translated
 from . import addon, ops_setup, service, tasks, ui_parts, words
 from .ui_parts import Layout
 
-CHECK_ICONS = {"ok": "CHECKMARK", "warning": "INFO", "problem": "ERROR"}
-FIXES = {"setup": "dreamflow.set_up", "repair": "dreamflow.set_up", "fetch": "dreamflow.fetch_model"}
+CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
 
 
 def draw_preferences(layout: Layout, preferences: Any) -> None:
@@ -67,19 +66,25 @@ def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -
 
 
 def draw_check(layout: Layout, context: bpy.types.Context, check: dict[str, Any]) -> None:
-    """One line of `doctor`, with its mending button where we have one."""
+    """One line of `doctor`, with its mending button where there is one to press here."""
     row = layout.row()
-    icon = CHECK_ICONS.get(str(check.get("state", "ok")), "INFO")
-    ui_parts.paragraph(row, context, str(check.get("message", "")), icon)
-    fix = str(check.get("fix", ""))
-    if fix in FIXES:
-        button = row.operator(FIXES[fix], text="Repair" if fix == "repair" else "Fix")
-        if fix == "repair":
-            button.repair = True
-        elif fix == "fetch":
-            button.model = str(check.get("model", ""))
-    elif check.get("command"):
-        row.label(text=str(check["command"]), translate=False)
+    icon = CHECK_ICONS.get(str(check.get("state")), "INFO")
+    ui_parts.paragraph(row, context, f"{check.get('name', '')}: {check.get('message', '')}", icon)
+    side = row.row()
+    side.alignment = "RIGHT"
+    match check.get("fix"):
+        case "setup":
+            side.operator("dreamflow.set_up", text="Set up", icon="IMPORT")
+        case "repair":
+            side.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
+        case "models":
+            known = {model.get("name") for model in ops_setup.models}
+            if check.get("name") in known or not known:
+                fetch = side.operator("dreamflow.fetch_model", text="Fetch", icon="IMPORT")
+                fetch.model = str(check.get("name", ""))
+        case _:
+            if check.get("todo") and check.get("state") == "problem":
+                ui_parts.paragraph(layout, context, str(check["todo"]))
 
 
 def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
@@ -108,8 +113,7 @@ def draw_model(layout: Layout, model: dict[str, Any]) -> None:
     licence = str(model.get("licence", ""))
     row.label(text=words.shorten(f"{size}, {licence}", 48), translate=False)
     if not here:
-        button = row.operator("dreamflow.fetch_model", icon="IMPORT")
-        button.model, button.licence, button.size = str(model.get("name", "")), licence, size
+        row.operator("dreamflow.fetch_model", icon="IMPORT").model = str(model.get("name", ""))
 
 
 def _column(layout: Layout) -> Layout:

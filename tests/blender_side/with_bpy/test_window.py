@@ -357,7 +357,12 @@ def test_panels_and_preferences_draw(enabled):
     from dreamflow_blender import ops_setup, ui_setup
 
     ops_setup.checks[:] = [
-        {"message": "An NVIDIA card, but torch for the CPU.", "state": "problem", "fix": "repair"}
+        {
+            "name": "torch",
+            "message": "An NVIDIA card, but torch for the CPU.",
+            "state": "problem",
+            "fix": "repair",
+        }
     ]
     ops_setup.models[:] = [
         {

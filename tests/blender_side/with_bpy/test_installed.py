@@ -1,0 +1,106 @@
+"""The built zip, installed as a user does it, into a folder with a space and an accent in its path."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bpy
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+import build_package
+import fake
+
+MODULE = "bl_ext.user_default.dreamflow"
+
+
+@pytest.fixture(autouse=True)
+def empty_file():
+    """Not the factory's settings, as elsewhere: they would disable the extension."""
+    bpy.ops.wm.read_homefile(use_empty=True)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The folder of the extension, enabled."""
+    zip_file = build_package.package(ROOT, tmp_path_factory.mktemp("zip"))
+    bpy.ops.extensions.package_install_files(
+        filepath=str(zip_file), repo="user_default", enable_on_install=True
+    )
+    module = importlib.import_module(MODULE)
+    yield Path(module.__file__).parent
+    if MODULE in bpy.context.preferences.addons:
+        bpy.ops.preferences.addon_disable(module=MODULE)
+
+
+def listing(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if "__pycache__" not in p.parts}
+
+
+def inside(name: str):
+    return importlib.import_module(f"{MODULE}.dreamflow_blender.{name}")
+
+
+@pytest.fixture
+def backend(installed, tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMFLOW_PYTHON", str(fake.python(tmp_path)))
+    inside("service").forget_state()
+    yield
+    inside("service").forget_state()
+
+
+def test_enabled_with_preferences(installed):
+    assert "é" in str(installed) and " " in str(installed)
+    addon = inside("addon")
+    assert addon.NAME == MODULE
+    assert addon.preferences().idle_minutes == 5.0
+    assert str(addon.user_folder()).startswith(bpy.utils.extension_path_user(MODULE))
+    assert installed not in addon.user_folder().parents
+
+
+def test_generate_and_nothing_is_written_there(installed, backend, tmp_path):
+    before = listing(installed)
+    made = importlib.import_module(f"{MODULE}.dreamflow_blender").generate("a red mug", height=0.1)
+    assert made.name == "Red mug" and made.data.materials[0].node_tree.nodes
+    assert Path(inside("addon").jobs_folder()).is_dir()
+    assert listing(installed) == before
+    assert not [p for p in (installed / "backend").rglob("__pycache__")]
+
+
+def test_set_up_is_offered_where_nothing_is_set_up(installed, monkeypatch):
+    monkeypatch.delenv("DREAMFLOW_PYTHON", raising=False)
+    inside("service").forget_state()
+    state = inside("service").state()
+    assert state.state == "absent" and state.python is None
+    assert not bpy.ops.dreamflow.generate.poll()
+    inside("service").forget_state()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_batch_from_the_installed_folder(installed, tmp_path, enabled):
+    """As a bare script, with the extension enabled (as this Blender's preferences say) and without it."""
+    if enabled:
+        bpy.ops.wm.save_userpref()
+    environment = {**os.environ, "DREAMFLOW_PYTHON": str(fake.python(tmp_path))}
+    if not enabled:
+        environment["BLENDER_USER_RESOURCES"] = str(tmp_path / "nobody")
+    code = (
+        "import bpy, runpy, sys; sys.argv = ['blender', '--', *sys.argv[1:]];"
+        f"runpy.run_path({str(installed / 'dreamflow_blender' / 'batch.py')!r}, run_name='__main__')"
+    )
+    out = tmp_path / "öut"
+    command = [sys.executable, "-c", code, "--prompt", "a mug", "--out", str(out), "--blend"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (out / "a-mug-42" / "object.blend").is_file()
+
+
+def test_disable_and_enable_again(installed):
+    for _ in range(2):
+        bpy.ops.preferences.addon_disable(module=MODULE)
+        assert not hasattr(bpy.types, "DREAMFLOW_PT_main") and not hasattr(bpy.types.Scene, "dreamflow")
+        bpy.ops.preferences.addon_enable(module=MODULE)
+        assert hasattr(bpy.types, "DREAMFLOW_PT_main")
