@@ -6,7 +6,7 @@ z / sqrt(1 + sigma^2), since 1 / sqrt(1 + sigma^2) = sqrt(alpha_bar), and a time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,16 +31,21 @@ class Text:
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
 
-    def rows(self, indices: Sequence[int]) -> Text:
-        """The rows `indices`, in that order, repeats allowed. Slices, because an index list would be copied
-        to the GPU and waited for."""
+    def rows(self, indices: Tensor) -> Text:
+        """The rows `indices` [N] int64, in that order, repeats allowed; of the same device, so nothing waits."""
 
         def take(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else torch.cat([tensor[i : i + 1] for i in indices])
+            return None if tensor is None else tensor.index_select(0, indices)
 
-        return Text(
-            torch.cat([self.hidden[i : i + 1] for i in indices]), take(self.pooled), take(self.time_ids)
-        )
+        return Text(self.hidden.index_select(0, indices), take(self.pooled), take(self.time_ids))
+
+    def repeated(self, count: int) -> Text:
+        """One row, `count` times."""
+
+        def repeat(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.expand(count, *tensor.shape[1:])
+
+        return Text(self.hidden.expand(count, -1, -1), repeat(self.pooled), repeat(self.time_ids))
 
 
 def join(first: Text, second: Text) -> Text:
@@ -121,7 +126,7 @@ def denoise_guided(
     if guidance_scale == 1:
         return denoise(network, z, level, text)
     if len(negative.hidden) == 1:
-        negative = negative.rows([0] * len(z))
+        negative = negative.repeated(len(z))
     both = denoise(network, torch.cat((z, z)), level, join(text, negative))
     with_text, without = both.chunk(2)
     return without + guidance_scale * (with_text - without)

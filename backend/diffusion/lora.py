@@ -38,17 +38,25 @@ class LoRAPhi:
     def __init__(
         self, network: Network, text: Text, rank: int, learning_rate: float, warmup: int, seed: int
     ) -> None:
+        self.rank, self.learning_rate, self.warmup, self.seed = rank, learning_rate, warmup, seed
+        self.move(network, text)
+
+    def move(self, network: Network, text: Text) -> None:
+        """Begin anew, as if it had been made on this network."""
         assert isinstance(network.unet, UNet2DConditionModel)
-        self.network, self.text = network, text
-        self.learning_rate, self.warmup, self.steps = learning_rate, warmup, 0
+        self.network, self.text, self.steps = network, text, 0
+        self._after: tuple[Tensor, Tensor] | None = None  # the generator and the loss after the newest fit
+        self._repeats = False
         self._unet = unet = network.unet
         unet.requires_grad_(False)
         if ADAPTER in getattr(unet, "peft_config", {}):
             unet.delete_adapters(ADAPTER)
         with torch.random.fork_rng(devices=[]):  # peft and nn draw from the CPU's global generator
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(self.seed)
             # scale 1 and a Gaussian A: the LoRA of the paper's baselines
-            config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS)
+            config = LoraConfig(
+                r=self.rank, lora_alpha=self.rank, init_lora_weights="gaussian", target_modules=TARGETS
+            )
             unet.add_adapter(config, ADAPTER)
             self.camera_embedding = CameraEmbedding(unet.time_embedding.linear_2.out_features)
         self.camera_embedding.to(unet.device)
@@ -60,7 +68,7 @@ class LoRAPhi:
         self.parameters: dict[str, nn.Parameter] = lora | camera
         self._optimizer = torch.optim.AdamW(
             list(self.parameters.values()),
-            lr=learning_rate,
+            lr=self.learning_rate,
             betas=(0.9, 0.99),
             eps=1e-15,
             fused=unet.device.type == "cuda",
@@ -73,6 +81,10 @@ class LoRAPhi:
         x [B,C,h,w]; n is drawn from `generator`, a draw of its own. No guidance. Returns the loss, a scalar
         without graph.
         """
+        if self._repeats and self._after is not None:
+            self._repeats = False
+            generator.set_state(self._after[0])
+            return self._after[1]
         x = x.detach()
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
         target = to_prediction(x, noise, level, self.network.prediction)
@@ -84,7 +96,12 @@ class LoRAPhi:
             loss.backward()  # here, so that recomputed activations see the adapters as well
         self._optimizer.step()
         self.steps += 1
+        self._after = generator.get_state(), loss.detach()
         return loss.detach()
+
+    def repeat(self, steps: int) -> None:
+        """The iteration that began after `steps` fits is done again; its fit is not, if it was done by then."""
+        self._repeats = self.steps > steps
 
     @torch.no_grad()
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
@@ -123,7 +140,7 @@ class LoRAPhi:
                 self._optimizer.state[parameter][moment] = saved if on_cpu else saved.to(parameter.device)
 
     def _predict(self, z: Tensor, level: NoiseLevel) -> Tensor:
-        return self.network.predict(z, level, self.text.rows([0] * len(z)))
+        return self.network.predict(z, level, self.text.repeated(len(z)))
 
     @contextmanager
     def _active(self, camera: Camera) -> Iterator[None]:

@@ -6,17 +6,19 @@ and is told the image's size, crop and an aesthetic score (SDXL's micro-conditio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
 
-from backend.diffusion.denoiser import Text, denoise_guided
-from backend.diffusion.load import load_network, load_text, load_tokenizer, load_vae
+from backend.diffusion.denoiser import Network, Text, denoise_guided
+from backend.diffusion.footprint import footprint
+from backend.diffusion.load import load_network, load_tokenizer, load_vae, network_dtype
 from backend.diffusion.lora import LoRAPhi
-from backend.diffusion.models import ModelFolder, describe, open_folder
+from backend.diffusion.models import describe, open_folder
 from backend.diffusion.prior import Kind, Poses
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.stable_diffusion import (
@@ -24,10 +26,11 @@ from backend.diffusion.stable_diffusion import (
     fed_size,
     to_image,
     to_latent,
-    tokenize,
     write_sentences,
 )
-from backend.diffusion.views import VIEWS, view_words
+from backend.diffusion.text_cache import Embedding, encode_sentences, tokenize
+from backend.diffusion.thrift import Thrift, save_memory
+from backend.diffusion.views import VIEWS, view_indices
 from backend.scene.camera import Camera
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # diffusers' defaults for this model
@@ -36,7 +39,8 @@ AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # diffusers' defaults for 
 class SDXLRefinerPrior:
     """A Prior over the refiner's folder in diffusers' layout.
 
-    Raises ModelError where the folder is missing, damaged or does not fit.
+    Networks are loaded when they are first needed. Raises ModelError where the folder is missing, damaged or
+    does not fit.
     """
 
     def __init__(self, folder: str | Path, device: torch.device | str) -> None:
@@ -48,10 +52,38 @@ class SDXLRefinerPrior:
         self.poses: Poses = statement.poses
         self.backgrounds = statement.backgrounds
         self.normal_background, self.guidance = statement.normal_background, statement.guidance
+        self.target, self.lora = statement.target, statement.lora
         self.native_size = statement.native_size
-        self._network = load_network(self._model, self._device)
-        self._vae = load_vae(self._model, self._device)
-        self.channels = int(self._vae.config.latent_channels)
+        self.channels = int(self._model.configs["vae"]["latent_channels"])
+        self._thrift = Thrift()
+
+    @cached_property
+    def _network(self) -> Network:
+        return load_network(self._model, self._device)
+
+    @cached_property
+    def _vae(self) -> AutoencoderKL:
+        return load_vae(self._model, self._device)
+
+    def load(self) -> None:
+        """Now, rather than when they are first needed."""
+        save_memory(self._thrift, self._network.unet, self._vae)
+
+    def release(self) -> None:
+        """Let go of both networks; they are loaded again when they are needed."""
+        for name in ("_network", "_vae"):
+            self.__dict__.pop(name, None)
+
+    def save_memory(self, thrift: Thrift) -> None:
+        """From now on, without an end."""
+        self._thrift = thrift
+        if "_network" in self.__dict__:
+            self.load()
+
+    def footprint(self, size: int, thrift: Thrift) -> float:
+        """See Prior."""
+        fed, _ = fed_size(size, size, self.native_size, self.factor)
+        return footprint(self._model, None, fed, network_dtype(self._device), thrift)
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
@@ -59,19 +91,22 @@ class SDXLRefinerPrior:
         fed_size(size, size, self.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
-        """All sentences through the text encoder in one go; `size` is the side of the renders, in pixels."""
+        """All sentences through the text encoder, or out of the cache; `size` is the renders' side in pixels."""
         sentences = write_sentences(self._model.statement, prompt, negative, kind)
-        hidden, pooled = encode_text(self._model, sentences, self._device)
+        rows = encode_sentences(self._model, sentences, self._device, read_text)
+        hidden, pooled = rows["hidden"], rows["pooled"]
         side, _ = fed_size(size, size, self.native_size, self.factor)
         good, bad = (
             torch.tensor([[side, side, 0, 0, score]], device=self._device)
             for score in (AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE)
         )
         n = len(VIEWS)
+        plain = Text(hidden[n + 1 :], pooled[n + 1 :], good)
         return Conditioning(
             views=Text(hidden[:n], pooled[:n], good.expand(n, -1)),
             negative=Text(hidden[n : n + 1], pooled[n : n + 1], bad),
-            phi=Text(hidden[n + 1 :], pooled[n + 1 :], good),
+            phi=plain,
+            shared=plain,
         )
 
     def encode(self, image: Tensor) -> Tensor:
@@ -87,23 +122,23 @@ class SDXLRefinerPrior:
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
     ) -> Tensor:
         """D_p(z) [B,C,h,w], guided; see Prior."""
-        text = conditioning.views.rows([VIEWS.index(word) for word in view_words(camera)])
+        text = conditioning.views.rows(view_indices(camera))
         return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
 
     def phi(
         self, conditioning: Conditioning, rank: int, learning_rate: float, warmup: int, seed: int
     ) -> LoRAPhi:
         """A fresh D_phi on D_p's own network; it replaces the one before."""
-        return LoRAPhi(self._network, conditioning.phi, rank, learning_rate, warmup, seed)
+        phi = LoRAPhi(self._network, conditioning.phi, rank, learning_rate, warmup, seed)
+        self.load()  # what save_memory has asked for, of the adapters' layers as well
+        return phi
 
     def describe(self) -> dict[str, Any]:
         """Name, folder and hashes of the weights, for job.json."""
         return {"name": self.name, "prior": describe(self._model), "phi": "shared"}
 
 
-@torch.no_grad()
-def encode_text(model: ModelFolder, sentences: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Last but one hidden states [N,L,E] and pooled projection [N,P], float32; the encoder is let go of."""
-    tokenizer, encoder = load_text(model, device)
-    output = encoder(tokenize(tokenizer, sentences).to(device), output_hidden_states=True)
-    return output.hidden_states[-2], output.text_embeds
+def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
+    """The last but one hidden states and the pooled projection."""
+    output = encoder(tokens, output_hidden_states=True)
+    return {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}

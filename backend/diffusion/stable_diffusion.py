@@ -5,24 +5,27 @@ Images are NHWC in [0, 1] outside and NCHW in [-1, 1] in this file alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
-from transformers import CLIPTokenizer
 
 from backend.diffusion.denoiser import Network, Text, denoise_guided
-from backend.diffusion.load import load_network, load_text, load_tokenizer, load_vae
+from backend.diffusion.footprint import footprint
+from backend.diffusion.load import load_network, load_tokenizer, load_vae, network_dtype
 from backend.diffusion.lora import LoRAPhi
+from backend.diffusion.mini.grammar import spell_out
 from backend.diffusion.models import ModelFolder, describe, open_folder
 from backend.diffusion.prior import Kind, Poses
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.statement import Statement
-from backend.diffusion.views import VIEWS, view_words
+from backend.diffusion.text_cache import Embedding, encode_sentences, tokenize
+from backend.diffusion.thrift import Thrift, save_memory
+from backend.diffusion.views import VIEWS, view_indices
 from backend.errors import InputError, ModelError
 from backend.scene.camera import Camera
 
@@ -35,7 +38,8 @@ class Conditioning:
 
     views: Text  # four rows, one a view word, in the order of VIEWS
     negative: Text  # one row
-    phi: Text  # one row, without view words
+    phi: Text  # one row, without view words, as D_phi's own network reads it
+    shared: Text  # the same as the prior's network reads it
 
 
 class StableDiffusionPrior:
@@ -44,7 +48,8 @@ class StableDiffusionPrior:
     phi_folder  a model for D_phi in the same latent space (SD 2.1, v prediction); None: D_p's own UNet, with
                 the adapter switched, which takes less memory
 
-    Raises ModelError where a folder is missing, damaged or does not fit.
+    Networks are loaded when they are first needed. Raises ModelError where a folder is missing, damaged or does
+    not fit.
     """
 
     def __init__(
@@ -60,11 +65,56 @@ class StableDiffusionPrior:
         self.poses: Poses = statement.poses
         self.backgrounds = statement.backgrounds
         self.normal_background, self.guidance = statement.normal_background, statement.guidance
+        self.target, self.lora = statement.target, statement.lora
         self.native_size = statement.native_size
-        self._network = load_network(self._model, self._device)
-        self._phi_network: Network | None = None  # loaded by the first `phi`, unless it is D_p's own
-        self._vae = load_vae(self._model, self._device)
-        self.channels = int(self._vae.config.latent_channels)
+        self.channels = int(self._model.configs["vae"]["latent_channels"])
+        self._thrift = Thrift()
+        self._fitted: tuple[LoRAPhi, Conditioning] | None = None  # the newest phi
+
+    @property
+    def _shared(self) -> bool:
+        return self._thrift.share or self._phi_model is self._model
+
+    @cached_property
+    def _network(self) -> Network:
+        return load_network(self._model, self._device)
+
+    @cached_property
+    def _phi_network(self) -> Network:
+        return load_network(self._phi_model, self._device)
+
+    @cached_property
+    def _vae(self) -> AutoencoderKL:
+        return load_vae(self._model, self._device)
+
+    def load(self) -> None:
+        """Now, rather than when they are first needed."""
+        save_memory(self._thrift, self._network.unet, self._vae)
+
+    def release(self) -> None:
+        """Let go of all networks; they are loaded again when they are needed."""
+        self._fitted = None
+        for name in ("_network", "_phi_network", "_vae"):
+            self.__dict__.pop(name, None)
+
+    def save_memory(self, thrift: Thrift) -> None:
+        """From now on, without an end; D_phi begins anew where it changes its network."""
+        moves = thrift.share and not self._shared
+        self._thrift = thrift
+        if moves and self._fitted is not None:
+            phi, conditioning = self._fitted
+            phi.move(self._network, conditioning.shared)
+        if moves:
+            self.__dict__.pop("_phi_network", None)
+        for name in ("_network", "_phi_network"):
+            if name in self.__dict__:
+                save_memory(thrift, self.__dict__[name].unet, self._vae)
+
+    def footprint(self, size: int, thrift: Thrift) -> float:
+        """See Prior."""
+        phi_model = None if thrift.share or self._phi_model is self._model else self._phi_model
+        fed, _ = fed_size(size, size, self.native_size, self.factor)
+        return footprint(self._model, phi_model, fed, network_dtype(self._device), thrift)
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
@@ -72,14 +122,14 @@ class StableDiffusionPrior:
         fed_size(size, size, self.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
-        """All sentences through the text encoder in one go; the encoder is let go of afterwards."""
+        """All sentences through the text encoder, or out of the cache; the encoder is let go of afterwards."""
         sentences = write_sentences(self._model.statement, prompt, negative, kind)
-        text = encode_text(self._model, sentences, self._device)
+        text = encode_sentences(self._model, sentences, self._device, read_text)["hidden"]
         views, rest = text[: len(VIEWS)], text[len(VIEWS) :]
-        own = rest[1:]
-        if self._phi_model is not self._model:
-            own = encode_text(self._phi_model, sentences[-1:], self._device)
-        return Conditioning(Text(views), Text(rest[:1]), Text(own))
+        own = shared = rest[1:]
+        if not self._shared:
+            own = encode_sentences(self._phi_model, sentences[-1:], self._device, read_text)["hidden"]
+        return Conditioning(Text(views), Text(rest[:1]), Text(own), Text(shared))
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,H,W,3] in [0,1] to scaled latents [B,C,h,w], differentiable; small images are enlarged first."""
@@ -94,27 +144,25 @@ class StableDiffusionPrior:
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
     ) -> Tensor:
         """D_p(z) [B,C,h,w], guided; see Prior."""
-        text = conditioning.views.rows([VIEWS.index(word) for word in view_words(camera)])
+        text = conditioning.views.rows(view_indices(camera))
         return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
 
     def phi(
         self, conditioning: Conditioning, rank: int, learning_rate: float, warmup: int, seed: int
     ) -> LoRAPhi:
         """A fresh D_phi; it replaces the one before."""
-        if self._phi_model is self._model:
-            self._phi_network = self._network
-        elif self._phi_network is None:
-            self._phi_network = load_network(self._phi_model, self._device)
-        return LoRAPhi(self._phi_network, conditioning.phi, rank, learning_rate, warmup, seed)
+        network, text = self._network, conditioning.shared
+        if not self._shared:
+            network, text = self._phi_network, conditioning.phi
+        phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
+        save_memory(self._thrift, network.unet, self._vae)
+        self._fitted = phi, conditioning
+        return phi
 
     def describe(self) -> dict[str, Any]:
         """Name, folders and hashes of the weights, for job.json."""
-        shared = self._phi_model is self._model
-        return {
-            "name": self.name,
-            "prior": describe(self._model),
-            "phi": "shared" if shared else describe(self._phi_model),
-        }
+        phi: Any = "shared" if self._shared else describe(self._phi_model)
+        return {"name": self.name, "prior": describe(self._model), "phi": phi}
 
 
 def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:
@@ -140,33 +188,16 @@ def write_sentences(statement: Statement, prompt: str, negative: str, kind: Kind
     """One sentence a view word in the order of VIEWS, then the negative, then the prompt without view words."""
     if not prompt.strip():
         raise InputError("The prompt is empty.", "Describe one object, for example: a red mug.")
+    if statement.kinds is not None:
+        prompt = spell_out(prompt, negative, statement.kinds)
     if kind == "normal":
         prompt = statement.normal_prompt.format(prompt=prompt)
     return [*(statement.view_prompt.format(prompt=prompt, view=view) for view in VIEWS), negative, prompt]
 
 
-def tokenize(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> Tensor:
-    """[N, model_max_length] int64. InputError for a sentence that is too long: its end, the view, would be lost."""
-    limit = tokenizer.model_max_length
-    for sentence in sentences:
-        length = len(tokenizer(sentence).input_ids)
-        if length > limit:
-            raise InputError(
-                f"The prompt has {length} tokens with its view words, the model takes {limit}: {sentence!r}.",
-                "Shorten the prompt or the negative prompt.",
-            )
-    tokens: Tensor = tokenizer(
-        list(sentences), padding="max_length", max_length=limit, return_tensors="pt"
-    ).input_ids
-    return tokens
-
-
-@torch.no_grad()
-def encode_text(model: ModelFolder, sentences: Sequence[str], device: torch.device) -> Tensor:
-    """[N,L,E] float32, the last hidden states; loads the text encoder and lets go of it."""
-    tokenizer, encoder = load_text(model, device)
-    hidden: Tensor = encoder(tokenize(tokenizer, sentences).to(device)).last_hidden_state
-    return hidden
+def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
+    """The last hidden states."""
+    return {"hidden": encoder(tokens).last_hidden_state}
 
 
 def fed_size(height: int, width: int, native: int, factor: int) -> tuple[int, int]:

@@ -93,7 +93,7 @@ def test_guidance_is_one_batched_call() -> None:
     guided = denoise_guided(network, z, LEVEL, text, negative, 7.5)
     assert [len(call["sample"]) for call in unet.calls] == [6]
     with_text = denoise(network, z, LEVEL, text)
-    without = denoise(network, z, LEVEL, negative.rows([0, 0, 0]))
+    without = denoise(network, z, LEVEL, negative.repeated(3))
     torch.testing.assert_close(guided, without + 7.5 * (with_text - without))
     torch.testing.assert_close(denoise_guided(network, z, LEVEL, text, negative, 0), without)
 
@@ -112,7 +112,7 @@ def test_text_keeps_its_rows_together() -> None:
     text = Text(
         torch.arange(3.0).reshape(3, 1, 1), torch.arange(3.0)[:, None], 10 * torch.arange(3.0)[:, None]
     )
-    picked = join(text.rows([2, 0]), text.rows([1]))
+    picked = join(text.rows(torch.tensor([2, 0])), text.rows(torch.tensor([1])))
     assert picked.hidden.flatten().tolist() == [2, 0, 1]
     assert picked.pooled is not None and picked.pooled.flatten().tolist() == [2, 0, 1]
     assert picked.time_ids is not None and picked.time_ids.flatten().tolist() == [20, 0, 10]

@@ -181,7 +181,7 @@ def test_5_phi_equal_to_the_prior_leaves_the_render_alone(
     path: Path = request.getfixturevalue(folder)
     prior = StableDiffusionPrior(path, "cpu")
     conditioning = prior.prepare("a red mug", "", "colour", prior.native_size)
-    same = replace(conditioning, views=conditioning.phi.rows([0, 0, 0, 0]))
+    same = replace(conditioning, views=conditioning.phi.repeated(4))
     image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     before = image.detach().clone()
     steps = apfo(
@@ -326,7 +326,7 @@ def test_8_guidance_scale_one_makes_no_unconditional_call() -> None:
 
     z, level = noise(2, 4, 8, 8), noise_levels(0.5, 0.1, 1)[0]
     for scale in (1.0, 7.5):
-        denoise_guided(Network(unet, "epsilon"), z, level, NO_TEXT.rows([0, 0]), NO_TEXT, scale)
+        denoise_guided(Network(unet, "epsilon"), z, level, NO_TEXT.repeated(2), NO_TEXT, scale)
     assert sizes == [2, 4]
 
 

@@ -58,7 +58,7 @@ def test_fresh_is_the_base_exactly_and_the_base_comes_back_exactly(
     network = Network(unets[prediction], prediction)
     z, camera = noise(2, 4, 8, 8), cameras(0, 120)
     with torch.no_grad():
-        before = denoise(network, z, LEVEL, TEXT.rows([0, 0]))
+        before = denoise(network, z, LEVEL, TEXT.repeated(2))
     phi = fresh(network)
     assert torch.equal(phi(z, LEVEL, camera), before)
     generator = torch.Generator().manual_seed(0)
@@ -66,7 +66,7 @@ def test_fresh_is_the_base_exactly_and_the_base_comes_back_exactly(
         phi.fit(noise(2, 4, 8, 8), LEVEL, camera, generator)
     assert not torch.equal(phi(z, LEVEL, camera), before)
     with torch.no_grad():
-        assert torch.equal(denoise(network, z, LEVEL, TEXT.rows([0, 0])), before)
+        assert torch.equal(denoise(network, z, LEVEL, TEXT.repeated(2)), before)
     assert not unets[prediction].time_embedding._forward_hooks
     assert torch.equal(fresh(network)(z, LEVEL, camera), before)  # the next stage starts from the base
 

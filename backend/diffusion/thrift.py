@@ -1,0 +1,39 @@
+"""What a prior of real networks can do to need less memory, in the order in which it is asked to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact prior does without it
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+
+@dataclass(frozen=True)
+class Thrift:
+    """All but `share` change results by rounding at most."""
+
+    checkpoint_encode: bool = False  # the VAE's activations are computed again on the way back
+    checkpoint_fit: bool = False  # likewise the UNet's in D_phi's step
+    slice_attention: bool = False  # head by head, where the device has no fused kernel
+    share: bool = False  # D_phi on D_p's own network
+
+
+# each takes what those before it take; what it is called in a sentence
+THRIFTS = (
+    ("", Thrift()),
+    ("the VAE's encoder checkpointed", Thrift(True)),
+    ("D_phi's step checkpointed", Thrift(True, True)),
+    ("attention in slices", Thrift(True, True, True)),
+    ("D_phi on the prior's own network", Thrift(True, True, True, True)),
+)
+
+
+def save_memory(thrift: Thrift, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+    """What concerns single networks. Nothing is undone: a run that has once been short of memory stays thrifty."""
+    if thrift.checkpoint_encode:
+        vae.enable_gradient_checkpointing()
+    if thrift.checkpoint_fit:
+        unet.enable_gradient_checkpointing()
+    if thrift.slice_attention:
+        unet.set_attention_slice("max")

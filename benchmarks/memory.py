@@ -1,0 +1,136 @@
+"""How much memory an iteration needs with networks of the real size: counted, without such a machine.
+
+    python benchmarks/memory.py [--dtype float32] [--only sd refiner]
+
+The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
+adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
+libraries' kernels. Attention is taken to be a fused kernel, which keeps no matrix. The figures are the
+table in backend/memory.py; 3D, a gigabyte at most, is not among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import logging
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from backend.diffusion.denoiser import Network, Text, denoise_guided
+from backend.diffusion.lora import LoRAPhi
+from backend.diffusion.schedule import noise_levels
+from backend.diffusion.stable_diffusion import to_latent
+from backend.diffusion.thrift import THRIFTS, Thrift, save_memory
+from backend.scene.camera import orbit
+from tests.diffusion.tiny_models import NUMBERS, unet, vae
+
+LEVEL = noise_levels(0.5, 0.1, 10)[5]
+SIDES = {"sd": (512, 512), "refiner": (1024, 1024)}  # native, fed
+
+
+class Alive(TorchDispatchMode):
+    """Adds up the storages that exist, from here on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: dict[int, weakref.ref] = {}
+
+    def watch(self, value: Any) -> None:
+        for tensor in tree_leaves(value):
+            if not isinstance(tensor, Tensor) or tensor.device.type != "meta":
+                continue
+            storage = tensor.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._known:
+                self._known[key] = weakref.ref(storage, lambda _, key=key, size=size: self._gone(key, size))
+                self.now += size
+                self.peak = max(self.peak, self.now)
+
+    def _gone(self, key: int, size: int) -> None:
+        del self._known[key]
+        self.now -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        self.watch(found)
+        return found
+
+
+class FusedAttention(torch.autograd.Function):
+    """Of the shapes of one: no matrix, and what its backward needs."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out, q.new_empty(q.shape[:-1], dtype=torch.float32))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, _g: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(t) for t in ctx.saved_tensors[:3])
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *_args: Any, **_options: Any) -> Tensor:
+    return FusedAttention.apply(q, k, v)
+
+
+def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = True) -> tuple[float, float]:
+    """(weights, peak) of one iteration at batch 1, in GB."""
+    native, side = SIDES[kind]
+    numbers = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"]
+    name: Any = "refiner" if kind == "refiner" else "sd21-base"
+    alive = Alive()
+    with torch.device("meta"), alive:
+        encoder = vae(name, numbers).requires_grad_(False)
+        own = unet(name, numbers).to(dtype).requires_grad_(False)
+        base = own
+        if with_phi and kind == "sd" and not thrift.share:
+            base = unet("sd21", NUMBERS["sd21", "full"]).to(dtype).requires_grad_(False)
+        for network in {id(own): own, id(base): base}.values():
+            save_memory(thrift, network, encoder)
+        weights = alive.now
+        row = torch.empty(1, 77, numbers.text_width)
+        refined = {"pooled": torch.empty(1, numbers.projection), "time_ids": torch.empty(1, 5)}
+        text = Text(row, **refined) if kind == "refiner" else Text(row)
+        image = torch.empty(1, side, side, 3, requires_grad=True)
+        with torch.device("cpu"):
+            ones = torch.ones(1)
+            camera = orbit(ones, ones, ones, 50 * ones, side, side)
+        x = to_latent(encoder, image, native, 8)
+        phi = None
+        if with_phi:
+            phi = LoRAPhi(Network(base, "epsilon", dtype), text, 4, 1e-4, 1, 0)
+            phi.fit(x.detach(), LEVEL, camera, torch.Generator())
+        with torch.no_grad():
+            z = x + LEVEL.sigma * torch.randn(x.shape)
+            goal = denoise_guided(Network(own, "epsilon", dtype), z, LEVEL, text, text, 7.5)
+            if phi is not None:
+                goal = goal - phi(z, LEVEL, camera)
+        (x - goal).square().sum().backward()
+    return weights / 1e9, alive.peak / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the UNets")
+    parser.add_argument("--only", choices=tuple(SIDES), nargs="+", default=tuple(SIDES))
+    options = parser.parse_args()
+    nn.functional.scaled_dot_product_attention = attend
+    logging.set_verbosity_error()
+    for kind in options.only:
+        for words, thrift in THRIFTS:
+            weights, peak = iteration(kind, thrift, getattr(torch, options.dtype))
+            print(f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
