@@ -22,7 +22,7 @@ GOOD = [
     for request in (
         p.Hello(), p.Pause(), p.Continue(), p.Finish(), p.Cancel(), p.Status(), p.Shutdown(), p.Resume("out/a"),
         p.Generate(p.Job("1", "generate", "a mug", "out/a", overrides={"nerf.levels": 2})),
-        p.Refine(p.Job("1", "refine", "a mug", "out/a", stages=("texture",))),
+        p.Refine(p.Job("1", "refine", "a mug", "out/a", stages=("texture",), mesh="a.glb")),
     )
 ]  # fmt: skip
 VALUES = [

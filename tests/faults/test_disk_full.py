@@ -1,0 +1,98 @@
+"""The disk is full at each write in turn: `failed`, kind "disk", nothing corrupt; with space again it goes on."""
+
+import errno
+import os
+import subprocess
+from types import SimpleNamespace
+
+import pytest
+
+from backend import finish, lock, pipeline
+from backend.checkpoint import listed, load
+from backend.files import write_text
+from backend.job import read_events
+from backend.worker_job import carry_out
+from dreamflow_blender.contract import protocol as p
+from tests.oracle import Oracle
+from tests.test_bad_disk import full_for, small_disk
+from tests.worker_client import fresh
+
+RESULTS = ("mesh.npz", "albedo.png")
+BEFORE = ("log.txt", "lock", "job.json")  # it has not begun: nothing is left
+DURING = ("events.jsonl", "preview.png", "snapshot.npz", "state.safetensors", "state.json")
+AFTER = ("albedo.png", "mesh.npz", "mesh.glb", "views.png", "curves.png", "turntable.webp")  # and preview.png
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "open_prior", lambda *_: Oracle())
+        patch.setattr(finish, "TURNTABLE_VIEWS", 2)
+        patch.setattr(finish, "write_curves", lambda path, _: write_text(path, "a second's work"))
+        yield
+
+
+def job_in(folder, **changes):
+    """Few iterations, in all stages."""
+    few = {f"{stage}.levels": 2 for stage in p.STAGES} | {"nerf.levels": 8}
+    return fresh(folder, checkpoint_seconds=0.0, overrides=few, **changes)
+
+
+def run(request):
+    return carry_out(request, lambda: None, lambda event: None)
+
+
+@pytest.fixture(scope="module")
+def right(quick, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("right") / "job"
+    assert isinstance(run(p.Generate(job_in(folder))), p.Finished)
+    return results(folder)
+
+
+def results(folder):
+    return {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+def no_space(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", BEFORE + DURING + AFTER)
+def test_each_write(tmp_path, right, name):
+    folder = tmp_path / "job"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.Watch, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
+        if name == "lock":  # written by the system's own calls
+            patch.setattr(lock, "os", SimpleNamespace(**vars(os) | {"write": no_space}))
+        elif name == "log.txt":
+            patch.setattr("backend.worker_streams.os.open", no_space)
+        else:
+            full_for(patch, name, room=1000 if name == "events.jsonl" else 40)
+        failed = run(p.Generate(job_in(folder, snapshot_seconds=0.0 if name == "snapshot.npz" else 1000.0)))
+    assert isinstance(failed, p.Failed) and failed.kind == "disk", failed
+    assert "disk is full" in failed.message and failed.todo
+    assert ("checkpoints" if name.startswith("state") else name) in failed.message
+    if name in BEFORE:
+        assert not folder.exists()
+        assert isinstance(run(p.Generate(job_in(folder))), p.Finished)
+    else:
+        for path in listed(folder):
+            load(path)
+        assert not list(folder.rglob(".*"))
+        assert read_events(folder)  # whole lines
+        assert isinstance(run(p.Resume(str(folder))), p.Finished)
+    assert results(folder) == right
+
+
+def test_for_real(tmp_path, right):
+    """A small disk that two checkpoints fill, and that then grows."""
+    disk = tmp_path / "disk"
+    with small_disk(disk, "300k"):
+        folder = disk / "job"
+        failed = run(p.Generate(job_in(folder)))
+        assert isinstance(failed, p.Failed) and failed.kind == "disk", failed
+        for path in listed(folder):
+            load(path)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
+        assert isinstance(run(p.Resume(str(folder))), p.Finished)
+        assert results(folder) == right
