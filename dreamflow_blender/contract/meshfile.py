@@ -1,4 +1,5 @@
 """A textured mesh as `mesh.npz`, a coarse one as `snapshot.npz`: what the backend writes and Blender reads.
+And `object.npz`, the object that a refine job begins with: what Blender writes and the backend reads.
 
 numpy only. mesh.npz:
 
@@ -12,6 +13,26 @@ snapshot.npz, a picture of a run that goes on:
 
     v_pos, t_pos_idx          as above
     colour     [V,3] float32  sRGB in [0, 1]
+
+object.npz, F triangles of P polygons under M materials, at any size and place; z up:
+
+    v_pos      [V,3] float32    metres
+    t_pos_idx  [F,3] int32      rows of v_pos, counter-clockwise seen from outside; face f below is row f
+    uv         [F,3,2] float32  of each corner, v upwards: where the texture may go; no rows where there are none
+    source_uv  [F,3,2] float32  where the image is read, if that is another UV map; no rows: `uv` too
+    colour     [F,3,3] float32  vertex colours, sRGB, which multiply (as light does); no rows: none
+    weight     [F,3] float32    how much may change, 0 to 1; 0 at all corners: the face stays as it is to the bit
+    polygon    [F] int32        which polygon the triangle is part of, 0 to P - 1
+    material   [F] int32        rows of the next four
+    base       [M,4] float32    sRGB and alpha, which multiply (as light does) whatever else there is
+    image      [M] int32        the image of its colour, -1: none
+    wrap       [M] int32        of the image: 0 repeats, 1 extends its edge, 2 mirrors
+    names      [M] unicode      the materials' names
+    image_0... [H,W,4] uint8    sRGB and straight alpha, row 0 = top
+
+What a refine job gives back: mesh.npz with the same triangles in the same order (v_tex and t_tex_idx are the chosen
+UVs), and its texture as albedo.png; albedo_2.png and so on where materials have images of their own, and
+materials.json, which says which: {"textures": [{"file", "materials": [names], "new_uvs", "faces"}], "new_uvs"}.
 
 The same arrays always give the same bytes: the archive carries no clock.
 """
@@ -80,14 +101,77 @@ class SnapshotArrays:
         MeshArrays(self.v_pos, self.t_pos_idx, self.v_pos[:, :2], self.t_pos_idx, self.colour)
 
 
-def to_bytes(mesh: MeshArrays | SnapshotArrays) -> bytes:
+@dataclass(frozen=True)
+class ObjectArrays:
+    """The arrays of the third table."""
+
+    v_pos: NDArray[np.float32]
+    t_pos_idx: NDArray[np.int32]
+    uv: NDArray[np.float32]
+    source_uv: NDArray[np.float32]
+    colour: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    polygon: NDArray[np.int32]
+    material: NDArray[np.int32]
+    base: NDArray[np.float32]
+    image: NDArray[np.int32]
+    wrap: NDArray[np.int32]
+    names: NDArray[np.str_]
+    images: tuple[NDArray[np.uint8], ...] = ()
+
+    def __post_init__(self) -> None:
+        faces, materials = len(self.t_pos_idx), len(self.names)
+        for name, (shape, dtype) in _OBJECT.items():
+            array = getattr(self, name)
+            if array.ndim != len(shape) + 1 or array.shape[1:] != shape or array.dtype != dtype:
+                expected = f"[{', '.join(map(str, ('N', *shape)))}] {np.dtype(dtype)}"
+                raise BadMeshFile(f"{name}: expected {expected}, got {list(array.shape)} {array.dtype}.")
+            if dtype == np.float32 and not np.isfinite(array).all():
+                raise BadMeshFile(f"{name}: expected finite numbers, got a NaN or an infinity.")
+        if self.names.ndim != 1 or self.names.dtype.kind != "U" or not materials:
+            raise BadMeshFile(f"names: expected at least one name, got {self.names.dtype} {self.names.shape}.")
+        for name in ("weight", "polygon", "material", "uv", "source_uv", "colour"):
+            rows = len(getattr(self, name))
+            if rows != faces and not (rows == 0 and name in ("uv", "source_uv", "colour")):
+                raise BadMeshFile(f"{name}: expected {faces} rows, got {rows}.")
+        for name in ("base", "image", "wrap"):
+            if len(getattr(self, name)) != materials:
+                raise BadMeshFile(f"{name}: expected {materials} rows, got {len(getattr(self, name))}.")
+        for image in self.images:
+            if image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8 or not image.size:
+                raise BadMeshFile(f"image: expected [H,W,4] uint8, got {list(image.shape)} {image.dtype}.")
+        for name, low, high in (
+            ("t_pos_idx", 0, len(self.v_pos)), ("polygon", 0, max(faces, 1)), ("material", 0, materials),
+            ("image", -1, len(self.images)), ("wrap", 0, 3), ("weight", 0, 2), ("colour", 0, 2), ("base", 0, 2),
+        ):  # fmt: skip
+            array = getattr(self, name)
+            whole = array.dtype == np.int32
+            if array.size and (array.min() < low or array.max() > (high - 1)):
+                raise BadMeshFile(
+                    f"{name}: expected {low} to {high - 1}, got {array.min()} to {array.max()}"
+                    f"{'' if whole else ' as its least and most'}."
+                )
+
+
+_OBJECT: dict[str, tuple[tuple[int, ...], type]] = {  # the shape of a row, and its type
+    "v_pos": ((3,), np.float32), "t_pos_idx": ((3,), np.int32), "uv": ((3, 2), np.float32),
+    "source_uv": ((3, 2), np.float32), "colour": ((3, 3), np.float32), "weight": ((3,), np.float32),
+    "polygon": ((), np.int32), "material": ((), np.int32), "base": ((4,), np.float32),
+    "image": ((), np.int32), "wrap": ((), np.int32),
+}  # fmt: skip
+
+
+def to_bytes(mesh: MeshArrays | SnapshotArrays | ObjectArrays) -> bytes:
     """The file's content."""
     buffer = io.BytesIO()
+    arrays: dict[str, np.ndarray] = {f.name: getattr(mesh, f.name) for f in fields(mesh) if f.name != "images"}
+    if isinstance(mesh, ObjectArrays):
+        arrays |= {f"image_{i}": image for i, image in enumerate(mesh.images)}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for f in fields(mesh):
+        for name, values in arrays.items():
             array = io.BytesIO()
-            np.lib.format.write_array(array, np.ascontiguousarray(getattr(mesh, f.name)), allow_pickle=False)
-            entry = zipfile.ZipInfo(f"{f.name}.npy", _EPOCH)
+            np.lib.format.write_array(array, np.ascontiguousarray(values), allow_pickle=False)
+            entry = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
             entry.create_system = 3  # or else the bytes would tell Windows from Linux
             archive.writestr(entry, array.getvalue())
     return buffer.getvalue()
@@ -101,6 +185,17 @@ def read(path: Path) -> MeshArrays:
 def read_snapshot(path: Path) -> SnapshotArrays:
     """The snapshot in this file; raises BadMeshFile on any other file, and OSError."""
     return SnapshotArrays(*_read_arrays(path, [f.name for f in fields(SnapshotArrays)]))
+
+
+def read_object(path: Path) -> ObjectArrays:
+    """The object in this file; raises BadMeshFile on any other file, and OSError."""
+    names = [f.name for f in fields(ObjectArrays) if f.name != "images"]
+    arrays = _read_arrays(path, names)
+    count = int(arrays[names.index("image")].max(initial=-1)) + 1
+    if count > 1000:
+        raise BadMeshFile(f"image: expected at most 1,000 images, got {count:,}.")
+    images = tuple(_read_arrays(path, [f"image_{i}" for i in range(count)]))
+    return ObjectArrays(**dict(zip(names, arrays, strict=True)), images=images)
 
 
 def _read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ those of a job's events lie in the job's folder. Fields that a table does not na
     hello        protocol   asks for `ready`; refused where the versions differ
     generate     job        do it; `job` has the fields of Job below, of which id, kind, prompt, folder must be given;
                             the folder is new or empty
-    refine       job        the same, from a mesh
+    refine       job        the same, from the mesh file that `job.mesh` names: meshfile.py says what object.npz holds
     resume       folder     go on with the job in this folder, from its newest checkpoint
     pause                   stand still: `paused`, within 2 s
     continue                go on after that
@@ -44,8 +44,9 @@ that is malformed, too long, unknown, or out of place is answered by `refused` a
                                                                            changed nothing
 
 A job has exactly one of finished, cancelled and failed, and it is the last. `started` and `progress` name
-one of STAGES or "deliver" (charts, bake, export). `figures` are numbers by name: "seconds" and
-"seconds_STAGE" (s), "faces", "texture_px", and whatever else a stage measured.
+one of STAGES, "deliver" (charts, bake, export), or at the beginning of a refine job "fit" (its colours are learnt).
+The snapshots of a refine job are pictures: the texture as it stands, in the UVs that the result will have.
+`figures` are numbers by name: "seconds" and "seconds_STAGE" (s), "faces", "texture_px", and whatever else was measured.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ VERSION = 1
 MAX_PROMPT = 1_000  # characters; CLIP reads about 75 words, so this is already generous
 MAX_SNAPSHOT_FACES = 20_000
 MAX_SEED = 2**31 - 1  # the largest integer that a Blender property holds
+MESHES = (".glb", ".obj", ".ply", ".npz")  # what a refine job can begin with
+MIN_STRENGTH, MAX_STRENGTH = 0.1, 0.5
 
 KINDS = ("generate", "refine")
 STAGES = ("nerf", "geometry", "texture", "refine")
@@ -80,6 +83,7 @@ class Job:
     preset: str = "draft"  # one of PRESETS
     prior: str = "exact"  # a prior's name, or a folder in diffusers' layout
     refiner: str = ""  # the same for the last stage; empty: the one that belongs to the prior
+    phi: str = ""  # D_phi's own model, likewise; "shared": the prior's network; empty: the prior's choice
     stages: tuple[str, ...] = STAGES  # of STAGES, in their order
     device: str = "auto"  # one of DEVICES
     threads: int = 0  # of the CPU; 0: as many as torch chooses
@@ -89,6 +93,12 @@ class Job:
     overrides: dict[str, Any] = field(
         default_factory=dict
     )  # "stage.setting" -> JSON value, over the preset's
+    mesh: str = ""  # refine: the object's file, one of MESHES
+    strength: float = 0.3  # refine: the noise that its last stage begins at, MIN_STRENGTH to MAX_STRENGTH
+    keep_uvs: bool = True  # refine: paint into the object's own UVs where they are usable
+    texture_size: int = 0  # refine: pixels a side, 64 to 8,192; 0: the object's image's, else the preset's
+    material: str = ""  # refine: the one material to change; empty: all of them
+    front: float = 0.0  # refine: azimuth that the object faces, degrees; 0 is -Y, 90 is +X
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -110,6 +120,19 @@ class Job:
         expect("snapshot_faces", f"0 to {MAX_SNAPSHOT_FACES:,}", faces, 0 <= faces <= MAX_SNAPSHOT_FACES)
         check_stages(self.stages, self.kind)
         dump(self.overrides, "overrides")
+        self._check_mesh()
+
+    def _check_mesh(self) -> None:
+        if self.kind == "generate":
+            expect("mesh", "nothing: to generate is to begin from nothing", self.mesh, self.mesh == "")
+            return
+        fits = self.mesh.lower().endswith(MESHES) and "\0" not in self.mesh
+        expect("mesh", f"the path of a {', '.join(MESHES)} file", self.mesh, fits)
+        said = f"{MIN_STRENGTH} to {MAX_STRENGTH}"
+        expect("strength", said, self.strength, MIN_STRENGTH <= self.strength <= MAX_STRENGTH)
+        size = self.texture_size
+        expect("texture_size", "0 or 64 to 8,192 pixels", size, size == 0 or 64 <= size <= 8192)
+        expect("front", "-360 to 360 degrees", self.front, -360 <= self.front <= 360)
 
 
 def check_stages(stages: tuple[str, ...], kind: str = "generate") -> None:

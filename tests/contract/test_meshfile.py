@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamflow_blender.contract import meshfile
-from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
+from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays, ObjectArrays
 
 
 def quad(**changes):
@@ -85,3 +85,50 @@ def test_objects_are_refused_unopened(tmp_path):
             archive.writestr("v_pos.npy", content)
         with pytest.raises(BadMeshFile):
             meshfile.read(path)
+
+
+def an_object(**changes):
+    arrays = {
+        "v_pos": np.array([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1]], np.float32),
+        "t_pos_idx": np.array([[0, 1, 2], [0, 2, 3]], np.int32),
+        "uv": np.zeros((2, 3, 2), np.float32),
+        "source_uv": np.zeros((0, 3, 2), np.float32),
+        "colour": np.zeros((0, 3, 3), np.float32),
+        "weight": np.ones((2, 3), np.float32),
+        "polygon": np.zeros(2, np.int32),
+        "material": np.zeros(2, np.int32),
+        "base": np.ones((1, 4), np.float32),
+        "image": np.zeros(1, np.int32),
+        "wrap": np.zeros(1, np.int32),
+        "names": np.array(["Paint é 🦆"]),
+        "images": (np.full((2, 3, 4), 7, np.uint8),),
+    }
+    return ObjectArrays(**(arrays | changes))
+
+
+def test_an_object_is_read_back_with_its_images(tmp_path):
+    path = tmp_path / "object.npz"
+    path.write_bytes(meshfile.to_bytes(an_object()))
+    back = meshfile.read_object(path)
+    assert back.names[0] == "Paint é 🦆" and np.array_equal(back.images[0], np.full((2, 3, 4), 7))
+    assert meshfile.to_bytes(back) == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"uv": np.zeros((1, 3, 2), np.float32)}, "uv: expected 2 rows, got 1"),
+        ({"weight": np.full((2, 3), 1.5, np.float32)}, "weight: expected 0 to 1, got 1.5"),
+        ({"material": np.ones(2, np.int32)}, "material: expected 0 to 0, got 1 to 1"),
+        ({"image": np.ones(1, np.int32)}, "image: expected -1 to 0"),
+        ({"base": np.ones((2, 4), np.float32)}, "base: expected 1 rows, got 2"),
+        ({"names": np.zeros(0, "U1")}, "at least one name"),
+        ({"images": (np.zeros((2, 2, 3), np.uint8),)}, "image: expected [H,W,4] uint8"),
+        ({"v_pos": np.full((4, 3), np.inf, np.float32)}, "finite"),
+        ({"polygon": np.full(2, -1, np.int32)}, "polygon"),
+    ],
+)
+def test_what_an_object_must_be(change, words):
+    with pytest.raises(BadMeshFile) as error:
+        an_object(**change)
+    assert words in str(error.value)

@@ -8,6 +8,7 @@ import pytest
 from dreamflow_blender.contract import protocol as p
 
 JOB = p.Job("1", "generate", "a red mug", "out/a-red-mug-42", overrides={"nerf.views": 2})
+REFINE = {"kind": "refine", "stages": ("texture", "refine"), "mesh": "a.GLB"}
 EVENTS = [
     p.Ready({"python": "3.11.7"}, ("CPU",), {"hashgrid": "warp"}, 2, 7.5),
     p.Ready({}, (), {}, 0),
@@ -73,6 +74,14 @@ def test_a_job_comes_back_equal():
         ({"stages": ()}, "nerf as the first"),
         ({"stages": ["nerf"]}, "stages: expected tuple"),
         ({"kind": "refine", "stages": ("geometry", "refine")}, "texture and refine only"),
+        ({"mesh": "a.glb"}, "begin from nothing"),
+        (REFINE | {"mesh": ""}, "path of a .glb"),
+        (REFINE | {"mesh": "a.blend"}, "path of a .glb"),
+        (REFINE | {"strength": 0.05}, "0.1 to 0.5"),
+        (REFINE | {"strength": 1}, "0.1 to 0.5"),
+        (REFINE | {"texture_size": 63}, "64 to 8,192"),
+        (REFINE | {"front": 361.0}, "-360 to 360"),
+        (REFINE | {"keep_uvs": 1}, "keep_uvs: expected bool"),
         ({"kind": "refine", "stages": ()}, "texture and refine only"),
         ({"overrides": {"nerf.lr": float("nan")}}, "finite"),
         ({"overrides": {"nerf.lr": object()}}, "finite"),
@@ -86,7 +95,7 @@ def test_a_bad_job_is_refused_with_what_was_expected(change, words):
 
 
 def test_refine_may_run_its_own_stages():
-    assert dataclasses.replace(JOB, kind="refine", stages=("refine",)).kind == "refine"
+    assert dataclasses.replace(JOB, **REFINE).kind == "refine"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +166,7 @@ def test_json_of_anyone_elses_making_is_read():
 
 REQUESTS = [
     p.Hello(), p.Generate(JOB),
-    p.Refine(dataclasses.replace(JOB, kind="refine", stages=("texture",))), p.Resume("out/a"),
+    p.Refine(dataclasses.replace(JOB, **REFINE)), p.Resume("out/a"),
     p.Pause(), p.Continue(), p.Finish(), p.Cancel(), p.Status(), p.Shutdown(),
 ]  # fmt: skip
 
