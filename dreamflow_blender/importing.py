@@ -12,7 +12,7 @@ from typing import Any
 
 import bpy
 
-from . import addon, preview
+from . import addon, preview, windows
 from .queue_store import Entry, Store
 
 PLACE = ("height", "location", "collection", "asset")  # what `place` says
@@ -75,7 +75,7 @@ def belongs_here(number: str) -> bool:
 
 def waits_for() -> str:
     """What keeps a finished object from coming in; "" where nothing does."""
-    window = bpy.context.window_manager.windows[0] if bpy.context.window_manager.windows else None
+    window = windows.first()
     if window is not None and len(window.modal_operators):
         return "the running tool to end"
     if bpy.app.is_job_running("RENDER") or bpy.app.is_job_running("OBJECT_BAKE"):
@@ -103,8 +103,8 @@ def import_due(store: Store) -> bool:
     begun = _begun.get(number)
     if entry is None or begun is None:
         return False
-    windows = bpy.context.window_manager.windows
-    over = {"window": windows[0]} if windows else {}
+    window = windows.first()
+    over = {"window": window} if window is not None else {}
     with bpy.context.temp_override(**over):
         bpy.ops.dreamflow.import_result(
             "EXEC_DEFAULT",

@@ -10,14 +10,12 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import bpy
 from bpy.app.handlers import persistent
 
-from . import addon, importing, pictures, preview, service, tasks, work
-from .client import Client
+from . import addon, importing, pictures, preview, service, tasks, windows, work
 from .contract import protocol as p
 from .queue_store import Entry, Store
 from .running import Running
@@ -41,8 +39,6 @@ running: Running | None = None
 trouble: Trouble | None = None
 held = False  # the queue waits for the user
 last_ready: p.Ready | None = None  # what the worker said of itself, for a report
-_client: Client | None = None
-_client_for: tuple[Any, ...] = ()  # what the client was made with
 _failures = 0
 
 
@@ -77,23 +73,23 @@ def again(entry: Entry, how: str, **changes: Any) -> None:
 
 
 def pause_or_continue() -> None:
-    if running and _client:
+    if running and service.client:
         if running.paused:
-            if _client.go_on():
+            if service.client.go_on():
                 running.paused, running.asked = False, ""
-        elif _client.pause():
+        elif service.client.pause():
             running.asked = "pause"
 
 
 def finish() -> None:
     """Stop here: bake and import what there is."""
-    if running and _client and _client.finish():
+    if running and service.client and service.client.finish():
         running.asked, running.paused = "finish", False
 
 
 def discard() -> None:
     """Stop, and delete the job's folder once the worker has let go of it."""
-    if running and _client and _client.cancel():
+    if running and service.client and service.client.cancel():
         running.asked, running.paused = "discard", False
 
 
@@ -131,24 +127,24 @@ def tick() -> float | None:
         )
         changed = True
     if changed:
-        redraw()
+        windows.redraw()
     waiting = bool(need_store().waiting()) and not held
     if running or waiting or tasks.current or importing.due() or pictures.wanted():
         return BUSY
-    return IDLE if _client is not None and _client.alive else None
+    return IDLE if service.client is not None and service.client.alive else None
 
 
 def _tick() -> bool:
     global running
     changed = tasks.tick()
-    if _client is not None:
-        for event in _client.poll():
+    if service.client is not None:
+        for event in service.client.poll():
             _hear(event)
             changed = True
     if running is None and not held:
         changed |= _begin_next()
     if not _one_slow_thing() and running is None:
-        _free_the_device()
+        service.free_the_device()
         return changed
     return True
 
@@ -178,13 +174,6 @@ def _import_what_is_due() -> bool:
         return True
 
 
-def _free_the_device() -> None:
-    global _client
-    seconds = 60 * float(addon.setting("idle_minutes", 5.0))
-    if _client is not None and _client.alive and _client.idle_seconds > seconds:
-        _client.close_soon()
-
-
 # what the worker says
 
 
@@ -195,7 +184,7 @@ def _begin_next() -> bool:
     if interpreter is None:
         return False
     entry = need_store().put(replace(waiting[0], state="running"))
-    client = _need_client(interpreter)
+    client = service.need_client(interpreter)
     running = Running(entry, stages=(*entry.job.stages, "deliver"))
     pictures.drop(pictures.LIVE)
     if work.can_resume(entry.folder):
@@ -203,17 +192,6 @@ def _begin_next() -> bool:
     else:
         client.submit(entry.job)
     return True
-
-
-def _need_client(interpreter: Path) -> Client:
-    """A new one where the preferences have changed what it was made with."""
-    global _client, _client_for
-    wanted = (interpreter, addon.jobs_folder(), tuple(sorted(service.variables().items())))
-    if _client is None or wanted != _client_for:
-        if _client is not None:
-            _client.close_soon()
-        _client, _client_for = service.make_client(interpreter, addon.jobs_folder()), wanted
-    return _client
 
 
 def _hear(event: p.Event) -> None:
@@ -271,10 +249,7 @@ def forget(number: str) -> None:
 
 def let_go() -> None:
     """End the worker, so that its files may be removed; a job at work goes on when asked to."""
-    global _client
-    if _client is not None:
-        _client.close()
-        _client = None
+    service.close()
     _interrupt()
 
 
@@ -295,18 +270,6 @@ def need_store() -> Store:
         store = Store(addon.user_folder(), addon.jobs_folder())
         held = bool(store.waiting())
     return store
-
-
-def redraw() -> None:
-    """The sidebars and the status bar; the scene itself redraws where it has changed."""
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type in ("VIEW_3D", "PREFERENCES"):
-                for region in area.regions:
-                    if region.type in ("UI", "WINDOW") and (area.type, region.type) != ("VIEW_3D", "WINDOW"):
-                        region.tag_redraw()
-        if not len(window.modal_operators):  # else the text there is theirs
-            window.workspace.status_text_set(None)
 
 
 @persistent

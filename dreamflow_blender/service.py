@@ -1,4 +1,4 @@
-"""The backend as the preferences have it: which Python, which folders, which limits."""
+"""The backend as the preferences have it: which Python, which folders, which limits; and its client."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .client import Client
 PYTHON = "DREAMFLOW_PYTHON"  # an environment variable that names the backend's Python, before all else
 _LOOK_AGAIN = 3.0  # seconds
 
+client: Client | None = None  # the window's; batch has its own
+_client_for: tuple[object, ...] = ()  # what it was made with
 _state: tuple[float, environment.State] | None = None  # when it was looked at, and what was seen
 
 
@@ -65,3 +67,29 @@ def variables() -> dict[str, str]:
 def make_client(interpreter: Path, jobs: Path) -> Client:
     """A client for this Python, whose jobs lie under `jobs`; nothing is started yet."""
     return Client(interpreter, addon.CODE, jobs, environment=variables())
+
+
+def need_client(interpreter: Path) -> Client:
+    """The window's; a new one where the preferences have changed what it was made with."""
+    global client, _client_for
+    wanted = (interpreter, addon.jobs_folder(), tuple(sorted(variables().items())))
+    if client is None or wanted != _client_for:
+        if client is not None:
+            client.close_soon()
+        client, _client_for = make_client(interpreter, addon.jobs_folder()), wanted
+    return client
+
+
+def free_the_device() -> None:
+    """End a worker that has had nothing to do for as long as the preferences say."""
+    seconds = 60 * float(addon.setting("idle_minutes", 5.0))
+    if client is not None and client.alive and client.idle_seconds > seconds:
+        client.close_soon()
+
+
+def close() -> None:
+    """End the worker, and wait for it."""
+    global client
+    if client is not None:
+        client.close()
+        client = None

@@ -283,7 +283,7 @@ def test_disabled_during_a_job_and_offered_again(enabled):
     enabled("slow", 1.0)
     press_generate()
     tick_until(lambda: preview.find() is not None)
-    pid = jobs._client.pid
+    pid = service.client.pid
     dreamflow_blender.unregister()
     assert not bpy.data.objects and not Path(f"/proc/{pid}").exists()
     dreamflow_blender.register()
