@@ -99,7 +99,7 @@ def build(
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(folder / "cache", ignore_errors=True)
-    yield Progress(1.0, note or "ready", "check")
+    yield Progress(1.0, note or (f"ready: torch {torch}" if torch else "ready"), "check")
 
 
 def _tools(
@@ -116,7 +116,7 @@ def _tools(
     base = base or pythons.brought_python(tools, stop)
     uv = pythons.find_uv(tools)
     if uv is None or ask([str(uv), "--version"], stop, 30) is None:
-        able = [python for python in (base, options.fallback) if python]
+        able = list(dict.fromkeys(python for python in (base, options.fallback) if python))
         try:
             for _ in pythons.bring_uv(tools, able, stop, log, variables):
                 yield _at("python", 0.3, "bringing uv")
@@ -207,6 +207,7 @@ def _try(python: Path, stop: Stop, log: Log) -> tuple[str, str]:
     if card and not usable:
         build = f"torch {version} is built for {'CUDA ' + cuda if cuda else 'the processor alone'}"
         return version, f"{build}: the NVIDIA card is not used."
+    log.write(f"torch {version} computes on {'the NVIDIA card' if usable else 'the processor'}.")
     return version, ""
 
 
