@@ -9,11 +9,13 @@ from pathlib import Path
 import bpy
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
-import build_package
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[3]))
 import fake
 
+import build_package
+
+ROOT = Path(__file__).resolve().parents[3]
 MODULE = "bl_ext.user_default.dreamflow"
 
 
@@ -67,7 +69,7 @@ def test_generate_and_nothing_is_written_there(installed, backend, tmp_path):
     assert made.name == "Red mug" and made.data.materials[0].node_tree.nodes
     assert Path(inside("addon").jobs_folder()).is_dir()
     assert listing(installed) == before
-    assert not [p for p in (installed / "backend").rglob("__pycache__")]
+    assert not list((installed / "backend").rglob("__pycache__"))
 
 
 def test_set_up_is_offered_where_nothing_is_set_up(installed, monkeypatch):
