@@ -35,6 +35,7 @@ class Oracle:
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = (0.5, 0.5, 1.0)
     target, lora = "latent", False
+    settings: dict = {}  # noqa: RUF012
 
     def __init__(self, fault: float | None = None) -> None:
         self.fault = fault  # what D_p returns instead, to see who notices

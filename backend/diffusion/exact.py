@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -105,6 +105,7 @@ class ExactPrior:
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = NORMAL_BACKGROUND
     target, lora = "latent", False  # its latents are pictures, and D_phi(x) = x is right
+    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, device: torch.device | str = "cpu", views: int = COUNT) -> None:
         """views: how many cameras; fewer than some 150 are too few to recover an object from."""

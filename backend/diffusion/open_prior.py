@@ -11,11 +11,26 @@ from backend.errors import ModelError
 
 # Imports are inside, because diffusers takes seconds to import and the exact prior does without it.
 
+BUILT_IN = {"mini": "base", "mini-refiner": "refiner"}  # name: folder under mini/
+
+
+def default_refiner(prior: str) -> str:
+    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's is the SDXL refiner where
+    it has been fetched, all others refine themselves ("")."""
+    if prior == "mini":
+        return "mini-refiner"
+    if prior != "sd":
+        return ""
+    from backend.diffusion.sources import find, model_named
+
+    return "sdxl-refiner" if find(model_named("sdxl-refiner")) else ""
+
 
 def open_prior(
     name_or_folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None
 ) -> Prior:
-    """The prior "exact", a model that `python -m backend models` lists, or a folder in diffusers' layout.
+    """The prior "exact", the built-in "mini" and "mini-refiner", a model that `python -m backend models` lists, or
+    a folder in diffusers' layout.
 
     phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
     and so does None, except that "sd" takes "sd-phi" where it has been fetched. Raises ModelError.
@@ -33,12 +48,14 @@ def open_prior(
         phi_folder = None
     elif str(phi_folder) in NAMES:
         phi_folder = require(str(phi_folder))
-    if str(name_or_folder) in NAMES:
+    if str(name_or_folder) in BUILT_IN:
+        name_or_folder = Path(__file__).parent / "mini" / BUILT_IN[str(name_or_folder)]
+    elif str(name_or_folder) in NAMES:
         name_or_folder = require(str(name_or_folder))
     if not local_path(name_or_folder).exists():
         raise ModelError(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
-            f"Give 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
+            f"Give 'mini', 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
             " or the path of a folder in diffusers' layout, the one that holds model_index.json"
             " (Stable Diffusion 2.1, 2.1-base, or the SDXL refiner).",
         )

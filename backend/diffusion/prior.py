@@ -127,6 +127,11 @@ class Prior(Protocol):
         ...
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """What it wants otherwise than every preset has it, such as {"nerf.size": 64}; a job's overrides win."""
+        ...
+
+    @property
     def target(self) -> str:
         """Where x_hat lies unless a stage says otherwise: "latent" as in the paper, or "pixel" (apfo.py)."""
         ...

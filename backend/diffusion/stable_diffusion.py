@@ -66,6 +66,7 @@ class StableDiffusionPrior:
         self.backgrounds = statement.backgrounds
         self.normal_background, self.guidance = statement.normal_background, statement.guidance
         self.target, self.lora = statement.target, statement.lora
+        self.settings = statement.settings
         self.native_size = statement.native_size
         self.channels = int(self._model.configs["vae"]["latent_channels"])
         self._thrift = Thrift()

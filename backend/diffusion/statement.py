@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Statement:
     kinds: tuple[str, ...] | None = None  # of mini/grammar.py, all that it can draw; None: it reads any words
     target: str = "latent"  # where x_hat lies: "latent" as in the paper, or "pixel" (apfo.py)
     lora: bool = True  # whether D_phi is learnt; False: D_phi(x) = x
+    settings: dict[str, Any] = field(default_factory=dict)  # "stage.setting": value, over every preset's
     vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
 
 
@@ -55,6 +56,8 @@ def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Stat
             raise TypeError("guidance is a number")
         if statement.target not in TARGETS or not isinstance(statement.lora, bool):
             raise TypeError("target is latent or pixel, lora true or false")
+        if not isinstance(statement.settings, dict):
+            raise TypeError("settings is an object")
         if Path(statement.vae).name != statement.vae:
             raise ValueError("vae is the name of a folder beside this one")
     except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:

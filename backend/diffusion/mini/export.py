@@ -23,6 +23,9 @@ from backend.diffusion.mini.training import Run
 from backend.files import write_text
 
 GUIDANCE = 2.0  # a trained model this small darkens and saturates from 4 on
+# Renders as large as the pictures it learnt: it knows nothing of larger ones.
+SETTINGS = {"nerf.size": 32, "geometry.size": 64, "geometry.guidance_scale": 2.0, "texture.size": 64}
+REFINER_SETTINGS = {"refine.size": 128}
 BETAS = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -71,7 +74,9 @@ def statement(refiner: bool) -> dict[str, Any]:
         "target": "pixel",
         "lora": False,
     }
-    return stated | ({"vae": "base"} if refiner else {})
+    if refiner:
+        return stated | {"vae": "base", "settings": REFINER_SETTINGS}
+    return stated | {"settings": SETTINGS}
 
 
 def write_model(folder: Path, parts: dict[str, nn.Module], refiner: bool) -> None:

@@ -53,13 +53,20 @@ def sample(
 
 @dataclass(frozen=True)
 class Truth:
-    """True pictures of one kind in one colour: [N,3P] what the object adds, [N,P] how much is background."""
+    """N true pictures of one kind in one colour, P pixels each.
+
+    added    [N,3P] what the object adds
+    clear    [N,P] how much of a pixel is background
+    squares  [N,5] ||added||^2, ||clear||^2, and clear times each channel of added, summed
+    words    that a view may be called, MARGIN degrees allowed
+    """
 
     kind: str
     colour: str
     added: Tensor
     clear: Tensor
-    words: list[set[str]]  # that a view may be called, MARGIN degrees allowed
+    squares: Tensor
+    words: list[set[str]]
 
 
 def true_pictures(albums: list[Album]) -> list[Truth]:
@@ -72,7 +79,9 @@ def true_pictures(albums: list[Album]) -> list[Truth]:
         for colour in COLOURS:
             colours = build(Description(album.kind, colour)).colours
             added = torch.einsum("nphw,pc->nchw", shade, colours).flatten(1)
-            truths.append(Truth(album.kind, colour, added, clear, words))
+            cross = torch.einsum("ncp,np->nc", added.view(len(added), 3, -1), clear)
+            squares = torch.cat((added.square().sum(1, True), clear.square().sum(1, True), cross), 1)
+            truths.append(Truth(album.kind, colour, added, clear, squares, words))
     return truths
 
 
@@ -93,12 +102,11 @@ def distances(images: Tensor, truth: Truth) -> Tensor:
     border = torch.cat((images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]), 1)
     ground = border.median(1).values  # [S,3]
     y = images.permute(0, 3, 1, 2).flatten(2)  # [S,3,P]
-    added = truth.added.view(len(truth.added), 3, -1)
-    square = y.square().sum((1, 2))[:, None] + truth.added.square().sum(1)
-    square = square - 2 * y.flatten(1) @ truth.added.T
-    square = square - 2 * torch.einsum("scp,np,sc->sn", y, truth.clear, ground)
-    square = square + 2 * torch.einsum("ncp,np,sc->sn", added, truth.clear, ground)
-    square = square + truth.clear.square().sum(1) * ground.square().sum(1)[:, None]
+    behind = torch.einsum("scp,sc->sp", y, ground)
+    square = y.square().sum((1, 2))[:, None] + truth.squares[:, 0]
+    square = square - 2 * (y.flatten(1) @ truth.added.T + behind @ truth.clear.T)
+    square = square + 2 * ground @ truth.squares[:, 2:].T
+    square = square + ground.square().sum(1)[:, None] * truth.squares[:, 1]
     return square / y[0].numel()
 
 

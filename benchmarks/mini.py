@@ -1,0 +1,218 @@
+"""What the embedded prior can do, alone and in the pipeline; the true objects are known, so these are real errors.
+
+    python benchmarks/mini.py [--parts prior,refiner,pipeline] [--prior FOLDER] [--grid grid.png]
+
+prior: 200 samples, 50 pairs in four views, judged by the nearest true picture over the whole vocabulary.
+refiner: SDEdit from t = 0.3 on blurred and on clean renders. pipeline: prompt to mesh, preset draft.
+Ends with `mini: N of M met` and exits 1 where a figure misses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from platformdirs import user_cache_path
+from torch import Generator, Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from backend.diffusion.mini.dataset import LEARNED, Album, Picture, draw, held_out, open_album
+from backend.diffusion.mini.judge import Truth, judge, sample, true_pictures, view_cameras
+from backend.diffusion.mini.kinds import COLOURS
+from backend.diffusion.mini.shapes import Description
+from backend.diffusion.open_prior import open_prior
+from backend.diffusion.prior import Prior
+from backend.diffusion.schedule import noise_levels
+from backend.diffusion.views import VIEWS
+
+PAIRS, HELD_OUT = 50, 12  # of kind and colour, each in the four views
+KIND, COLOUR, VIEW, HELD_OUT_LOSS = 0.90, 0.97, 0.90, 0.10
+TRUE_PICTURES, TELLING = 20, 0.95  # a kind's views count where the judge tells so many of these right
+EVALUATION_VIEWS, EVALUATION_SEED = 200, 1  # an album that training has not seen
+REFINED, GAIN, KEPT = 32, 2.0, 30.0  # pictures, dB
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    figure: float
+    wanted: float
+
+    @property
+    def met(self) -> bool:
+        return self.figure >= self.wanted
+
+    def __str__(self) -> str:
+        verdict = "met" if self.met else "missed"
+        return f"{self.what:52} {self.figure:8.3f}   wants {self.wanted:6.3f}   {verdict}"
+
+
+def share(values: list[bool]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+def pairs(count: int, held: bool, generator: Generator) -> list[tuple[str, str]]:
+    """Kinds, each as often as the others, in random colours: pairs that training has seen, or those held out."""
+    found: list[tuple[str, str]] = []
+    while len(found) < count:
+        for kind in LEARNED:
+            colours = [c for c in COLOURS if held_out(kind, c) == held and (kind, c) not in found]
+            if colours:
+                found.append((kind, colours[int(torch.randint(len(colours), (1,), generator=generator))]))
+    return found[:count]
+
+
+def sample_all(prior: Prior, asked: list[tuple[str, str]], generator: Generator) -> Tensor:
+    """[4 N,64,64,3]: every pair in all views."""
+    guidance = prior.guidance or 7.5
+    return torch.cat([sample(prior, f"a {c} {k}", list(VIEWS), guidance, generator, 64) for k, c in asked])
+
+
+def telling_kinds(albums: list[Album], truths: list[Truth]) -> set[str]:
+    """Kinds whose views the judge tells apart on true pictures; a ball looks the same from everywhere."""
+    generator = Generator().manual_seed(7)
+    shown: list[Picture] = []
+    for album in albums:
+        own: list[Picture] = []
+        while len(own) < TRUE_PICTURES:
+            picture = draw([album], generator)
+            if not picture.description.normal_map and not picture.description.parts:
+                own.append(picture)
+        shown += own
+    images = torch.stack([picture.image.permute(1, 2, 0) for picture in shown])
+    verdicts = judge(images, [picture.description for picture in shown], truths)
+    right = [
+        (album.kind, share([v.right_view for v in verdicts[i * TRUE_PICTURES : (i + 1) * TRUE_PICTURES]]))
+        for i, album in enumerate(albums)
+    ]
+    return {kind for kind, figure in right if figure >= TELLING}
+
+
+def test_prior(prior: Prior, cache: Path, grid: Path | None) -> list[Line]:
+    """Point 1: samples against the nearest true picture."""
+    truths = true_pictures([open_album(cache, k, EVALUATION_VIEWS, 64, EVALUATION_SEED) for k in LEARNED])
+    telling = telling_kinds([open_album(cache, k, 60, 64, EVALUATION_SEED + 1) for k in LEARNED], truths)
+    print(f"views are counted for: {', '.join(k for k in LEARNED if k in telling)}")
+    generator = Generator().manual_seed(0)
+    results, pictures = {}, []
+    for name, count in (("trained", PAIRS - HELD_OUT), ("held out", HELD_OUT)):
+        asked = pairs(count, name == "held out", generator)
+        images = sample_all(prior, asked, generator)
+        pictures.append(images)
+        descriptions = [Description(kind, colour, view=view) for kind, colour in asked for view in VIEWS]
+        verdicts = judge(images, descriptions, truths)
+        results[name] = list(zip(descriptions, verdicts, strict=True))
+    every = results["trained"] + results["held out"]
+    print(f"{'kind':10} {'kind':>6} {'colour':>6} {'view':>6}")
+    for kind in LEARNED:
+        own = [v for d, v in every if d.kind == kind]
+        row = [share([getattr(v, f"right_{what}") for v in own]) for what in ("kind", "colour", "view")]
+        print(f"{kind:10} " + " ".join(f"{figure:6.2f}" for figure in row))
+    if grid is not None:
+        save_grid(torch.cat(pictures), grid)
+
+    def right(what: str, which: str = "") -> float:
+        rows = results[which] if which else every
+        if what == "view":
+            rows = [(d, v) for d, v in rows if d.kind in telling]
+        return share([getattr(v, f"right_{what}") for _, v in rows])
+
+    lines = [
+        Line("kind right", right("kind"), KIND),
+        Line("colour right", right("colour"), COLOUR),
+        Line("view right", right("view"), VIEW),
+    ]
+    return lines + [
+        Line(f"held-out pairs: {w} right", right(w, "held out"), right(w, "trained") - HELD_OUT_LOSS)
+        for w in ("kind", "colour")
+    ]
+
+
+def save_grid(images: Tensor, path: Path, across: int = 16) -> None:
+    """Pictures [N,H,W,3] side by side."""
+    count, height, width, _ = images.shape
+    rows = -(-count // across)
+    sheet = torch.ones(rows * across, height, width, 3)
+    sheet[:count] = images
+    sheet = (
+        sheet.view(rows, across, height, width, 3).transpose(1, 2).reshape(rows * height, across * width, 3)
+    )
+    Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy()).save(path)
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """[N] dB of pictures [N,H,W,3]."""
+    return -10 * (a - b).square().mean((1, 2, 3)).clamp(min=1e-9).log10()
+
+
+@torch.no_grad()
+def refine(prior: Prior, image: Tensor, description: Description, generator: Generator) -> Tensor:
+    """SDEdit: noise to t = 0.3, then the probability flow to 0. image [1,128,128,3]."""
+    prompt = f"a {description.colour} {description.kind}"
+    size = image.shape[1]
+    conditioning = prior.prepare(prompt, "", "colour", size)
+    camera = view_cameras([description.view or "front"], size)
+    levels = noise_levels(0.3, 0.0, 15)
+    x = prior.encode(image)
+    z = x + levels[0].sigma * torch.randn(x.shape, generator=generator)
+    for level in levels:
+        z = z + level.kappa * (prior.denoise(z, level, camera, conditioning, 1.5) - z)
+    return prior.decode(z)
+
+
+def test_refiner(prior: Prior, cache: Path, count: int, grid: Path | None) -> list[Line]:
+    """Point 3: blurred renders get nearer to the true one, clean ones stay themselves."""
+    albums = [open_album(cache, k, EVALUATION_VIEWS, 128, EVALUATION_SEED) for k in LEARNED]
+    generator = Generator().manual_seed(1)
+    gains: list[float] = []
+    kept: list[float] = []
+    rows: list[Tensor] = []
+    while len(gains) < count:
+        picture = draw(albums, generator)
+        if picture.description.normal_map or picture.description.parts:
+            continue
+        clean = picture.image.permute(1, 2, 0)[None]
+        small = torch.nn.functional.interpolate(picture.image[None], (32, 32), mode="area")
+        blurred = torch.nn.functional.interpolate(small, (128, 128), mode="bilinear").permute(0, 2, 3, 1)
+        sharper = refine(prior, blurred, picture.description, generator)
+        again = refine(prior, clean, picture.description, generator)
+        gains.append(float(psnr(sharper, clean) - psnr(blurred, clean)))
+        kept.append(float(psnr(again, clean)))
+        rows += [clean, blurred, sharper, again]
+    if grid is not None:
+        save_grid(torch.cat(rows), grid.with_stem(grid.stem + "-refiner"), 12)
+    return [
+        Line("refiner: mean gain on blurred renders, dB", sum(gains) / count, GAIN),
+        Line("refiner: clean renders kept, mean dB", sum(kept) / count, KEPT),
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default="prior,refiner,pipeline")
+    parser.add_argument("--prior", default="mini")
+    parser.add_argument("--refiner", default="mini-refiner")
+    parser.add_argument("--grid", type=Path, default=None, help="write the samples here as a picture")
+    args = parser.parse_args()
+    cache = user_cache_path("dreamflow") / "mini"
+    cache.mkdir(parents=True, exist_ok=True)
+    parts = args.parts.split(",")
+    lines: list[Line] = []
+    if "prior" in parts:
+        lines += test_prior(open_prior(args.prior, "cpu"), cache, args.grid)
+    if "refiner" in parts:
+        lines += test_refiner(open_prior(args.refiner, "cpu"), cache, REFINED, args.grid)
+    for line in lines:
+        print(line)
+    met = sum(line.met for line in lines)
+    print(f"mini: {met} of {len(lines)} met")
+    return 0 if met == len(lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
