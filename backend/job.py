@@ -87,9 +87,10 @@ def check_names(folder: Path) -> None:
             )
 
 
-def claim_folder(folder: Path, overwrite: bool = False) -> list[Path]:
+def claim_folder(folder: Path, overwrite: bool = False, mesh: str = "") -> list[Path]:
     """Makes the folder, with its parents, and sees that it can be written; removes nothing.
 
+    mesh  the file that the job begins with, which may lie in the folder
     Returns the folders that it made, the innermost first, for `release`. Raises DiskError, and InputError
     if another job (unless `overwrite`) or anything else is in it, or if its name will not do.
     """
@@ -97,7 +98,7 @@ def claim_folder(folder: Path, overwrite: bool = False) -> list[Path]:
     try:
         with disk_errors(folder):
             check_names(folder)
-            _check_free(folder, overwrite)
+            _check_free(folder, overwrite, mesh)
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".probe"
@@ -119,10 +120,11 @@ def release(made: list[Path]) -> None:
             path.rmdir()
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
     there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    there = [name for name in there if folder / name != Path(mesh)]
     if not set(there) - {"lock", "log.txt", ".probe"}:  # of a job that was killed before it began
         return
     if there and not {"job.json", "events.jsonl"} & set(there):

@@ -60,7 +60,7 @@ from dreamflow_blender.contract.protocol import (
 
 ANSWER = 1.5  # seconds that the main thread has to see a request; the client was promised 2
 STILL = 0.3  # seconds more until a pause is reported that the main thread is too deep in a library to begin
-LEAVE = 4.0  # seconds for the last checkpoint when the client is gone; promised are 5
+LEAVE = 3.0  # seconds for the last checkpoint when the client is gone; promised are 5, on a busy machine too
 LINES = 16  # that wait; a client that writes faster is held up by its pipe
 
 GONE = object()  # what the desk hears at the end of input
@@ -127,7 +127,7 @@ class Worker:
         for line in lines(inward):
             self._room.acquire()
             self.inbox.put(line)
-        faulthandler.dump_traceback_later(LEAVE + 0.5, exit=True, file=2)
+        faulthandler.dump_traceback_later(LEAVE + 1.0, exit=True, file=2)
         self.inbox.put(GONE)
 
     # the desk
@@ -241,7 +241,8 @@ class Worker:
         else:
             if request.job.id in self._begun:
                 return f"Job {request.job.id} has begun before: resume it, or give it another id."
-            paths = [request.job.folder, request.job.prior, request.job.refiner]
+            job = request.job
+            paths = [job.folder, job.prior, job.refiner, job.phi, job.mesh]
         try:
             for path in paths:
                 os.fsencode(path)
@@ -287,7 +288,7 @@ class Worker:
         if self._request is None:
             os._exit(0)
         self._ask("cancel")
-        self._later(LEAVE - 0.5, self._end_without_it)
+        self._later(LEAVE, self._end_without_it)
 
     def _refuse(self, why: str) -> None:
         self._send(Refused(why))

@@ -43,7 +43,7 @@ def carry_out(request: Begin, asked: Asked, tell: Callable[[Event], None]) -> En
         if isinstance(request, Resume):
             read_job(folder)  # InputError where there is none
         else:
-            made = claim_folder(folder)
+            made = claim_folder(folder, mesh=request.job.mesh)
         with Output(folder / "log.txt"):
             try:
                 end = _run(request, folder, asked, tell)

@@ -100,6 +100,16 @@ def test_what_was_made_for_nothing_is_removed(tmp_path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["mine.txt"]
 
 
+def test_a_folder_whose_job_never_began_is_free(tmp_path):
+    for name in ("lock", "log.txt", "object.npz"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(InputError, match=r"not empty and holds no job: lock, log.txt, object.npz"):
+        job.claim_folder(tmp_path)
+    assert job.claim_folder(tmp_path, mesh=str(tmp_path / "object.npz")) == []
+    (tmp_path / "object.npz").unlink()
+    assert job.claim_folder(tmp_path) == []
+
+
 def test_the_record_survives_a_torn_last_line(tmp_path):
     events = [p.Started("nerf", 2), p.Preview("é.png"), p.Cancelled({})]
     with closing(job.EventLog(tmp_path)) as record:
