@@ -106,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--prior", metavar="NAME_OR_FOLDER", default="exact", help=f"{a_prior} (default: exact)")
     its_own = "the one that belongs to the prior"
     g.add_argument("--refiner", metavar="NAME_OR_FOLDER", default="", help=f"{a_prior} (default: {its_own})")
+    its_choice = "sd-phi for sd where it has been fetched, else shared"
+    g.add_argument(
+        "--phi", metavar="NAME_OR_FOLDER", default="",
+        help=f"D_phi's own model, or shared: the prior's network, which takes less memory (default: {its_choice})",
+    )  # fmt: skip
     g.add_argument("--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)")
     g.add_argument("--stages", metavar="LIST", default=",".join(STAGES), help="default: %(default)s")
     g.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")
@@ -142,6 +147,7 @@ def to_job(args: argparse.Namespace) -> Job:
             preset=args.preset,
             prior=args.prior,
             refiner=args.refiner,
+            phi=args.phi,
             stages=tuple(name.strip() for name in args.stages.split(",")),
             device=args.device,
             threads=args.threads,

@@ -14,6 +14,7 @@ from backend.config import STAGES, Preset
 from backend.diffusion.prior import Prior
 from backend.errors import NumericsError, SceneError
 from backend.kernels import Kernels
+from backend.memory import Ladder, is_out_of_memory
 from backend.scene_state import Scene, hand_over, new_scene, settle_colours
 from backend.stages import Stage, geometry_stage, guide, nerf_stage, texture_stage
 from dreamflow_blender.contract.protocol import Job
@@ -24,9 +25,10 @@ THRESHOLD_VIEWS = 24  # silhouettes that choose the iso level
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that happened: a stage began, made a step, ended, is tried again, or lies behind."""
+    """Something that happened: a stage began, made a step, ended, goes on with less memory, is tried again, or
+    lies behind."""
 
-    what: str  # "began", "step", "ended", "again", "restored"
+    what: str  # "began", "step", "ended", "eased", "again", "restored"
     stage: str
     scene: Scene
     step: Step | None = None
@@ -51,13 +53,16 @@ def run_stages(
     kernels: Kernels,
     device: torch.device,
     saved: Saved | None = None,
+    ladder: Ladder | None = None,
 ) -> Iterator[Moment]:
     """Every moment of a job's stages. `refiner` None: the prior refines, too. `saved`: go on from there.
 
-    Raises SceneError after three empty or full scenes, NumericsError naming stage, iteration and tensor.
+    Raises SceneError after three empty or full scenes, NumericsError naming stage, iteration and tensor, and
+    OutOfMemory where memory runs out at the foot of the ladder.
     """
+    ladder = ladder or Ladder(preset, prior, refiner)
     if saved is None or saved.stage == "nerf":
-        scene, attempt = yield from _shape(job, preset, prior, kernels, device, saved)
+        scene, attempt = yield from _shape(job, preset, prior, kernels, device, saved, ladder)
     else:
         attempt = saved.attempt
         scene = new_scene(preset.nerf, kernels, device, _seed(job, attempt))
@@ -74,9 +79,11 @@ def run_stages(
             g = guide(prior, job.prompt, job.negative, preset.texture)
             stage = texture_stage(scene, g, preset.texture, kernels, generator, job.seed)
         else:
+            if refiner is not None:
+                prior.release()  # the networks of one prior at a time
             g = guide(refiner or prior, job.prompt, job.negative, preset.refine)
             stage = texture_stage(scene, g, preset.refine, kernels, generator, job.seed, "refine")
-        yield from _moments(stage, scene, attempt, saved)
+        yield from _moments(stage, scene, attempt, saved, ladder)
 
 
 def look_at_hand_over(
@@ -94,7 +101,13 @@ def _seed(job: Job, attempt: int) -> int:
 
 
 def _shape(
-    job: Job, preset: Preset, prior: Prior, kernels: Kernels, device: torch.device, saved: Saved | None
+    job: Job,
+    preset: Preset,
+    prior: Prior,
+    kernels: Kernels,
+    device: torch.device,
+    saved: Saved | None,
+    ladder: Ladder,
 ) -> Events[Moment, None, tuple[Scene, int]]:
     """Stage 1 and the hand-over to a surface, with another seed where they come out empty or full."""
     settings = preset.nerf
@@ -107,7 +120,8 @@ def _shape(
         if here is not None:
             restore_scene(here, scene)
         try:
-            yield from _moments(nerf_stage(scene, g, settings, generator, seed), scene, attempt, here)
+            stage = nerf_stage(scene, g, settings, generator, seed)
+            yield from _moments(stage, scene, attempt, here, ladder)
             look_at_hand_over(scene, prior, preset, kernels, job.seed)
             settle_colours(
                 scene, kernels, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate
@@ -120,16 +134,39 @@ def _shape(
     raise AssertionError("unreachable")
 
 
-def _moments(stage: Stage, scene: Scene, attempt: int, saved: Saved | None) -> Iterator[Moment]:
-    """A stage's moments; from the checkpoint's iteration, where it was taken in this stage."""
-    total, first = stage.walk.iterations, 0
+def _moments(
+    stage: Stage, scene: Scene, attempt: int, saved: Saved | None, ladder: Ladder
+) -> Iterator[Moment]:
+    """A stage's moments; from the checkpoint's iteration, where it was taken in this stage.
+
+    An iteration that runs out of memory is done again, on the next rung of the ladder, with the same draws.
+    """
+    total, done = stage.walk.iterations, 0
     if saved is not None and saved.stage == stage.name:
         restore_stage(saved, stage)
-        first = saved.iteration
-    yield Moment("began", stage.name, scene, None, total, "", first, stage, attempt)
-    try:
-        for step in stage.steps(first):
-            yield Moment("step", stage.name, scene, step, total, "", step.iteration + 1, stage, attempt)
-    except NumericsError as error:
-        raise NumericsError(f"Stage {stage.name}, {error.message}", error.todo) from error
+        done = saved.iteration
+    yield Moment("began", stage.name, scene, None, total, "", done, stage, attempt)
+    note: str | None = ""
+    while note is not None:
+        note = None
+        drawn, fits = stage.generator.get_state(), stage.phi.steps if stage.phi else 0
+        try:
+            for step in stage.steps(done):
+                done = step.iteration + 1
+                drawn, fits = stage.generator.get_state(), stage.phi.steps if stage.phi else 0
+                yield Moment("step", stage.name, scene, step, total, "", done, stage, attempt)
+        except NumericsError as error:
+            raise NumericsError(f"Stage {stage.name}, {error.message}", error.todo) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            note = ladder.step_down(stage.name, done, error, stage.generator.device)
+        if note is not None:  # the error, which held on to the iteration's tensors, is gone by now
+            stage.optimizer.zero_grad(set_to_none=True)
+            if stage.generator.device.type == "cuda":
+                torch.cuda.empty_cache()
+            stage.generator.set_state(drawn)
+            if stage.phi is not None:
+                stage.phi.repeat(fits)
+            yield Moment("eased", stage.name, scene, None, total, note, done, stage, attempt)
     yield Moment("ended", stage.name, scene, None, total, "", total, stage, attempt)

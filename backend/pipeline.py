@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Generator as Events
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -16,13 +17,14 @@ from backend.chain import Moment, look_at_hand_over, run_stages
 from backend.checkpoint import Keeper, Saved, capture, listed, load
 from backend.config import Preset, resolve
 from backend.device import pick_device, prepare_device
-from backend.diffusion.open_prior import open_prior
+from backend.diffusion.open_prior import default_refiner, open_prior
 from backend.diffusion.prior import Kind, Prior
 from backend.errors import DiskError, InputError, SceneError
 from backend.finish import STEPS, Delivered, finishing
 from backend.job import kept, last_event, read_job
 from backend.kernels import Kernels, select
 from backend.lock import locked
+from backend.memory import Ladder, make_plan
 from backend.pictures import BACKGROUND, around, look, look_at_clay
 from backend.record import versions, write_job
 from backend.report import write_preview
@@ -97,26 +99,45 @@ def _newest(job: Job, notes: list[str]) -> Saved | None:
     return None
 
 
+def wanted_settings(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
+    """What the priors want otherwise than the preset; the last stage is the refiner's where there is one."""
+    own = prior.settings
+    if refiner is None:
+        return own
+    return {k: v for k, v in own.items() if not k.startswith("refine.")} | {
+        k: v for k, v in refiner.settings.items() if k.startswith("refine.")
+    }
+
+
 def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, None]:
     began = time.monotonic()
-    preset = resolve(job.preset, job.overrides)
+    resolve(job.preset, job.overrides)  # a mistake is said before anything is loaded
     device = pick_device(job.device)
     threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
     folder = Path(job.folder)
     kernels = select(device)
-    prior = open_prior(job.prior, device)
-    refiner = open_prior(job.refiner, device) if job.refiner and job.refiner != job.prior else None
+    prior = open_prior(job.prior, device, job.phi or None)
+    finer = job.refiner or default_refiner(job.prior)
+    refiner = open_prior(finer, device) if finer and finer != job.prior else None
+    preset = resolve(job.preset, wanted_settings(prior, refiner) | job.overrides)
     for name in job.stages:
         theirs = refiner or prior if name == "refine" else prior
         kind: Kind = "normal" if name == "geometry" else "colour"
         theirs.check(job.prompt, job.negative, kind, getattr(preset, name).size)  # before anything is begun
+    left = [name for name in job.stages if saved is None or not saved.passed(name)]
+    plan = make_plan(left, preset, prior, refiner, device, saved.notes.get("rung", 0) if saved else 0)
+    ladder = Ladder(preset, prior, refiner, plan.rung)
+    if left:
+        (refiner or prior if left[0] == "refine" else prior).load()  # damaged weights are found here
     told = Told()
     constant = {"job": job.id, "threads": threads, "kernels": kernels.names, "versions": versions()}
     if saved is None:
-        write_job(job, preset, device, threads, kernels, prior, refiner)
+        write_job(job, preset, device, threads, kernels, prior, refiner, plan)
     else:
         told.restore(saved)
     yield _ready(device, kernels, threads)
+    if note := plan.note():
+        yield Warning(note)
     for name in ("kernels", "versions"):
         if saved is not None and saved.notes[name] != constant[name]:
             yield Warning(f"The {name} have changed since the checkpoint: the result may differ in detail.")
@@ -127,20 +148,20 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
 
     def save(of: Moment) -> None:
         assert of.work is not None
-        notes = constant | {"seconds": told.seconds}
+        notes = constant | {"seconds": told.seconds, "rung": ladder.rung}
         with watch.checkpoint.doing():
             keeper.save(
                 capture(of.scene, of.work, of.done, of.attempt, of.what == "ended", told.tensors(), notes)
             )
 
     try:
-        for moment in run_stages(job, preset, prior, refiner, kernels, device, saved):
+        for moment in run_stages(job, preset, prior, refiner, kernels, device, saved, ladder):
             if moment.what == "began":
                 watch.start(moment.total, moment.done)
                 if moment.done == 0:
                     told.curves[moment.stage] = Curves()
                 yield Started(moment.stage, moment.total)
-            elif moment.what == "again":
+            elif moment.what in ("again", "eased"):
                 yield Warning(moment.note)
             elif moment.step is not None:
                 told.curves[moment.stage].add(moment.step)

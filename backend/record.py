@@ -15,6 +15,7 @@ from backend.config import Preset
 from backend.diffusion.prior import Prior
 from backend.files import write_text
 from backend.kernels import Kernels
+from backend.memory import Plan
 from dreamflow_blender.contract.protocol import Job
 
 
@@ -37,6 +38,7 @@ def write_job(
     kernels: Kernels,
     prior: Prior,
     refiner: Prior | None,
+    plan: Plan,
 ) -> None:
     """Raises DiskError."""
     record = {
@@ -48,6 +50,7 @@ def write_job(
         "threads": threads,
         "kernels": kernels.names,
         "kernels_why": kernels.why,
+        "memory": plan.record(),
         "models": {"prior": prior.describe(), "refiner": (refiner or prior).describe()},
     }
     write_text(Path(job.folder) / "job.json", json.dumps(record, indent=2) + "\n")

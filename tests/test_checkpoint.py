@@ -21,7 +21,7 @@ RESULTS = ("mesh.npz", "albedo.png", "views.png")
 
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
-    monkeypatch.setattr(pipeline, "open_prior", lambda name, device: Oracle())
+    monkeypatch.setattr(pipeline, "open_prior", lambda *_: Oracle())
     for name in ("write_turntable", "write_curves"):  # a second each, and not what is compared
         monkeypatch.setattr(finish, name, lambda path, _: path.touch())
     monkeypatch.setattr(finish, "TURNTABLE_VIEWS", 12)
@@ -32,7 +32,7 @@ def kept(tmp_path_factory):
     """A whole run's results, and a copy of every checkpoint that it wrote."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "open_prior", lambda name, device: Oracle())
+        patch.setattr(pipeline, "open_prior", lambda *_: Oracle())
         patch.setattr(finish, "write_turntable", lambda path, _: path.touch())
         patch.setattr(finish, "write_curves", lambda path, _: path.touch())
         patch.setattr(checkpoint.clean, "__defaults__", (1000,))
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
     with pytest.raises(DiskError, match="disk is full"):
         list(pipeline.generate(tiny_job(full, checkpoint_seconds=0.0)))
     monkeypatch.undo()
-    monkeypatch.setattr(pipeline, "open_prior", lambda name, device: Oracle())
+    monkeypatch.setattr(pipeline, "open_prior", lambda *_: Oracle())
     for path in (full / "checkpoints").glob("*"):
         checkpoint.load(path)
     assert not list((full / "checkpoints").glob(".*"))

@@ -27,7 +27,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def patched():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "open_prior", lambda name, device: Oracle())
+        patch.setattr(pipeline, "open_prior", lambda *_: Oracle())
         yield patch
 
 
@@ -104,7 +104,7 @@ def test_closing_the_run_in_the_middle_leaves_a_mesh(patched, tmp_path: Path) ->
 
 def test_a_nan_names_stage_iteration_and_tensor(patched, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "open_prior", lambda name, device: Oracle(fault=float("nan")))
+        patch.setattr(pipeline, "open_prior", lambda *_: Oracle(fault=float("nan")))
         with pytest.raises(NumericsError, match="nerf, iteration 0: D_p"):
             list(pipeline.generate(tiny_job(tmp_path / "job")))
     assert not (tmp_path / "job" / "mesh.npz").exists()

@@ -1,0 +1,152 @@
+"""What fits into memory, and what to do when something did not.
+
+A run starts on the first rung of diffusion/thrift.py's ladder on which every stage should fit, by the
+counted table of diffusion/footprint.py and the render's own share below. When memory runs out all the same,
+it steps down one rung and goes on from the last iteration. The networks of one prior at a time are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from backend.config import NerfStage, Preset, Walk
+from backend.diffusion.prior import Prior
+from backend.diffusion.thrift import THRIFTS
+from backend.errors import OutOfMemory
+from backend.kernels.hashgrid import GridLayout
+
+SAMPLE = 960  # bytes that a ray's sample keeps until the backward pass: counted, 16 levels x 4, heads of 64
+PIXEL = 1000  # bytes of a mesh's pixel, likewise, were the whole picture covered
+USABLE = 0.92  # share of a device's memory: its context, the kernels' workspaces, what lies between blocks
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python says so, on a card or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and ("allocate memory" in words or "out of memory" in words)
+
+
+def capacity_gb(device: torch.device) -> float:
+    """All that the device has, or the machine; not what is free just now, which would change results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory / 1e9
+    return psutil.virtual_memory().total / 1e9
+
+
+def needed_gb(name: str, preset: Preset, prior: Prior, rung: int) -> float:
+    """An estimate of a stage's peak."""
+    walk: Walk = getattr(preset, name)
+    return prior.footprint(walk.size, THRIFTS[rung][1]) + _scene_gb(walk, preset.nerf)
+
+
+def _scene_gb(walk: Walk, nerf: NerfStage) -> float:
+    """The field with its gradient and AdamW's moments, and a render's activations."""
+    layout = GridLayout(nerf.grid_levels, nerf.grid_features, nerf.grid_log2_size, finest=nerf.grid_finest)
+    field = layout.entries * layout.features * 4 * 4
+    render = nerf.budget * SAMPLE if isinstance(walk, NerfStage) else walk.size**2 * PIXEL
+    return (field + render) / 1e9
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run begins."""
+
+    rung: int  # of THRIFTS
+    needed: dict[str, float]  # GB by stage, estimated
+    capacity: float  # GB
+
+    @property
+    def fits(self) -> bool:
+        return all(value <= USABLE * self.capacity for value in self.needed.values())
+
+    def note(self) -> str:
+        """What the user should know; "" where all fits as it is."""
+        if not self.needed or (self.fits and self.rung == 0):
+            return ""
+        most = max(self.needed, key=lambda name: self.needed[name])
+        there = f"about {self.needed[most]:.1f} GB for stage {most}, {self.capacity:.1f} GB are there"
+        if self.fits:
+            return f"To fit into memory ({there}): {'; '.join(words_of(self.rung))}."
+        return f"It may not fit into memory ({there})."
+
+    def record(self) -> dict[str, Any]:
+        """For job.json."""
+        return asdict(self) | {"fits": self.fits, "savings": words_of(self.rung)}
+
+
+def words_of(rung: int) -> list[str]:
+    """What is done on this rung."""
+    return [words for words, _ in THRIFTS[1 : rung + 1]]
+
+
+def make_plan(
+    stages: Sequence[str],
+    preset: Preset,
+    prior: Prior,
+    refiner: Prior | None,
+    device: torch.device,
+    at_least: int = 0,
+) -> Plan:
+    """The first rung, from `at_least` on, where every stage should fit; else the last one that helps."""
+    capacity = capacity_gb(device)
+    plans = []
+    for rung in range(at_least, len(THRIFTS)):
+        theirs = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
+        needed = {name: round(needed_gb(name, preset, theirs[name], rung), 2) for name in stages}
+        plans.append(Plan(rung, needed, capacity))
+        if plans[-1].fits:
+            return plans[-1]
+    least = plans[-1].needed
+    return next(plan for plan in plans if plan.needed == least)
+
+
+class Ladder:
+    """Where a run stands on it."""
+
+    def __init__(self, preset: Preset, prior: Prior, refiner: Prior | None, rung: int = 0) -> None:
+        self.rung, self._preset = rung, preset
+        self._prior, self._refiner = prior, refiner
+        self._apply()
+
+    def step_down(self, stage: str, iteration: int, error: BaseException, device: torch.device) -> str:
+        """One rung down; the sentence for the user. Raises OutOfMemory from `error` where no rung is left."""
+        prior = self._refiner if self._refiner is not None and stage == "refine" else self._prior
+        needed = [needed_gb(stage, self._preset, prior, rung) for rung in range(len(THRIFTS))]
+        if self.rung == len(THRIFTS) - 1 or needed[0] == needed[-1]:  # no networks: no rung helps
+            raise OutOfMemory(
+                f"Stage {stage} ran out of memory in iteration {iteration}, with all savings in use:"
+                f" {capacity_gb(device):.1f} GB are there.",
+                what_to_change(stage, self._preset, prior),
+            ) from error
+        self.rung += 1
+        self._apply()
+        return (
+            f"Out of memory in stage {stage}, iteration {iteration}. It goes on from there with less:"
+            f" {THRIFTS[self.rung][0]}."
+        )
+
+    def _apply(self) -> None:
+        for prior in (self._prior, self._refiner):
+            if prior is not None:
+                prior.save_memory(THRIFTS[self.rung][1])
+
+
+def what_to_change(stage: str, preset: Preset, prior: Prior) -> str:
+    """The setting that makes a stage smaller."""
+    walk: Walk = getattr(preset, stage)
+    if isinstance(walk, NerfStage):
+        return f"Lower nerf.budget: --set nerf.budget={walk.budget // 2}"
+    smaller, last = max(8, walk.size // 16 * 8), THRIFTS[-1][1]
+    networks = prior.footprint(walk.size, THRIFTS[0][1]) != prior.footprint(walk.size, last)
+    if not networks or prior.footprint(smaller, last) < prior.footprint(walk.size, last):
+        return f"Lower {stage}.size: --set {stage}.size={smaller}"
+    if stage == "refine":  # the refiner enlarges what is smaller than it was trained at
+        return "Leave the stage out: --stages nerf,geometry,texture"
+    return "Take another device: --device cpu"
