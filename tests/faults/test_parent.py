@@ -38,8 +38,8 @@ def test_killed(tmp_path, place):
     if place == "load":
         assert isinstance(p.decode(client.stdout.readline()), p.Ready)
     elif place != "start":
-        while getattr(p.decode(client.stdout.readline()), "stage", "") != place:
-            pass
+        while getattr(event := p.decode(client.stdout.readline()), "stage", "") != place:
+            assert not isinstance(event, p.Failed), event
     time.sleep(0.7)
     family = [worker, *worker.children(recursive=True)]
     if place == "deliver":
