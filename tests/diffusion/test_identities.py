@@ -67,9 +67,13 @@ def run_apfo(
     levels: list[NoiseLevel],
     prior: Callable[[Tensor, NoiseLevel, Camera], Tensor],
     seed: int = 0,
+    rate: float = 1.0,
     **others: Any,
 ) -> tuple[Tensor, list[Step]]:
-    """The real loop with the identity as renderer and encoder, and SGD whose step is exactly x <- x_hat."""
+    """The real loop with the identity as renderer and encoder, and SGD whose step is exactly x <- x_hat.
+
+    rate: 1 / d^2 where the picture in the loss is d times as steep as the one that is updated.
+    """
     x = start.clone().requires_grad_()
     exact = sum(level.kappa for level in levels) / len(
         levels
@@ -79,12 +83,11 @@ def run_apfo(
         1,
         sample_camera=lambda: CAMERA,
         render=lambda _: RenderOutput(x.permute(0, 2, 3, 1), torch.ones(())),
-        encode=lambda image: image.permute(0, 3, 1, 2),
         prior=prior,
         regularize=lambda _out, _iteration: torch.zeros(()),
-        optimizer=torch.optim.SGD([x], lr=exact),
+        optimizer=torch.optim.SGD([x], lr=rate * exact),
         generator=torch.Generator().manual_seed(seed),
-        **({"phi": None} | others),
+        **({"phi": None, "encode": lambda image: image.permute(0, 3, 1, 2)} | others),
     )
     steps = list(walk)
     return x.detach(), steps
@@ -336,3 +339,37 @@ def test_9_the_gradient_on_the_latent() -> None:
     d_p, d_phi = noise(1, 4, 8, 8, seed=1), noise(1, 4, 8, 8, seed=2)
     (x - target(x.detach(), d_p, d_phi, level)).square().sum().backward()
     torch.testing.assert_close(x.grad, 2 * level.kappa * (d_phi - d_p), rtol=1e-3, atol=1e-6)
+
+
+# the target between pictures
+
+
+def test_between_pictures_is_between_latents_where_latents_are_pictures() -> None:
+    levels = noise_levels(1.0, 0.2, 20)
+    network = smooth_network("v_prediction")
+
+    def prior(z: Tensor, level: NoiseLevel, _: Camera) -> Tensor:
+        return denoise(network, z, level, NO_TEXT)
+
+    start = noise(1, 3, 8, 8).sigmoid()
+    as_latent = {"encode": lambda image: 2 * image.permute(0, 3, 1, 2) - 1}
+    as_picture = as_latent | {"decode": lambda x: (x.permute(0, 2, 3, 1) + 1) / 2}
+    latent, _ = run_apfo(start, levels, prior, rate=0.25, **as_latent)
+    picture, _ = run_apfo(start, levels, prior, rate=0.25, **as_picture)
+    assert distance(picture, latent) < 1e-5
+
+
+def test_between_pictures_contracts_whatever_the_encoder_does() -> None:
+    """||x_N - x*|| / ||x_0 - x*|| = sigma_N / sigma_0, although latents are cubes of pictures, at double the size."""
+    levels = noise_levels(1.0, 0.2, 50)
+    wanted, start = noise(1, 8, 8, 3, seed=1).sigmoid(), noise(1, 3, 8, 8).sigmoid()
+
+    def encode(image: Tensor) -> Tensor:
+        return (2 * image - 1).permute(0, 3, 1, 2).repeat_interleave(2, 2).repeat_interleave(2, 3) ** 3
+
+    def decode(x: Tensor) -> Tensor:
+        return (x.sign() * x.abs() ** (1 / 3) + 1).permute(0, 2, 3, 1) / 2
+
+    end, _ = run_apfo(start, levels, lambda *_: encode(wanted), encode=encode, decode=decode, rate=0.25)
+    ratio = (end.permute(0, 2, 3, 1) - wanted).norm() / (start.permute(0, 2, 3, 1) - wanted).norm()
+    assert float(ratio) == pytest.approx(levels[-1].sigma_next / levels[0].sigma, rel=1e-3)
