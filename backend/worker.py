@@ -90,6 +90,7 @@ class Worker:
         self._ready: Ready | None = None
         self._request: Begin | None = None  # the job at work, or waiting for the main thread to be ready
         self._begun: set[str] = set()  # ids of jobs
+        self._started = False  # a stage of it: before that there is nothing to keep
         self._paused = self._leaving = False
         self._due: tuple[float, Callable[[], None]] | None = None  # what to do if it is silent, and when
         self._last: Event | None = None  # about the job at work
@@ -164,8 +165,10 @@ class Worker:
             if self._asked != "pause" or self._paused:
                 return  # it was reported already, or is over
             self._paused, self._due = True, None
-        elif isinstance(event, Started) and isinstance(self._request, Generate | Refine):
-            self._begun.add(self._request.job.id)
+        elif isinstance(event, Started):
+            self._started = True
+            if isinstance(self._request, Generate | Refine):
+                self._begun.add(self._request.job.id)
         elif isinstance(event, Ready):
             if self._ready is None and self._request is not None:
                 self._jobs.put(self._request)  # it has waited for this
@@ -175,7 +178,7 @@ class Worker:
             self._send(event)
             return
         self._request = self._asked = self._due = self._last = None
-        self._paused = False
+        self._started = self._paused = False
         self._send(event)
         if self._leaving:
             os._exit(0)
@@ -267,7 +270,7 @@ class Worker:
         _thread.interrupt_main(signal.SIGINT)
         self._later(STILL, lambda: self._hear_event(Paused()))
 
-    def _end_without_it(self) -> None:
+    def _end_without_it(self) -> NoReturn:
         """The main thread does not look: report what there is, and end."""
         end = self._cancelled()
         folder = folder_of(self._request)
@@ -287,6 +290,8 @@ class Worker:
         self._leaving = True
         if self._request is None:
             os._exit(0)
+        if not self._started:
+            self._end_without_it()
         self._ask("cancel")
         self._later(LEAVE, self._end_without_it)
 
