@@ -34,12 +34,13 @@ class Accelerator:
     source: str
 
 
+TINY_CUDA_NN = "02919511e152ee1059b51b7825bd9a4de659645c"  # a commit: its last release does not know CUDA 13
 ACCELERATORS = (
-    Accelerator("nvdiffrast.torch", "nvdiffrast", "git+https://github.com/NVlabs/nvdiffrast"),
+    Accelerator("nvdiffrast.torch", "nvdiffrast", "git+https://github.com/NVlabs/nvdiffrast@v0.4.0"),
     Accelerator(
         "tinycudann",
         "tiny-cuda-nn",
-        "git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch",
+        f"git+https://github.com/NVlabs/tiny-cuda-nn@{TINY_CUDA_NN}#subdirectory=bindings/torch",
     ),
 )
 
@@ -112,7 +113,8 @@ def _build_one(
 ) -> Iterator[Progress]:
     nvcc = find_nvcc()
     assert nvcc is not None, "obstacle"
-    variables = clean_environment(CUDA_HOME=str(nvcc.parents[1]), MAX_JOBS="2")
+    path = f"{nvcc.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # tiny-cuda-nn's build looks for it there
+    variables = clean_environment(CUDA_HOME=str(nvcc.parents[1]), PATH=path, MAX_JOBS="2")
     installer = Installer(str(python), pythons.find_uv(folder / "tools"), folder / "cache", variables)
     for what in (("setuptools", "wheel", "ninja"), ("--no-build-isolation", "--no-deps", accelerator.source)):
         for line in run(installer.install(*what), stop, log, variables):

@@ -1,57 +1,109 @@
-"""Accelerators: what stands in the way is said, and a failure leaves the environment as it was."""
+"""Building accelerators, with a toy torch, nvcc, compiler and uv: why not, and what failing leaves."""
+
+from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 import pytest
 
 from dreamflow_blender import accelerators
 from dreamflow_blender.background import Stop
-from dreamflow_blender.steps import SetupError
+from dreamflow_blender.environment import SetupError, python_of
+from dreamflow_blender.packages import Installer
+from tests.blender_side.test_environment import Place, torch
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-ins are shell scripts")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the toys are scripts")
 
 
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An environment whose torch says that it is built for CUDA 13."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = Place(tmp_path_factory.mktemp("place"), patch)
+        made.toy_uv()
+        torch(made, "2.0", "13.0", True)
+        made.install()
+        yield made
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A card's machine: torch for CUDA 12, its toolkit, a compiler and git."""
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
-    script(tmp_path / "cuda" / "bin" / "nvcc", "echo 'Cuda compilation tools, release 12.6, V12.6.85'")
-    for name in ("c++", "git"):
-        script(tmp_path / "bin" / name, "true")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    return script(tmp_path / "python", 'case "$*" in *cuda*) echo \'"12.6"\';; *pip*) exit 3;; esac')
+def tools(tmp_path, monkeypatch):
+    """tools(nvcc="13.0", ...): what lies on the path, and nothing else."""
+
+    def make(nvcc="13.0", compiler=True, git=True):
+        folder = tmp_path / "cuda" / "bin"
+        folder.mkdir(parents=True)
+        stubs = {
+            "nvcc": f"echo 'Cuda compilation tools, release {nvcc}, V{nvcc}.88'" if nvcc else "",
+            "sh": "-",
+        }
+        stubs |= {"g++": "true" if compiler else "", "git": "true" if git else ""}
+        for name, script in stubs.items():
+            if script == "-":
+                (folder / name).symlink_to("/bin/sh")
+            elif script:
+                (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+                (folder / name).chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder))
+        for name in ("CUDA_HOME", "CUDA_PATH"):
+            monkeypatch.setenv(name, str(tmp_path / "nowhere"))
+        monkeypatch.setattr(accelerators, "find_nvcc", lambda: folder / "nvcc" if nvcc else None)
+
+    return make
 
 
-def test_nothing_stands_in_the_way(machine):
-    assert accelerators.obstacle(machine, Stop()) == ""
+@pytest.mark.parametrize(
+    "there, told",
+    [
+        ({"nvcc": ""}, "no CUDA toolkit"),
+        ({"nvcc": "12.8"}, "not of version 13"),
+        ({"compiler": False}, "no C++ compiler"),
+        ({"git": False}, "no git"),
+    ],
+)
+def test_why_not(place, tools, there, told):
+    tools(**there)
+    python = python_of(place.folder)
+    assert told in accelerators.obstacle(python, Stop())
+    calls = place.calls()
+    with pytest.raises(SetupError, match="Everything works without"):
+        list(accelerators.build(place.folder, python, Stop()))
+    assert place.calls() == calls  # nothing was tried
 
 
-def test_a_processors_torch(machine, tmp_path):
-    python = script(tmp_path / "cpu", "echo null")
-    assert "not built for CUDA" in accelerators.obstacle(python, Stop())
-    with pytest.raises(SetupError, match="not built for CUDA"):
-        list(accelerators.build(tmp_path, python, Stop()))
+def test_no_torch(tools):
+    tools()
+    assert "not built for CUDA" in accelerators.obstacle(Path("/nowhere/python"), Stop())
 
 
-def test_no_toolkit_and_another_toolkit(machine, tmp_path, monkeypatch):
-    script(tmp_path / "cuda" / "bin" / "nvcc", "echo 'release 11.8, V11.8.89'")
-    assert "not of version 12" in accelerators.obstacle(machine, Stop())
-    (tmp_path / "cuda" / "bin" / "nvcc").unlink()
-    monkeypatch.setattr(accelerators, "find_nvcc", lambda: None)
-    assert "toolkit 12.6" in accelerators.obstacle(machine, Stop())
+def test_both_are_built(place, tools):
+    tools()
+    steps = list(accelerators.build(place.folder, python_of(place.folder), Stop()))
+    assert [s.fraction for s in steps] == sorted(s.fraction for s in steps) and steps[-1].fraction == 1.0
+    sources = [word for call in place.calls() for word in call.split() if word.startswith("git+")]
+    assert len(sources) == 2 and all("@" in source for source in sources)  # of a fixed version
 
 
-def test_a_failing_build_is_told_with_its_log(machine, tmp_path):
-    with pytest.raises(SetupError, match="works as before") as caught:
-        list(accelerators.build(tmp_path / "env", machine, Stop()))
-    assert "nvdiffrast" in caught.value.message and "tiny-cuda-nn" in caught.value.message
-    assert "pip install" in caught.value.log
+@pytest.mark.parametrize(
+    "trouble, told", [("does not compile", "nvcc"), ("does not load", "cannot be imported")]
+)
+def test_what_fails_leaves_everything_as_it_was(place, tools, monkeypatch, trouble, told):
+    tools()
+    monkeypatch.setenv("TOY_UV", trouble)
+    with pytest.raises(SetupError) as failed:
+        list(accelerators.build(place.folder, python_of(place.folder), Stop()))
+    assert (
+        told in failed.value.message
+        and "nvdiffrast" in failed.value.message
+        and "tiny-cuda-nn" in failed.value.message
+    )
+    assert "Everything works as before" in failed.value.todo and failed.value.log
+    if trouble == "does not load":
+        assert sum(" uninstall " in call for call in place.calls()) == 2
+    assert place.toy_version() == "1.0"
+
+
+def test_the_licence_is_told():
+    assert "non-commercial" in accelerators.LICENCE and "nvdiffrast" in accelerators.LICENCE
+    assert Installer("python", None, Path(), {}).install("x")[1:4] == ["-m", "pip", "install"]
