@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Generator as Events
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
@@ -47,11 +47,32 @@ from dreamflow_blender.contract.protocol import (
 )
 
 Asked = Callable[[], str | None]  # "pause", "finish", "cancel", or None
+Delivery = Events[int, None, Delivered]
 THREADS = torch.get_num_threads()  # torch's own choice, whatever the jobs of this process ask for
 
 
 def nobody() -> None:
     """Asks for nothing."""
+
+
+class Work(Protocol):
+    """What a kind of job does: `generate`'s is below, `refine`'s in refine.py."""
+
+    def settle(self, preset: Preset) -> Preset:
+        """The preset as this job wants it."""
+
+    def moments(
+        self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
+        saved: Saved | None, ladder: Ladder,
+    ) -> Iterator[Moment]: ...  # fmt: skip
+
+    def snapshot(self, moment: Moment) -> Path:
+        """Written. Raises SceneError where there is nothing to see yet."""
+
+    def deliver(
+        self, moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, told: Told, asked: Asked
+    ) -> Delivery:
+        """Yields how many of the STEPS are done."""
 
 
 def generate(job: Job, asked: Asked = nobody) -> Events[Event, None, None]:
@@ -61,7 +82,7 @@ def generate(job: Job, asked: Asked = nobody) -> Events[Event, None, None]:
     last finished iteration before the exception goes on.
     """
     with locked(Path(job.folder)):
-        yield from _run(job, asked, None)
+        yield from run(job, Generating(job), asked)
 
 
 def resume(folder: Path, asked: Asked = nobody) -> Events[Event, None, None]:
@@ -79,11 +100,16 @@ def resume(folder: Path, asked: Asked = nobody) -> Events[Event, None, None]:
             rest.unlink(missing_ok=True)
         notes: list[str] = []
         saved = _newest(job, notes)
-        run = _run(job, asked, saved)
-        yield next(run)  # ready
+        work: Work = Generating(job)
+        if job.kind == "refine":
+            from backend.refine import Refining
+
+            work = Refining.again(job)
+        events = run(job, work, asked, saved)
+        yield next(events)  # ready
         for note in notes:
             yield Warning(note)
-        yield from run
+        yield from events
 
 
 def _newest(job: Job, notes: list[str]) -> Saved | None:
@@ -109,7 +135,34 @@ def wanted_settings(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
     }
 
 
-def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, None]:
+class Generating:
+    """The work of `generate`."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def settle(self, preset: Preset) -> Preset:
+        return preset
+
+    def moments(
+        self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
+        saved: Saved | None, ladder: Ladder,
+    ) -> Iterator[Moment]:  # fmt: skip
+        return run_stages(self._job, preset, prior, refiner, kernels, device, saved, ladder)
+
+    def snapshot(self, moment: Moment) -> Path:
+        path = Path(self._job.folder) / "snapshot.npz"
+        write_snapshot(path, as_it_stands(moment.scene, moment.stage), self._job.snapshot_faces)
+        return path
+
+    def deliver(
+        self, moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, told: Told, asked: Asked
+    ) -> Delivery:
+        return _deliver(moment, prior, preset, kernels, self._job, told, asked)
+
+
+def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Events[Event, None, None]:
+    """The job's events, in its folder, which is locked."""
     began = time.monotonic()
     resolve(job.preset, job.overrides)  # a mistake is said before anything is loaded
     device = pick_device(job.device)
@@ -119,7 +172,7 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
     prior = open_prior(job.prior, device, job.phi or None)
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
-    preset = resolve(job.preset, wanted_settings(prior, refiner) | job.overrides)
+    preset = work.settle(resolve(job.preset, wanted_settings(prior, refiner) | job.overrides))
     for name in job.stages:
         theirs = refiner or prior if name == "refine" else prior
         kind: Kind = "normal" if name == "geometry" else "colour"
@@ -155,19 +208,25 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
             )
 
     try:
-        for moment in run_stages(job, preset, prior, refiner, kernels, device, saved, ladder):
+        for moment in work.moments(preset, prior, refiner, kernels, device, saved, ladder):
             if moment.what == "began":
                 watch.start(moment.total, moment.done)
                 if moment.done == 0:
                     told.curves[moment.stage] = Curves()
                 yield Started(moment.stage, moment.total)
-            elif moment.what in ("again", "eased"):
+            elif moment.what in ("again", "eased", "note"):
                 yield Warning(moment.note)
+            elif moment.what == "fit":
+                if moment.done == 0:
+                    watch.start(moment.total, 0)
+                    yield Started("fit", moment.total)
+                elif watch.due_report(moment.done):
+                    yield watch.plain_progress("fit", moment.done)
             elif moment.step is not None:
                 told.curves[moment.stage].add(moment.step)
                 if watch.due_report(moment.done):
                     yield watch.progress(moment.stage, moment.step, getattr(preset, moment.stage).levels)
-                yield from _show(moment, watch, job, kernels)
+                yield from _show(moment, watch, job, work, kernels)
                 if watch.due_checkpoint() and not (keeper.busy and job.checkpoint_seconds):
                     save(moment)
             elif moment.what == "ended":
@@ -194,23 +253,23 @@ def _run(job: Job, asked: Asked, saved: Saved | None) -> Events[Event, None, Non
                 save(moment)
                 keeper.wait()
             with suppress(SceneError):  # nothing to deliver yet; the events say how far it came
-                _drain(_deliver(moment, prior, preset, kernels, job, told, asked))
+                _drain(work.deliver(moment, prior, preset, kernels, told, asked))
         raise
     assert moment is not None, "a job has stages"
     keeper.wait()
     for path in keeper.news():
         yield Checkpoint(str(path))
     yield Started("deliver", STEPS)
-    work = _deliver(moment, prior, preset, kernels, job, told, asked)
+    delivery = work.deliver(moment, prior, preset, kernels, told, asked)
     try:
         while True:
-            done = next(work)
+            done = next(delivery)
             yield Progress("deliver", done, STEPS, done, STEPS)
             if (yield from _answer(asked, watch)) == "cancel":
                 yield Cancelled(kept(folder))
                 return
     except GeneratorExit:  # so close to its end it goes on
-        _drain(work)
+        _drain(delivery)
         raise
     except StopIteration as end:
         delivered: Delivered = end.value
@@ -234,7 +293,9 @@ def _answer(asked: Asked, watch: Watch) -> Events[Event, None, str | None]:
     return word
 
 
-def _show(moment: Moment, watch: Watch, job: Job, kernels: Kernels) -> Events[Event, None, None]:
+def _show(
+    moment: Moment, watch: Watch, job: Job, work: Work, kernels: Kernels
+) -> Events[Event, None, None]:
     """The preview and the snapshot that are due."""
     device = moment.scene.field.table.device
     if watch.preview.due():
@@ -247,10 +308,9 @@ def _show(moment: Moment, watch: Watch, job: Job, kernels: Kernels) -> Events[Ev
             watch.turn += 37.0
         yield Preview(str(path))
     if job.snapshot_faces and watch.snapshot.due():
-        path = Path(job.folder) / "snapshot.npz"
         with suppress(SceneError):  # nothing to see yet
             with watch.snapshot.doing():
-                write_snapshot(path, as_it_stands(moment.scene, moment.stage), job.snapshot_faces)
+                path = work.snapshot(moment)
             yield Snapshot(str(path))
 
 
@@ -265,7 +325,7 @@ def _sheet(moment: Moment, device: torch.device, kernels: Kernels) -> Tensor:
 
 def _deliver(
     moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, job: Job, told: Told, asked: Asked
-) -> Events[int, None, Delivered]:
+) -> Delivery:
     """Deliver what there is, wherever the run was stopped. Raises SceneError where that is nothing."""
     scene = moment.scene if moment.what == "ended" else as_it_stands(moment.scene, moment.stage)
     shaping = moment.stage == "nerf" or (moment.stage == "geometry" and moment.what != "ended")
@@ -278,8 +338,8 @@ def _deliver(
     return (yield from finishing(scene, preset.delivery, kernels, folder, job, curves, told.sheets, stop))
 
 
-def _drain(work: Events[int, None, Delivered]) -> None:
-    for _ in work:
+def _drain(delivery: Delivery) -> None:
+    for _ in delivery:
         pass
 
 

@@ -136,6 +136,12 @@ class Watch:
     def due_report(self, done: int) -> bool:
         return done == self._total or time.monotonic() - self._reported >= self.REPORT_EVERY
 
+    def plain_progress(self, stage: str, done: int) -> Progress:
+        """Of what has no noise levels."""
+        self._reported = time.monotonic()
+        left = self.elapsed() / max(1, done - self._first) * (self._total - done)
+        return Progress(stage, done, self._total, done, self._total, round(left, 1))
+
     def progress(self, stage: str, step: Step, levels: int) -> Progress:
         self._reported = time.monotonic()
         done = step.iteration + 1
