@@ -92,12 +92,11 @@ def few(monkeypatch, tmp_path):
     """The whole training at the least size."""
     monkeypatch.setattr(train, "LEARNED", ("ball", "cone"))
     monkeypatch.setattr(train, "RING", 64)
+    monkeypatch.setattr(train_unet, "BATCH", 8)
     monkeypatch.setattr(train_vae, "PLANNED", 16)
     monkeypatch.setattr(train_vae, "ENCODER_UNTIL", 8)
-    monkeypatch.setattr(train_unet, "PLANNED", {"base": 64, "refiner": 40})
-    monkeypatch.setattr(
-        train, "open_album", lambda cache, kind: make_album(kind, 2, 128, 0)
-    )
+    monkeypatch.setattr(train_unet, "PLANNED", {"base": 24, "refiner": 20})
+    monkeypatch.setattr(train, "open_album", lambda cache, kind: make_album(kind, 2, 128, 0))
     return ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--device", "cpu"]
 
 
