@@ -92,6 +92,7 @@ def few(monkeypatch, tmp_path):
     """The whole training at the least size."""
     monkeypatch.setattr(train, "LEARNED", ("ball", "cone"))
     monkeypatch.setattr(train, "RING", 64)
+    monkeypatch.setattr(train, "SCALE_PICTURES", 8)
     monkeypatch.setattr(train_unet, "BATCH", 8)
     monkeypatch.setattr(train_vae, "PLANNED", 16)
     monkeypatch.setattr(train_vae, "ENCODER_UNTIL", 8)
