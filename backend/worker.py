@@ -110,9 +110,8 @@ class Worker:
             self.inbox.put(Failed("internal", what[:500], "Run: python -m backend doctor", detail))
         while True:
             request = self._jobs.get()
-            end = carry_out(request, lambda: self._asked, self.inbox.put)
-            free_memory()
-            self.inbox.put(end)
+            self.inbox.put(carry_out(request, lambda: self._asked, self.inbox.put))
+            free_memory()  # after the word: it may take a while
 
     def stand_still(self, *_: object) -> None:
         """SIGINT's handler, in the main thread: a pause in the middle of whatever it does."""

@@ -62,8 +62,9 @@ def carry_out(request: Begin, asked: Asked, tell: Callable[[Event], None]) -> En
 def _run(request: Begin, folder: Path, asked: Asked, tell: Callable[[Event], None]) -> End:
     events = _events(request, asked)
     log: EventLog | None = None
+    end: End | None = None
     try:
-        for event in events:
+        for event in events:  # to the very end: closed before it, they would deliver what there is
             for path in paths_of(event):
                 if not Path(path).is_relative_to(folder):
                     raise AssertionError(f"{path} does not lie in the job's folder")
@@ -73,12 +74,14 @@ def _run(request: Begin, folder: Path, asked: Asked, tell: Callable[[Event], Non
             except DiskError as error:
                 events.throw(error)  # closing them would try to deliver
             if isinstance(event, End):
-                return event
-            tell(event)
+                end = event
+            else:
+                tell(event)
     finally:
         if log is not None:
             log.close()
-    raise AssertionError("the job ended without a word")
+    assert end is not None, "a job ends with a word"
+    return end
 
 
 def _events(request: Begin, asked: Asked) -> Generator[Event, None, None]:
