@@ -54,14 +54,18 @@ def run_stages(
     device: torch.device,
     saved: Saved | None = None,
     ladder: Ladder | None = None,
+    scene: Scene | None = None,
 ) -> Iterator[Moment]:
     """Every moment of a job's stages. `refiner` None: the prior refines, too. `saved`: go on from there.
+    `scene`: the mesh and colours that a refine job begins with, or has been restored to.
 
     Raises SceneError after three empty or full scenes, NumericsError naming stage, iteration and tensor, and
     OutOfMemory where memory runs out at the foot of the ladder.
     """
     ladder = ladder or Ladder(preset, prior, refiner)
-    if saved is None or saved.stage == "nerf":
+    if scene is not None:
+        attempt = 0
+    elif saved is None or saved.stage == "nerf":
         scene, attempt = yield from _shape(job, preset, prior, kernels, device, saved, ladder)
     else:
         attempt = saved.attempt
@@ -146,10 +150,10 @@ def _moments(
         restore_stage(saved, stage)
         done = saved.iteration
     yield Moment("began", stage.name, scene, None, total, "", done, stage, attempt)
+    drawn, fits = stage.generator.get_state(), stage.phi.steps if stage.phi else 0
     note: str | None = ""
     while note is not None:
         note = None
-        drawn, fits = stage.generator.get_state(), stage.phi.steps if stage.phi else 0
         try:
             for step in stage.steps(done):
                 done = step.iteration + 1
