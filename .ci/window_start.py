@@ -16,12 +16,18 @@ MODULE = "bl_ext.user_default.dreamflow.dreamflow_blender"
 
 
 def prepare() -> None:
+    """As a user who has made room: the default cube would stand where the result does."""
     bpy.context.preferences.view.show_splash = False
+    cube = bpy.data.objects.get("Cube")
+    if cube is not None:
+        bpy.data.objects.remove(cube)
+        bpy.ops.ed.undo_push(message="No cube")
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             if area.type == "VIEW_3D":
                 area.spaces.active.show_region_ui = True
-                area.spaces.active.shading.type = os.environ.get("DREAMFLOW_SHADING", "MATERIAL")
+                area.spaces.active.region_3d.view_distance = 5.0
+                area.spaces.active.shading.type = os.environ.get("DREAMFLOW_SHADING", "SOLID")
 
 
 def tell() -> float:

@@ -12,8 +12,8 @@ KNOWN = {("draft", work.BUILT_IN): 95.0}  # seconds on two processor cores; docs
 MEMORY_GB = {("draft", work.BUILT_IN): 1.4}
 
 
-def seconds(preset: str, prior: str, device: str) -> tuple[float, bool]:
-    """(seconds or 0, whether they were measured here): the mean of the last five that came to their end."""
+def seconds(preset: str, prior: str, device: str) -> float:
+    """The mean of the last five here that came to their end; else what is known; else 0."""
     took = [
         entry.seconds
         for entry in jobs.need_store().history()
@@ -23,19 +23,18 @@ def seconds(preset: str, prior: str, device: str) -> tuple[float, bool]:
         and not entry.note
     ][:5]
     if took:
-        return sum(took) / len(took), True
-    return KNOWN.get((preset, prior), 0.0), False
+        return sum(took) / len(took)
+    return KNOWN.get((preset, prior), 0.0)
 
 
 def sentence(settings: Any) -> str:
     """ "about 2 min, 1.4 GB of memory"; "" where nothing is known."""
     prior = {"BUILT_IN": work.BUILT_IN, "STABLE_DIFFUSION": work.STABLE_DIFFUSION}.get(settings.model, "")
     preset = settings.preset
-    time, here = seconds(preset, prior, addon.setting("device", "auto"))
+    took = seconds(preset, prior, addon.setting("device", "auto"))
     parts = []
-    if time:
-        about = translated("about") if here else translated("perhaps")
-        parts.append(f"{about} {words.duration(time)}")
+    if took:
+        parts.append(f"{translated('about')} {words.duration(took)}")
     memory = MEMORY_GB.get((preset, prior))
     if memory:
         parts.append(f"{memory} GB {translated('of memory')}")

@@ -20,7 +20,7 @@ from .contract import protocol as p
 from .queue_store import Entry, Store
 from .running import Running
 
-BUSY, IDLE = 0.1, 2.0  # seconds between ticks
+BUSY, IDLE = 0.1, 0.5  # seconds between ticks
 HOLD_AFTER = 2  # failures in a row that no prompt is to blame for; then the queue waits for the user
 _TO_BLAME = ("input", "model")  # kinds of failure that concern one job alone
 
