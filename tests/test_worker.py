@@ -156,6 +156,7 @@ def test_cancel_is_quick(start, tmp_path, where):
     print(f"cancel, {where}: {took:.2f} s")
     assert took < 2.5  # 2 s, and a machine that is busy
     assert ("checkpoint" in cancelled.paths) == (where in ("loop", "unwrap"))
+    assert not (tmp_path / "a" / "mesh.glb").exists()
     if where in ("loop", "unwrap"):  # the same worker goes on
         assert isinstance(read_events(tmp_path / "a")[-1], p.Cancelled)
         client.say(p.Status())

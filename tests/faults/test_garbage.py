@@ -1,6 +1,6 @@
 """Lines that no client would write: each is answered, nothing grows, and then a real job runs.
 
-LINES is how many (3,000; the figure in docs/decisions.md is of 100,000).
+LINES in the environment is how many (3,000).
 """
 
 import json

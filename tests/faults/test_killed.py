@@ -1,6 +1,6 @@
 """Killed at any moment, and resumed: the same bytes as if nothing had happened.
 
-KILLS is how often (6; the figure in docs/decisions.md is of 60).
+KILLS in the environment is how often (6).
 """
 
 import json
