@@ -90,6 +90,16 @@ def click(place: tuple[int, int]) -> None:
     time.sleep(0.6)
 
 
+def open_tab(place: tuple[int, int]) -> None:
+    for _ in range(8):
+        click(place)
+        time.sleep(2)
+        if told().get("tab") == "DreamFlow":
+            return
+    picture(Path("/tmp/failed.png"))
+    raise Failed(f"the sidebar's tab was not found at {place}: {told().get('tab')}")
+
+
 def key(name: str, place: tuple[int, int]) -> None:
     run("xdotool", "mousemove", str(place[0]), str(place[1]))
     time.sleep(0.3)
@@ -123,7 +133,7 @@ def drive(zip_file: Path, pictures: Path) -> None:
     run("blender", "--command", "extension", "install-file", "-r", "user_default", "-e", str(zip_file))
     print("  installed and enabled", flush=True)
     blender = start()
-    click(places["tab"])
+    open_tab(places["tab"])
     picture(pictures / "panel-before.png")
     click(places["generate"])
     wait("pressed Generate: a job is at work", lambda t: bool(t["stage"]), 120)
@@ -151,7 +161,7 @@ def drive(zip_file: Path, pictures: Path) -> None:
     print("  Blender killed: the worker is gone", flush=True)
     blender = start()
     wait("it is offered for resume", lambda t: t["history"][:1] == ["interrupted"], 30)
-    click(places["tab"])
+    open_tab(places["tab"])
     picture(pictures / "panel-interrupted.png")
     os.killpg(blender.pid, signal.SIGKILL)
 

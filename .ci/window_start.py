@@ -16,18 +16,26 @@ MODULE = "bl_ext.user_default.dreamflow.dreamflow_blender"
 
 
 def prepare() -> None:
-    """As a user who has made room: the default cube would stand where the result does."""
-    bpy.context.preferences.view.show_splash = False
-    cube = bpy.data.objects.get("Cube")
-    if cube is not None:
-        bpy.data.objects.remove(cube)
-        bpy.ops.ed.undo_push(message="No cube")
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                area.spaces.active.show_region_ui = True
-                area.spaces.active.region_3d.view_distance = 5.0
-                area.spaces.active.shading.type = os.environ.get("DREAMFLOW_SHADING", "SOLID")
+    """The sidebar is open, and the cursor beside the default cube, in which the result would be hidden."""
+    bpy.context.scene.cursor.location = (1.6, -1.6, -1.0)
+    for area in sidebars():
+        space = area.spaces.active
+        space.show_region_ui = True
+        space.shading.type = os.environ.get("DREAMFLOW_SHADING", "SOLID")
+
+
+def sidebars() -> list[bpy.types.Area]:
+    windows = bpy.context.window_manager.windows
+    return [area for window in windows for area in window.screen.areas if area.type == "VIEW_3D"]
+
+
+def tab() -> str:
+    """The sidebar's."""
+    for area in sidebars():
+        for region in area.regions:
+            if region.type == "UI":
+                return str(region.active_panel_category)
+    return ""
 
 
 def tell() -> float:
@@ -35,6 +43,7 @@ def tell() -> float:
     preview = importlib.import_module(f"{MODULE}.preview")
     running = jobs.running
     told = {
+        "tab": tab(),
         "stage": running.stage if running else "",
         "share": running.share() if running else "",
         "paused": bool(running and running.paused),
@@ -51,5 +60,6 @@ def tell() -> float:
     return 0.5
 
 
+bpy.context.preferences.view.show_splash = False
 bpy.app.timers.register(prepare, first_interval=0.2)
 bpy.app.timers.register(tell, first_interval=1.0, persistent=True)
