@@ -120,8 +120,9 @@ def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
 
 def require_finite(iteration: int, **tensors: Tensor) -> None:
     """NumericsError naming the first tensor that holds a NaN or an infinity."""
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+    found = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
+    for name, finite in zip(tensors, found.tolist(), strict=True):  # one wait for all
+        if not finite:
             raise NumericsError(
                 f"iteration {iteration}: {name} holds a NaN or an infinity.",
                 "Try another seed; with half precision, run the model in bfloat16 or float32.",

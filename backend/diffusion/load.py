@@ -86,4 +86,6 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
             "Copy the model again.",
         )
     module.to(device).eval().requires_grad_(False)
+    if device.type == "cuda":  # how its convolutions read images
+        module.to(memory_format=torch.channels_last)
     return module

@@ -71,7 +71,7 @@ class LoRAPhi:
             lr=self.learning_rate,
             betas=(0.9, 0.99),
             eps=1e-15,
-            fused=unet.device.type == "cuda",
+            fused=True,
         )
         self._switch(on=False)
 
@@ -134,10 +134,8 @@ class LoRAPhi:
             parameter.data.copy_(state[name])
             moments = [m for m in ("step", "exp_avg", "exp_avg_sq") if f"adamw.{m}.{name}" in state]
             for moment in moments:
-                saved = state[f"adamw.{moment}.{name}"].clone()
-                # AdamW keeps its step on the CPU unless it is fused
-                on_cpu = moment == "step" and parameter.device.type != "cuda"
-                self._optimizer.state[parameter][moment] = saved if on_cpu else saved.to(parameter.device)
+                saved = state[f"adamw.{moment}.{name}"].to(parameter.device, copy=True)
+                self._optimizer.state[parameter][moment] = saved
 
     def _predict(self, z: Tensor, level: NoiseLevel) -> Tensor:
         return self.network.predict(z, level, self.text.repeated(len(z)))
