@@ -16,8 +16,10 @@ from typing import TypeVar
 from . import packages, pythons
 from .background import Stop
 from .folder import environments, fingerprint, python_in, read_json, read_record, size_gb, write_json
+from .locks import is_held
 from .process import WINDOWS, clean_environment
 from .steps import CommandFailed, Log, Progress, SetupError, ask, hide, run
+from .worker_process import IN_USE
 
 T = TypeVar("T")
 STAGES = ("look", "python", "environment", "torch", "packages", "check")
@@ -95,9 +97,9 @@ def build(
     (target / "building.json").unlink(missing_ok=True)
     made = {**wanted, "folder": target.name, "torch": torch, "base": base, "note": note, "size_gb": size}
     write_json(folder / "environment.json", made)
-    for old in environments(folder):  # on Windows one that is running stays until the next time
+    for old in environments(folder):
         if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     yield Progress(1.0, note or (f"ready: torch {torch}" if torch else "ready"), "check")
 
@@ -152,9 +154,15 @@ def _place(folder: Path, in_use: Path | None, wanted: dict[str, str], repair: bo
         if kept is None and not repair and read_json(path / "building.json") == wanted:
             kept = path
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
     taken = {path.name for path in environments(folder)}
     return kept or folder / next(name for n in range(1, 1000) if (name := f"env-{n}") not in taken)
+
+
+def _remove(environment: Path) -> None:
+    """Unless a worker runs from it: then it stays until the next time."""
+    if not is_held(environment / IN_USE):
+        shutil.rmtree(environment, ignore_errors=True)
 
 
 def _check_place(folder: Path, target: Path, stop: Stop) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 if sys.platform == "win32":
     import msvcrt
@@ -34,6 +35,18 @@ def locked(path: Path) -> Iterator[None]:
         while not take(file.fileno()) and time.monotonic() < until:
             time.sleep(0.01)  # each change takes milliseconds; a lock that is never free is not honoured
         yield
+
+
+def hold(path: Path) -> IO[bytes] | None:
+    """Make and lock this file until the answer is closed; None where that cannot be done, or somebody else has."""
+    try:
+        file = path.open("ab")
+    except OSError:
+        return None
+    if take(file.fileno()):
+        return file
+    file.close()
+    return None
 
 
 def take(handle: int) -> bool:

@@ -14,10 +14,12 @@ from typing import IO, Protocol
 
 from .contract import protocol as p
 from .contract.wire import BadMessage
+from .locks import hold
 from .process import kill, start, terminate
 
 RATE = 2000  # lines a second that are read; a worker that floods is slowed by its full pipe
 TAIL = 4000  # bytes of the worker's own last words that go into a report
+IN_USE = "in-use"  # a file of the environment, held while a worker runs from it
 SETUP = "Run Check setup in the preferences, and Repair if it finds something."
 AGAIN = "Press Retry; the job goes on from its newest checkpoint."
 
@@ -137,6 +139,7 @@ class Worker:
                     self, f"The backend could not be started ({error.strerror or error}).", SETUP, "worker"
                 )
             return
+        used = hold(Path(self._command[0]).parents[1] / IN_USE)  # a repair leaves this environment be
         with changed:
             self.child = child
             if self._killed:  # while it was being started
@@ -151,6 +154,9 @@ class Worker:
                 child.stdin.flush()
         with suppress(OSError):
             child.stdin.close()
+        child.wait()
+        if used:
+            used.close()
 
     # the reading thread
 

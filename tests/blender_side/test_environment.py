@@ -16,6 +16,8 @@ import pytest
 
 from dreamflow_blender import building, environment, packages, pythons
 from dreamflow_blender.background import Background, Stop, Stopped
+from dreamflow_blender.client import Client
+from dreamflow_blender.contract.protocol import Failed
 from dreamflow_blender.environment import Options, SetupError
 from dreamflow_blender.steps import CommandFailed, Log, hide, run
 from tests.test_build import wheel
@@ -153,6 +155,25 @@ def test_repair_builds_anew(place):
     before = place.environments()
     place.install(repair=True)
     assert place.environments() != before and place.toy_version() == "1.0"
+
+
+@posix
+def test_a_worker_keeps_its_environment(place):
+    """A repair while a job runs: the old files stay as long as the worker does."""
+    python = working(place)
+    fake = [str(python), str(ROOT / "tests" / "fake_backend.py"), "slow"]
+    client = Client(python, ROOT, place.folder / "jobs", command=fake)
+    client.warm_up()
+    until = time.monotonic() + 60
+    while client.ready is None and time.monotonic() < until:
+        assert not [event for event in client.poll() if isinstance(event, Failed)]
+        time.sleep(0.02)
+    place.install(repair=True)
+    assert python.is_file() and environment.python_of(place.folder) != python
+    client.close()
+    place.want("toy==2.0")
+    place.install()
+    assert len(place.environments()) == 1 and place.toy_version() == "2.0"
 
 
 @posix
