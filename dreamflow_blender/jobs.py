@@ -150,14 +150,15 @@ def _tick() -> bool:
 
 
 def _one_slow_thing() -> bool:
-    if running is not None and running.picture is not None:
-        path, running.picture = running.picture, None
-        pictures.show(pictures.LIVE, path)
-        return True
-    if running is not None and running.snapshot is not None:
-        path, running.snapshot = running.snapshot, None
-        if addon.setting("live_mesh", True) and running.asked not in ("finish", "discard"):
-            importing.show_preview(running.entry, path)
+    now = running
+    if now is not None and (now.picture is not None or now.snapshot is not None):
+        if now.picture is not None and not (now.pictured and now.snapshot is not None):
+            path, now.picture, now.pictured = now.picture, None, True
+            pictures.show(pictures.LIVE, path)
+        elif now.snapshot is not None:
+            path, now.snapshot, now.pictured = now.snapshot, None, False
+            if addon.setting("live_mesh", True) and now.asked not in ("finish", "discard"):
+                importing.show_preview(now.entry, path)
         return True
     if importing.due():
         return _import_what_is_due()

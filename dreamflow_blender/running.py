@@ -28,6 +28,7 @@ class Running:
     warnings: list[str] = field(default_factory=list)
     picture: Path | None = None  # newer than the one that is shown
     snapshot: Path | None = None  # newer than the mesh that is shown
+    pictured: bool = False  # of the two above the picture was the last shown: the mesh has its turn
     began: float = field(default_factory=time.monotonic)
 
     def hear(self, event: p.Event) -> None:

@@ -85,6 +85,7 @@ def test_generate_from_the_button_to_the_object(enabled):
     scene = bpy.context.scene
     scene.cursor.location = (1, 2, 3)
     scene.dreamflow.height = 0.12
+    enabled("good", 3.0)  # long enough to be seen growing on a busy machine
     press_generate()
     grown = []
 
