@@ -32,31 +32,7 @@ from backend.errors import DreamFlowError
 from backend.job import EventLog, kept
 from backend.worker_job import Begin, carry_out, folder_of, free_memory
 from backend.worker_streams import lines, take_streams
-from dreamflow_blender.contract.protocol import (
-    VERSION,
-    BadMessage,
-    Cancel,
-    Cancelled,
-    Continue,
-    Event,
-    Failed,
-    Finish,
-    Finished,
-    Generate,
-    Hello,
-    Pause,
-    Paused,
-    Ready,
-    Refine,
-    Refused,
-    Request,
-    Resume,
-    Shutdown,
-    Started,
-    Status,
-    decode_request,
-    encode,
-)
+from dreamflow_blender.contract import protocol as p
 
 ANSWER = 1.5  # seconds that the main thread has to see a request; the client was promised 2
 STILL = 0.3  # seconds more until a pause is reported that the main thread is too deep in a library to begin
@@ -87,13 +63,13 @@ class Worker:
         self._room = threading.Semaphore(LINES)
         # the rest is the desk's alone
         self._outward = outward
-        self._ready: Ready | None = None
+        self._ready: p.Ready | None = None
         self._request: Begin | None = None  # the job at work, or waiting for the main thread to be ready
         self._begun: set[str] = set()  # ids of jobs
         self._started = False  # a stage of it: before that there is nothing to keep
         self._paused = self._leaving = False
         self._due: tuple[float, Callable[[], None]] | None = None  # what to do if it is silent, and when
-        self._last: Event | None = None  # about the job at work
+        self._last: p.Event | None = None  # about the job at work
 
     # the main thread
 
@@ -107,7 +83,7 @@ class Worker:
             traceback.print_exc()
             what = f"The backend cannot start ({type(error).__name__}: {error})."
             detail = traceback.format_exc()[-4000:]
-            self.inbox.put(Failed("internal", what[:500], "Run: python -m backend doctor", detail))
+            self.inbox.put(p.Failed("internal", what[:500], "Run: python -m backend doctor", detail))
         while True:
             request = self._jobs.get()
             self.inbox.put(carry_out(request, lambda: self._asked, self.inbox.put))
@@ -116,7 +92,7 @@ class Worker:
     def stand_still(self, *_: object) -> None:
         """SIGINT's handler, in the main thread: a pause in the middle of whatever it does."""
         if self._asked == "pause":
-            self.inbox.put(Paused())
+            self.inbox.put(p.Paused())
             while self._asked == "pause":
                 time.sleep(0.05)
 
@@ -150,7 +126,7 @@ class Worker:
                     self._hear_line(heard)
                     self._room.release()
                 else:
-                    assert isinstance(heard, Event)
+                    assert isinstance(heard, p.Event)
                     self._hear_event(heard)
         except BaseException:  # a bug of ours: better no worker than one that is deaf
             traceback.print_exc()
@@ -158,22 +134,22 @@ class Worker:
         finally:
             os._exit(1)
 
-    def _hear_event(self, event: Event) -> None:
+    def _hear_event(self, event: p.Event) -> None:
         """From the main thread."""
-        if isinstance(event, Paused):
+        if isinstance(event, p.Paused):
             if self._asked != "pause" or self._paused:
                 return  # it was reported already, or is over
             self._paused, self._due = True, None
-        elif isinstance(event, Started):
+        elif isinstance(event, p.Started):
             self._started = True
-            if isinstance(self._request, Generate | Refine):
+            if isinstance(self._request, p.Generate | p.Refine):
                 self._begun.add(self._request.job.id)
-        elif isinstance(event, Ready):
+        elif isinstance(event, p.Ready):
             if self._ready is None and self._request is not None:
                 self._jobs.put(self._request)  # it has waited for this
             self._ready = event
         self._last = event
-        if not isinstance(event, Finished | Cancelled | Failed):
+        if not isinstance(event, p.Finished | p.Cancelled | p.Failed):
             self._send(event)
             return
         self._request = self._asked = self._due = self._last = None
@@ -181,28 +157,28 @@ class Worker:
         self._send(event)
         if self._leaving:
             os._exit(0)
-        if self._ready is None and isinstance(event, Failed):  # it cannot work at all
+        if self._ready is None and isinstance(event, p.Failed):  # it cannot work at all
             os._exit(1)
 
     def _hear_line(self, line: bytes) -> None:
         try:
-            self._hear(decode_request(line))
-        except BadMessage as error:
+            self._hear(p.decode_request(line))
+        except p.BadMessage as error:
             self._refuse(str(error))
 
-    def _hear(self, request: Request) -> None:
+    def _hear(self, request: p.Request) -> None:
         match request:
-            case Hello() if request.protocol != VERSION:
-                self._refuse(f"This worker speaks version {VERSION}, not {request.protocol}.")
-            case Hello():
+            case p.Hello() if request.protocol != p.VERSION:
+                self._refuse(f"This worker speaks version {p.VERSION}, not {request.protocol}.")
+            case p.Hello():
                 if self._ready:  # else it is on its way
                     self._send(self._ready)
-            case Status():
+            case p.Status():
                 if event := self._last or self._ready:
                     self._send(event)
-            case Shutdown():
+            case p.Shutdown():
                 self._leave()
-            case Generate() | Refine() | Resume():
+            case p.Generate() | p.Refine() | p.Resume():
                 if reason := self._why_not(request):
                     self._refuse(reason)
                     return
@@ -211,22 +187,22 @@ class Worker:
                     self._jobs.put(request)
             case _ if self._request is None or self._leaving:
                 self._refuse("No job is at work.")
-            case Continue():
+            case p.Continue():
                 if self._asked == "pause":
                     self._asked, self._paused, self._due = None, False, None
                 else:
                     self._refuse("The job is not paused.")
-            case Pause():
+            case p.Pause():
                 if self._asked:
                     self._refuse(f"The job was asked to {self._asked} already.")
                 else:
                     self._ask("pause")
-            case Finish():
+            case p.Finish():
                 if self._asked in ("finish", "cancel"):
                     self._refuse(f"The job was asked to {self._asked} already.")
                 else:
                     self._ask("finish")
-            case Cancel():
+            case p.Cancel():
                 if self._asked == "cancel":
                     self._refuse("The job was asked to cancel already.")
                 else:
@@ -236,9 +212,9 @@ class Worker:
         """Why this job cannot begin now; "" if it can."""
         if self._request is not None or self._leaving:
             return "A job is at work, and there is one at a time."
-        if isinstance(request, Refine) and importlib.util.find_spec("backend.refine") is None:
+        if isinstance(request, p.Refine) and importlib.util.find_spec("backend.refine") is None:
             return "This version of DreamFlow cannot refine a mesh yet."
-        if isinstance(request, Resume):
+        if isinstance(request, p.Resume):
             paths = [request.folder]
         else:
             if request.job.id in self._begun:
@@ -267,7 +243,7 @@ class Worker:
     def _nudge(self) -> None:
         """The main thread does not look: its signal's handler stands still for it, where it runs in time."""
         _thread.interrupt_main(signal.SIGINT)
-        self._later(STILL, lambda: self._hear_event(Paused()))
+        self._later(STILL, lambda: self._hear_event(p.Paused()))
 
     def _end_without_it(self) -> NoReturn:
         """The main thread does not look: report what there is, and end."""
@@ -279,8 +255,8 @@ class Worker:
         self._send(end)
         os._exit(0)
 
-    def _cancelled(self) -> Cancelled:
-        return Cancelled(kept(folder_of(self._request)))
+    def _cancelled(self) -> p.Cancelled:
+        return p.Cancelled(kept(folder_of(self._request)))
 
     def _leave(self) -> None:
         """The client is gone, or wants us to go."""
@@ -295,10 +271,10 @@ class Worker:
         self._later(LEAVE, self._end_without_it)
 
     def _refuse(self, why: str) -> None:
-        self._send(Refused(why))
+        self._send(p.Refused(why))
 
-    def _send(self, event: Event) -> None:
-        line = memoryview((encode(event) + "\n").encode("ascii"))
+    def _send(self, event: p.Event) -> None:
+        line = memoryview((p.encode(event) + "\n").encode("ascii"))
         try:
             while line:
                 line = line[os.write(self._outward, line) :]
