@@ -112,15 +112,16 @@ def picture(path: Path) -> None:
 
 
 def workers() -> list[str]:
-    """Processes that were started with the backend's Python."""
+    """The backend's processes that live in this folder's Debian."""
     found = []
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
+                ours = (process / "root").samefile("/")
                 command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            except OSError:
+            except OSError:  # it has just ended
                 continue
-            if "fake_backend.py" in command or "-m backend worker" in command:
+            if ours and ("fake_backend.py" in command or "-m backend worker" in command):
                 found.append(process.name)
     return found
 
