@@ -20,8 +20,9 @@ def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 class Field(nn.Module):
     """density and albedo of any point of the box [-half, half]^3 (section D.1).
 
-    Density is softplus(head + density_bias (1 - |x| / 0.5)): a soft ball to start from. Colour is
-    albedo, without shading. Parameters are drawn from torch's global generator: build it in fork_rng.
+    Density is softplus(head + density_bias (1 - |x| / 0.5)), a soft ball to start from, and zero outside
+    the box's inscribed ball: walls there, painted like the backgrounds, would hide them. Colour is albedo,
+    without shading. Parameters are drawn from torch's global generator: build it in fork_rng.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Field(nn.Module):
     def density(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """[N] per metre, at x [N,3]."""
         features = self.features(x) if features is None else features
-        bias = self.density_bias * (1 - x.norm(dim=-1) / 0.5)
-        return F.softplus(self.density_head(features)[:, 0] + bias)
+        radius = x.norm(dim=-1)
+        bias = self.density_bias * (1 - radius / 0.5)
+        return F.softplus(self.density_head(features)[:, 0] + bias) * (radius < self.extent)
 
     def albedo(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """[N,3] sRGB in [0,1], at x [N,3]."""

@@ -30,11 +30,15 @@ LEARNED = (
 POSES = PoseRange(
     elevation=(-10.0, 50.0), overhead_share=0.15, overhead_to=85.0, distance=(1.4, 1.6), fov=(45.0, 45.0)
 )
-# In training any plain colour stands behind an object; the pipeline shows these, which no object's colour is near.
+# In training any plain colour stands behind an object; the pipeline shows these, so far apart that nothing but
+# air can look like all of them.
 BACKGROUNDS = Backgrounds(
-    ((0.2, 0.2, 0.2), (0.5, 0.5, 0.5), (0.8, 0.8, 0.8), (0.3, 0.4, 0.5), (0.5, 0.4, 0.3), (0.35, 0.5, 0.35)),
+    (
+        (0.12, 0.12, 0.12), (0.5, 0.5, 0.5), (0.88, 0.88, 0.88), (0.85, 0.25, 0.3), (0.25, 0.75, 0.35),
+        (0.25, 0.35, 0.85), (0.85, 0.8, 0.3), (0.3, 0.8, 0.8), (0.75, 0.3, 0.8),
+    ),
     learned_share=0.0,
-)
+)  # fmt: skip
 # Of blue 0, which no normal that faces the camera has (z >= 0 is blue >= 0.5), so silhouettes stand out.
 NORMAL_BACKGROUND = (0.5, 0.5, 0.0)
 SIZE = 128  # pixels a side of an album's views
