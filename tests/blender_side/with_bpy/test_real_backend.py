@@ -11,12 +11,12 @@ import pytest
 import dreamflow_blender
 from dreamflow_blender import addon, importing, jobs, preview, service
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tiny import OVERRIDES
+
 ROOT = Path(__file__).resolve().parents[3]
 VENV = ROOT.joinpath(".venv", *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
 pytestmark = pytest.mark.skipif(not VENV.is_file(), reason="no backend here: python build.py setup")
-
-sys.path.insert(0, str(ROOT / "tests"))
-from tiny import OVERRIDES
 
 
 @pytest.fixture
