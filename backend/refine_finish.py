@@ -1,0 +1,147 @@
+"""What a refine job delivers: the textures in full size, the mesh that they lie on, and pictures of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from backend.export import glb_bytes
+from backend.files import write_bytes, write_text
+from backend.finish import STEPS, TURNTABLE_VIEWS, Delivered
+from backend.gltf_write import glb_of_sheets, repainted
+from backend.pictures import BACKGROUND, around, look
+from backend.report import write_curves, write_preview, write_turntable, write_views
+from backend.scene.mesh import Mesh, vertex_normals
+from backend.scene.repaint import Sheet, paint
+from backend.scene.sheets import welded
+from backend.scene_state import Scene
+from backend.watch import Told
+from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
+
+if TYPE_CHECKING:
+    from backend.pipeline import Delivery
+    from backend.refine import Refining
+
+
+def finishing(work: Refining, scene: Scene, told: Told) -> Delivery:
+    """Step by step: yields how many of the STEPS are done. Raises DiskError."""
+    from backend.refine import learnt, numbered
+
+    arrays, sheets, mesh, colours, kernels = work.parts
+    folder, job = Path(work.job.folder), work.job
+    yield 1
+    images: list[Tensor] = []
+    changed = 0.0
+    for sheet in sheets:
+        canvas = work.canvas(sheet)
+        images.append(paint(canvas, mesh, colours, learnt(scene)))
+        changed += float((canvas.weight > 0).float().mean()) / len(sheets)
+    yield 2
+    result = chosen_uvs(arrays, sheets)
+    yield 3
+    for old in folder.glob("albedo_*.png"):  # of an older job in this folder
+        old.unlink(missing_ok=True)
+    files: dict[str, bytes] = {}
+    for number, image in enumerate(images, 1):
+        files[numbered("albedo", number)] = png_of(image)
+    files["mesh.npz"] = meshfile.to_bytes(result)
+    info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
+    pngs = [files[numbered("albedo", n)] for n in range(1, len(images) + 1)]
+    kept_glb = folder / "object.glb"
+    if kept_glb.is_file():
+        files["mesh.glb"] = repainted(kept_glb.read_bytes(), arrays, sheets, pngs)
+    elif len(sheets) == 1 and len(sheets[0].faces) == len(arrays.t_pos_idx):
+        files["mesh.glb"] = glb_bytes(result, pngs[0], info)
+    else:
+        files["mesh.glb"] = glb_of_sheets(result, arrays, sheets, pngs, info)
+    paths = {}
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+        paths[name] = str(folder / name)
+    write_text(folder / "materials.json", json.dumps(described(arrays, sheets, numbered), indent=1) + "\n")
+    paths["materials.json"] = str(folder / "materials.json")
+    yield 4
+    background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
+    sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), kernels, background).cpu()
+    write_views(folder / "views.png", {**told.sheets, "result": sheet_of_views})
+    write_curves(folder / "curves.png", {name: each.arrays() for name, each in told.curves.items()})
+    turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), kernels, background).cpu()
+    write_turntable(folder / "turntable.webp", turning)
+    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12])
+    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
+        paths[name] = str(folder / name)
+    figures = work.figures | {
+        "faces": float(len(arrays.t_pos_idx)),
+        "texture_px": float(max(max(s.height, s.width) for s in sheets)),
+        "textures": float(len(sheets)),
+        "new_uvs": float(sum(s.new_uvs for s in sheets)),
+        "share_changed": changed,  # of the texels that lie on the surface
+    }
+    yield STEPS
+    return Delivered(paths, figures, mesh, images[0][..., :3].float() / 255)
+
+
+def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
+    """The same triangles with the UVs that the textures are for; faces without a texture keep theirs."""
+    faces = len(arrays.t_pos_idx)
+    index = np.full((faces, 3), -1, np.int64)
+    parts: list[NDArray[np.float32]] = []
+    offset = 0
+    for sheet in sheets:
+        parts.append(sheet.v_tex)
+        index[sheet.faces] = sheet.t_tex_idx + offset
+        offset += len(sheet.v_tex)
+    rest = index[:, 0] < 0
+    if rest.any():
+        own = arrays.uv[rest] if len(arrays.uv) else np.zeros((int(rest.sum()), 3, 2), np.float32)
+        v_tex, t_tex_idx = welded(own)
+        parts.append(v_tex)
+        index[rest] = t_tex_idx + offset
+    size = np.ptp(arrays.v_pos.astype(np.float64), axis=0).max()  # at their own, tiny objects have no normals
+    scaled = ((arrays.v_pos - arrays.v_pos.astype(np.float64).mean(0)) / size).astype(np.float32)
+    triangles = torch.from_numpy(arrays.t_pos_idx.astype(np.int64))
+    normal = vertex_normals(Mesh(torch.from_numpy(scaled), triangles)).numpy()
+    normal[~normal.any(1)] = (0, 0, 1)
+    return MeshArrays(
+        arrays.v_pos, arrays.t_pos_idx, np.concatenate(parts).astype(np.float32), index.astype(np.int32), normal
+    )
+
+
+def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Any) -> dict[str, Any]:
+    """materials.json."""
+    textures = [
+        {
+            "file": numbered("albedo", number),
+            "materials": [str(arrays.names[row]) for row in sheet.materials],
+            "new_uvs": sheet.new_uvs,
+            "faces": len(sheet.faces),
+        }
+        for number, sheet in enumerate(sheets, 1)
+    ]
+    return {"textures": textures, "new_uvs": any(sheet.new_uvs for sheet in sheets)}
+
+
+def png_of(image: Tensor) -> bytes:
+    """[H,W,4] uint8 as a PNG that says it is sRGB; without alpha where there is nothing transparent."""
+    pixels = image.cpu().numpy()
+    if (pixels[..., 3] == 255).all():
+        pixels = np.ascontiguousarray(pixels[..., :3])
+    chunks = PngInfo()
+    chunks.add(b"sRGB", b"\x00")
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    write_bytes(path, png_of(image))
