@@ -7,7 +7,7 @@ import pytest
 
 if os.environ.get("DREAMFLOW_BPY_CHILD"):
     bpy = pytest.importorskip("bpy", reason="bpy is not installed in this Python")
-    faulthandler.dump_traceback_later(220, exit=True)
+    faulthandler.dump_traceback_later(520, exit=True)
 
     @pytest.fixture(autouse=True)
     def empty_file():
