@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from backend import __version__, doctor, models_command
+from backend import __version__, doctor, models_command, refine_command
 from backend import commands as smaller
 from backend.errors import DreamFlowError, InputError
 from backend.explain import explain
@@ -126,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
     g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
+    refine_command.add(commands, whole_number, setting)
     models_command.add_parser(commands)
     doctor.add_parser(commands)
     smaller.add(commands)
@@ -176,7 +177,7 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         if args.command == "resume":
             job, made = read_job(args.folder), []
         else:
-            job = to_job(args)
+            job = refine_command.to_job(args) if args.command == "refine" else to_job(args)
             made = claim_folder(Path(job.folder), args.overwrite)
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
@@ -269,7 +270,12 @@ def _pipeline(command: str) -> Run:
     def run(job: Job) -> Generator[Event, None, None]:
         from backend import pipeline
 
-        yield from pipeline.resume(Path(job.folder)) if command == "resume" else pipeline.generate(job)
+        if command == "refine":
+            from backend.refine import refine
+
+            yield from refine(job)
+        else:
+            yield from pipeline.resume(Path(job.folder)) if command == "resume" else pipeline.generate(job)
 
     return run
 
