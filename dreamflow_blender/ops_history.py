@@ -3,6 +3,7 @@
 # ruff: noqa: N801  Blender's own naming
 
 import random
+from dataclasses import replace
 
 import bpy
 from bpy.props import BoolProperty, StringProperty
@@ -37,6 +38,19 @@ class DREAMFLOW_OT_resume_job(_OfEntry):
         if entry is None:
             return {"CANCELLED"}
         jobs.again(entry, "resume")
+        return {"FINISHED"}
+
+
+class DREAMFLOW_OT_leave_job(_OfEntry):
+    bl_idname = "dreamflow.leave_job"
+    bl_label = "Leave it"
+    bl_description = "Not now; the job stays in the history, from where it can be resumed"
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        entry = self.entry()
+        if entry is None:
+            return {"CANCELLED"}
+        jobs.need_store().put(replace(entry, state="cancelled"))
         return {"FINISHED"}
 
 
@@ -174,6 +188,7 @@ class DREAMFLOW_OT_copy_report(bpy.types.Operator):
 
 CLASSES = (
     DREAMFLOW_OT_resume_job,
+    DREAMFLOW_OT_leave_job,
     DREAMFLOW_OT_vary_job,
     DREAMFLOW_OT_retry_smaller,
     DREAMFLOW_OT_use_settings,

@@ -41,6 +41,8 @@ class DREAMFLOW_PT_main(_Sidebar, bpy.types.Panel):
             box.operator("dreamflow.set_up", icon="IMPORT")
         if jobs.running is not None:
             draw_running(layout, context)
+        else:
+            draw_offer(layout, context)
         draw_waiting_import(layout, context)
         draw_form(layout, context)
 
@@ -104,6 +106,17 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
     buttons.operator("dreamflow.finish_job", icon="CHECKMARK")
     if now.warnings:
         ui_parts.paragraph(box, context, now.warnings[-1], "INFO")
+
+
+def draw_offer(layout: Layout, context: bpy.types.Context) -> None:
+    """What was at work when Blender or the machine died."""
+    for entry in jobs.need_store().to_offer()[:1]:
+        box = layout.box()
+        text = f"{translated('Interrupted')}: {entry.job.prompt}{f', {entry.note}' if entry.note else ''}"
+        ui_parts.paragraph(box, context, text, "RECOVER_LAST")
+        row = box.row(align=True)
+        row.operator("dreamflow.resume_job", icon="PLAY").number = entry.job.id
+        row.operator("dreamflow.leave_job", icon="X").number = entry.job.id
 
 
 def draw_waiting_import(layout: Layout, context: bpy.types.Context) -> None:

@@ -291,6 +291,10 @@ def test_disabled_during_a_job_and_offered_again(enabled):
     (past,) = jobs.need_store().history()
     assert past.state == "interrupted" and past.can_resume
     assert "Resume" in layout.draw(ui.DREAMFLOW_PT_history).buttons()
+    assert {"Resume", "Leave it"} <= set(layout.draw(ui.DREAMFLOW_PT_main).buttons())
+    bpy.ops.dreamflow.leave_job(number=past.job.id)
+    assert "Resume" not in layout.draw(ui.DREAMFLOW_PT_main).buttons()
+    assert "Resume" in layout.draw(ui.DREAMFLOW_PT_history).buttons()
     enabled("good", 0.2)
     bpy.ops.dreamflow.resume_job(number=past.job.id)
     tick_until(idle)
