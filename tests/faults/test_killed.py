@@ -33,23 +33,26 @@ class Jobs:
             [sys.executable, str(CHILD), "jobs"], env=ENVIRONMENT, stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert self.parent.stdout is not None
-        self.lines = (line.strip() for line in self.parent.stdout)
 
     def begin(self, command, folder):
         self.parent.stdin.write(f"{command} {folder}\n")
         self.parent.stdin.flush()
         self.job = int(self.wait_for("process").split()[1])
 
+    def next(self):
+        line = self.parent.stdout.readline().strip()
+        assert line, "the process that forks has ended"
+        return line
+
     def wait_for(self, words):
         """The next line that begins like this."""
-        while not (line := next(self.lines)).startswith(words):
+        while not (line := self.next()).startswith(words):
             assert not line.startswith("ended"), "the job ended before its time"
         return line
 
     def end(self):
         """How it ended."""
-        while not (line := next(self.lines)).startswith("ended"):
+        while not (line := self.next()).startswith("ended"):
             pass
         return int(line.split()[1])
 

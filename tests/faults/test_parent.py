@@ -38,7 +38,8 @@ def test_killed(tmp_path, place):
     if place == "load":
         assert isinstance(p.decode(client.stdout.readline()), p.Ready)
     elif place != "start":
-        while getattr(event := p.decode(client.stdout.readline()), "stage", "") != place:
+        wanted = p.Started if place == "deliver" else p.Progress  # which is after an iteration
+        while not (isinstance(event := p.decode(client.stdout.readline()), wanted) and event.stage == place):
             assert not isinstance(event, p.Failed), event
     time.sleep(0.7)
     family = [worker, *worker.children(recursive=True)]
