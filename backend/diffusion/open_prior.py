@@ -14,11 +14,16 @@ from backend.errors import ModelError
 BUILT_IN = {"mini": "base", "mini-refiner": "refiner"}  # name: folder under mini/
 
 
+def built_in(name: str) -> Path:
+    """The folder of a key of BUILT_IN."""
+    return Path(__file__).parent / "mini" / BUILT_IN[name]
+
+
 def default_refiner(prior: str) -> str:
     """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's is the SDXL refiner where
     it has been fetched, all others refine themselves ("")."""
     if prior == "mini":
-        return "mini-refiner"
+        return "mini-refiner" if built_in("mini-refiner").exists() else ""
     if prior != "sd":
         return ""
     from backend.diffusion.sources import find, model_named
@@ -49,7 +54,7 @@ def open_prior(
     elif str(phi_folder) in NAMES:
         phi_folder = require(str(phi_folder))
     if str(name_or_folder) in BUILT_IN:
-        name_or_folder = Path(__file__).parent / "mini" / BUILT_IN[str(name_or_folder)]
+        name_or_folder = built_in(str(name_or_folder))
     elif str(name_or_folder) in NAMES:
         name_or_folder = require(str(name_or_folder))
     if not local_path(name_or_folder).exists():
