@@ -29,9 +29,9 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait up to two seconds for another Blender's change to be over."""
+    """Wait up to ten seconds for another Blender's change to be over."""
     with path.open("ab") as file:
-        until = time.monotonic() + 2.0
+        until = time.monotonic() + 10.0
         while not take(file.fileno()) and time.monotonic() < until:
             time.sleep(0.01)  # each change takes milliseconds; a lock that is never free is not honoured
         yield

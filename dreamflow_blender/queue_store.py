@@ -25,7 +25,7 @@ from .contract import protocol as p
 from .contract.wire import dump
 from .entries import OPEN, STATES, as_found, find_jobs
 from .entries import Entry as Entry
-from .folder import write_json
+from .folder import write_text
 from .locks import is_held, locked, take
 
 VERSION = 1
@@ -44,6 +44,7 @@ class Store:
         self._path = self.root / "queue.json"
         self._seen: tuple[int, int] | None = None  # time and size of the file that `_entries` are from
         self._entries: list[Entry] = []
+        self._texts: dict[str, tuple[Entry, str]] = {}  # by job: an entry and its line in the file
         self._held: IO[bytes] | None = None  # our session's file
 
     def close(self) -> None:
@@ -164,11 +165,17 @@ class Store:
                 raise
 
     def _write(self) -> None:
-        stored = [
-            {**asdict(e), "job": {**asdict(e.job), "folder": self._short(e.folder)}} for e in self._entries
-        ]
-        write_json(self._path, {"version": VERSION, "jobs": stored})
+        lines = ",\n".join(self._text(entry) for entry in self._entries)
+        write_text(self._path, f'{{"version": {VERSION}, "jobs": [\n{lines}\n]}}\n')
         self._seen = self._stamp()
+
+    def _text(self, entry: Entry) -> str:
+        """Its line; kept, since a long history changes in one place at a time."""
+        known = self._texts.get(entry.job.id)
+        if known is None or known[0] is not entry:
+            job = {**asdict(entry.job), "folder": self._short(entry.folder)}
+            known = self._texts[entry.job.id] = (entry, json.dumps({**asdict(entry), "job": job}))
+        return known[1]
 
     def _refresh(self) -> None:
         stamp = self._stamp()
@@ -191,7 +198,11 @@ class Store:
                 self._entries[number] = as_found(entry)
 
     def _entry(self, stored: dict[str, Any]) -> Entry:
-        job = dict(stored["job"])
+        """From its line, or as it is known already."""
+        text, job = json.dumps(stored), dict(stored["job"])
+        known = self._texts.get(str(job.get("id")))
+        if known is not None and known[1] == text:
+            return known[0]
         job["folder"] = str(self.root / job["folder"])  # an absolute one stays what it is
         error = p.Failed(**stored["error"]) if stored.get("error") else None
         entry = Entry(**{**stored, "job": p.decode_job(json.dumps(job)), "error": error})
@@ -201,6 +212,7 @@ class Store:
             or not isinstance(entry.figures, dict)
         ):
             raise ValueError(f"no state of a job: {entry.state!r}")
+        self._texts[entry.job.id] = (entry, text)
         return entry
 
     def _short(self, folder: Path) -> str:

@@ -217,7 +217,7 @@ def test_closing_one_that_ignores_everything(start):
     time.sleep(0.5)
     began = time.monotonic()
     thread = client.close_soon(0.3)
-    assert time.monotonic() - began < 0.05  # the window goes on
+    assert time.monotonic() - began < 0.25  # the window goes on, while the closing takes more than 0.3 s
     assert not client.alive
     thread.join(10)
     assert not thread.is_alive() and time.monotonic() - began < 5

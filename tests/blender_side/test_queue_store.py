@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,8 @@ def test_a_torn_record(tmp_path):
 
 OTHER = """
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from dreamflow_blender.queue_store import Entry, Store
 from dreamflow_blender.contract import protocol as p
@@ -165,10 +169,30 @@ def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(queue_store, "write_json", full)
+    monkeypatch.setattr(queue_store, "write_text", full)
     with pytest.raises(OSError, match="No space"):
         store.put(entry(tmp_path, "b"))
     assert ids(store.entries()) == ["a"] and (tmp_path / "queue.json").read_bytes() == before
+
+
+def test_a_long_history_is_quick(tmp_path):
+    """A change among two hundred jobs is written by the window itself."""
+    store = Store(tmp_path)
+    many = [entry(tmp_path, str(number), state="finished") for number in range(200)]
+    with store._changing():
+        store._entries = many
+    took = []
+    for number in range(10):
+        began = time.thread_time()
+        store.put(replace(many[7], note=str(number)))
+        took.append(time.thread_time() - began)
+    assert sorted(took)[5] < 0.01
+    again = Store(tmp_path)
+    assert again.find("7").note == "9" and again.entries()[8] == store.entries()[8]
+    store.put(replace(many[7], note="by another"))
+    before = again.find("6")
+    assert again._refresh() is None and again.find("6") is not None and again.find("7").note == "by another"
+    assert again.find("6") is before  # read once
 
 
 def test_what_is_no_json_is_refused(tmp_path):
