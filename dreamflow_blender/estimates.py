@@ -8,8 +8,8 @@ from bpy.app.translations import pgettext_iface as translated
 
 from . import addon, jobs, words, work
 
-KNOWN = {("draft", work.BUILT_IN): 95.0}  # seconds on two processor cores; docs/recovery.md
-MEMORY_GB = {("draft", work.BUILT_IN): 1.4}
+KNOWN = {("draft", "exact"): 95.0}  # seconds on two processor cores; docs/recovery.md
+MEMORY_GB = {("draft", "exact"): 1.4}
 
 
 def seconds(preset: str, prior: str, device: str) -> float:

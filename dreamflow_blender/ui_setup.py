@@ -53,12 +53,13 @@ def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -
             if not bpy.app.online_access_override:
                 body.operator("extensions.userpref_allow_online", text="Allow online access", icon="INTERNET")
         ui_parts.big_button(body, "dreamflow.set_up", "Set up DreamFlow", "IMPORT")
-    row = body.row(align=True)
-    row.operator("dreamflow.check_setup", icon="VIEWZOOM")
-    row.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
-    row.operator("dreamflow.remove_setup", icon="TRASH")
-    row.operator("dreamflow.open_log", icon="TEXT")
-    body.operator("dreamflow.build_accelerators", icon="SHADERFX")
+    if state.python is not None:
+        row = body.row(align=True)
+        row.operator("dreamflow.check_setup", icon="VIEWZOOM")
+        row.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
+        row.operator("dreamflow.remove_setup", icon="TRASH")
+        row.operator("dreamflow.open_log", icon="TEXT")
+        body.operator("dreamflow.build_accelerators", icon="SHADERFX")
     for check in ops_setup.checks:
         draw_check(body, context, check)
     column = _column(body)

@@ -9,7 +9,7 @@ import bpy
 import pytest
 
 import dreamflow_blender
-from dreamflow_blender import addon, importing, jobs, preview, service
+from dreamflow_blender import addon, importing, jobs, preview, service, work
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tiny import OVERRIDES
@@ -53,7 +53,7 @@ def test_generate(enabled):
     (made,) = bpy.context.scene.objects
     assert made.name == "Red mug" and made.dimensions.z == pytest.approx(0.1, abs=1e-3)
     assert len(made.data.polygons) > 50 and made.data.materials[0].node_tree
-    assert "exact" in made["dreamflow_record"] and str(Path.home()) not in made["dreamflow_record"]
+    assert work.BUILT_IN in made["dreamflow_record"] and str(Path.home()) not in made["dreamflow_record"]
     took.sort()
     print(
         f"\nreal backend: median tick {took[len(took) // 2]:.1f} ms, longest {took[-1]:.1f} ms; mesh seen: {seen}"
