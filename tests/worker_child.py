@@ -1,7 +1,8 @@
 """`python -m backend worker` with the prior that knows a ball: a process for tests to talk to.
 
     worker_child.py                    the worker
-    worker_child.py jobs               tiny jobs without a worker, each in a fork of its own: see `forks`
+    worker_child.py generate FOLDER    a tiny job without a worker, which says what it does: see `run`
+    worker_child.py resume FOLDER      goes on with it
 
     LOADING      seconds that loading the prior takes, all in one go
     ITERATION    seconds that the denoiser takes
@@ -47,20 +48,6 @@ def prepare():
         unwrap.CHILD = Path(__file__).with_name("slow_unwrap.py")
 
 
-def forks():
-    """For each line "generate FOLDER" or "resume FOLDER" on standard input: says the process id, the events as
-    they come, and how it ended. A fork has everything imported already; needs a system that has them."""
-    prepare()
-    for line in sys.stdin:
-        command, folder = line.split(maxsplit=1)
-        child = os.fork()
-        if child == 0:
-            run(command, Path(folder.strip()))
-            os._exit(0)
-        say(f"process {child}")
-        say(f"ended {os.waitpid(child, 0)[1]}")
-
-
 def say(words):
     os.write(1, words.encode() + b"\n")
 
@@ -99,7 +86,9 @@ class PreparedWorker(worker.Worker):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["jobs"]:
-        forks()
-    worker.Worker = PreparedWorker
-    worker.serve()
+    if len(sys.argv) > 1:
+        prepare()
+        run(sys.argv[1], Path(sys.argv[2]))
+    else:
+        worker.Worker = PreparedWorker
+        worker.serve()
