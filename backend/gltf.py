@@ -245,8 +245,6 @@ def _read(glb: Glb, notes: list[str]) -> ObjectArrays:
         tri = corners_of(glb, primitive)
         row = primitive.get("material", len(materials) - 1)
         world = position @ matrix[:3, :3].T + matrix[:3, 3]
-        if np.linalg.det(matrix[:3, :3]) < 0:
-            notes.append("A mirrored node's faces are turned round for the views.")
         used = materials[row].get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
         name = f"TEXCOORD_{_transform(used).get('texCoord', used.get('texCoord', 0))}"
         uv = np.full((len(tri), 3, 2), -9.0)

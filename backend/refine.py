@@ -95,6 +95,8 @@ class Refining:
             write_bytes(folder / "object.npz", meshfile.to_bytes(self._arrays))
             if job.mesh.lower().endswith(".glb"):
                 write_bytes(folder / "object.glb", Path(job.mesh).read_bytes())
+            else:
+                (folder / "object.glb").unlink(missing_ok=True)  # of an older job in this folder
         self._kernels = kernels
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),

@@ -99,8 +99,8 @@ def _overlap(
         for sign in (1, -1)
     )
     shared = first != last
-    cells = torch.bincount(first[first >= 0].long(), minlength=len(rows))
-    cells += torch.bincount(last[last >= 0].long(), minlength=len(rows))
+    counts = [torch.bincount(ids[ids >= 0].long(), minlength=len(rows)) for ids in (first, last)]
+    cells = torch.maximum(*counts)  # of a face that is on top in one of the two
     lost = torch.bincount(torch.cat((first[shared], last[shared])).long(), minlength=len(rows))
     share = (lost / cells.clamp(min=1)).numpy()
     return float((share * area[rows]).sum())

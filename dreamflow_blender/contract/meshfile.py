@@ -141,7 +141,7 @@ class ObjectArrays:
             if image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8 or not image.size:
                 raise BadMeshFile(f"image: expected [H,W,4] uint8, got {list(image.shape)} {image.dtype}.")
         for name, low, high in (
-            ("t_pos_idx", 0, len(self.v_pos)), ("polygon", 0, max(faces, 1)), ("material", 0, materials),
+            ("t_pos_idx", 0, len(self.v_pos)), ("polygon", 0, 2**31), ("material", 0, materials),
             ("image", -1, len(self.images)), ("wrap", 0, 3), ("weight", 0, 2), ("colour", 0, 2), ("base", 0, 2),
         ):  # fmt: skip
             array = getattr(self, name)
