@@ -172,6 +172,7 @@ def paint(canvas: Canvas, mesh: Mesh, colours: Painted, colour: Colour, polished
         free = (_resize(free.float(), height, width) > 0.5) & (
             _resize(covered.view(size, size, 1), height, width) == 0
         )
+    free = free & (canvas.now[..., 3:] > 0)  # nobody sees what is transparent
     painted = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return torch.cat((torch.where(free, painted, canvas.now[..., :3]), canvas.now[..., 3:]), 2)
 
