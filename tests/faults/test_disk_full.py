@@ -28,7 +28,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "open_prior", lambda *_: Oracle())
         patch.setattr(finish, "TURNTABLE_VIEWS", 2)
-        patch.setattr(finish, "write_curves", lambda path, _: write_text(path, "a second's work"))
+        patch.setattr(finish, "write_curves", lambda path, _: write_text(path, "a second's work" * 9))
         yield
 
 
