@@ -168,11 +168,15 @@ class Keeper:
         self._thread = threading.Thread(target=self._write, args=(path, saved), name="checkpoint")
         self._thread.start()
 
-    def wait(self) -> None:
-        """Until nothing is being written. Raises DiskError."""
+    def settle(self) -> None:
+        """Until nothing is being written; what went wrong with it is left for `wait` to raise."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises DiskError."""
+        self.settle()
         if self._error is not None:
             error, self._error = self._error, None
             raise error

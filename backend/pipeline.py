@@ -255,6 +255,8 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
             with suppress(SceneError):  # nothing to deliver yet; the events say how far it came
                 _drain(work.deliver(moment, prior, preset, kernels, told, asked))
         raise
+    finally:
+        keeper.settle()  # a job that has failed writes nothing more: the next one may begin at once
     assert moment is not None, "a job has stages"
     keeper.wait()
     for path in keeper.news():
