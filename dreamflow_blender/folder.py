@@ -61,14 +61,18 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     write_text(path, json.dumps(value, indent=1))
 
 
-def write_text(path: Path, text: str) -> None:
-    """The whole file or nothing. Raises OSError."""
+def write_text(path: Path, text: str, sync: bool = True) -> None:
+    """The whole file or nothing. Raises OSError.
+
+    sync  wait until the disk has it, tens of milliseconds; without, a power cut may cost the file, but no crash does
+    """
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,8 +5,10 @@
     ROOT/jobs/a-red-mug   a job's folder, which the backend makes when the job begins
 
 queue.json is written whole, under a lock, after every change; it is read again when another Blender has written
-it. Where it is damaged it is put aside, and the history is found again in the jobs' folders. What was at work
-when Blender or the machine died is "interrupted" for whoever looks next; what waited then waits for any Blender.
+it. Blender's main thread writes it, so the disk is not waited for: a crash of Blender costs nothing, and where a
+power cut has damaged the file, it is put aside, and the history is found again in the jobs' folders. What was at
+work when Blender or the machine died is "interrupted" for whoever looks next; what waited then waits for any
+Blender.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ VERSION = 1
 
 
 class Store:
-    """The jobs of everybody. Every change is on the disk when its method returns; all raise OSError.
+    """The jobs of everybody. Every change is written when its method returns; all raise OSError.
 
     root  where queue.json lies, made if need be
     jobs  where to look for jobs if queue.json is lost (default: ROOT/jobs)
@@ -166,7 +168,7 @@ class Store:
 
     def _write(self) -> None:
         lines = ",\n".join(self._text(entry) for entry in self._entries)
-        write_text(self._path, f'{{"version": {VERSION}, "jobs": [\n{lines}\n]}}\n')
+        write_text(self._path, f'{{"version": {VERSION}, "jobs": [\n{lines}\n]}}\n', sync=False)
         self._seen = self._stamp()
 
     def _text(self, entry: Entry) -> str:
