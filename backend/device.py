@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import torch
 
-from backend.errors import DeviceError
+from backend.errors import DeviceError, InputError
+
+MEMORY_LIMIT = "DREAMFLOW_MEMORY_GB"  # an environment variable: of a card's memory, this process takes no more
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,7 +38,23 @@ def prepare_device(device: torch.device, threads: int) -> int:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and we read none
     elif device.type == "cuda":
+        whole = torch.cuda.get_device_properties(device).total_memory / 1e9
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_limit_gb() / whole), device)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
     return torch.get_num_threads()
+
+
+def memory_limit_gb() -> float:
+    """Of a card's memory, as the user's environment says; infinity without a limit. Raises InputError."""
+    said = os.environ.get(MEMORY_LIMIT, "").strip()
+    if not said:
+        return math.inf
+    try:
+        limit = float(said)
+    except ValueError:
+        limit = math.nan
+    if not limit > 0:
+        raise InputError(f"{MEMORY_LIMIT} has to be a number of GB above 0, got {said!r}.", "Change or unset it.")
+    return limit

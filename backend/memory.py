@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from backend.config import NerfStage, Preset, Walk
+from backend.device import memory_limit_gb
 from backend.diffusion.prior import Prior
 from backend.diffusion.thrift import THRIFTS
 from backend.errors import OutOfMemory
@@ -34,9 +35,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def capacity_gb(device: torch.device) -> float:
-    """All that the device has, or the machine; not what is free just now, which would change results."""
+    """All that the device has and the user allows, or all that the machine has.
+
+    Not what is free just now, which would change results.
+    """
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory / 1e9
+        return min(torch.cuda.get_device_properties(device).total_memory / 1e9, memory_limit_gb())
     return psutil.virtual_memory().total / 1e9
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from backend import chain, memory, pipeline
+from backend import chain, device, memory, pipeline
 from backend.config import resolve
 from backend.diffusion.stable_diffusion import StableDiffusionPrior
 from backend.diffusion.thrift import THRIFTS
-from backend.errors import OutOfMemory
+from backend.errors import InputError, OutOfMemory
 from backend.kernels import Kernels, select
 from backend.memory import Ladder, make_plan
 from backend.scene_state import Scene
@@ -181,3 +182,21 @@ def test_a_job_warns_goes_on_and_remembers(
     states = sorted((tmp_path / "job" / "checkpoints").glob("*/state.json"))
     assert '"rung": 1' in states[-1].read_text(encoding="utf-8")
     assert '"memory"' in (tmp_path / "job" / "job.json").read_text(encoding="utf-8")
+
+
+def test_a_limit_of_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan counts with it, and torch's allocator is told; nonsense is refused."""
+    told: list[float] = []
+    card = types.SimpleNamespace(total_memory=24e9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: told.append(share))
+    cuda = torch.device("cuda")
+    for said, expected in (("", 24.0), ("6", 6.0), ("99", 24.0)):
+        monkeypatch.setenv("DREAMFLOW_MEMORY_GB", said)
+        assert memory.capacity_gb(cuda) == expected
+        device.prepare_device(cuda, 0)
+        assert told.pop() == pytest.approx(expected / 24)
+    for nonsense in ("much", "0", "-3", "nan"):
+        monkeypatch.setenv("DREAMFLOW_MEMORY_GB", nonsense)
+        with pytest.raises(InputError, match="DREAMFLOW_MEMORY_GB"):
+            memory.capacity_gb(cuda)
