@@ -51,7 +51,7 @@ def load(line: str | bytes) -> dict[str, Any]:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     """Evaluated once: it takes longer than all the rest of a message."""
     return get_type_hints(cls)
 
