@@ -6,7 +6,6 @@ import json
 import math
 import unicodedata
 from dataclasses import fields
-from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -50,10 +49,14 @@ def load(line: str | bytes) -> dict[str, Any]:
     return message
 
 
-@cache
+_known: dict[Any, dict[str, Any]] = {}  # by class
+
+
 def _hints(cls: Any) -> dict[str, Any]:
-    """Evaluated once: it takes longer than all the rest of a message."""
-    return get_type_hints(cls)
+    """A class's types by field; evaluated once, since that takes longer than all the rest of a message."""
+    if cls not in _known:
+        _known[cls] = get_type_hints(cls)
+    return _known[cls]
 
 
 def build(cls: type[T], values: dict[str, Any]) -> T:
