@@ -155,7 +155,9 @@ def pip_settings(python: str | None, stop: Stop) -> dict[str, str]:
     told: dict[str, str] = {}
     for line in (said or "").splitlines():
         name, _, value = line.partition("=")
-        told[name.rpartition(".")[2]] = value.strip().strip("'\"")
+        told[name.rpartition(".")[2]] = value.strip().strip("'\"").replace("\\n", " ").strip()
+    links = [place for place in told.get("find-links", "").split() if "://" in place or Path(place).exists()]
+    told["find-links"] = ",".join(links)  # uv separates them so; it fails where pip passes over a folder that is gone
     names = {
         "index-url": "UV_DEFAULT_INDEX",
         "extra-index-url": "UV_INDEX",
@@ -165,7 +167,7 @@ def pip_settings(python: str | None, stop: Stop) -> dict[str, str]:
         "proxy": "ALL_PROXY",
     }
     settings = {
-        theirs: told[name].replace("\\n", " ").strip()
+        theirs: told[name]
         for name, theirs in names.items()
         if told.get(name) and theirs not in os.environ
     }

@@ -452,6 +452,18 @@ def test_the_user_s_own_settings_of_pip_reach_uv(monkeypatch):
     assert "UV_DEFAULT_INDEX" not in pythons.pip_settings("python", Stop())
 
 
+def test_a_folder_of_wheels_that_is_gone(monkeypatch, tmp_path):
+    """pip passes over it with a warning, uv would fail."""
+    monkeypatch.setattr(pythons, "pip_of", lambda python, stop: ["pip"])
+    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
+    for value, expected in (
+        ("/no/such/wheels", {}),
+        (f"\\n/no/such/wheels\\n{tmp_path}\\nhttps://a/w", {"UV_FIND_LINKS": f"{tmp_path},https://a/w"}),
+    ):
+        monkeypatch.setattr(pythons, "ask", lambda *_, value=value: f"global.find-links='{value}'")
+        assert pythons.pip_settings("python", Stop()) == expected
+
+
 def test_blenders_own_python_is_passed_over(tmp_path):
     inside = tmp_path / "4.5" / "python" / "bin" / "python3.11"
     inside.parent.mkdir(parents=True)
