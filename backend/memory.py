@@ -8,7 +8,9 @@ it steps down one rung and goes on from the last iteration. The networks of one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -42,6 +44,18 @@ def capacity_gb(device: torch.device) -> float:
     if device.type == "cuda":
         return min(torch.cuda.get_device_properties(device).total_memory / 1e9, memory_limit_gb())
     return psutil.virtual_memory().total / 1e9
+
+
+def peak_gb(device: torch.device) -> float:
+    """The most that this process has held so far, of the card's memory or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / 1e9
+    with suppress(OSError):  # Linux; getrusage would count the process that has started this one
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    held = psutil.Process().memory_info()
+    return float(getattr(held, "peak_wset", held.rss)) / 1e9  # Windows; elsewhere what it holds now
 
 
 def needed_gb(name: str, preset: Preset, prior: Prior, rung: int) -> float:

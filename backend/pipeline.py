@@ -24,7 +24,7 @@ from backend.finish import STEPS, Delivered, finishing
 from backend.job import kept, last_event, read_job
 from backend.kernels import Kernels, select
 from backend.lock import locked
-from backend.memory import Ladder, make_plan
+from backend.memory import Ladder, make_plan, peak_gb
 from backend.pictures import BACKGROUND, around, look, look_at_clay
 from backend.record import versions, write_job
 from backend.report import write_preview
@@ -278,6 +278,7 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
     took = time.monotonic() - began
     figures = delivered.figures | {f"seconds_{name}": s for name, s in told.seconds.items()}
     figures["seconds"] = round(took, 2)
+    figures["memory_gb"] = round(peak_gb(moment.scene.field.table.device), 2)
     figures["share_checkpoints"] = (watch.checkpoint.spent + keeper.seconds) / took
     figures["share_pictures"] = (watch.preview.spent + watch.snapshot.spent) / took
     yield Finished(delivered.paths, figures)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -200,3 +201,9 @@ def test_a_limit_of_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DREAMFLOW_MEMORY_GB", nonsense)
         with pytest.raises(InputError, match="DREAMFLOW_MEMORY_GB"):
             memory.capacity_gb(cuda)
+
+
+def test_what_was_held() -> None:
+    held = torch.ones(200_000_000 // 4)
+    now = psutil.Process().memory_info().rss / 1e9
+    assert held[0] == 1 and 0.2 < now < 1.05 * memory.peak_gb(CPU) < 64
