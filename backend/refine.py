@@ -16,13 +16,13 @@ from backend.checkpoint import Saved, restore_scene
 from backend.config import Preset
 from backend.diffusion.prior import Prior
 from backend.errors import InputError
-from backend.files import write_bytes
+from backend.files import write_bytes, write_text
 from backend.import_mesh import read_mesh
 from backend.kernels import Kernels
 from backend.lock import locked
 from backend.memory import Ladder
 from backend.pipeline import Asked, Delivery, nobody, run
-from backend.refine_finish import finishing, write_png
+from backend.refine_finish import chosen_uvs, described, finishing, write_png
 from backend.scene.fit_texture import FITS, FitSettings, fit_psnr, fit_texture
 from backend.scene.held_field import HeldField
 from backend.scene.mesh import Mesh
@@ -131,6 +131,9 @@ class Refining:
         if saved is not None:
             restore_scene(saved, scene)
         self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
+        if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
+            write_bytes(folder / "uvs.npz", meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
+            write_text(folder / "materials.json", described(self._arrays, self._sheets, numbered))
         yield from run_stages(job, preset, prior, refiner, kernels, device, saved, ladder, scene)
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:

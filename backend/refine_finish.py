@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def finishing(work: Refining, scene: Scene, told: Told) -> Delivery:
     for name, content in files.items():
         write_bytes(folder / name, content)
         paths[name] = str(folder / name)
-    write_text(folder / "materials.json", json.dumps(described(arrays, sheets, numbered), indent=1) + "\n")
+    write_text(folder / "materials.json", described(arrays, sheets, numbered))
     paths["materials.json"] = str(folder / "materials.json")
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
@@ -117,8 +118,8 @@ def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
     )
 
 
-def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Any) -> dict[str, Any]:
-    """materials.json."""
+def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Callable[[str, int], str]) -> str:
+    """materials.json's content."""
     textures = [
         {
             "file": numbered("albedo", number),
@@ -128,7 +129,8 @@ def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Any) -> dict[
         }
         for number, sheet in enumerate(sheets, 1)
     ]
-    return {"textures": textures, "new_uvs": any(sheet.new_uvs for sheet in sheets)}
+    new_uvs = any(sheet.new_uvs for sheet in sheets)
+    return json.dumps({"textures": textures, "new_uvs": new_uvs}, indent=1) + "\n"
 
 
 def png_of(image: Tensor) -> bytes:

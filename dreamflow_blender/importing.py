@@ -15,7 +15,7 @@ import bpy
 from . import addon, preview, windows
 from .queue_store import Entry, Store
 
-PLACE = ("height", "location", "collection", "asset")  # what `place` says
+PLACE = ("height", "location", "collection", "asset", "refine")  # what `place` says
 Selection = tuple[str, frozenset[str]]
 
 
@@ -105,6 +105,10 @@ def import_due(store: Store) -> bool:
         return False
     window = windows.first()
     over = {"window": window} if window is not None else {}
+    if entry.job.kind == "refine":
+        with bpy.context.temp_override(**over):
+            bpy.ops.dreamflow.show_refined("EXEC_DEFAULT", True, number=number)
+        return True
     with bpy.context.temp_override(**over):
         bpy.ops.dreamflow.import_result(
             "EXEC_DEFAULT",
@@ -135,6 +139,12 @@ def show_preview(entry: Entry, path: Path) -> None:
     """The growing mesh where the result will stand, in the scene that it was asked for."""
     begun = _begun.get(entry.job.id)
     scene = bpy.data.scenes.get(begun.scene) if begun else None
+    if entry.job.kind == "refine":
+        from . import refine_preview  # which needs the jobs, and so this module
+
+        if scene is not None:
+            refine_preview.show(entry, path, scene)
+        return
     arrays = preview.read(path) if scene is not None else None
     if arrays is not None:
         preview.show(

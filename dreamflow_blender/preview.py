@@ -62,8 +62,8 @@ def clear() -> None:
 
 
 def remove() -> None:
-    """Take away every object, mesh and material with the mark."""
-    for blocks in (bpy.data.objects, bpy.data.meshes, bpy.data.materials):
+    """Take away every object, mesh, material and image with the mark."""
+    for blocks in (bpy.data.objects, bpy.data.meshes, bpy.data.materials, bpy.data.images):
         for block in [b for b in blocks if MARK in b and b.library is None]:
             blocks.remove(block)
 

@@ -12,23 +12,34 @@ from . import (
     jobs,
     ops_history,
     ops_import,
+    ops_refine,
     ops_run,
     ops_setup,
     pictures,
     preferences,
     preview,
     props,
+    refine_props,
     ui,
+    ui_refine,
 )
 
-CLASSES = (*ops_run.CLASSES, *ops_import.CLASSES, *ops_history.CLASSES, *ops_setup.CLASSES, *ui.CLASSES)
+CLASSES = (
+    *ops_run.CLASSES,
+    *ops_import.CLASSES,
+    *ops_history.CLASSES,
+    *ops_setup.CLASSES,
+    *ops_refine.CLASSES,
+    *ui.CLASSES,
+    *ui_refine.CLASSES,
+)
 
 _command: Any = None
 
 
 def register() -> None:
     global _command
-    for module in (props, preferences, pictures):
+    for module in (props, refine_props, preferences, pictures):
         module.register()
     for cls in CLASSES:
         bpy.utils.register_class(cls)
@@ -51,5 +62,5 @@ def unregister() -> None:
     bpy.types.STATUSBAR_HT_header.remove(ui.draw_status)
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)
-    for module in (pictures, preferences, props):
+    for module in (pictures, preferences, refine_props, props):
         module.unregister()

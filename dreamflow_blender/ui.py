@@ -252,7 +252,10 @@ def draw_past(layout: Layout, context: bpy.types.Context, entry: Entry) -> None:
     number = entry.job.id
     if entry.can_resume:
         buttons.operator("dreamflow.resume_job").number = number
-    if entry.result:
+    if entry.result and entry.job.kind == "refine":
+        buttons.operator("dreamflow.show_refined").number = number
+        buttons.operator("dreamflow.vary_job").number = number
+    elif entry.result:
         buttons.operator("dreamflow.import_result", text="Import").number = number
         buttons.operator("dreamflow.vary_job").number = number
     elif entry.so_far:

@@ -14,6 +14,7 @@ Layout = Any  # bpy.types.UILayout, or a fake one in tests
 
 STAGE_NAMES = {
     "": "Starting",
+    "fit": "Learning its colours",
     "nerf": "Outline",
     "geometry": "Shape",
     "texture": "Texture",

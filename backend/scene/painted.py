@@ -69,10 +69,10 @@ class Painted:
     @property
     def plain(self) -> bool:
         """Whether all of it has one colour, and a grey one: nothing to refine."""
+        if self.uv is not None and any(self.image[m] >= 0 for m in self.material.unique().tolist()):
+            return False
         if self.colour is not None:
             colours = self.colour.reshape(-1, 3)
-        elif self.uv is not None and any(self.image[m] >= 0 for m in self.material.unique().tolist()):
-            return False
         else:
             colours = self.base[self.material.unique(), :3]
         alike = bool((colours.amax(0) - colours.amin(0) < PLAIN).all())

@@ -46,7 +46,7 @@ def plan_sheets(
         report = check_uvs(uv, area[faces], rasterize_ids, ~touched[faces])
         image = mesh.images[mesh.image[materials[0]]] if mesh.image[materials[0]] >= 0 else None
         if keep_uvs and report.usable:
-            own = image if not len(mesh.source_uv) and not _tinted(mesh, materials) else None
+            own = image if _is_what_one_sees(mesh, faces, materials) else None
             height, width = _size(image, texture_size, usual_size)
             v_tex, t_tex_idx = welded(np.clip(uv, 0, 1))
             copy = report.copy | report.flat
@@ -68,9 +68,12 @@ def _key(mesh: ObjectArrays, row: int) -> tuple[object, ...]:
     return (int(mesh.image[row]), int(mesh.wrap[row]), *mesh.base[row].tolist())
 
 
-def _tinted(mesh: ObjectArrays, materials: tuple[int, ...]) -> bool:
-    """Whether the image is not yet what one sees: colours multiply it."""
-    return len(mesh.colour) > 0 or bool((mesh.base[materials[0]] != 1).any())
+def _is_what_one_sees(mesh: ObjectArrays, faces: NDArray[np.int64], materials: tuple[int, ...]) -> bool:
+    """Whether the image is read where the texture goes, and no colours multiply it."""
+    if len(mesh.source_uv) and not np.array_equal(mesh.source_uv[faces], mesh.uv[faces]):
+        return False
+    tinted = len(mesh.colour) > 0 and bool((mesh.colour[faces] != 1).any())
+    return not tinted and not (mesh.base[materials[0]] != 1).any()
 
 
 def _size(image: NDArray[np.uint8] | None, texture_size: int, usual_size: int) -> tuple[int, int]:

@@ -33,6 +33,7 @@ object.npz, F triangles of P polygons under M materials, at any size and place; 
 What a refine job gives back: mesh.npz with the same triangles in the same order (v_tex and t_tex_idx are the chosen
 UVs), and its texture as albedo.png; albedo_2.png and so on where materials have images of their own, and
 materials.json, which says which: {"textures": [{"file", "materials": [names], "new_uvs", "faces"}], "new_uvs"}.
+While it runs, uvs.npz is as that mesh.npz, and snapshot.png, snapshot_2.png and so on as those textures, but smaller.
 
 The same arrays always give the same bytes: the archive carries no clock.
 """

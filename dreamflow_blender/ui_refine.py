@@ -1,0 +1,150 @@
+"""Refine in the sidebar: what is selected, its dialog, and before / after. It draws and decides nothing."""
+
+# ruff: noqa: N801  Blender's own naming
+
+from __future__ import annotations
+
+import bpy
+from bpy.app.translations import pgettext_iface as translated
+
+from . import jobs, ops_setup, refine_decide, refine_model, service, tasks, ui_parts, words
+from .refine_object import refusal
+from .refine_props import strength_word
+from .ui_parts import Layout
+
+
+class DREAMFLOW_PT_refine(bpy.types.Panel):
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "DreamFlow"
+    bl_label = "Refine"
+    bl_order = 1
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return service.python() is not None and context.object is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, made = self.layout, context.object
+        room = ui_parts.columns(context)
+        layout.label(text=words.shorten(made.name, room - 3), icon="OBJECT_DATA", translate=False)
+        state = refine_decide.state_of(made)
+        if state is not None:
+            draw_decide(layout, context, state["shown"] == "after")
+            return
+        layout.operator("dreamflow.refine", text=button_text(context), icon="BRUSH_DATA")
+        said = refusal(made)
+        if said:
+            ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+
+
+def button_text(context: bpy.types.Context) -> str:
+    """ "Refine with SDXL..." """
+    model = context.scene.dreamflow_refine.model
+    if model == "SDXL":
+        return "Refine with SDXL..."
+    return "Refine with built-in..." if model == "BUILT_IN" else "Refine..."
+
+
+def draw_decide(layout: Layout, context: bpy.types.Context, after: bool) -> None:
+    row = layout.row()
+    row.operator(
+        "dreamflow.before_after", text="Show before" if after else "Show after", icon="ARROW_LEFTRIGHT"
+    )
+    buttons = layout.row(align=True)
+    buttons.operator("dreamflow.apply_refined", icon="CHECKMARK")
+    buttons.operator("dreamflow.discard_refined", icon="X")
+
+
+def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
+    """What the next refinement is to be."""
+    settings = context.scene.dreamflow_refine
+    column = layout.column(align=True)
+    column.label(text="Prompt")
+    if hasattr(column, "textbox"):  # from Blender 5.2: several lines
+        column.textbox(settings, "prompt")
+    else:
+        column.prop(settings, "prompt", text="")
+    form = layout.column()
+    form.use_property_split = True
+    form.use_property_decorate = False
+    form.prop(settings, "model")
+    draw_missing(layout, context)
+    form = layout.column()
+    form.use_property_split = True
+    form.use_property_decorate = False
+    form.prop(settings, "strength", slider=True)
+    row = form.row()
+    row.alignment = "RIGHT"
+    row.label(text=strength_word(settings))
+    form.prop(settings, "preset")
+    form.prop(settings, "faces")
+    target = chosen_name(context)
+    if target:
+        row = form.row()
+        row.alignment = "RIGHT"
+        row.label(text=words.shorten(target, 40), translate=False)
+    form.prop(settings, "front")
+    form.prop(settings, "texture_size")
+    form.prop(settings, "keep_uvs")
+    form.prop(settings, "keep")
+    form.prop(settings, "anew")
+    form.prop(settings, "negative")
+    form.prop(settings, "seed")
+
+
+def draw_missing(layout: Layout, context: bpy.types.Context) -> None:
+    """Why the model cannot refine this, and what to do about it."""
+    settings = context.scene.dreamflow_refine
+    said = refine_model.refusal(settings)
+    if not said:
+        return
+    ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+    if settings.model != "SDXL" or not settings.prompt.strip():
+        return
+    if tasks.current is not None:
+        layout.label(
+            text=f"{translated(tasks.current.title)}  {100 * tasks.current.fraction:.0f} %", translate=False
+        )
+        return
+    missing = refine_model.SD if refine_model.is_here(refine_model.REFINER) else refine_model.REFINER
+    known = next((item for item in ops_setup.models if item.get("name") == missing), None)
+    size = f" ({float(known['size']) / 1e9:.1f} GB)" if known and known.get("size") else ""
+    row = layout.row(align=True)
+    row.operator(
+        "dreamflow.fetch_model", text=f"{translated('Fetch it')}{size}", icon="IMPORT"
+    ).model = missing
+    if not refine_model.unknown_words(settings.prompt):
+        row.operator("dreamflow.refine_built_in", icon="BRUSH_DATA")
+
+
+def chosen_name(context: bpy.types.Context) -> str:
+    """The slot or the group that "active" means now."""
+    made, settings = context.object, context.scene.dreamflow_refine
+    if made is None:
+        return ""
+    if settings.faces == "SLOT":
+        return made.active_material.name if made.active_material else translated("no material")
+    if settings.faces == "GROUP":
+        group = made.vertex_groups.active
+        return group.name if group else translated("no vertex group")
+    return ""
+
+
+def first_prompt(made: bpy.types.Object) -> str:
+    """What it was made from, where it is one of ours; else what it is called."""
+    said = str(made.get("dreamflow_prompt", ""))
+    if said:
+        return said
+    name = made.name.rsplit(".", 1)[0] if made.name[-3:].isdigit() else made.name
+    return name.replace("_", " ").strip().lower()
+
+
+def notes() -> list[str]:
+    """What the job at work should be known for."""
+    now = jobs.running
+    place = now.entry.place.get("refine") if now is not None else None
+    return [str(note) for note in place.get("notes", [])] if isinstance(place, dict) else []
+
+
+CLASSES = (DREAMFLOW_PT_refine,)
