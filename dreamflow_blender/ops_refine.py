@@ -20,7 +20,7 @@ from . import (
     ui_refine,
     work,
 )
-from .objects import CannotImport
+from .objects import CannotImport, select_only
 from .refine_object import front_of, refusal
 from .steps import SetupError
 
@@ -121,6 +121,8 @@ class DREAMFLOW_OT_show_refined(bpy.types.Operator):
             made = refine_result.find_object(place, context.scene)
             refined = refine_result.read(entry.folder)
             shown = refine_result.put(refined, place, made, context)
+            if shown != made and context.view_layer.objects.active == made:
+                select_only(shown, context.view_layer)
         except CannotImport as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
@@ -177,7 +179,6 @@ class DREAMFLOW_OT_discard_refined(_OfRefined):
     def execute(self, context: bpy.types.Context) -> set[str]:
         original = refine_decide.discard(context.object, context)
         if original is not None and original.name in context.view_layer.objects:
-            original.select_set(True)
             context.view_layer.objects.active = original
         return {"FINISHED"}
 

@@ -76,8 +76,8 @@ def discard(made: bpy.types.Object, context: bpy.types.Context) -> bpy.types.Obj
             node = refined_node(new)
             ours += [new] + ([node.image] if node is not None else [])
     _forget(made)
-    for _ in range(int(state["added"])):
-        made.data.materials.pop(index=len(made.data.materials) - 1)
+    if state["added"] and len(made.data.materials) == 1:
+        made.data.materials.clear()  # `pop` would leave the object's slot behind
     _remove_unused(ours)
     if state["uv"] and state["uv"] in made.data.uv_layers:
         made.data.uv_layers.remove(made.data.uv_layers[state["uv"]])
@@ -85,6 +85,8 @@ def discard(made: bpy.types.Object, context: bpy.types.Context) -> bpy.types.Obj
         return made
     original = bpy.data.objects.get(state["of"])
     drop_copy(made, original, context)
+    if original is not None and state["selected"] and original.name in context.view_layer.objects:
+        original.select_set(True)
     return original
 
 

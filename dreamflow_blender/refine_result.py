@@ -91,6 +91,7 @@ def put(
     new_uvs = any(texture.new_uvs for texture in refined.textures)
     copied = made.library is not None or (new_uvs and not (place["own_loops"] and made.data.library is None))
     shown = made
+    selected = made.select_get()
     if copied:
         shown = _copy(made, place, context)
     elif new_uvs and loop_print(made.data) != place["print"]:
@@ -104,6 +105,7 @@ def put(
         "added": 0,
         "of": made.name if copied else "",
     }
+    state["selected"] = selected
     state["job"] = str(refined.record.get("job", {}).get("id", ""))
     if new_uvs:
         try:
@@ -111,6 +113,7 @@ def put(
         except CannotImport:
             if copied:
                 drop_copy(shown, made, context)
+                made.select_set(selected)
             raise
     if not len(shown.material_slots):
         shown.data.materials.append(None)

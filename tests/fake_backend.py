@@ -121,6 +121,9 @@ class Fake:
             (folder / "job.json").write_text(json.dumps({"job": json.loads(p.encode_job(request.job))}))
         if self.behaviour == "fails":
             return p.Failed("memory", "The card is out of memory.", "Use a smaller preset.", "12 of 12 GB")
+        job = p.decode_job(json.dumps(json.loads((folder / "job.json").read_text())["job"]))
+        if job.kind == "refine":
+            return self.refine(folder, job)
         first = not (folder / "checkpoints").exists()
         began, stages = time.monotonic(), ("nerf", "geometry", "texture", "refine")
         for number, stage in enumerate(stages):
@@ -145,6 +148,32 @@ class Fake:
         write_mesh(folder / "mesh.npz")
         write_png(folder / "albedo.png", (200, 30, 30))
         return p.Finished(self.paths(folder), {"seconds": time.monotonic() - began, "faces": 960})
+
+    def refine(self, folder: Path, job: p.Job) -> p.Event:
+        import refined_folder
+
+        from dreamflow_blender.contract import meshfile
+
+        kept = folder / "object.npz"
+        arrays = meshfile.read_object(kept if kept.is_file() else Path(job.mesh))
+        began, first = time.monotonic(), not kept.is_file()
+        names = refined_folder.begin(folder, arrays, not len(arrays.uv))
+        for stage in ("fit", "refine"):
+            self.say(p.Started(stage, STEPS))
+            for step in range(STEPS):
+                self.say(self.progress(stage, step))
+                if stage == "refine" and step % 5 == 0:
+                    refined_folder.snapshot(folder, names, (40, 10 * step, 90))
+                    write_png(folder / "preview.png", (40, 10 * step, 90))
+                    self.say(p.Preview(str(folder / "preview.png")))
+                    self.say(p.Snapshot(str(folder / "snapshot.png")))
+                self.wait(self.seconds / STEPS / 2)
+                if self.asked == "finish":
+                    break
+            if stage == "fit":
+                self.misbehave(first)
+        refined_folder.deliver(folder, arrays, not len(arrays.uv))
+        return p.Finished(self.paths(folder), {"seconds": time.monotonic() - began, "faces": len(arrays.t_pos_idx)})
 
     def misbehave(self, first: bool) -> None:
         match self.behaviour:

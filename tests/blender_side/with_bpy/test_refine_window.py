@@ -1,0 +1,285 @@
+"""Refine as the window does it: the button, the queue, the texture that changes on the object, before / after, undo."""
+
+import sys
+import time
+from pathlib import Path
+
+import bpy
+import pytest
+
+import dreamflow_blender
+from dreamflow_blender import (
+    addon,
+    importing,
+    jobs,
+    ops_refine,
+    ops_setup,
+    preview,
+    refine_decide,
+    refine_job,
+    refine_model,
+    service,
+    tasks,
+    ui,
+    ui_refine,
+)
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+import fake
+import hard
+import layout
+from walk import differences, walk
+
+
+@pytest.fixture
+def enabled(tmp_path, monkeypatch):
+    """Registered, with folders of its own and a fake backend whose behaviour a test may choose."""
+    monkeypatch.setattr(addon, "user_folder", lambda: tmp_path / "ö ü")
+    entry = bpy.context.preferences.addons.new()
+    entry.module = addon.NAME
+
+    def use(behaviour="good", seconds=0.4):
+        place = tmp_path / behaviour
+        place.mkdir(exist_ok=True)
+        monkeypatch.setenv(service.PYTHON, str(fake.python(place, behaviour, seconds)))
+        service.forget_state()
+
+    use()
+    dreamflow_blender.register()
+    bpy.context.scene.dreamflow_refine.model = "BUILT_IN"
+    bpy.context.scene.dreamflow_refine.prompt = "a red mug"
+    yield use
+    dreamflow_blender.unregister()
+    bpy.context.preferences.addons.remove(entry)
+    service.forget_state()
+
+
+def tick_until(done, seconds=60.0):
+    """The longest tick, in ms of the CPU."""
+    longest, until = 0.0, time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < until, (jobs.running, jobs.trouble, tasks.trouble)
+        began = time.thread_time()
+        jobs.tick()
+        longest = max(longest, 1000 * (time.thread_time() - began))
+        time.sleep(0.02)
+    return longest
+
+
+def idle():
+    return jobs.running is None and not jobs.need_store().waiting() and not importing.due() and not tasks.current
+
+
+def painted():
+    made = hard.cube()
+    made.data.materials.append(hard.painted())
+    bpy.context.view_layer.update()
+    return made
+
+
+def press(made):
+    """As `execute` does it with a window."""
+    return refine_job.begin(bpy.context, made, bpy.context.scene.dreamflow_refine, jobs.add)
+
+
+def test_from_the_button_to_before_and_after_and_one_undo(enabled):
+    made = painted()
+    enabled("good", 2.0)
+    bpy.ops.ed.undo_push(message="before")
+    before = walk()
+    press(made)
+    assert differences(before, walk()) == set()
+    seen = []
+
+    def done():
+        shell = preview.find()
+        if shell is not None:
+            seen.append(shell.data.materials[0].node_tree.nodes["DreamFlow image"].image.filepath)
+            assert made.material_slots[0].material.name == "Paint"  # until the end
+        return idle()
+
+    print(f"\nrefine: longest tick {tick_until(done):.1f} ms of the CPU")
+    assert jobs.trouble is None and seen and seen[0].endswith("snapshot.png") and preview.find() is None
+    assert made.material_slots[0].material.name == "Paint refined"
+    drawn = layout.draw(ui_refine.DREAMFLOW_PT_refine)
+    assert drawn.buttons() == ["Show before", "Apply", "Discard"]
+    assert not bpy.ops.dreamflow.refine.poll()
+    bpy.ops.dreamflow.before_after()
+    assert made.material_slots[0].material.name == "Paint"
+    assert layout.draw(ui_refine.DREAMFLOW_PT_refine).buttons()[0] == "Show after"
+    bpy.ops.dreamflow.before_after()
+    bpy.ops.ed.undo()
+    made = bpy.data.objects["Cube"]
+    assert made.material_slots[0].material.name == "Paint" and refine_decide.state_of(made) is None
+    bpy.context.view_layer.update()
+    assert differences(before, walk()) == set()
+    bpy.ops.ed.redo()
+    assert bpy.data.objects["Cube"].material_slots[0].material.name == "Paint refined"
+    bpy.ops.dreamflow.discard_refined()
+    bpy.context.view_layer.update()
+    assert differences(before, walk()) == set()
+
+
+def test_apply(enabled):
+    made = painted()
+    press(made)
+    tick_until(idle)
+    bpy.ops.dreamflow.apply_refined()
+    assert refine_decide.state_of(made) is None and made.material_slots[0].material.name == "Paint refined"
+    assert bpy.ops.dreamflow.refine.poll()
+
+
+def test_history_pause_stop_and_discard(enabled):
+    made = painted()
+    enabled("good", 3.0)
+    press(made)
+    tick_until(lambda: jobs.running and jobs.running.stage == "fit")
+    assert "Learning its colours" in layout.draw(ui.DREAMFLOW_PT_main).said()
+    bpy.ops.dreamflow.pause_job()
+    tick_until(lambda: jobs.running.paused)
+    bpy.ops.dreamflow.pause_job()
+    tick_until(lambda: preview.find() is not None)
+    bpy.ops.dreamflow.finish_job()
+    tick_until(idle)
+    assert made.material_slots[0].material.name == "Paint refined"
+    bpy.ops.dreamflow.discard_refined()
+    drawn = layout.draw(ui.DREAMFLOW_PT_history)
+    assert {"Put on the object", "Vary"} <= set(drawn.buttons()) and "Import" not in drawn.buttons()
+    (past,) = jobs.need_store().history()
+    bpy.ops.dreamflow.show_refined(number=past.job.id)  # again
+    assert made.material_slots[0].material.name == "Paint refined"
+    with pytest.raises(RuntimeError, match="Apply or Discard"):
+        bpy.ops.dreamflow.show_refined(number=past.job.id)
+    bpy.ops.dreamflow.discard_refined()
+    bpy.ops.dreamflow.vary_job(number=past.job.id)
+    tick_until(lambda: preview.find() is not None)
+    bpy.ops.dreamflow.discard_job()
+    tick_until(idle)
+    assert made.material_slots[0].material.name == "Paint" and preview.find() is None
+    assert not [i for i in bpy.data.images if preview.MARK in i]
+    bpy.ops.dreamflow.delete_job(number=past.job.id)
+    refine_job.tidy()
+    assert not list(refine_job.objects_folder().glob("*.npz"))
+
+
+@pytest.mark.parametrize("behaviour", ["dies once", "dies in between", "fails"])
+def test_failures_are_shown_and_resumed(enabled, behaviour):
+    made = painted()
+    enabled(behaviour, 0.2)
+    press(made)
+    tick_until(lambda: jobs.trouble is not None)
+    assert made.material_slots[0].material.name == "Paint" and preview.find() is None
+    assert "Retry" in layout.draw(ui.DREAMFLOW_PT_main).buttons()
+    (past,) = jobs.need_store().history()
+    enabled("good", 0.2)
+    bpy.ops.dreamflow.resume_job(number=past.job.id)
+    tick_until(idle)
+    assert made.material_slots[0].material.name == "Paint refined"
+
+
+def test_the_object_is_gone_or_in_edit_mode_at_the_end(enabled):
+    made = painted()
+    press(made)
+    bpy.ops.object.mode_set(mode="EDIT")
+    tick_until(lambda: importing.pending() and jobs.running is None)
+    for _ in range(5):
+        jobs.tick()
+    assert made.material_slots[0].material.name == "Paint"
+    bpy.ops.object.mode_set(mode="OBJECT")
+    tick_until(idle)
+    assert made.material_slots[0].material.name == "Paint refined"
+    bpy.ops.dreamflow.discard_refined()
+    press(made)
+    tick_until(lambda: jobs.running is not None)
+    bpy.data.objects.remove(made)
+    tick_until(idle)
+    assert "no mesh object" in jobs.trouble.failed.message
+
+
+def test_what_cannot_be_refined_says_why(enabled):
+    bpy.ops.object.camera_add()
+    assert not bpy.ops.dreamflow.refine.poll()
+    drawn = layout.draw(ui_refine.DREAMFLOW_PT_refine)
+    assert "is not a mesh" in drawn.said() and "Refine with built-in..." in drawn.buttons()
+    bpy.ops.object.select_all(action="DESELECT")
+    bpy.context.view_layer.objects.active = None
+    assert layout.draw(ui_refine.DREAMFLOW_PT_refine) is None
+
+
+def test_models(enabled, monkeypatch):
+    settings = bpy.context.scene.dreamflow_refine
+    monkeypatch.setattr(refine_model, "_look", lambda name: False)
+    monkeypatch.setattr(refine_model, "known_kinds", lambda: ("mug", "duck"))
+    refine_model._seen.clear()
+    settings.model = "SDXL"
+    painted()
+    said = layout.Fake()
+    ui_refine.draw_dialog(said, bpy.context)
+    assert "not on this machine" in said.said().replace("\n", " ")
+    assert {"Fetch it", "Use built-in"} <= set(said.buttons())
+    with pytest.raises(ValueError, match="not on this machine"):
+        press(bpy.context.object)
+    assert not jobs.need_store().entries()
+    ops_setup.models[:] = [{"name": "sdxl-refiner", "folder": None, "size": 6.1e9}]
+    settings.prompt = "a teapot of gold"
+    said = layout.Fake()
+    ui_refine.draw_dialog(said, bpy.context)
+    assert said.buttons() == ["Fetch it (6.1 GB)"]
+    ops_setup.models[:] = [{"name": "sdxl-refiner", "folder": "/somewhere", "size": 6.1e9}]
+    assert refine_model.choose(settings) == {"prior": "sdxl-refiner", "refiner": ""}
+    settings.anew = True
+    assert "Stable Diffusion" in refine_model.refusal(settings)
+    ops_setup.models.append({"name": "sd", "folder": "/there"})
+    assert refine_model.choose(settings) == {"prior": "sd", "refiner": "sdxl-refiner"}
+    ops_setup.models.clear()
+    settings.model = "BUILT_IN"
+    assert "mug, duck" in refine_model.refusal(settings)
+    settings.prompt = "A photo of a red duck with a blue beak."
+    assert refine_model.refusal(settings) == ""
+    bpy.ops.dreamflow.refine_built_in()
+    settings.model = "FOLDER"
+    assert "preferences" in refine_model.refusal(settings)
+
+
+def test_settings_reach_the_job(enabled):
+    made = painted()
+    settings = bpy.context.scene.dreamflow_refine
+    settings.strength, settings.texture_size, settings.keep_uvs, settings.keep = 0.45, "2048", False, "IMAGE"
+    settings.anew, settings.seed, settings.negative = True, 7, "mud"
+    made.rotation_euler.z = 1.5707963
+    bpy.context.view_layer.update()
+    job, place = refine_job.make(bpy.context, made, settings, 90.0)
+    assert (job.kind, job.strength, job.texture_size, job.keep_uvs, job.front) == ("refine", 0.45, 2048, False, 90)
+    assert job.stages == ("texture", "refine") and job.seed == 7 and job.negative == "mud"
+    assert place["refine"]["keep"] == "IMAGE" and Path(job.mesh).is_file()
+    assert ui_refine.first_prompt(made) == "cube"
+    made["dreamflow_prompt"] = "a blue cube"
+    assert ui_refine.first_prompt(made) == "a blue cube"
+
+
+def test_colours_are_baked_first(enabled, monkeypatch):
+    made = hard.cube()
+    made.data.materials.append(hard.procedural())
+    bpy.context.view_layer.update()
+    said = press(made)
+    assert "Checks are baked first" in said and tasks.current.name == "bake"
+    with pytest.raises(ValueError, match="wait until"):
+        press(made)
+    tick_until(idle, 120)
+    assert tasks.trouble is None and jobs.trouble is None
+    assert made.material_slots[0].material.name == "Checks refined"
+    assert not list((addon.user_folder() / "bake").iterdir())
+
+
+def test_blocking(enabled):
+    made = painted()
+    bpy.context.view_layer.objects.active = made
+    assert bpy.ops.dreamflow.refine() == {"FINISHED"}
+    assert made.material_slots[0].material.name == "Paint refined"
+    bpy.ops.dreamflow.discard_refined()
+    enabled("fails", 0.1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        bpy.ops.dreamflow.refine()
+    assert made.material_slots[0].material.name == "Paint"
+    assert {cls.bl_idname for cls in ops_refine.CLASSES} >= {"dreamflow.refine", "dreamflow.before_after"}
