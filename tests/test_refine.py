@@ -10,7 +10,7 @@ import torch
 from backend import pipeline, refine
 from backend.errors import InputError
 from backend.kernels.raster import rasterize_ids
-from backend.scene.bake import texels_of
+from backend.scene.bake import sample_texture, texels_of
 from backend.scene.mesh import Mesh
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Cancelled, Finished, Started, Warning
@@ -23,6 +23,9 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
         yield
+
+
+SIDE = 512  # texels: 3 mm each, and the change fades in over 40
 
 
 def uv_mesh(arrays, which) -> Mesh:
@@ -42,16 +45,57 @@ def test_usable_uvs_and_the_geometry_stay_to_the_bit_and_the_colours_change(tmp_
 
 
 def test_a_selection_changes_and_nothing_else_does(tmp_path: Path) -> None:
-    arrays = painted_ball(images=(stripes(128),))
+    arrays = painted_ball(images=(stripes(SIDE),))
     centre = arrays.v_pos[arrays.t_pos_idx].mean(1)
     selected = centre[:, 2] > 0
     weight = np.repeat(selected[:, None], 3, 1).astype(np.float32)
     _, albedo, finished = run_arrays(tmp_path / "job", dataclasses.replace(arrays, weight=weight))
-    before = stripes(128)
-    kept = texels_of(uv_mesh(arrays, ~selected), 128, rasterize_ids).index.numpy()
+    before = stripes(SIDE)
+    kept = texels_of(uv_mesh(arrays, ~selected), SIDE, rasterize_ids).index.numpy()
     flat, old = albedo.reshape(-1, 4), before.reshape(-1, 4)
     assert np.array_equal(flat[kept], old[kept])  # every texel that an unselected face shows
     assert (flat != old).any() and 0.2 < finished.figures["share_changed"] < 0.6
+    # no seam: a texel within the selection the change is hardly there yet, and it grows further in
+    u = torch.linspace(0.01, 0.99, 400)
+    change = []
+    for texels in (0.5, 1.5, 60.0):
+        where = torch.stack((u, torch.full_like(u, 0.5 + texels / SIDE)), 1)
+        new, was = (sample_texture(torch.from_numpy(i[..., :3].astype(np.float32)), where) for i in (albedo, before))
+        change.append(float((new - was).abs().mean()))
+    print(f"\nchange in /255 at 0.5, 1.5 and 60 texels from the border: {', '.join(f'{c:.2f}' for c in change)}")
+    assert change[0] <= 2 and change[1] <= 2 < change[2]
+
+
+def test_alpha_stays_and_what_is_transparent_stays(tmp_path: Path) -> None:
+    image = stripes()
+    image[:, :20, 3] = 0
+    image[:, 20:30, 3] = 131
+    _, albedo, _ = run_arrays(tmp_path / "job", painted_ball(images=(image,)))
+    assert np.array_equal(albedo[..., 3], image[..., 3])
+    assert np.array_equal(albedo[:, :20], image[:, :20])  # the colours under it, too
+    assert (albedo[:, 20:30] != image[:, 20:30]).any() and (albedo[:, 31:] != image[:, 31:]).any()
+
+
+def test_transparent_all_over_changes_nothing(tmp_path: Path) -> None:
+    image = stripes(alpha=0)
+    _, albedo, finished = run_arrays(tmp_path / "job", painted_ball(images=(image,)))
+    assert np.array_equal(albedo, image) and finished.figures["share_changed"] == 0
+
+
+def test_an_image_beside_vertex_colours_keeps_its_untouched_bytes(tmp_path: Path) -> None:
+    arrays = painted_ball()
+    below = arrays.v_pos[arrays.t_pos_idx].mean(1)[:, 2] < 0
+    colour = np.ones((len(below), 3, 3), np.float32)
+    colour[below] = (0.2, 0.6, 0.9)
+    weight = np.repeat(~below[:, None], 3, 1).astype(np.float32)
+    both = dataclasses.replace(
+        arrays, material=below.astype(np.int32), base=np.ones((2, 4), np.float32), image=np.array([0, -1], np.int32),
+        wrap=np.zeros(2, np.int32), names=np.array(["image", "colours"]), colour=colour, weight=weight,
+    )  # fmt: skip
+    _, albedo, finished = run_arrays(tmp_path / "job", both)
+    assert finished.figures["textures"] == 1
+    assert np.array_equal(albedo[40:], stripes()[40:])  # the lower half of the UVs, and gutters
+    assert (albedo[:28] != stripes()[:28]).any()
 
 
 def test_what_no_camera_sees_stays(tmp_path: Path) -> None:
