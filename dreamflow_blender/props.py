@@ -104,10 +104,10 @@ class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
     )
 
 
-def overrides(settings: Any) -> dict[str, Any]:
-    """ "stage.setting" -> value, as a Job wants them. Raises ValueError with a sentence for the user."""
+def read_extra(text: str) -> dict[str, Any]:
+    """ "nerf.levels=400 ..." as a Job wants it. Raises ValueError with a sentence for the user."""
     found: dict[str, Any] = {}
-    for part in settings.extra.replace(",", " ").split():
+    for part in text.replace(",", " ").split():
         name, equals, value = part.partition("=")
         if not equals or "." not in name:
             raise ValueError(f"Write more settings as nerf.levels=400, not {part!r}.")
@@ -115,6 +115,12 @@ def overrides(settings: Any) -> dict[str, Any]:
             found[name] = json.loads(value)
         except ValueError as error:
             raise ValueError(f"{name} needs a number, not {value!r}.") from error
+    return found
+
+
+def overrides(settings: Any) -> dict[str, Any]:
+    """ "stage.setting" -> value, as a Job wants them. Raises ValueError with a sentence for the user."""
+    found = read_extra(settings.extra)
     if settings.faces:
         found["delivery.max_faces"] = max(settings.faces, 4)
     if settings.texture_size != "PRESET":

@@ -12,6 +12,7 @@ import bpy
 from . import addon, jobs, refine_bake, refine_model, refine_props, tasks, work
 from .contract import meshfile
 from .contract import protocol as p
+from .props import read_extra
 from .refine_bake import Baked
 from .refine_gather import gather, needs_bake
 from .refine_material import CannotRefine
@@ -49,6 +50,7 @@ def make(
         keep_uvs=settings.keep_uvs,
         texture_size=0 if settings.texture_size == "OWN" else int(settings.texture_size),
         front=round(front, 3),
+        overrides=read_extra(settings.extra),
         device=addon.setting("device", "auto"),
         threads=addon.setting("threads", 0),
         checkpoint_seconds=float(addon.setting("checkpoint_seconds", 60.0)),

@@ -36,6 +36,8 @@ class DREAMFLOW_PT_refine(bpy.types.Panel):
         said = refusal(made)
         if said:
             ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+        for note in notes():
+            ui_parts.paragraph(layout, context, note, "INFO")
 
 
 def button_text(context: bpy.types.Context) -> str:
@@ -88,9 +90,13 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.prop(settings, "texture_size")
     form.prop(settings, "keep_uvs")
     form.prop(settings, "keep")
-    form.prop(settings, "anew")
-    form.prop(settings, "negative")
-    form.prop(settings, "seed")
+    header, body = layout.panel("dreamflow_refine_advanced", default_closed=True)
+    header.label(text="Advanced")
+    if body:
+        body.use_property_split = True
+        body.use_property_decorate = False
+        for name in ("anew", "negative", "seed", "extra"):
+            body.prop(settings, name)
 
 
 def draw_missing(layout: Layout, context: bpy.types.Context) -> None:

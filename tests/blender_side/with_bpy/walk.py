@@ -12,7 +12,7 @@ LEFT_OUT = {  # Blender's own bookkeeping, which no file holds, or which follows
     "override_library", "is_dirty", "depsgraph", "is_missing", "is_active", "internal_links", "users_material",
     "execution_time", "data_eval", "material_slots_eval", "bounds", "is_runtime_data", "select", "is_editmode",
     "sequencer_colorspace_settings", "display", "missing_materials", "missing_texture", "missing_uvs",
-    "missing_stencil", "particle_edit", "is_library_indirect",
+    "missing_stencil", "particle_edit", "storage_type", "uv_sculpt", "is_library_indirect",
 }  # fmt: skip
 KINDS = (
     "objects", "meshes", "materials", "images", "scenes", "collections", "armatures", "textures", "node_groups",
