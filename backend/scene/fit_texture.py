@@ -35,7 +35,7 @@ class FitSettings:
 FITS = {
     "paper": FitSettings(16, 4, 19, 2048, 64, 1500, 2**17),
     "fast": FitSettings(16, 2, 18, 1024, 64, 800, 2**16),
-    "draft": FitSettings(12, 2, 17, 512, 32, 300, 2**14),
+    "draft": FitSettings(12, 2, 17, 512, 32, 300, 2**13),
 }
 
 
