@@ -10,13 +10,11 @@ from bpy.props import StringProperty
 from . import (
     addon,
     jobs,
-    ops_setup,
     refine_decide,
     refine_job,
     refine_model,
     refine_result,
     service,
-    tasks,
     ui_refine,
     work,
 )
@@ -41,6 +39,7 @@ class DREAMFLOW_OT_refine(bpy.types.Operator):
         said = refusal(context.object)
         if not said and refine_decide.state_of(context.object) is not None:
             said = "Press Apply or Discard first: it shows a refined texture"
+        said = said or refine_model.missing(context.scene.dreamflow_refine)
         if said:
             cls.poll_message_set(said)
         return not said
@@ -49,9 +48,6 @@ class DREAMFLOW_OT_refine(bpy.types.Operator):
         settings = context.scene.dreamflow_refine
         if not settings.prompt:
             settings.prompt = ui_refine.first_prompt(context.object)
-        missing = settings.model == "SDXL" and not refine_model.is_here(refine_model.REFINER)
-        if missing and tasks.current is None and not ops_setup.models:
-            bpy.ops.dreamflow.list_models()  # what can be fetched, and how large it is
         if bpy.app.background:
             return self.execute(context)
         return context.window_manager.invoke_props_dialog(self, width=340, confirm_text="Refine")

@@ -50,8 +50,13 @@ def refusal(settings: Any) -> str:
     """Why this model cannot refine what the settings say; "" where it can."""
     if not settings.prompt.strip():
         return "Say what the object is: the prompt is empty"
+    return missing(settings) or (unknown_words(settings.prompt) if settings.model == "BUILT_IN" else "")
+
+
+def missing(settings: Any) -> str:
+    """Why this model cannot be used here at all, whatever the prompt; "" where it can."""
     if settings.model == "BUILT_IN":
-        return unknown_words(settings.prompt)
+        return ""
     if settings.model == "FOLDER":
         named = addon.setting("refiner_folder", "") or addon.setting("prior_folder", "")
         return "" if named else "Name the model's folder in the preferences"

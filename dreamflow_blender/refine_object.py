@@ -127,10 +127,10 @@ def front_of(made: bpy.types.Object, front: str, context: bpy.types.Context) -> 
         else:
             towards = camera.matrix_world.translation - _middle(made)
     elif front == "VIEW":
-        view = getattr(context, "region_data", None)
-        if view is None:
+        area = context.area  # that of the button: its own region has no view
+        if area is None or area.type != "VIEW_3D":
             raise CannotRefine("There is no view here: choose another front.")
-        towards = view.view_rotation @ Vector((0, 0, 1))
+        towards = area.spaces.active.region_3d.view_rotation @ Vector((0, 0, 1))
     else:
         turned = made.matrix_world.to_3x3()
         towards = turned @ Vector((0, -1, 0))

@@ -13,6 +13,7 @@ from typing import Any
 import bpy
 import numpy as np
 
+from . import windows
 from .contract import meshfile
 from .contract.meshfile import BadMeshFile, MeshArrays
 from .objects import CannotImport, set_triangles
@@ -23,7 +24,7 @@ from .refine_nodes import new_material
 from .refine_result import find_object
 
 MOST = 60_000  # faces; more would take Blender too long in one go
-LIFT = 0.002  # of the object's size: how far the shell stands off, so that it hides what is below
+LIFT = 0.003  # of the object's size: how far the shell stands off, so that it hides what is below
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ def show(entry: Entry, path: Path, scene: bpy.types.Scene) -> None:
     if made is not None and made[MARK] == entry.job.id:
         for image in (i for i in bpy.data.images if MARK in i):
             image.reload()
+        for material in made.data.materials:
+            material.update_tag()
+        windows.redraw_views()
         return
     remove()
     try:
@@ -83,7 +87,10 @@ def _build(shell: _Shell, target: bpy.types.Object, scene: bpy.types.Scene, numb
         material = new_material(None, image, "", NAME)
         mesh.materials.append(material)
         blocks += [image, material]
-    mesh.shade_smooth()
+    if target.data.polygons and target.data.polygons[0].use_smooth:
+        mesh.shade_smooth()
+    else:
+        mesh.shade_flat()
     mesh.update(calc_edges=True)
     made = bpy.data.objects.new(NAME, mesh)
     made.hide_select = made.hide_render = True

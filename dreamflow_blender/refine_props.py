@@ -101,6 +101,9 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
     seed: IntProperty(  # type: ignore[valid-type]
         name="Seed", description="Another seed, other details", default=42, min=0, max=MAX_SEED
     )
+    advanced: BoolProperty(  # type: ignore[valid-type]
+        name="Advanced", description="Show what is seldom needed", default=False, options={"SKIP_SAVE"}
+    )
     extra: StringProperty(  # type: ignore[valid-type]
         name="More", description="Settings over the preset's, for those who know: refine.levels=40 refine.size=512"
     )

@@ -36,6 +36,9 @@ class DREAMFLOW_PT_refine(bpy.types.Panel):
         said = refusal(made)
         if said:
             ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+        elif refine_model.missing(context.scene.dreamflow_refine):
+            draw_missing(layout, context, context.scene.dreamflow_refine.prompt or first_prompt(made))
+            layout.prop(context.scene.dreamflow_refine, "model", text="")
         for note in notes():
             ui_parts.paragraph(layout, context, note, "INFO")
 
@@ -71,7 +74,10 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.use_property_split = True
     form.use_property_decorate = False
     form.prop(settings, "model")
-    draw_missing(layout, context)
+    said = refine_model.refusal(settings)
+    if said and not refine_model.missing(settings):
+        ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+    draw_missing(layout, context, settings.prompt)
     form = layout.column()
     form.use_property_split = True
     form.use_property_decorate = False
@@ -90,23 +96,26 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.prop(settings, "texture_size")
     form.prop(settings, "keep_uvs")
     form.prop(settings, "keep")
-    header, body = layout.panel("dreamflow_refine_advanced", default_closed=True)
-    header.label(text="Advanced")
-    if body:
+    row = layout.row()  # no `layout.panel`: in a dialog it ends Blender 4.3
+    row.alignment = "LEFT"
+    icon = "DOWNARROW_HLT" if settings.advanced else "RIGHTARROW"
+    row.prop(settings, "advanced", icon=icon, emboss=False)
+    if settings.advanced:
+        body = layout.column()
         body.use_property_split = True
         body.use_property_decorate = False
         for name in ("anew", "negative", "seed", "extra"):
             body.prop(settings, name)
 
 
-def draw_missing(layout: Layout, context: bpy.types.Context) -> None:
-    """Why the model cannot refine this, and what to do about it."""
+def draw_missing(layout: Layout, context: bpy.types.Context, prompt: str) -> None:
+    """What the model lacks, and what to do about it."""
     settings = context.scene.dreamflow_refine
-    said = refine_model.refusal(settings)
+    said = refine_model.missing(settings)
     if not said:
         return
     ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
-    if settings.model != "SDXL" or not settings.prompt.strip():
+    if settings.model != "SDXL":
         return
     if tasks.current is not None:
         layout.label(
@@ -120,7 +129,7 @@ def draw_missing(layout: Layout, context: bpy.types.Context) -> None:
     row.operator(
         "dreamflow.fetch_model", text=f"{translated('Fetch it')}{size}", icon="IMPORT"
     ).model = missing
-    if not refine_model.unknown_words(settings.prompt):
+    if not refine_model.unknown_words(prompt):
         row.operator("dreamflow.refine_built_in", icon="BRUSH_DATA")
 
 

@@ -11,6 +11,14 @@ def first() -> bpy.types.Window | None:
     return windows[0] if windows else None
 
 
+def redraw_views() -> None:
+    """The viewports: an image that was read again does not ask for it."""
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D":
+                area.tag_redraw()
+
+
 def redraw() -> None:
     """The sidebars and the status bar; the scene itself redraws where it has changed."""
     for window in bpy.context.window_manager.windows:

@@ -33,7 +33,8 @@ def chosen(arrays, new_uvs):
     if new_uvs:  # a corner of a polygon has one place
         key = arrays.polygon[:, None].astype(np.int64) * (len(arrays.v_pos) + 1) + arrays.t_pos_idx
         uv = np.stack((key % 97 / 97, key % 89 / 89), -1).astype(np.float32)
-    normal = np.tile(np.float32([0, 0, 1]), (len(arrays.v_pos), 1))
+    normal = arrays.v_pos - arrays.v_pos.mean(0)  # of something round
+    normal = (normal / np.linalg.norm(normal, axis=1, keepdims=True).clip(1e-9)).astype(np.float32)
     index = np.arange(3 * faces, dtype=np.int32).reshape(-1, 3)
     return meshfile.MeshArrays(arrays.v_pos, arrays.t_pos_idx, uv.reshape(-1, 2), index, normal)
 

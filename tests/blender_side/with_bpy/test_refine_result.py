@@ -204,6 +204,25 @@ def test_a_linked_object_gets_a_copy(tmp_path):
     assert discarded(shown, before) == linked
 
 
+def test_a_library_override_keeps_its_linked_mesh(tmp_path):
+    made = hard.cube("Linked")
+    made.data.materials.append(hard.painted())
+    bpy.data.libraries.write(str(tmp_path / "lib.blend"), {made})
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    with bpy.data.libraries.load(str(tmp_path / "lib.blend"), link=True) as (_, wanted):
+        wanted.objects = ["Linked"]
+    linked = bpy.data.objects["Linked"]
+    bpy.context.scene.collection.objects.link(linked)
+    override = linked.override_create(remap_local_usages=True)
+    settle()
+    shown, before, found = put(override, tmp_path / "job")
+    assert not found.place["copy"] and shown == override and override.data.library is not None
+    assert override.material_slots[0].link == "OBJECT" and override.material_slots[0].material.library is None
+    refine_decide.turn(shown, "before")
+    assert override.material_slots[0].material.library is not None
+    discarded(shown, before)
+
+
 def test_a_procedural_material_becomes_a_plain_one(tmp_path):
     made = hard.cube()
     made.data.materials.append(hard.plain("Glass", hard.RED))

@@ -95,12 +95,14 @@ def test_from_the_button_to_before_and_after_and_one_undo(enabled):
     def done():
         shell = preview.find()
         if shell is not None:
-            seen.append(shell.data.materials[0].node_tree.nodes["DreamFlow image"].image.filepath)
+            image = shell.data.materials[0].node_tree.nodes["DreamFlow image"].image
+            seen.append((image.filepath, round(255 * image.pixels[1])))
             assert made.material_slots[0].material.name == "Paint"  # until the end
         return idle()
 
     print(f"\nrefine: longest tick {tick_until(done):.1f} ms of the CPU")
-    assert jobs.trouble is None and seen and seen[0].endswith("snapshot.png") and preview.find() is None
+    assert jobs.trouble is None and preview.find() is None
+    assert seen[0][0].endswith("snapshot.png") and len({green for _, green in seen}) >= 2  # it changes
     assert made.material_slots[0].material.name == "Paint refined"
     drawn = layout.draw(ui_refine.DREAMFLOW_PT_refine)
     assert drawn.buttons() == ["Show before", "Apply", "Discard"]
@@ -214,8 +216,17 @@ def test_models(enabled, monkeypatch):
     refine_model._seen.clear()
     settings.model = "SDXL"
     painted()
+    assert not bpy.ops.dreamflow.refine.poll()
+    drawn = layout.draw(ui_refine.DREAMFLOW_PT_refine)
+    assert {"Refine with SDXL...", "Fetch it", "Use built-in"} <= set(drawn.buttons()) and "model" in drawn.props
+    said = layout.Fake()
+    said.panel = None  # it ends Blender 4.3 in a dialog
+    ui_refine.draw_dialog(said, bpy.context)
+    assert "extra" not in said.props
+    settings.advanced = True
     said = layout.Fake()
     ui_refine.draw_dialog(said, bpy.context)
+    assert {"extra", "anew", "seed"} <= set(said.props)
     assert "not on this machine" in said.said().replace("\n", " ")
     assert {"Fetch it", "Use built-in"} <= set(said.buttons())
     with pytest.raises(ValueError, match="not on this machine"):
@@ -227,6 +238,7 @@ def test_models(enabled, monkeypatch):
     ui_refine.draw_dialog(said, bpy.context)
     assert said.buttons() == ["Fetch it (6.1 GB)"]
     ops_setup.models[:] = [{"name": "sdxl-refiner", "folder": "/somewhere", "size": 6.1e9}]
+    assert bpy.ops.dreamflow.refine.poll()
     assert refine_model.choose(settings) == {"prior": "sdxl-refiner", "refiner": ""}
     settings.anew = True
     assert "Stable Diffusion" in refine_model.refusal(settings)
@@ -235,9 +247,10 @@ def test_models(enabled, monkeypatch):
     ops_setup.models.clear()
     settings.model = "BUILT_IN"
     assert "mug, duck" in refine_model.refusal(settings)
+    bpy.ops.dreamflow.refine_built_in()
+    assert settings.model == "BUILT_IN" and bpy.ops.dreamflow.refine.poll()
     settings.prompt = "A photo of a red duck with a blue beak."
     assert refine_model.refusal(settings) == ""
-    bpy.ops.dreamflow.refine_built_in()
     settings.model = "FOLDER"
     assert "preferences" in refine_model.refusal(settings)
 
