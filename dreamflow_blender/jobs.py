@@ -241,8 +241,7 @@ def forget(number: str) -> None:
     pictures.drop(number)
     if entry is not None:
         need_store().remove(number)
-        with suppress(OSError):  # a program that looks at the folder holds it: it stays, which harms nobody
-            work.discard(entry.folder, addon.jobs_folder())
+        work.discard_soon(entry.folder, addon.jobs_folder())
 
 
 # the beginning and the end

@@ -59,21 +59,24 @@ def draw_not_set_up(layout: Layout, context: bpy.types.Context) -> None:
         " Works offline afterwards.",
     )
     refusal = addon.online_refusal()
-    if refusal:
+    if refusal and bpy.app.online_access_override:
         ui_parts.paragraph(layout, context, f"{translated(refusal)}.", "INTERNET_OFFLINE")
-        if not bpy.app.online_access_override:
-            layout.operator("extensions.userpref_allow_online", text="Allow online access", icon="INTERNET")
-    button = ui_parts.big_button(
-        layout, "dreamflow.set_up", "Repair" if broken else "Set up DreamFlow", "IMPORT"
-    )
-    button.repair = broken
+    elif refusal:
+        text = "Blender asks you before anything is fetched."
+        ui_parts.paragraph(layout, context, text, "INTERNET_OFFLINE")
+        ui_parts.big_button(
+            layout, "extensions.userpref_allow_online", "Allow online access", "INTERNET"
+        )
+    else:
+        text = "Repair" if broken else "Set up DreamFlow"
+        ui_parts.big_button(layout, "dreamflow.set_up", text, "IMPORT").repair = broken
     row = layout.row()
-    row.label(
-        text=words.shorten(
-            f"{translated('Where')}: {addon.environment_folder()}", ui_parts.columns(context) - 4
-        ),
-        translate=False,
-    )
+    folder = addon.environment_folder()
+    if folder.is_relative_to(addon.user_folder()):
+        row.label(text="Goes into Blender's user folder")
+    else:
+        room = ui_parts.columns(context) - 4
+        row.label(text=words.shorten_start(str(folder), room), translate=False)
     row.operator("dreamflow.open_preferences", text="", icon="FILE_FOLDER", emboss=False)
 
 
@@ -86,18 +89,16 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
     head.operator("dreamflow.discard_job", text="", icon="X", emboss=False)
     icon = pictures.icon(pictures.LIVE)
     if icon:
-        box.template_icon(icon_value=icon, scale=8.0)
+        box.template_icon(icon_value=icon, scale=ui_parts.picture_size(context))
     line = box.row()
     line.label(text=ui_parts.stage_line(now), translate=False)
     right = line.row()
     right.alignment = "RIGHT"
     right.label(text=ui_parts.time_left(now), translate=False)
     ui_parts.bar(box, now.fraction, f"{100 * now.fraction:.0f} %" if now.stage else translated("Starting"))
-    curve = words.sparkline(now.losses, 24)
-    if curve:
-        row = box.row()
-        row.scale_y = 0.7
-        row.label(text=f"{translated('Loss')}  {curve}", translate=False)
+    row = box.row()  # empty at first, so that the buttons below stay where they are
+    row.scale_y = 0.7
+    row.label(text=f"{translated('Loss')}  {words.sparkline(now.losses, 24)}", translate=False)
     buttons = box.row(align=True)
     if now.paused:
         buttons.operator("dreamflow.pause_job", text="Continue", icon="PLAY")
@@ -150,7 +151,12 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
         body.use_property_decorate = False
         body.prop(settings, "height")
         body.prop(settings, "place")
-        body.prop(settings, "faces", text="Faces" if settings.faces else "Faces (0: preset)")
+        body.prop(settings, "faces")
+        if not settings.faces:
+            note = body.row()
+            note.active, note.scale_y = False, 0.6
+            note.alignment = "RIGHT"
+            note.label(text="0: as the preset")
         body.prop(settings, "texture_size")
     header, body = layout.panel("dreamflow_advanced", default_closed=True)
     header.label(text="Advanced")
@@ -196,6 +202,7 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
 
 class DREAMFLOW_PT_queue(_Sidebar, bpy.types.Panel):
     bl_label = "Queue"
+    bl_order = 8  # below what belongs to the selected object
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
@@ -220,6 +227,7 @@ class DREAMFLOW_PT_queue(_Sidebar, bpy.types.Panel):
 
 class DREAMFLOW_PT_history(_Sidebar, bpy.types.Panel):
     bl_label = "History"
+    bl_order = 9
     bl_options = {"DEFAULT_CLOSED"}  # noqa: RUF012
 
     @classmethod

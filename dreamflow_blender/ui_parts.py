@@ -25,10 +25,19 @@ STAGE_NAMES = {
 
 def columns(context: bpy.types.Context) -> int:
     """How many characters fit into a line of this region."""
+    return max(20, int((_width(context) - 40) / 6.4))
+
+
+def picture_size(context: bpy.types.Context) -> float:
+    """As wide as a box of this region has room for, in units of a button's height."""
+    return min(max((_width(context) - 60) / 20, 5.0), 16.0)
+
+
+def _width(context: bpy.types.Context) -> float:
+    """Of the region, in pixels of a screen without scaling."""
     region = getattr(context, "region", None)
-    width = region.width if region is not None else 260
     scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
-    return max(20, int((width / scale - 40) / 6.4))
+    return float(region.width) / scale if region is not None else 260.0
 
 
 def paragraph(layout: Layout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
@@ -104,8 +113,9 @@ def trouble(layout: Layout, context: bpy.types.Context) -> None:
 def _trouble_box(layout: Layout, context: bpy.types.Context, message: str, todo: str) -> Layout:
     box = layout.box()
     head = box.row()
-    head.alert = True
-    paragraph(head, context, message, "ERROR")
+    said = head.column()
+    said.alert = True
+    paragraph(said, context, message, "ERROR")
     head.operator("dreamflow.dismiss", text="", icon="X", emboss=False)
     if todo:
         paragraph(box, context, todo)

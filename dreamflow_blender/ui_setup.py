@@ -10,6 +10,17 @@ from bpy.app.translations import pgettext_iface as translated
 from . import addon, ops_setup, service, tasks, ui_parts, words
 from .ui_parts import Layout
 
+PLACEHOLDERS = {  # what an empty field means
+    "environment_folder": "in Blender's user folder",
+    "models_folder": "in Blender's user folder",
+    "jobs_folder": "in Blender's user folder",
+    "python": "found on this machine, or fetched",
+    "torch_index": "the build that fits the card",
+    "proxy": "as the system has it",
+    "prior_folder": "none",
+    "refiner_folder": "none: the model refines itself",
+    "collection": "the scene's own collection",
+}
 CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
 
 
@@ -24,13 +35,13 @@ def draw_preferences(layout: Layout, preferences: Any) -> None:
     if body:
         column = _column(body)
         for name in ("device", "threads", "memory_gb", "idle_minutes", "checkpoint_seconds", "jobs_folder"):
-            column.prop(preferences, name)
+            _field(column, preferences, name)
     header, body = layout.panel("dreamflow_prefs_scene", default_closed=False)
     header.label(text="In the scene")
     if body:
         column = _column(body)
         for name in ("live_mesh", "auto_import", "mark_asset", "collection"):
-            column.prop(preferences, name)
+            _field(column, preferences, name)
 
 
 def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
@@ -64,7 +75,7 @@ def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -
         draw_check(body, context, check)
     column = _column(body)
     for name in ("environment_folder", "python", "torch_index", "proxy"):
-        column.prop(preferences, name)
+        _field(column, preferences, name)
 
 
 def draw_check(layout: Layout, context: bpy.types.Context, check: dict[str, Any]) -> None:
@@ -103,7 +114,7 @@ def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) ->
         body.operator("dreamflow.list_models", icon="FILE_REFRESH")
     column = _column(body)
     for name in ("models_folder", "prior_folder", "refiner_folder"):
-        column.prop(preferences, name)
+        _field(column, preferences, name)
 
 
 def draw_model(layout: Layout, model: dict[str, Any]) -> None:
@@ -123,3 +134,7 @@ def _column(layout: Layout) -> Layout:
     column.use_property_split = True
     column.use_property_decorate = False
     return column
+
+
+def _field(layout: Layout, preferences: Any, name: str) -> None:
+    layout.prop(preferences, name, placeholder=translated(PLACEHOLDERS.get(name, "")))

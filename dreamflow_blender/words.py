@@ -25,6 +25,11 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
+def shorten_start(path: str, length: int) -> str:
+    """A path's end, which tells more than its beginning."""
+    return path if len(path) <= length else "…" + path[1 - length :]
+
+
 def wrap(text: str, width: int) -> list[str]:
     """Lines of at most about `width` characters, broken at spaces; Blender's labels do not wrap."""
     lines: list[str] = []

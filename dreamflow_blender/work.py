@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 import unicodedata
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,3 +131,13 @@ def discard(folder: Path, root: Path) -> None:
     inside = root.resolve() in folder.resolve().parents and not folder.is_symlink()
     if inside and folder.is_dir() and {"job.json", "log.txt"} & {path.name for path in folder.iterdir()}:
         shutil.rmtree(folder)
+
+
+def discard_soon(folder: Path, root: Path) -> None:
+    """The same in a thread, since it may be gigabytes; what cannot be deleted stays, which harms nobody."""
+
+    def delete() -> None:
+        with suppress(OSError):
+            discard(folder, root)
+
+    threading.Thread(target=delete, name="dreamflow deletes").start()

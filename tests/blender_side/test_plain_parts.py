@@ -41,6 +41,11 @@ def test_wrapping_loses_nothing(text):
     assert all(0 < len(line) <= 12 for line in lines)
 
 
+def test_shortening():
+    assert words.shorten("a red mug", 9) == "a red mug" and words.shorten("a red mug", 6) == "a red…"
+    assert words.shorten_start("/a/b/c", 6) == "/a/b/c" and words.shorten_start("/home/me/df", 6) == "…me/df"
+
+
 def test_sparkline():
     assert words.sparkline([1.0], 8) == ""
     assert words.sparkline([0.0, 1.0], 8) == "▁█"

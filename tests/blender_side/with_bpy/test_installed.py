@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import bpy
@@ -81,14 +82,17 @@ def test_set_up_is_offered_where_nothing_is_set_up(installed, monkeypatch):
     inside("service").forget_state()
 
 
-@pytest.mark.parametrize("enabled", [True, False])
-def test_batch_from_the_installed_folder(installed, tmp_path, enabled):
-    """As a bare script, with the extension enabled (as this Blender's preferences say) and without it."""
-    if enabled:
-        bpy.ops.wm.save_userpref()
+@pytest.mark.parametrize("state", ["enabled", "disabled", "absent"])
+def test_batch_from_the_installed_folder(installed, tmp_path, state):
+    """As a bare script, whatever the user's preferences say of the extension."""
     environment = {**os.environ, "DREAMFLOW_PYTHON": str(fake.python(tmp_path))}
-    if not enabled:
+    if state == "absent":
         environment["BLENDER_USER_RESOURCES"] = str(tmp_path / "nobody")
+    if state == "disabled":
+        bpy.ops.preferences.addon_disable(module=MODULE)
+    bpy.ops.wm.save_userpref()
+    if state == "disabled":
+        bpy.ops.preferences.addon_enable(module=MODULE)
     code = (
         "import bpy, runpy, sys; sys.argv = ['blender', '--', *sys.argv[1:]];"
         f"runpy.run_path({str(installed / 'dreamflow_blender' / 'batch.py')!r}, run_name='__main__')"
@@ -106,3 +110,26 @@ def test_disable_and_enable_again(installed):
         assert not hasattr(bpy.types, "DREAMFLOW_PT_main") and not hasattr(bpy.types.Scene, "dreamflow")
         bpy.ops.preferences.addon_enable(module=MODULE)
         assert hasattr(bpy.types, "DREAMFLOW_PT_main")
+
+
+def test_uninstalled_during_a_job(installed, tmp_path, monkeypatch):
+    """The worker ends before the extension's files go; its user folder goes with them, as Blender has it."""
+    monkeypatch.setenv("DREAMFLOW_PYTHON", str(fake.python(tmp_path, "slow", 2.0)))
+    inside("service").forget_state()
+    jobs, ops_run, importing = inside("jobs"), inside("ops_run"), inside("importing")
+    bpy.context.scene.dreamflow.prompt = "a red mug"
+    jobs.add(ops_run.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
+    until = time.monotonic() + 60
+    while not (jobs.running and jobs.running.stage):
+        assert time.monotonic() < until, jobs.trouble
+        jobs.tick()
+        time.sleep(0.02)
+    pid = inside("service").client.pid
+    number = next(
+        n for n, r in enumerate(bpy.context.preferences.extensions.repos) if r.module == "user_default"
+    )
+    bpy.ops.extensions.package_uninstall(repo_index=number, pkg_id="dreamflow")
+    assert not installed.exists() and not hasattr(bpy.types, "DREAMFLOW_PT_main")
+    if os.name == "posix":
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -1,5 +1,6 @@
 """The real worker, at tiny settings: from the panel's Generate to the object, and through the command line."""
 
+import json
 import os
 import sys
 import time
@@ -9,7 +10,7 @@ import bpy
 import pytest
 
 import dreamflow_blender
-from dreamflow_blender import addon, importing, jobs, preview, service, work
+from dreamflow_blender import addon, batch, importing, jobs, preview, service, work
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tiny import OVERRIDES
@@ -59,3 +60,25 @@ def test_generate(enabled):
         f"\nreal backend: median tick {took[len(took) // 2]:.1f} ms, longest {took[-1]:.1f} ms; mesh seen: {seen}"
     )
     assert took[len(took) // 2] < 10
+
+
+def test_a_list_of_prompts(enabled, tmp_path, capsys):
+    """One that the prior does not know stops nothing; a repeated call skips what is done, and says it again."""
+    (tmp_path / "prompts.csv").write_text(
+        "prompt,seed,height\na blue zeppelin,,\na red mug,7,0.1\n", encoding="utf-8"
+    )
+    out = tmp_path / "öut put"
+    arguments = ["--prompts", str(tmp_path / "prompts.csv"), "--out", str(out), "--blend", "--prior", "exact"]
+    for name, value in OVERRIDES.items():
+        arguments += ["--set", f"{name}={json.dumps(value)}"]
+    for state in ("done", "skipped"):
+        assert batch.main(arguments) == batch.SOME_FAILED
+        said = capsys.readouterr().out
+        rows = json.loads((out / "report.json").read_text(encoding="utf-8"))["prompts"]
+        assert [row["state"] for row in rows] == ["failed", state], said
+        assert rows[0]["error"]["kind"] == "input" and "zeppelin" in rows[0]["error"]["message"]
+        assert {"mesh.glb", "albedo.png", "object.blend"} <= set(rows[1]["files"])
+    bpy.ops.wm.open_mainfile(filepath=rows[1]["files"]["object.blend"])
+    (made,) = bpy.context.scene.objects
+    assert made["dreamflow_seed"] == 7 and made.dimensions.z == pytest.approx(0.1, abs=1e-3)
+    assert made.asset_data and made.preview.image_size[0] > 0

@@ -3,6 +3,7 @@
 In the background timers never fire, so the tests call the tick themselves.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -64,6 +65,14 @@ def tick_until(done, seconds=60.0):
             took.append(once)
         time.sleep(0.02)
     return took
+
+
+def gone(folder):
+    """Deleted, by a thread."""
+    until = time.monotonic() + 20
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return not folder.exists()
 
 
 def idle():
@@ -194,7 +203,7 @@ def test_discard_leaves_nothing(enabled):
     assert folder.is_dir()
     bpy.ops.dreamflow.discard_job()
     tick_until(idle)
-    assert not folder.exists() and not bpy.data.objects and not bpy.data.meshes
+    assert gone(folder) and not bpy.data.objects and not bpy.data.meshes
     assert not jobs.need_store().history()
 
 
@@ -251,6 +260,26 @@ def test_flood_and_warnings(enabled):
     print(f"\nticks under a flood: median {cpu[len(cpu) // 2]:.1f} ms, longest {cpu[-1]:.1f} ms of the CPU")
     assert cpu[len(cpu) // 2] < 10
     assert "Red mug" in bpy.data.objects
+
+
+def test_the_card_is_freed(enabled):
+    """The worker ends when it has had nothing to do for as long as the preferences say; and hears its limits."""
+    preferences = addon.preferences()
+    preferences.idle_minutes, preferences.memory_gb = 0.0, 6.5
+    assert service.variables()["DREAMFLOW_MEMORY_GB"] == "6.5"
+    assert service.variables()["HF_HOME"] == str(addon.models_folder())
+    press_generate()
+    tick_until(idle)
+    pid = service.client.pid
+    tick_until(lambda: not service.client.alive)
+    if os.name == "posix":
+        until = time.monotonic() + 20
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+    press_generate()  # and is started again for the next
+    tick_until(idle)
+    assert len(jobs.need_store().history()) == 2
 
 
 def test_queue_goes_on_after_a_failure_and_then_waits(enabled):
@@ -316,7 +345,7 @@ def test_history(enabled):
     assert newer.job.seed != older.job.seed or newer.job.id != older.job.id
     assert len(bpy.data.objects) == 2
     bpy.ops.dreamflow.delete_job(number=older.job.id)
-    assert not older.folder.exists() and len(bpy.data.objects) == 2
+    assert gone(older.folder) and len(bpy.data.objects) == 2
     tick_until(lambda: not pictures.wanted())
     with pytest.raises(RuntimeError):
         bpy.ops.dreamflow.vary_job(number="no such job")
@@ -349,6 +378,10 @@ def test_panel_before_set_up(enabled, monkeypatch):
     monkeypatch.delenv(service.PYTHON)
     monkeypatch.setattr(service, "_stated_python", lambda: None)
     service.forget_state()
+    monkeypatch.setattr(addon, "online_refusal", lambda: "Allow online access first")
+    if not bpy.app.online_access_override:
+        assert layout.draw(ui.DREAMFLOW_PT_main).buttons()[0] == "Allow online access"
+    monkeypatch.setattr(addon, "online_refusal", lambda: "")
     drawn = layout.draw(ui.DREAMFLOW_PT_main)
     assert "Set up DreamFlow" in drawn.buttons() and "Generate" not in drawn.buttons()
     assert not bpy.ops.dreamflow.generate.poll()
