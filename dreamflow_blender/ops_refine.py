@@ -111,7 +111,8 @@ class DREAMFLOW_OT_show_refined(bpy.types.Operator):
         entry = jobs.need_store().find(self.number)
         place = entry.place.get(refine_job.PLACE) if entry is not None else None
         if entry is None or not isinstance(place, dict):
-            self.report({"ERROR"}, "This job is not there any more")
+            gone = "This job is not there any more" if entry is None else "It is not known for which object this was"
+            self.report({"ERROR"}, gone)
             return {"CANCELLED"}
         try:
             made = refine_result.find_object(place, context.scene)

@@ -25,6 +25,11 @@ def pixels_of(image: bpy.types.Image, alpha: bool) -> NDArray[np.uint8]:
     flat = np.empty(width * height * image.channels, np.float32)
     image.pixels.foreach_get(flat)
     values = flat.reshape(height, width, image.channels)[::-1]
+    if image.channels == 4 and not image.is_float and image.colorspace_settings.name == "sRGB":  # most
+        whole = (values * 255 + 0.5).astype(np.uint8)  # bytes they were
+        if not alpha:
+            whole[..., 3] = 255
+        return whole
     rgba = np.ones((height, width, 4), np.float32)
     rgba[..., :3] = values[..., :3] if image.channels >= 3 else values[..., :1]
     if image.channels == 4 and alpha:

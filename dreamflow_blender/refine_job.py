@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from .refine_gather import gather, needs_bake
 from .refine_material import CannotRefine
 from .refine_object import front_of
 
+OLD = 86_400.0  # seconds: no bake takes so long
 PLACE = "refine"  # the key in an entry's `place`
 
 
@@ -133,9 +135,13 @@ def bake_folder() -> Path:
 
 
 def tidy() -> None:
-    """Away with the objects that no job names any more."""
+    """Away with the objects that no job names any more, and with what killed Blenders were baking."""
     wanted = {Path(entry.job.mesh).name for entry in jobs.need_store().entries() if entry.job.mesh}
     with suppress(OSError):
         for path in objects_folder().iterdir():
             if path.suffix == ".npz" and path.name not in wanted:
                 path.unlink()
+    with suppress(OSError):
+        for path in (addon.user_folder() / "bake").iterdir():
+            if time.time() - path.stat().st_mtime > OLD:
+                refine_bake.throw_away(path)
