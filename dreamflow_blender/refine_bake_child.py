@@ -18,10 +18,11 @@ import bpy
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.dont_write_bytecode = True  # nothing is written beside the extension's files
 
-from dreamflow_blender.refine_atlas import TooMany, atlas, polygon_areas
-from dreamflow_blender.refine_material import link_into, output_of, principled_of, uses_nodes
-from dreamflow_blender.refine_object import column, loop_print
+from dreamflow_blender.refine_atlas import TooMany, atlas, polygon_areas  # noqa: E402
+from dreamflow_blender.refine_material import link_into, output_of, principled_of, uses_nodes  # noqa: E402
+from dreamflow_blender.refine_object import column, loop_print  # noqa: E402
 
 SAMPLES = 4
 MARGIN = 2  # texels
