@@ -62,6 +62,8 @@ def write_copy(made: bpy.types.Object, folder: Path, frame: int, slots: list[int
         unsaved = _unsaved(made.material_slots[number].material)
         if unsaved:
             raise CannotRefine(f"The image “{unsaved}” has changes that are not saved: save it first.")
+    if made.mode == "EDIT":
+        made.update_from_editmode()  # as saving does
     folder.mkdir(parents=True, exist_ok=True)
     bpy.data.libraries.write(str(folder / "copy.blend"), {made}, path_remap="ABSOLUTE", fake_user=False)
     count = len(made.data.polygons)

@@ -72,7 +72,6 @@ def evaluated(context: bpy.types.Context, made: bpy.types.Object) -> Iterator[Ev
     if made.mode == "EDIT":
         made.update_from_editmode()  # as saving does
     depsgraph = context.evaluated_depsgraph_get()
-    depsgraph.update()
     shown = made.evaluated_get(depsgraph)
     mesh = shown.to_mesh(preserve_all_data_layers=True, depsgraph=depsgraph)
     try:

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
@@ -96,6 +98,12 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.prop(settings, "texture_size")
     form.prop(settings, "keep_uvs")
     form.prop(settings, "keep")
+    said = estimate(settings)
+    if said:
+        row = layout.row()
+        row.alignment = "CENTER"
+        row.active = False
+        row.label(text=said, translate=False)
     row = layout.row()  # no `layout.panel`: in a dialog it ends Blender 4.3
     row.alignment = "LEFT"
     icon = "DOWNARROW_HLT" if settings.advanced else "RIGHTARROW"
@@ -106,6 +114,25 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
         body.use_property_decorate = False
         for name in ("anew", "negative", "seed", "extra"):
             body.prop(settings, name)
+
+
+def estimate(settings: Any) -> str:
+    """ "about 2 min, 1.4 GB of memory", as the last refinements here have taken; "" where nothing is known."""
+    if refine_model.refusal(settings):
+        return ""
+    prior = refine_model.choose(settings)["prior"]
+    before = [
+        entry
+        for entry in jobs.need_store().history()
+        if entry.job.kind == "refine" and entry.state == "finished" and entry.seconds and not entry.note
+        if (entry.job.preset, entry.job.prior) == (settings.preset, prior)
+    ][:5]
+    if not before:
+        return ""
+    took = sum(entry.seconds for entry in before) / len(before)
+    memory = before[0].figures.get("memory_gb", 0.0)
+    more = f", {memory:.1f} GB {translated('of memory')}" if memory else ""
+    return f"{translated('about')} {words.duration(took)}{more}"
 
 
 def draw_missing(layout: Layout, context: bpy.types.Context, prompt: str) -> None:

@@ -127,6 +127,7 @@ def test_apply(enabled):
     made = painted()
     press(made)
     tick_until(idle)
+    assert ui_refine.estimate(bpy.context.scene.dreamflow_refine).startswith("about ")
     bpy.ops.dreamflow.apply_refined()
     assert refine_decide.state_of(made) is None and made.material_slots[0].material.name == "Paint refined"
     assert bpy.ops.dreamflow.refine.poll()
