@@ -48,6 +48,7 @@ _failures = 0
 def add(job: p.Job, place: dict[str, Any]) -> None:
     """To the end of the queue; it begins as soon as nothing else is at work."""
     global held
+    pictures.warm_up()
     need_store().put(Entry(job, place))
     importing.expect(job.id)
     held = False
@@ -274,6 +275,7 @@ def need_store() -> Store:
 
 @persistent
 def _file_opened(*_: object) -> None:
+    pictures.warm_up()
     importing.file_opened()
     wake()
 
