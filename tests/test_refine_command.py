@@ -76,7 +76,7 @@ def test_as_a_process_of_its_own(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "backend", "refine", str(tmp_path / "a.glb"), "a red mug", "--out", "made"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
-        [*command, *SETTINGS, "--threads", "1"], cwd=tmp_path, env=environment, capture_output=True, timeout=280,
+        [*command, *SETTINGS, "--threads", "1"], cwd=tmp_path, env=environment, capture_output=True, timeout=900,
         text=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
