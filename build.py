@@ -31,6 +31,10 @@ VERSIONS = ((3, 11), (3, 12), (3, 13))  # the best tested first
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 TORCH_INDEX_VARIABLE = "DREAMFLOW_TORCH_INDEX"
 
+# Blender as a Python module, for the extension's tests: half a gigabyte, and for one version of Python alone
+BLENDER = ("bpy==4.5.15", "cython==3.3.1", "zstandard==0.25.0")
+BLENDERS_PYTHON = (3, 11)
+
 PROBE = "import sys, venv, ensurepip, ssl; print(*sys.version_info[:2], sys.maxsize > 2**32)"
 
 
@@ -191,8 +195,31 @@ def brings_cuda(pip: list[str], *what: str) -> Optional[bool]:
     return any(n.startswith("nvidia-") and ("platform_system" not in n or here in n) for n in needs)
 
 
+def bring_blender() -> str:
+    """Blender into the environment of the tests. What says why it is not there, else nothing: they are skipped then."""
+    python = str(venv_python())
+    probe = "import sys, importlib.util as u; print(*sys.version_info[:2], u.find_spec('bpy') is not None)"
+    ran = subprocess.run([python, "-c", probe], capture_output=True, text=True, env=clean_env())
+    *version, there = ran.stdout.split() or ["", "False"]
+    if there == "True":
+        return ""
+    if version != [str(part) for part in BLENDERS_PYTHON]:
+        return f"{BLENDER[0]} needs Python {'.'.join(map(str, BLENDERS_PYTHON))}, this is {'.'.join(version)}"
+    pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off"]
+    tail = try_step("Blender for the tests", [*pip, "-c", str(ROOT / "requirements.txt"), *BLENDER])
+    return f"{BLENDER[0]} could not be installed ({tail[-1].strip() if tail else LOG})" if tail is not None else ""
+
+
 def run_step(name: str, command: list[str]) -> None:
     """Runs a command with one line of progress; its whole output goes to the log. Ends the program if it fails."""
+    tail = try_step(name, command)
+    if tail is not None:
+        shown = "\n".join(f"    {line}" for line in tail)
+        stop(f"  {name} failed:\n{shown}\nThe whole output is in {LOG}. Run the same command to try again.")
+
+
+def try_step(name: str, command: list[str]) -> Optional[list[str]]:
+    """The same, but a failure is told: the last lines of its output; None where it has succeeded."""
     began = time.monotonic()
     with LOG.open("a", encoding="utf-8", errors="replace") as log, Ticker(name) as ticker:
         child = subprocess.Popen(
@@ -211,9 +238,9 @@ def run_step(name: str, command: list[str]) -> None:
             raise
         code = child.wait()
     if code != 0:
-        shown = "\n".join(f"    {line}" for line in tail)
-        stop(f"  {name} failed:\n{shown}\nThe whole output is in {LOG}. Run the same command to try again.")
+        return tail
     print(f"  {name:<40} {words(time.monotonic() - began):>12}")
+    return None
 
 
 def package_of(line: str) -> str:
@@ -276,6 +303,9 @@ def demo(prompt: str) -> int:
 def test(arguments: list[str]) -> int:
     """Style and types, unless only some tests are asked for, then the tests."""
     setup(dev=True)
+    without = bring_blender()
+    if without:
+        print(f"The extension's tests in Blender are skipped: {without}.")
     if not arguments:
         for check in (("ruff", "check", "."), ("mypy",)):
             code = call("-m", *check)

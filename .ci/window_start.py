@@ -1,27 +1,54 @@
-"""Run by .ci/window inside the real Blender (-P): opens the sidebar, and tells a file what goes on.
+"""Run by .ci/window inside the real Blender (-P): opens the sidebar, tells what goes on, does what it is told.
 
-The file, named by DREAMFLOW_WATCH, holds one JSON object, renewed twice a second; the shell waits for what it says.
+The file that DREAMFLOW_WATCH names holds one JSON object, renewed twice a second; window_drive.py waits for what it
+says. What cannot be clicked at a fixed place comes the other way, as a list in DREAMFLOW_WATCH.do: a function of DEEDS
+and its arguments.
 """
+
+from __future__ import annotations
 
 import contextlib
 import importlib
 import json
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bpy
 
 WATCH = Path(os.environ["DREAMFLOW_WATCH"])
-MODULE = "bl_ext.user_default.dreamflow.dreamflow_blender"
+ORDER = WATCH.with_suffix(".do")
+EXTENSION = "bl_ext.user_default.dreamflow"
+TOOK: dict[str, list[tuple[float, float]]] = {}  # of the main thread: ms, and ms of the processor; by what was done
+
+done = ""  # the last order, or why it failed
+
+
+def ours(name: str) -> Any:
+    """A module of the extension."""
+    return importlib.import_module(f"{EXTENSION}.dreamflow_blender.{name}")
 
 
 def prepare() -> None:
-    """The sidebar is open, and the cursor beside the default cube, in which the result would be hidden."""
-    bpy.context.scene.cursor.location = (1.6, -1.6, -1.0)
+    """The sidebar is open, and the cursor where the result will be seen well."""
     for area in sidebars():
-        space = area.spaces.active
-        space.show_region_ui = True
-        space.shading.type = os.environ.get("DREAMFLOW_SHADING", "SOLID")
+        area.spaces.active.show_region_ui = True
+    stage()
+    measure()
+
+
+def stage(keep: bool = False) -> None:
+    """A place for the result: the default cube would hide it."""
+    if not keep and "Cube" in bpy.data.objects:
+        bpy.data.objects.remove(bpy.data.objects["Cube"])
+    bpy.context.scene.cursor.location = (0.0, 0.0, 0.0)
+    for area in sidebars():
+        view = area.spaces.active.region_3d
+        view.view_location, view.view_distance = (0.0, 0.0, 0.42), 3.6
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0]):
+        bpy.ops.ed.undo_push(message="A place for the result")
 
 
 def sidebars() -> list[bpy.types.Area]:
@@ -38,21 +65,72 @@ def tab() -> str:
     return ""
 
 
+# how long our timer holds the main thread
+
+
+def measure() -> None:
+    """Every tick is counted as what it did: nothing but listening, a new live mesh, a picture, the import."""
+    jobs, importing, pictures = ours("jobs"), ours("importing"), ours("pictures")
+    if hasattr(jobs._tick, "measured"):
+        return
+    did: list[str] = []
+
+    def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **more: Any) -> Any:
+            did.append(name)
+            return function(*arguments, **more)
+
+        return called
+
+    importing.import_due = named("import", importing.import_due)
+    importing.show_preview = named("live mesh", importing.show_preview)
+    pictures.show = named("picture", pictures.show)
+    tick = jobs._tick
+
+    def timed() -> Any:
+        did.clear()
+        began, worked = time.perf_counter(), time.thread_time()
+        answer = tick()
+        took = 1000 * (time.perf_counter() - began), 1000 * (time.thread_time() - worked)
+        TOOK.setdefault(did[0] if did else "listening", []).append(took)
+        return answer
+
+    timed.measured = True  # type: ignore[attr-defined]
+    jobs._tick = timed
+
+
+def figures() -> dict[str, str]:
+    """By what was done: how often and how long."""
+    said = {}
+    for name, took in TOOK.items():
+        walls, works = (sorted(times) for times in zip(*took, strict=True))
+        middle = len(took) // 2
+        said[name] = (
+            f"{len(took)} times, median {walls[middle]:.1f} ms, longest {walls[-1]:.1f} ms"
+            f" (of the processor {works[middle]:.1f} and {works[-1]:.1f} ms)"
+        )
+    return said
+
+
+# what is told, and what is done
+
+
 def tell() -> float:
-    jobs = importlib.import_module(f"{MODULE}.jobs")
-    preview = importlib.import_module(f"{MODULE}.preview")
-    running = jobs.running
-    told = {
+    with contextlib.suppress(OSError, ValueError):
+        order = json.loads(ORDER.read_text())
+        ORDER.unlink()
+        obey(*order)
+    told: dict[str, Any] = {
         "tab": tab(),
-        "stage": running.stage if running else "",
-        "share": running.share() if running else "",
-        "paused": bool(running and running.paused),
-        "trouble": jobs.trouble.failed.message if jobs.trouble else "",
+        "enabled": EXTENSION in bpy.context.preferences.addons,
         "objects": sorted(o.name for o in bpy.data.objects),
-        "preview": preview.find() is not None,
-        "history": [entry.state for entry in jobs.need_store().history()],
-        "waiting": len(jobs.need_store().waiting()),
+        "selected": sorted(o.name for o in bpy.context.view_layer.objects.selected),
+        "file": Path(bpy.data.filepath).name,
+        "took": figures(),
+        "done": done,
     }
+    if told["enabled"]:
+        told |= tell_of_jobs()
     temporary = WATCH.with_suffix(".part")
     with contextlib.suppress(OSError):
         temporary.write_text(json.dumps(told))
@@ -60,6 +138,57 @@ def tell() -> float:
     return 0.5
 
 
+def tell_of_jobs() -> dict[str, Any]:
+    jobs, preview, service, tasks = ours("jobs"), ours("preview"), ours("service"), ours("tasks")
+    running, store = jobs.running, jobs.need_store()
+    trouble = jobs.trouble.failed.message if jobs.trouble else tasks.trouble.message if tasks.trouble else ""
+    return {
+        "set up": service.state().python is not None,
+        "task": tasks.current.line if tasks.current else "",
+        "task share": tasks.current.fraction if tasks.current else 0.0,
+        "stage": running.stage if running else "",
+        "share": running.share() if running else "",
+        "asked": running.asked if running else "",
+        "trouble": trouble,
+        "preview": preview.find() is not None,
+        "history": [[entry.job.prompt, entry.state] for entry in store.history()],
+        "waiting": len(store.waiting()),
+        "folders": sorted(path.name for path in ours("addon").jobs_folder().glob("[!.]*")),
+    }
+
+
+def obey(deed: str, *arguments: Any) -> None:
+    global done
+    try:
+        DEEDS[deed](*arguments)
+        done = deed
+    except Exception as error:  # noqa: BLE001  window_drive.py waits for the answer
+        done = f"{deed}: {error}"
+
+
+def settings(**values: Any) -> None:
+    for name, value in values.items():
+        setattr(bpy.context.scene.dreamflow, name, value)
+
+
+def shading(kind: str, colour: str) -> None:
+    for area in sidebars():
+        area.spaces.active.shading.type = kind
+        area.spaces.active.shading.color_type = colour
+
+
+DEEDS: dict[str, Callable[..., Any]] = {
+    "open": lambda path: bpy.ops.wm.open_mainfile(filepath=path, load_ui=False),
+    "save": lambda path: bpy.ops.wm.save_as_mainfile(filepath=path, copy=True),
+    "disable": lambda: bpy.ops.preferences.addon_disable(module=EXTENSION),
+    "enable": lambda: (bpy.ops.preferences.addon_enable(module=EXTENSION), measure()),
+    "settings": lambda values: settings(**values),
+    "shading": shading,
+    "operator": lambda name, values: getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", **values),
+    "stage": stage,
+    "quit": lambda: bpy.ops.wm.quit_blender(),
+}
+
 bpy.context.preferences.view.show_splash = False
-bpy.app.timers.register(prepare, first_interval=0.2)
+bpy.app.timers.register(prepare, first_interval=0.5)
 bpy.app.timers.register(tell, first_interval=1.0, persistent=True)

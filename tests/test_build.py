@@ -151,6 +151,18 @@ def test_a_card_gets_the_plain_build(monkeypatch, tmp_path):
     assert build.torch_source(["never", "asked"], "torch==2.0") == ["torch==2.0"]
 
 
+def test_blender_is_not_a_must(monkeypatch):
+    """Where it cannot be had, a sentence says why, and the tests run without it."""
+    monkeypatch.setattr(build, "venv_python", lambda: Path(sys._base_executable))  # without bpy
+    monkeypatch.setattr(build, "try_step", lambda *_: ["ERROR: No matching distribution found for bpy"])
+    monkeypatch.setattr(build, "BLENDERS_PYTHON", sys.version_info[:2])
+    assert "could not be installed (ERROR: No matching" in build.bring_blender()
+    monkeypatch.setattr(build, "try_step", lambda *_: None)
+    assert build.bring_blender() == ""
+    monkeypatch.setattr(build, "BLENDERS_PYTHON", (3, 1))
+    assert "needs Python 3.1, this is 3." in build.bring_blender()
+
+
 def test_a_python_has_to_run_to_count(tmp_path):
     assert build.works([sys.executable], sys.version_info[:2]) and not build.works([sys.executable], (3, 99))
     assert not build.works([str(tmp_path / "none")])
