@@ -86,7 +86,7 @@ def telling_kinds(albums: list[Album], truths: list[Truth]) -> set[str]:
     for album in albums:
         own: list[Picture] = []
         while len(own) < TRUE_PICTURES:
-            picture = draw([album], generator)
+            picture = draw([album], generator, coarse_share=1.0)
             if not picture.description.normal_map and not picture.description.parts:
                 own.append(picture)
         shown += own
@@ -179,7 +179,7 @@ def test_refiner(prior: Prior, cache: Path, count: int, grid: Path | None) -> li
     kept: list[float] = []
     rows: list[Tensor] = []
     while len(gains) < count:
-        picture = draw(albums, generator)
+        picture = draw(albums, generator, coarse_share=0.0)
         if picture.description.normal_map or picture.description.parts:
             continue
         clean = picture.image.permute(1, 2, 0)[None]

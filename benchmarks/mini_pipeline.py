@@ -31,8 +31,8 @@ from backend.scene.mesh import Mesh
 from dreamflow_blender.contract import meshfile
 
 OBJECTS = (
-    ("mushroom", "green"), ("duck", "red"), ("mug", "red"), ("car", "blue"), ("rocket", "orange"),
-    ("house", "blue"), ("bottle", "purple"), ("donut", "pink"), ("tree", "green"), ("ball", "red"),
+    ("mushroom", "green"), ("duck", "red"), ("mug", "red"), ("cone", "yellow"), ("rocket", "orange"),
+    ("teapot", "blue"), ("bottle", "purple"), ("donut", "pink"), ("tree", "green"), ("ball", "red"),
 )  # fmt: skip
 SEEDS = (1, 2)
 VIEWS, SIZE = 24, 64

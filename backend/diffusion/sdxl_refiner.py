@@ -30,7 +30,7 @@ from backend.diffusion.stable_diffusion import (
 )
 from backend.diffusion.text_cache import Embedding, encode_sentences, tokenize
 from backend.diffusion.thrift import Thrift, save_memory
-from backend.diffusion.views import VIEWS, view_indices
+from backend.diffusion.views import view_indices
 from backend.scene.camera import Camera
 
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # diffusers' defaults for this model
@@ -101,7 +101,7 @@ class SDXLRefinerPrior:
             torch.tensor([[side, side, 0, 0, score]], device=self._device)
             for score in (AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE)
         )
-        n = len(VIEWS)
+        n = len(self._model.statement.views)
         plain = Text(hidden[n + 1 :], pooled[n + 1 :], good)
         return Conditioning(
             views=Text(hidden[:n], pooled[:n], good.expand(n, -1)),
@@ -123,7 +123,7 @@ class SDXLRefinerPrior:
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
     ) -> Tensor:
         """D_p(z) [B,C,h,w], guided; see Prior."""
-        text = conditioning.views.rows(view_indices(camera))
+        text = conditioning.views.rows(view_indices(camera, self._model.statement.views))
         return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
 
     def phi(

@@ -25,7 +25,7 @@ from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.statement import Statement
 from backend.diffusion.text_cache import Embedding, encode_sentences, tokenize
 from backend.diffusion.thrift import Thrift, save_memory
-from backend.diffusion.views import VIEWS, view_indices
+from backend.diffusion.views import view_indices
 from backend.errors import InputError, ModelError
 from backend.scene.camera import Camera
 
@@ -36,7 +36,7 @@ LATENT_SPACE = {"latent_channels": 4, "scaling_factor": 0.18215}  # of a VAE, wi
 class Conditioning:
     """A prompt as the networks read it."""
 
-    views: Text  # four rows, one a view word, in the order of VIEWS
+    views: Text  # one row a view word, in the order of Statement.views
     negative: Text  # one row
     phi: Text  # one row, without view words, as D_phi's own network reads it
     shared: Text  # the same as the prior's network reads it
@@ -126,7 +126,8 @@ class StableDiffusionPrior:
         """All sentences through the text encoder, or out of the cache; the encoder is let go of afterwards."""
         sentences = write_sentences(self._model.statement, prompt, negative, kind)
         text = encode_sentences(self._model, sentences, self._device, read_text)["hidden"]
-        views, rest = text[: len(VIEWS)], text[len(VIEWS) :]
+        n = len(self._model.statement.views)
+        views, rest = text[:n], text[n:]
         own = shared = rest[1:]
         if not self._shared:
             own = encode_sentences(self._phi_model, sentences[-1:], self._device, read_text)["hidden"]
@@ -145,7 +146,7 @@ class StableDiffusionPrior:
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
     ) -> Tensor:
         """D_p(z) [B,C,h,w], guided; see Prior."""
-        text = conditioning.views.rows(view_indices(camera))
+        text = conditioning.views.rows(view_indices(camera, self._model.statement.views))
         return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
 
     def phi(
@@ -186,14 +187,14 @@ def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:
 
 
 def write_sentences(statement: Statement, prompt: str, negative: str, kind: Kind) -> list[str]:
-    """One sentence a view word in the order of VIEWS, then the negative, then the prompt without view words."""
+    """One sentence a view word in the statement's order, then the negative, then the prompt without view words."""
     if not prompt.strip():
         raise InputError("The prompt is empty.", "Describe one object, for example: a red mug.")
     if statement.kinds is not None:
         prompt = spell_out(prompt, negative, statement.kinds)
     if kind == "normal":
         prompt = statement.normal_prompt.format(prompt=prompt)
-    return [*(statement.view_prompt.format(prompt=prompt, view=view) for view in VIEWS), negative, prompt]
+    return [*(statement.view_prompt.format(prompt=prompt, view=view) for view in statement.views), negative, prompt]
 
 
 def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:

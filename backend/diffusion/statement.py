@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.diffusion.views import COMPASS, VIEWS
 from backend.errors import ModelError
 
 TARGETS = ("latent", "pixel")
@@ -21,6 +22,7 @@ class Statement:
     poses: PoseRange = ANY_POSE
     backgrounds: Backgrounds = ANY_BACKGROUND
     guidance: float | None = None  # the scale that suits it; None: the preset's
+    views: tuple[str, ...] = VIEWS  # the words for where a camera stands: VIEWS or COMPASS
     view_prompt: str = "{prompt}, {view} view"
     normal_prompt: str = "a normal map of {prompt}"
     normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)
@@ -56,6 +58,8 @@ def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Stat
             raise TypeError("guidance is a number")
         if statement.target not in TARGETS or not isinstance(statement.lora, bool):
             raise TypeError("target is latent or pixel, lora true or false")
+        if statement.views not in (VIEWS, COMPASS):
+            raise TypeError(f"views are {', '.join(VIEWS)} or {', '.join(COMPASS)}")
         if not isinstance(statement.settings, dict):
             raise TypeError("settings is an object")
         if Path(statement.vae).name != statement.vae:

@@ -20,6 +20,7 @@ from torch import nn
 from backend.diffusion.mini import networks
 from backend.diffusion.mini.dataset import BACKGROUNDS, LEARNED, NORMAL_BACKGROUND, POSES
 from backend.diffusion.mini.training import Run
+from backend.diffusion.views import COMPASS
 from backend.files import write_text
 
 GUIDANCE = 2.0  # a trained model this small darkens and saturates from 4 on
@@ -71,6 +72,7 @@ def statement(refiner: bool) -> dict[str, Any]:
         "guidance": GUIDANCE,
         "normal_background": NORMAL_BACKGROUND,
         "kinds": LEARNED,
+        "views": COMPASS,
         "target": "pixel",
         "lora": False,
     }

@@ -6,7 +6,7 @@
     COLOUR   a key of COLOURS; without one, the kind has its natural colour
     KIND     a key of KINDS
     PART     one of the kind's parts, singular or plural, or its body's word ("a mushroom with a red cap")
-    VIEW     one of diffusion.views.VIEWS
+    VIEW     one of diffusion.views.VIEWS or COMPASS
 
 Upper and lower case, extra spaces and a full stop at the end make no difference.
 """
@@ -19,10 +19,11 @@ from dataclasses import replace
 
 from backend.diffusion.mini.kinds import COLOURS
 from backend.diffusion.mini.shapes import KINDS, Description
-from backend.diffusion.views import VIEWS
+from backend.diffusion.views import COMPASS, VIEWS
 from backend.errors import InputError
 
 LEAD_INS = ("a photo of", "a 3d model of", "a normal map of")
+KNOWN_VIEWS = tuple(dict.fromkeys(VIEWS + COMPASS))
 ARTICLES = ("a", "an", "the")
 ANY_PROMPT = "This prior knows only its own words; with --prior and a Stable Diffusion folder, any prompt will do."
 
@@ -140,12 +141,13 @@ def _part(phrase: list[str], kind: str) -> tuple[str, str]:
 
 
 def _view(words: list[str]) -> str:
-    if not words or words[0] not in VIEWS or words[1:] not in ([], ["view"]):
+    said = " ".join(words[:-1] if words[-1:] == ["view"] else words)
+    if said not in KNOWN_VIEWS:
         raise InputError(
             f"After the comma comes a view, got {' '.join(words)!r}.",
-            f"Say one of: {', '.join(VIEWS)} view. {ANY_PROMPT}",
+            f"Say one of: {', '.join(KNOWN_VIEWS)} view. {ANY_PROMPT}",
         )
-    return words[0]
+    return said
 
 
 def _unknown(word: str, known: Iterable[str], what: str) -> InputError:

@@ -14,7 +14,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from backend.diffusion.mini.grammar import LEAD_INS
 from backend.diffusion.mini.kinds import COLOURS
 from backend.diffusion.mini.shapes import KINDS
-from backend.diffusion.views import VIEWS
+from backend.diffusion.views import COMPASS, VIEWS
 
 NATIVE_SIZE = 64  # pixels a side of the base model's pictures
 LATENTS = 4  # channels
@@ -105,6 +105,7 @@ def grammar_words() -> list[str]:
         *COLOURS,
         *KINDS,
         *parts,
+        *" ".join(COMPASS).split(),
     ]
     return list(dict.fromkeys(known))
 

@@ -42,7 +42,7 @@ class Description:
     colour: str | None = None
     parts: dict[str, str] = field(default_factory=dict)  # part -> colour
     normal_map: bool = False
-    view: str | None = None  # one of diffusion.views.VIEWS
+    view: str | None = None  # one of diffusion.views.VIEWS or COMPASS
 
 
 @dataclass(frozen=True)
