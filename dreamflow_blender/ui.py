@@ -58,18 +58,7 @@ def draw_not_set_up(layout: Layout, context: bpy.types.Context) -> None:
         else "DreamFlow needs a Python of its own: about 2 GB on disk, nothing to compile, no administrator."
         " Works offline afterwards.",
     )
-    refusal = addon.online_refusal()
-    if refusal and bpy.app.online_access_override:
-        ui_parts.paragraph(layout, context, f"{translated(refusal)}.", "INTERNET_OFFLINE")
-    elif refusal:
-        text = "Blender asks you before anything is fetched."
-        ui_parts.paragraph(layout, context, text, "INTERNET_OFFLINE")
-        ui_parts.big_button(
-            layout, "extensions.userpref_allow_online", "Allow online access", "INTERNET"
-        )
-    else:
-        text = "Repair" if broken else "Set up DreamFlow"
-        ui_parts.big_button(layout, "dreamflow.set_up", text, "IMPORT").repair = broken
+    ui_parts.set_up_button(layout, context, repair=broken)
     row = layout.row()
     folder = addon.environment_folder()
     if folder.is_relative_to(addon.user_folder()):

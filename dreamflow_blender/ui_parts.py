@@ -7,7 +7,7 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
-from . import jobs, tasks, words
+from . import addon, jobs, tasks, words
 from .running import Running
 
 Layout = Any  # bpy.types.UILayout, or a fake one in tests
@@ -57,6 +57,19 @@ def big_button(layout: Layout, operator: str, text: str, icon: str) -> Any:
     row = layout.row()
     row.scale_y = 1.5
     return row.operator(operator, text=text, icon=icon)
+
+
+def set_up_button(layout: Layout, context: bpy.types.Context, repair: bool) -> None:
+    """The one thing to do next: where Blender is offline, to allow what Set up needs."""
+    refusal = addon.online_refusal()
+    if refusal and bpy.app.online_access_override:
+        paragraph(layout, context, f"{translated(refusal)}.", "INTERNET_OFFLINE")
+    elif refusal:
+        paragraph(layout, context, "Blender asks you before anything is fetched.", "INTERNET_OFFLINE")
+        big_button(layout, "extensions.userpref_allow_online", "Allow online access", "INTERNET")
+    else:
+        text = "Repair" if repair else "Set up DreamFlow"
+        big_button(layout, "dreamflow.set_up", text, "IMPORT").repair = repair
 
 
 def bar(layout: Layout, fraction: float, text: str) -> None:

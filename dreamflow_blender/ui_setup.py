@@ -7,7 +7,7 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
-from . import addon, ops_setup, service, tasks, ui_parts, words
+from . import ops_setup, service, tasks, ui_parts, words
 from .ui_parts import Layout
 
 PLACEHOLDERS = {  # what an empty field means
@@ -58,12 +58,7 @@ def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -
             ui_parts.paragraph(body, context, state.note, "INFO")
     else:
         ui_parts.paragraph(body, context, state.why, "INFO")
-        refusal = addon.online_refusal()
-        if refusal:
-            ui_parts.paragraph(body, context, f"{translated(refusal)}.", "INTERNET_OFFLINE")
-            if not bpy.app.online_access_override:
-                body.operator("extensions.userpref_allow_online", text="Allow online access", icon="INTERNET")
-        ui_parts.big_button(body, "dreamflow.set_up", "Set up DreamFlow", "IMPORT")
+        ui_parts.set_up_button(body, context, repair=state.state == "broken")
     if state.python is not None:
         row = body.row(align=True)
         row.operator("dreamflow.check_setup", icon="VIEWZOOM")
