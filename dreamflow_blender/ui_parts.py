@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import bpy
@@ -153,6 +154,8 @@ def time_left(now: Running) -> str:
         return translated("Paused")
     if now.asked == "pause":
         return translated("Pausing")
+    if not now.stage:  # a network is loaded, a kernel compiled: it shows that time goes on
+        return words.clock(time.monotonic() - now.began)
     if now.seconds_left is None:
         return ""
     return f"{words.clock(now.seconds_left)} {translated('left')}"
