@@ -46,7 +46,7 @@ def examine() -> tuple[list[Check], dict[str, Any]]:
     }
     found = look()
     checks: list[Check] = []
-    for see in (_python, _packages, _driver, _torch, _kernels, _memory, _models, _folders):
+    for see in (_python, _packages, _driver, _torch, _kernels, _memory, _models, _plans, _folders):
         try:
             checks += see(found, report)
         except Exception as error:  # noqa: BLE001  a doctor who faints helps nobody: the others still look
@@ -196,6 +196,21 @@ def _models(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
         else:
             fetch = f"python -m backend models fetch {name}"
             yield Check(name, "note", f"{title} is not here (about {size / 1e9:.1f} GB).", fetch, "models")
+
+
+def _plans(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
+    """What Stable Diffusion takes in each preset, where it has been fetched, and what is done to make it fit."""
+    plans = report["plans"] = found["plans"]
+    if "error" in plans and "error" not in found["torch"]:
+        yield Check("memory", "problem", f"What fits cannot be counted: {plans['error']}", *_set_up("repair"))
+    for preset, plan in plans.get("plans", {}).items():
+        most = max(plan["needed"].values())
+        there = f"Stable Diffusion, preset {preset}: about {most:.1f} of {plan['capacity']:.1f} GB at most"
+        if plan["fits"]:
+            savings = f", with {'; '.join(plan['savings'])}" if plan["savings"] else ""
+            yield Check("memory", "good", f"{there}{savings}.")
+        else:
+            yield Check("memory", "note", f"{there}: it may not fit. Take a smaller preset or another device.")
 
 
 def _folders(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:

@@ -41,6 +41,21 @@ found["store"] = str(store())
 found["known"] = {name: [model.title, model.approximate_size, str(find(model) or "")]
                   for name, model in known_models().items()}
 """,
+    "plans": """
+from backend.config import PRESETS, STAGES
+from backend.diffusion.sources import find, model_named
+found["plans"] = {}
+if find(model_named("sd")):
+    from backend.device import pick_device
+    from backend.diffusion.open_prior import default_refiner, open_prior
+    from backend.memory import make_plan
+    device, name = pick_device("auto"), default_refiner("sd")
+    prior = open_prior("sd", device)
+    refiner = open_prior(name, device) if name else None
+    for preset, settings in PRESETS.items():
+        plan = make_plan(STAGES, settings, prior, refiner, device)
+        found["plans"][preset] = plan.record() | {"note": plan.note()}
+""",
     "memory": """
 import psutil
 found["total_gb"] = round(psutil.virtual_memory().total / 1e9, 1)
@@ -48,7 +63,7 @@ found["free_gb"] = round(psutil.virtual_memory().available / 1e9, 1)
 """,
 }
 TOGETHER = (
-    ("torch", "kernels"),
+    ("torch", "kernels", "plans"),
     ("models",),
     ("memory",),
 )  # in one process; the first takes seconds to import

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from backend import doctor, doctor_probes
+from backend.config import PRESETS
+from tests.diffusion.tiny_models import build
 
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name == "nt", reason="a stub that is a shell script")
@@ -60,6 +62,16 @@ def test_a_machine_where_all_is_well(tmp_path):
     assert code == bool(problems)
     assert {"Python", "packages", "torch", "memory", "jobs", "home", "hash grid", "rasteriser"} <= set(checks)
     assert str(tmp_path) in checks["jobs"][0]["message"]
+
+
+def test_what_fits_into_memory_is_told_where_stable_diffusion_is(tmp_path):
+    build(tmp_path / "sd é", "sd21-base")
+    (tmp_path / "models.toml").write_text(f"[sd]\nsources = ['{(tmp_path / 'sd é').as_posix()}']\n", "utf-8")
+    variables = {"DREAMFLOW_MODELS_TOML": str(tmp_path / "models.toml"), "HF_HOME": str(tmp_path)}
+    _, checks, _ = ask("--json", **variables)
+    fits = [check["message"] for check in checks["memory"] if "Stable Diffusion, preset" in check["message"]]
+    assert [preset for preset in PRESETS if any(f"preset {preset}:" in words for words in fits)] == [*PRESETS]
+    assert len(fits) == len(PRESETS)
 
 
 def test_told_to_a_person():
