@@ -94,12 +94,11 @@ def as_found(entry: Entry) -> Entry:
     match last:
         case p.Finished():
             return replace(entry, state="finished", ended=ended, figures=dict(last.figures))
-        case p.Cancelled():
-            return replace(entry, state="cancelled", ended=ended)
         case p.Failed():
             return replace(entry, state="failed", ended=ended, error=last)
     if not (entry.folder / "job.json").is_file():  # it had not begun: it waits again
         return replace(entry, state="waiting", session="")
+    # A `cancelled` here is what a worker writes when Blender is gone: nobody has asked for it, so it is offered again.
     return replace(entry, state="interrupted", ended=ended)
 
 

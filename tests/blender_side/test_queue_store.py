@@ -89,7 +89,7 @@ def test_a_torn_record(tmp_path):
     begin(one, p.Started("nerf", 10), p.Cancelled({}))
     with (one.folder / "events.jsonl").open("a") as file:
         file.write('{"event": "fini')
-    assert as_found(one).state == "cancelled"
+    assert as_found(one).state == "interrupted"
     (one.folder / "events.jsonl").write_bytes(b"\xff\xfe\n")
     assert as_found(one).state == "interrupted"
 
