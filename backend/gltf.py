@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from backend.errors import InputError
 from backend.import_mesh import from_parts, read_image
+from dreamflow_blender.contract.colour import to_srgb
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
 
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
@@ -221,8 +222,7 @@ def _read(glb: Glb, notes: list[str]) -> ObjectArrays:
     for material in materials:
         pbr = material.get("pbrMetallicRoughness", {})
         factor = np.array(pbr.get("baseColorFactor", (1, 1, 1, 1)), np.float64)
-        rgb = np.where(factor <= 0.0031308, factor * 12.92, 1.055 * np.maximum(factor, 1e-9) ** (1 / 2.4) - 0.055)
-        base.append((*np.where(factor == 1, 1, rgb)[:3].tolist(), float(factor[3])))
+        base.append((*to_srgb(factor[:3]).tolist(), float(factor[3])))
         names.append(str(material.get("name", "")))
         found, kind = -1, 0
         if "baseColorTexture" in pbr:
@@ -252,9 +252,7 @@ def _read(glb: Glb, notes: list[str]) -> ObjectArrays:
             uv, any_uv = _moved(glb.floats(attributes[name]), used)[tri], True
         colour = np.ones((len(tri), 3, 3))
         if "COLOR_0" in attributes:
-            light = np.clip(glb.floats(attributes["COLOR_0"])[:, :3], 0, 1)
-            srgb = np.where(light <= 0.0031308, light * 12.92, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
-            colour = np.where(light == 1, 1, srgb)[tri]
+            colour = to_srgb(glb.floats(attributes["COLOR_0"])[:, :3])[tri]
             any_colour |= bool((colour != 1).any())
         parts.append((world[:, [0, 2, 1]] * (1, -1, 1), tri + offset, uv, colour, np.full(len(tri), row)))
         offset += len(position)

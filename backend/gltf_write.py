@@ -13,6 +13,7 @@ from PIL import Image
 from backend import __version__
 from backend.gltf import TRANSFORM, Glb, corners_of, parse, primitives
 from backend.scene.repaint import Sheet
+from dreamflow_blender.contract.colour import to_linear
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 
 
@@ -174,9 +175,9 @@ def glb_of_sheets(
             buffer = io.BytesIO()
             Image.fromarray(arrays.images[image]).save(buffer, "PNG")
             own = buffer.getvalue()
-        r, g, b, a = arrays.base[row].astype(np.float64).tolist()
-        light = tuple(x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in (r, g, b))
-        _add_group(glb, mesh, faces, str(arrays.names[row]), own, (*light, a))
+        base = arrays.base[row].astype(np.float64)
+        factor = (*to_linear(base[:3]).tolist(), float(base[3]))
+        _add_group(glb, mesh, faces, str(arrays.names[row]), own, factor)
     return glb.content()
 
 

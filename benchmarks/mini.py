@@ -33,7 +33,7 @@ from backend.diffusion.schedule import noise_levels
 from backend.diffusion.views import VIEWS
 from benchmarks import mini_pipeline
 
-PAIRS, HELD_OUT = 50, 12  # of kind and colour, each in the four views
+PAIRS, HELD_OUT = 50, 10  # of kind and colour, each in the four views
 KIND, COLOUR, VIEW, HELD_OUT_LOSS = 0.90, 0.97, 0.90, 0.10
 TRUE_PICTURES, TELLING = 20, 0.95  # a kind's views count where the judge tells so many of these right
 EVALUATION_VIEWS, EVALUATION_SEED = 200, 1  # an album that training has not seen
@@ -65,11 +65,11 @@ def share(values: list[bool]) -> float:
 def pairs(count: int, held: bool, generator: Generator) -> list[tuple[str, str]]:
     """Kinds, each as often as the others, in random colours: pairs that training has seen, or those held out."""
     found: list[tuple[str, str]] = []
-    while len(found) < count:
-        for kind in LEARNED:
-            colours = [c for c in COLOURS if held_out(kind, c) == held and (kind, c) not in found]
+    left = {kind: [c for c in COLOURS if held_out(kind, c) == held] for kind in LEARNED}
+    while len(found) < count and any(left.values()):
+        for kind, colours in left.items():
             if colours:
-                found.append((kind, colours[int(torch.randint(len(colours), (1,), generator=generator))]))
+                found.append((kind, colours.pop(int(torch.randint(len(colours), (1,), generator=generator)))))
     return found[:count]
 
 

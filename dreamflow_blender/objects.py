@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import meshfile
+from .contract.colour import to_linear
 from .contract.meshfile import BadMeshFile, MeshArrays, SnapshotArrays
 
 UV_NAME = "UVMap"
@@ -92,14 +93,8 @@ def _mean_colour(folder: Path) -> tuple[float, float, float]:
         return (0.8, 0.8, 0.8)
     if not len(colour):
         return (0.8, 0.8, 0.8)
-    r, g, b = linear(colour.mean(axis=0))
+    r, g, b = to_linear(colour.mean(axis=0))
     return float(r), float(g), float(b)
-
-
-def linear(srgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scene-linear values of sRGB ones in [0, 1]; any shape, float32."""
-    c = np.clip(srgb, 0, 1)
-    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def add_result(

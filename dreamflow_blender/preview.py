@@ -14,8 +14,9 @@ import bpy
 from bpy.app.handlers import persistent
 
 from .contract import meshfile
+from .contract.colour import to_linear
 from .contract.meshfile import BadMeshFile, SnapshotArrays
-from .objects import linear, make_material, set_colours, set_triangles, stand
+from .objects import make_material, set_colours, set_triangles, stand
 
 MARK = "dreamflow_preview"
 NAME = "DreamFlow preview"
@@ -89,7 +90,7 @@ def _fill(mesh: bpy.types.Mesh, arrays: SnapshotArrays, height: float) -> None:
     mesh.shade_smooth()
     mesh.update(calc_edges=True)
     material = mesh.materials[0]
-    material.diffuse_color = (*linear(arrays.colour.mean(axis=0)), 1.0)
+    material.diffuse_color = (*to_linear(arrays.colour.mean(axis=0)), 1.0)
 
 
 @persistent

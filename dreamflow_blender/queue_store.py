@@ -157,14 +157,15 @@ class Store:
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(self.root / "queue.lock"):
             self._refresh()
-            before = list(self._entries)
+            before, changed = list(self._entries), False
             try:
                 yield
                 if self._entries != before:
                     self._write()
-            except BaseException:
-                self._entries = before
-                raise
+                changed = True
+            finally:
+                if not changed:
+                    self._entries = before
 
     def _write(self) -> None:
         lines = ",\n".join(self._text(entry) for entry in self._entries)

@@ -6,6 +6,7 @@ import bpy
 import numpy as np
 from numpy.typing import NDArray
 
+from .contract.colour import to_srgb
 from .refine_material import CannotRefine
 
 _LINEAR = {"Non-Color", "Linear Rec.709", "Linear", "Raw", "Generic Data", "Utilities - Raw"}
@@ -37,19 +38,11 @@ def pixels_of(image: bpy.types.Image, alpha: bool) -> NDArray[np.uint8]:
     if image.is_float:  # scene-linear, and multiplied by its alpha
         if image.channels == 4 and image.alpha_mode == "PREMUL":
             rgba[..., :3] /= np.maximum(values[..., 3:], 1e-6)
-        rgba[..., :3] = srgb(rgba[..., :3])
+        rgba[..., :3] = to_srgb(rgba[..., :3])
     elif image.colorspace_settings.name in _LINEAR:
-        rgba[..., :3] = srgb(rgba[..., :3])
+        rgba[..., :3] = to_srgb(rgba[..., :3])
     elif image.colorspace_settings.name != "sRGB":
         raise CannotRefine(
             f"“{image.name}” is in the colour space {image.colorspace_settings.name}: set it to sRGB, or bake it."
         )
     return np.round(np.clip(rgba, 0, 1) * 255).astype(np.uint8)
-
-
-def srgb(linear: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Any shape."""
-    c = np.clip(np.nan_to_num(linear), 0, 1)
-    return np.where(c <= 0.0031308, c * 12.92, 1.055 * np.maximum(c, 1e-9) ** (1 / 2.4) - 0.055).astype(
-        np.float32
-    )

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import bpy
+import numpy as np
+
+from .contract.colour import to_srgb
 
 GREY = (0.8, 0.8, 0.8, 1.0)
 WRAPS = {"REPEAT": 0, "EXTEND": 1, "MIRROR": 2}
@@ -134,9 +137,5 @@ def link_into(socket: Any) -> Any:
 
 def srgb4(colour: tuple[float, ...]) -> tuple[float, float, float, float]:
     """Of scene-linear values and an alpha."""
-    r, g, b = (_srgb(min(max(float(c), 0.0), 1.0)) for c in colour[:3])
+    r, g, b = to_srgb(np.array(colour[:3], np.float64)).tolist()
     return r, g, b, min(max(float(colour[3]), 0.0), 1.0)
-
-
-def _srgb(c: float) -> float:
-    return c * 12.92 if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055

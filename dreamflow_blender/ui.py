@@ -117,12 +117,7 @@ def draw_waiting_import(layout: Layout, context: bpy.types.Context) -> None:
 
 def draw_form(layout: Layout, context: bpy.types.Context) -> None:
     settings = context.scene.dreamflow
-    column = layout.column(align=True)
-    column.label(text="Prompt")
-    if hasattr(column, "textbox"):  # from Blender 5.2: several lines
-        column.textbox(settings, "prompt")
-    else:
-        column.prop(settings, "prompt", text="")
+    ui_parts.prompt_field(layout, settings)
     form = layout.column()
     form.use_property_split = True
     form.use_property_decorate = False

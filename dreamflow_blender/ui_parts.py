@@ -159,3 +159,13 @@ def time_left(now: Running) -> str:
     if now.seconds_left is None:
         return ""
     return f"{words.clock(now.seconds_left)} {translated('left')}"
+
+
+def prompt_field(layout: Layout, settings: Any) -> None:
+    """The prompt of Generate and of Refine, under its label."""
+    column = layout.column(align=True)
+    column.label(text="Prompt")
+    if hasattr(column, "textbox"):  # from Blender 5.2: several lines
+        column.textbox(settings, "prompt")
+    else:
+        column.prop(settings, "prompt", text="")

@@ -66,12 +66,7 @@ def draw_decide(layout: Layout, context: bpy.types.Context, after: bool) -> None
 def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     """What the next refinement is to be."""
     settings = context.scene.dreamflow_refine
-    column = layout.column(align=True)
-    column.label(text="Prompt")
-    if hasattr(column, "textbox"):  # from Blender 5.2: several lines
-        column.textbox(settings, "prompt")
-    else:
-        column.prop(settings, "prompt", text="")
+    ui_parts.prompt_field(layout, settings)
     form = layout.column()
     form.use_property_split = True
     form.use_property_decorate = False

@@ -184,23 +184,20 @@ def test_odd_prompts_get_safe_folders(here, capsys):
 
 
 PROGRAM = """
+    import contextlib
     import os, sys, time
     sys.path[:0] = [{root!r}, {tests!r}]
     import test_terminal as t
     from backend import __main__ as cli
 
     def slow(job):
-        run = t.script(job)
-        for event in run:
-            try:
+        with contextlib.closing(t.script(job)) as run:
+            for event in run:
                 if "--json" in sys.argv:
                     print("a library talks")
                     os.write(1, b"and its C code, too\\n")
                 yield event
                 time.sleep({pause})
-            except BaseException:
-                run.close()
-                raise
 
     sys.exit(cli.main(sys.argv[1:], slow))
 """

@@ -31,8 +31,7 @@ def view_cameras(words: list[str], size: int) -> Camera:
     azimuth = torch.tensor([(turns[word] + 180) % 360 - 180 for word in words])
     elevation = torch.tensor([75.0 if word == "overhead" else 20.0 for word in words])
     distance = torch.full_like(azimuth, sum(POSES.distance) / 2)
-    camera = orbit(azimuth, elevation, distance, torch.full_like(azimuth, POSES.fov[0]), size, size)
-    return camera
+    return orbit(azimuth, elevation, distance, torch.full_like(azimuth, POSES.fov[0]), size, size)
 
 
 @torch.no_grad()

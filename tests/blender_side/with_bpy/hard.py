@@ -107,3 +107,16 @@ def posed():
     bpy.context.view_layer.objects.active = made
     bpy.context.view_layer.update()
     return made
+
+
+def linked(library):
+    """A painted cube that lies in another file, which is written to `library`."""
+    made = cube("Linked")
+    made.data.materials.append(painted())
+    bpy.data.libraries.write(str(library), {made})
+    bpy.ops.wm.read_factory_settings(use_empty=True)
+    with bpy.data.libraries.load(str(library), link=True) as (_, wanted):
+        wanted.objects = ["Linked"]
+    theirs = bpy.data.objects["Linked"]
+    bpy.context.scene.collection.objects.link(theirs)
+    return theirs

@@ -253,14 +253,7 @@ def test_hidden_empty_and_broken():
 
 
 def test_linked_from_a_library(tmp_path):
-    made = hard.cube("Linked")
-    made.data.materials.append(hard.painted())
-    bpy.data.libraries.write(str(tmp_path / "lib.blend"), {made})
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    with bpy.data.libraries.load(str(tmp_path / "lib.blend"), link=True) as (_, wanted):
-        wanted.objects = ["Linked"]
-    linked = bpy.data.objects["Linked"]
-    bpy.context.scene.collection.objects.link(linked)
+    linked = hard.linked(tmp_path / "lib.blend")
     found = read(linked)
     assert found.place["copy"] and any("copy" in note for note in found.notes)
     assert np.array_equal(found.arrays.images[0], hard.pixels())

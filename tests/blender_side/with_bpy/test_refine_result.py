@@ -190,14 +190,7 @@ def test_a_mesh_that_others_show_keeps_its_material_for_them(tmp_path):
 
 
 def test_a_linked_object_gets_a_copy(tmp_path):
-    made = hard.cube("Linked")
-    made.data.materials.append(hard.painted())
-    bpy.data.libraries.write(str(tmp_path / "lib.blend"), {made})
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    with bpy.data.libraries.load(str(tmp_path / "lib.blend"), link=True) as (_, wanted):
-        wanted.objects = ["Linked"]
-    linked = bpy.data.objects["Linked"]
-    bpy.context.scene.collection.objects.link(linked)
+    linked = hard.linked(tmp_path / "lib.blend")
     shown, before, _ = put(linked, tmp_path / "job")
     assert shown.library is None and shown.name == "Linked refined" and linked.hide_get()
     assert shown.material_slots[0].material.library is None
@@ -205,14 +198,7 @@ def test_a_linked_object_gets_a_copy(tmp_path):
 
 
 def test_a_library_override_keeps_its_linked_mesh(tmp_path):
-    made = hard.cube("Linked")
-    made.data.materials.append(hard.painted())
-    bpy.data.libraries.write(str(tmp_path / "lib.blend"), {made})
-    bpy.ops.wm.read_factory_settings(use_empty=True)
-    with bpy.data.libraries.load(str(tmp_path / "lib.blend"), link=True) as (_, wanted):
-        wanted.objects = ["Linked"]
-    linked = bpy.data.objects["Linked"]
-    bpy.context.scene.collection.objects.link(linked)
+    linked = hard.linked(tmp_path / "lib.blend")
     override = linked.override_create(remap_local_usages=True)
     settle()
     shown, before, found = put(override, tmp_path / "job")
