@@ -294,7 +294,7 @@ def words(seconds: float) -> str:
 
 def demo(prompt: str) -> int:
     setup()
-    options = ["--preset", "draft", "--prior", "exact", "--overwrite"]
+    options = ["--preset", "draft", "--overwrite"]
     if Path.cwd() != ROOT:
         print(f"In {ROOT}:")
     return call("-m", "backend", "generate", *options, "--", prompt)

@@ -47,7 +47,7 @@ def in_blender() -> None:
         material.node_tree.links.new(node.outputs["Color"], shader.inputs["Base Color"])
         settings = bpy.context.scene.dreamflow_refine
         settings.prompt, settings.model = "a red mug", "BUILT_IN"
-        settings.extra = "refine.levels=4 refine.size=64"
+        settings.strength = 0.5
         for area in window_start.sidebars():
             area.spaces.active.shading.color_type = "TEXTURE"
             area.spaces.active.region_3d.view_distance = 7.0

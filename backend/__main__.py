@@ -50,9 +50,9 @@ OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 EXAMPLES = """\
 examples:
   python -m backend generate "a red mug"
-  python -m backend generate "a blue chair with yellow legs" --preset fast --seed 7 --out chairs/blue
-  python -m backend generate "a red car" --set delivery.max_faces=null --set delivery.texture_size=2048
-  python -m backend generate "a green car" --stages nerf,geometry,texture --json > events.jsonl
+  python -m backend generate "a blue teapot with a yellow lid" --preset fast --seed 7 --out teapots/blue
+  python -m backend generate "a red duck" --set delivery.max_faces=null --set delivery.texture_size=2048
+  python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
 
 Ctrl-C stops after the iteration at work and keeps what there is; pressed twice, it stops at once.
@@ -102,8 +102,8 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
     g.add_argument("--out", metavar="DIR", type=Path, help="the job's folder (default: out/PROMPT-SEED)")
     g.add_argument("--preset", choices=PRESETS, default="draft", help="how well, how long (default: draft)")
-    a_prior = "exact, or a folder in diffusers' layout"
-    g.add_argument("--prior", metavar="NAME_OR_FOLDER", default="exact", help=f"{a_prior} (default: exact)")
+    a_prior = "mini, sd, exact, or a folder in diffusers' layout"
+    g.add_argument("--prior", metavar="NAME_OR_FOLDER", default="mini", help=f"{a_prior} (default: mini)")
     its_own = "the one that belongs to the prior"
     g.add_argument("--refiner", metavar="NAME_OR_FOLDER", default="", help=f"{a_prior} (default: {its_own})")
     its_choice = "sd-phi for sd where it has been fetched, else shared"

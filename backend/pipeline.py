@@ -32,6 +32,7 @@ from backend.scene_state import settle_colours
 from backend.snapshot import as_it_stands, write_snapshot
 from backend.watch import Curves, Told, Watch
 from dreamflow_blender.contract.protocol import (
+    STAGES,
     Cancelled,
     Checkpoint,
     Event,
@@ -127,12 +128,19 @@ def _newest(job: Job, notes: list[str]) -> Saved | None:
 
 def wanted_settings(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
     """What the priors want otherwise than the preset; the last stage is the refiner's where there is one."""
-    own = prior.settings
+    own = _wanted_by(prior)
     if refiner is None:
         return own
     return {k: v for k, v in own.items() if not k.startswith("refine.")} | {
-        k: v for k, v in refiner.settings.items() if k.startswith("refine.")
+        k: v for k, v in _wanted_by(refiner).items() if k.startswith("refine.")
     }
+
+
+def _wanted_by(prior: Prior) -> dict[str, Any]:
+    """Its guidance in every stage, where it states one, then its settings."""
+    if prior.guidance is None:
+        return prior.settings
+    return {f"{stage}.guidance_scale": float(prior.guidance) for stage in STAGES} | prior.settings
 
 
 class Generating:

@@ -63,7 +63,7 @@ def add(
         help="which way it faces: 0 is -Y (in a GLB +Z), 90 is +X",
     )  # fmt: skip
     r.add_argument("--preset", choices=PRESETS, default="draft", help="how well, how long (default: draft)")
-    r.add_argument("--prior", metavar="NAME_OR_FOLDER", default="exact", help="as of generate (default: exact)")
+    r.add_argument("--prior", metavar="NAME_OR_FOLDER", default="mini", help="as of generate (default: mini)")
     r.add_argument("--refiner", metavar="NAME_OR_FOLDER", default="", help="as of generate")
     r.add_argument("--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)")
     r.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")

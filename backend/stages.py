@@ -59,9 +59,8 @@ class Guide:
 
 
 def guide(prior: Prior, prompt: str, negative: str, walk: Walk, kind: Any = "colour") -> Guide:
-    """The prior, told what to look for; its own guidance, where it states one, goes before the preset's."""
-    scale = walk.guidance_scale if prior.guidance is None else prior.guidance
-    return Guide(prior, prior.prepare(prompt, negative, kind, walk.size), scale)
+    """The prior, told what to look for."""
+    return Guide(prior, prior.prepare(prompt, negative, kind, walk.size), walk.guidance_scale)
 
 
 def behind(

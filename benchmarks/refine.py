@@ -1,12 +1,11 @@
 """Is an artist's object made better, and a good one left good?
 
-    python benchmarks/refine.py [--only duck,car] [--prior mini-refiner] [--preset draft] [--out DIR]
+    python benchmarks/refine.py [--only duck,mug] [--prior mini-refiner] [--preset draft] [--out DIR]
 
 For 6 kinds x 2 colours: the true mesh with its true texture; then the texture degraded (blurred to 32 texels,
 noise, hue turned by 20 degrees) and refined at the default strength, which must bring the mean PSNR over 24
 views up by 3 dB; and the undamaged one refined at strength 0.1, which must stay within 28 dB of itself.
-Renders of the result are of the delivered mesh.npz under the delivered albedo.png. The prior is the embedded refiner,
-where it is there, else the exact one, which knows the true object. Exits 1 where one misses.
+Renders of the result are of the delivered mesh.npz under the delivered albedo.png. Exits 1 where one misses.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from backend.diffusion.exact import held_out_cameras
 from backend.diffusion.mini.grammar import parse_object
 from backend.diffusion.mini.shapes import Shape, build, true_mesh
 from backend.diffusion.mini.views import _normals, sky_shade
-from backend.diffusion.open_prior import built_in
 from backend.export import read_npz
 from backend.import_mesh import from_parts
 from backend.kernels import Kernels, select
@@ -40,7 +38,7 @@ from backend.scene.mesh import Mesh
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Job
 
-KINDS = ("mug", "duck", "car", "mushroom", "chair", "robot")
+KINDS = ("mug", "duck", "mushroom", "rocket", "teapot", "tree")
 COLOURS = ("red", "blue")
 CELLS, SIZE = 24, 256  # of the mesh's grid; texels a side
 VIEWS, PIXELS = 24, 128
@@ -115,8 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="kinds, separated by commas")
     parser.add_argument("--colours", type=int, default=len(COLOURS))
-    there = (built_in("mini-refiner") / "model_index.json").is_file()
-    parser.add_argument("--prior", default="mini-refiner" if there else "exact")
+    parser.add_argument("--prior", default="mini-refiner")
     parser.add_argument("--preset", default="draft")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, default=None, help="keep the job folders here, a new folder")

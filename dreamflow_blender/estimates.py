@@ -9,8 +9,8 @@ from bpy.app.translations import pgettext_iface as translated
 from . import addon, jobs, words, work
 from .queue_store import Entry
 
-KNOWN = {("draft", "exact"): 95.0}  # seconds on two processor cores; docs/recovery.md
-MEMORY_GB = {("draft", "exact"): 1.4}
+KNOWN = {("draft", "mini"): 180.0}  # seconds on two processor cores; backend/diffusion/mini/README.md
+MEMORY_GB = {("draft", "mini"): 1.0}
 
 
 def past(preset: str, prior: str, device: str) -> list[Entry]:

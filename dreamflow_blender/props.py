@@ -25,7 +25,7 @@ PRESET_ITEMS = [
 assert {item[0] for item in PRESET_ITEMS} == set(PRESETS)
 
 MODEL_ITEMS = [
-    ("BUILT_IN", "Built-in", "Knows a few dozen things and colours, needs no download"),
+    ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours, needs no download"),
     (
         "STABLE_DIFFUSION",
         "Stable Diffusion",

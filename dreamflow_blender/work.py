@@ -17,8 +17,7 @@ from typing import Any
 from .client import Client
 from .contract.protocol import Cancelled, Event, Failed, Finished, Job, clean_text, decode_job, encode_job
 
-_MINI = Path(__file__).resolve().parents[1] / "backend" / "diffusion" / "mini" / "base"
-BUILT_IN = "mini" if (_MINI / "model_index.json").is_file() else "exact"  # the prior that needs no download
+BUILT_IN = "mini"  # the prior that needs no download
 STABLE_DIFFUSION, SDXL_REFINER = "sd", "sdxl-refiner"  # names of `python -m backend models`
 _SAME = ("kind", "prompt", "negative", "seed", "preset", "prior", "refiner", "stages", "overrides")
 

@@ -82,7 +82,7 @@ class Job:
     negative: str = ""  # what it should not look like; as clean_text leaves it
     seed: int = 42  # 0 to MAX_SEED
     preset: str = "draft"  # one of PRESETS
-    prior: str = "exact"  # a prior's name, or a folder in diffusers' layout
+    prior: str = "mini"  # a prior's name, or a folder in diffusers' layout
     refiner: str = ""  # the same for the last stage; empty: the one that belongs to the prior
     phi: str = ""  # D_phi's own model, likewise; "shared": the prior's network; empty: the prior's choice
     stages: tuple[str, ...] = STAGES  # of STAGES, in their order

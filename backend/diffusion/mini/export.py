@@ -25,7 +25,7 @@ from backend.files import write_text
 
 GUIDANCE = 2.0  # a trained model this small darkens and saturates from 4 on
 # Renders as large as the pictures it learnt: it knows nothing of larger ones.
-SETTINGS = {"nerf.size": 32, "geometry.size": 64, "geometry.guidance_scale": 2.0, "texture.size": 64}
+SETTINGS = {"nerf.size": 32, "geometry.size": 64, "texture.size": 64}
 REFINER_SETTINGS = {"refine.size": 128}
 BETAS = {
     "num_train_timesteps": 1000,

@@ -126,10 +126,9 @@ def make_rings(
     if part == "base":
         halves = [smaller(album, albums[0].alpha.shape[-1] // side) for album in albums]
         return [(train_unet.Ring(vae, halves, side, False, RING, generator), batch)]
-    return [  # the refiner: crops of a quarter, and whole views, as it will be fed
-        (train_unet.Ring(vae, albums, side, True, RING // 2, generator), batch),
-        (train_unet.Ring(vae, albums, 2 * side, True, RING // 8, generator), batch // 4),
-    ]
+    crops = (train_unet.Ring(vae, albums, side, True, RING // 2, generator), batch)
+    whole = (train_unet.Ring(vae, albums, 2 * side, True, RING // 8, generator), batch // 4)
+    return [crops, whole, whole]  # the refiner: crops of a quarter, and more of what it will be fed
 
 
 def begin_with_base(parts: dict[str, nn.Module], cache: Path) -> None:

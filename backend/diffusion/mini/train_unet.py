@@ -19,7 +19,7 @@ from backend.diffusion.mini.training import Run, set_rate
 from backend.diffusion.schedule import sigma_table
 
 RATE, WARMUP = 1.5e-3, 0.005
-PLANNED = {"base": 880_000, "refiner": 60_000}  # pictures
+PLANNED = {"base": 840_000, "refiner": 110_000}  # pictures
 BATCH = 32
 FRESH_SHARE = 0.125  # of a batch's size, so many new pictures come with every step
 REFINER_FROM = 500  # the refiner learns timesteps below this: the low-noise half
