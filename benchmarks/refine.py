@@ -112,7 +112,7 @@ def refined(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="kinds, separated by commas")
-    parser.add_argument("--colours", type=int, default=len(COLOURS))
+    parser.add_argument("--colours", default=",".join(COLOURS))
     parser.add_argument("--prior", default="mini-refiner")
     parser.add_argument("--preset", default="draft")
     parser.add_argument("--threads", type=int, default=0)
@@ -126,7 +126,7 @@ def main() -> int:
     most: dict[str, float] = {}
     print(f"prior {args.prior}, preset {args.preset}, {CELLS} cells, {SIZE} texels a side")
     print(f"{'prompt':22} {'damaged':>8} {'refined':>8} {'gain':>6} {'kept':>6}  seconds", flush=True)
-    for prompt in (f"a {colour} {kind}" for kind in kinds for colour in COLOURS[: args.colours]):
+    for prompt in (f"a {colour} {kind}" for kind in kinds for colour in args.colours.split(",")):
         began = time.monotonic()
         folder = out / prompt.replace(" ", "-")
         mesh, true = true_object(prompt, kernels)

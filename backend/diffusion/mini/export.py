@@ -26,8 +26,8 @@ from backend.files import write_text
 GUIDANCE = 2.0  # a trained model this small darkens and saturates from 4 on
 # Renders as large as the pictures it learnt: it knows nothing of larger ones.
 SETTINGS = {"nerf.size": 32, "geometry.size": 64, "texture.size": 64}
-# Twice the steps of a draft, and larger ones: docs/refine.md has what that brings.
-REFINER_SETTINGS = {"refine.size": 128, "refine.levels": 24, "refine.grid_rate": 1e-2}
+# More and larger steps than a draft's, or a texture's noise outlives them; with 48 levels it drifts (docs/refine.md).
+REFINER_SETTINGS = {"refine.size": 128, "refine.levels": 15, "refine.grid_rate": 1e-2}
 BETAS = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
