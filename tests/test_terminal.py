@@ -68,7 +68,7 @@ def test_plain_output_says_what_where_and_how_long(here, capsys):
     out = capsys.readouterr().out.splitlines()
     path = str(Path("out/a-red-mug-42/mesh.glb"))
     assert out == [
-        "a red mug   draft   exact prior   seed 42   CPU (2 threads, warp kernels)",
+        "a red mug   draft   mini prior   seed 42   CPU (2 threads, warp kernels)",
         "nerf: 4 iterations",
         "  nerf   100 %   4 / 4   done   loss 0.0312   gap 0.102",
         "Note: It was a fake.",
