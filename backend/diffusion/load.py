@@ -34,7 +34,10 @@ def load_network(model: ModelFolder, device: torch.device) -> Network:
 
 def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
     """The VAE in float32, frozen: SDXL's overflows float16, and a render's gradient passes through it."""
-    return _load(AutoencoderKL, model, "vae", device, torch_dtype=torch.float32)
+    vae = _load(AutoencoderKL, model, "vae", device, torch_dtype=torch.float32)
+    assert isinstance(vae, AutoencoderKL)
+    vae.register_to_config(scaling_factor=vae.config.scaling_factor * model.statement.vae_scale)
+    return vae
 
 
 def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, nn.Module]:

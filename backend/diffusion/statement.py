@@ -31,6 +31,7 @@ class Statement:
     lora: bool = True  # whether D_phi is learnt; False: D_phi(x) = x
     settings: dict[str, Any] = field(default_factory=dict)  # "stage.setting": value, over every preset's
     vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
+    vae_scale: float = 1.0  # of that VAE's latents, times its own scaling_factor
 
 
 def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Statement:
@@ -64,6 +65,8 @@ def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Stat
             raise TypeError("settings is an object")
         if Path(statement.vae).name != statement.vae:
             raise ValueError("vae is the name of a folder beside this one")
+        if not isinstance(statement.vae_scale, int | float) or not statement.vae_scale > 0:
+            raise ValueError("vae_scale is a number above zero")
     except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
         raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
     return statement

@@ -268,6 +268,12 @@ def test_a_prior_may_state_its_own_ranges(folder: Path) -> None:
     assert stated.normal_background == (0.5, 0.5, 0.5) and stated.guidance == 2.5
 
 
+def test_a_prior_may_state_larger_latents(folder: Path) -> None:
+    before = load_vae(open_folder(folder), CPU).config.scaling_factor
+    (folder / "dreamflow.json").write_text(json.dumps({"vae_scale": 4}), "utf-8")
+    assert load_vae(open_folder(folder), CPU).config.scaling_factor == 4 * before
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -280,6 +286,8 @@ def test_a_prior_may_state_its_own_ranges(folder: Path) -> None:
         {"guidance": "strong"},
         {"normal_background": [1, 1]},
         {"normal_prompt": "a normal map of {thing}"},
+        {"vae_scale": 0},
+        {"vae_scale": "4"},
     ],
 )
 def test_an_unknown_statement_is_refused(statement: dict[str, Any], folder: Path) -> None:

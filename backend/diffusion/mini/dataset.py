@@ -165,10 +165,11 @@ def paint_normals(album: Album, row: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Picture:
-    """One example: what it shows and the picture, [3,H,W] in [0,1]."""
+    """One example: what it shows, the picture [3,H,W] in [0,1] and the object's alpha [H,W]."""
 
     description: Description
     image: Tensor
+    alpha: Tensor
 
 
 def draw(albums: list[Album], generator: Generator, coarse_share: float = COARSE_SHARE) -> Picture:
@@ -192,9 +193,11 @@ def draw(albums: list[Album], generator: Generator, coarse_share: float = COARSE
     normal_map = chance(NORMAL_SHARE)
     word = (album.words if chance(coarse_share) else album.compass)[row]
     description = Description(album.kind, colour, parts, normal_map, word)
+    alpha = album.alpha[row].float() / 255
     if normal_map:
-        return Picture(description, paint_normals(album, row))
-    return Picture(description, paint(album, row, build(description).colours, random_background(generator)))
+        return Picture(description, paint_normals(album, row), alpha)
+    image = paint(album, row, build(description).colours, random_background(generator))
+    return Picture(description, image, alpha)
 
 
 def random_background(generator: Generator) -> Tensor:

@@ -83,6 +83,8 @@ def train_part(part: str, args: argparse.Namespace, minutes: float) -> None:
         train_vae.train(run, parts["vae"], albums, networks.NATIVE_SIZE, minutes, args.seed)
         return
     vae = trained_vae(args.cache, albums, device)
+    if part == "refiner":
+        vae.register_to_config(scaling_factor=vae.config.scaling_factor * export.REFINER_LATENT_SCALE)
     rings = make_rings(part, vae, albums, args.seed + run.step)
     tokenizer = networks.save_tokenizer(args.cache / "tokenizer")
     train_unet.train(run, parts["unet"], parts["text_encoder"], tokenizer, rings, minutes, args.seed)
@@ -139,6 +141,8 @@ def begin_with_base(parts: dict[str, nn.Module], cache: Path) -> None:
     run.put_average()
     for name, network in parts.items():
         network.load_state_dict(run.networks[name].state_dict(), strict=False)
+    with torch.no_grad():  # so that the first layer says of larger latents what it said of the base model's
+        parts["unet"].get_parameter("conv_in.weight").div_(export.REFINER_LATENT_SCALE)
 
 
 def write_folders(cache: Path, out: Path) -> None:

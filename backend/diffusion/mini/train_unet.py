@@ -1,6 +1,9 @@
 """The UNets' training: v-prediction on latents of generated pictures, text encoder and UNet together.
 
-Pictures are encoded once, kept in a ring and used a few times each before newer ones replace them.
+Pictures are encoded once, kept in a ring and used a few times each before newer ones replace them. The
+refiner is used on renders that are worse than what it knows, so it learns just that: what SDEdit makes of a
+damaged picture lies, at noise level s, at x + (s / s0) (y - x) + s n (x clean, y damaged, s0 where it began),
+which is x under the noise n + (y - x) / s0.
 """
 
 from __future__ import annotations
@@ -13,18 +16,20 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
+from backend.diffusion.mini.damage import damage, soften
 from backend.diffusion.mini.dataset import Album, caption, draw
 from backend.diffusion.mini.shapes import Description
 from backend.diffusion.mini.training import Run, set_rate
 from backend.diffusion.schedule import sigma_table
 
-RATE, WARMUP = 1.5e-3, 0.005
-PLANNED = {"base": 840_000, "refiner": 110_000}  # pictures
+RATES, WARMUP = {"base": 1.5e-3, "refiner": 8e-4}, 0.005
+PLANNED = {"base": 840_000, "refiner": 200_000}  # pictures
 BATCH = 32
 FRESH_SHARE = 0.125  # of a batch's size, so many new pictures come with every step
 REFINER_FROM = 500  # the refiner learns timesteps below this: the low-noise half
 GOOD, BAD = 6.0, 2.5  # aesthetic scores of clean pictures and of blurred ones, as SDXL's pipeline gives them
 BAD_SHARE = 0.15
+BEGUN = 150  # the least timestep at which a damaged picture was given noise
 
 
 @dataclass
@@ -32,7 +37,7 @@ class Ring:
     """Latents of the newest pictures and what they show.
 
     side   pixels a side of a picture
-    whole  whether a picture is a whole view (made as small as `side`) or, half of the time, a crop of one
+    crops  whether a picture is a crop, for the refiner, or a whole view made as small as `side`
     """
 
     vae: AutoencoderKL
@@ -44,12 +49,13 @@ class Ring:
     latents: list[Tensor] = field(default_factory=list)
     shown: list[Description] = field(default_factory=list)
     told: list[tuple[float, ...]] = field(default_factory=list)  # height, width, top, left, score
+    worse: list[Tensor] = field(default_factory=list)  # latents of the damaged pictures, for the refiner
     next: int = 0
 
     @torch.no_grad()
     def add(self, count: int) -> None:
         """Draw and encode `count` new pictures; when the ring is full, they replace the oldest."""
-        images, described, told = [], [], []
+        images, damaged, described, told = [], [], [], []
         for _ in range(count):
             picture = draw(self.albums, self.generator)
             image, size, score = picture.image, picture.image.shape[-1], GOOD
@@ -60,6 +66,8 @@ class Ring:
                 if size > self.side:
                     top, left = torch.randint(size - self.side + 1, (2,), generator=self.generator).tolist()
                     image = image[:, top : top + self.side, left : left + self.side]
+                alpha = picture.alpha[top : top + self.side, left : left + self.side]
+                damaged.append(damage(image, alpha, self.generator))
             else:
                 image = (
                     functional.avg_pool2d(image[None], size // self.side)[0] if size > self.side else image
@@ -68,31 +76,27 @@ class Ring:
             described.append(picture.description)
             told.append((size, size, top, left, score))
         device = next(self.vae.parameters()).device
-        pixels = torch.stack(images).to(device) * 2 - 1
+        pixels = torch.stack(images + damaged).to(device) * 2 - 1
         new = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
-        for latent, one, ids in zip(new, described, told, strict=True):
+        clean, worse = new[:count], new[count:] if self.crops else new
+        for latent, bad, one, ids in zip(clean, worse, described, told, strict=True):
             if len(self.latents) < self.room:
                 self.latents.append(latent)
+                self.worse.append(bad)
                 self.shown.append(one)
                 self.told.append(ids)
             else:
-                self.latents[self.next], self.shown[self.next], self.told[self.next] = latent, one, ids
+                self.latents[self.next], self.worse[self.next] = latent, bad
+                self.shown[self.next], self.told[self.next] = one, ids
                 self.next = (self.next + 1) % self.room
 
-    def take(self, count: int) -> tuple[Tensor, list[str], Tensor]:
-        """Latents [count,C,h,w], captions, and what SDXL's refiner is told of sizes [count,5]."""
+    def take(self, count: int) -> tuple[Tensor, Tensor, list[str], Tensor]:
+        """Latents [count,C,h,w], of the damaged pictures too, captions, and what SDXL's refiner is told [count,5]."""
         rows = torch.randint(len(self.latents), (count,), generator=self.generator).tolist()
         captions = [caption(self.shown[row], self.generator) for row in rows]
         told = torch.tensor([self.told[row] for row in rows])
-        return torch.stack([self.latents[row] for row in rows]), captions, told
-
-
-def soften(image: Tensor, generator: Generator) -> Tensor:
-    """[3,H,W]: made two to eight times as small and large again."""
-    side = image.shape[-1]
-    small = side // 2 ** int(torch.randint(1, 4, (1,), generator=generator))
-    shrunk = functional.interpolate(image[None], (small, small), mode="area")
-    return functional.interpolate(shrunk, (side, side), mode="bilinear", align_corners=False)[0]
+        clean, worse = (torch.stack([kept[row] for row in rows]) for kept in (self.latents, self.worse))
+        return clean, worse, captions, told
 
 
 class Sentences:
@@ -119,17 +123,28 @@ def loss_of(
     encoder: nn.Module,
     tokens: Tensor,
     x: Tensor,
+    y: Tensor,
     told: Tensor | None,
     generator: Generator,
 ) -> Tensor:
-    """Mean squared error of v = sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x at a random timestep a picture.
+    """Weighted mean squared error of v = sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x at a random timestep a picture.
 
+    x, y: latents [B,C,h,w] of clean pictures and, for the refiner, of the same ones damaged.
     told: the refiner's sizes and score [B,5]; None for the base model. The generator lives on the CPU.
     """
+    sigmas = sigma_table().float().to(x.device)
     limit = 1000 if told is None else REFINER_FROM
     t = torch.randint(limit, (len(x),), generator=generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
-    sigma = sigma_table().float().to(x.device)[t][:, None, None, None]
+    weight = torch.ones(len(x), device=x.device)
+    if told is not None:
+        share = torch.rand(len(x), generator=generator).to(x.device)
+        least = t.clamp(min=BEGUN)
+        begun = least + (share * (limit - least)).long()
+        harm = (y - x) / sigmas[begun][:, None, None, None]
+        noise = noise + harm
+        weight = 1 / (1 + harm.square().mean((1, 2, 3)))  # or the few worst pictures would be all that counts
+    sigma = sigmas[t][:, None, None, None]
     signal = (1 + sigma**2).rsqrt()
     output = encoder(tokens.to(x.device), output_hidden_states=told is not None)
     if told is None:
@@ -138,7 +153,8 @@ def loss_of(
         hidden = output.hidden_states[-2]
         added = {"text_embeds": output.text_embeds, "time_ids": told.to(x.device)}
     v = unet(signal * (x + sigma * noise), t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
-    return functional.mse_loss(v, signal * (noise - sigma * x))
+    error = (v - signal * (noise - sigma * x)).square().mean((1, 2, 3))
+    return (weight * error).mean()
 
 
 def train(
@@ -162,10 +178,10 @@ def train(
     for step in run.work(minutes, planned):
         ring, count = rings[step % len(rings)]
         ring.add(max(1, round(count * FRESH_SHARE)))
-        set_rate(run.optimizer, RATE, WARMUP, run.seen / planned)
-        x, captions, told = ring.take(count)
+        set_rate(run.optimizer, RATES[run.name], WARMUP, run.seen / planned)
+        x, y, captions, told = ring.take(count)
         loss = loss_of(
-            unet, encoder, sentences(captions), x, told if run.name == "refiner" else None, generator
+            unet, encoder, sentences(captions), x, y, told if run.name == "refiner" else None, generator
         )
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
