@@ -25,6 +25,7 @@ from window_hands import (
     clean_up,
     click,
     environment,
+    focus,
     gone,
     key,
     kill,
@@ -79,6 +80,8 @@ def drive(zip_file: Path, pictures: Path) -> None:
     if not os.environ.get("DREAMFLOW_PYTHON"):
         set_up(places, pictures)
     make_one(places, pictures)
+    if not os.environ.get("DREAMFLOW_PYTHON"):
+        other_buttons(pictures)
     discard(places)
     another_file(places)
     disabled(places)
@@ -119,6 +122,22 @@ def make_one(places: dict[str, tuple[int, int]], pictures: Path) -> None:
     wait("redo brings it back", lambda t: NAME in t["objects"], 15)
     for name, figures in sorted(told()["took"].items()):
         print(f"  main thread, {name}: {figures}", flush=True)
+
+
+def other_buttons(pictures: Path) -> None:
+    """Those of the preferences, and Mark as asset."""
+    order("operator", "check_setup")
+    wait("Check setup has looked at everything", lambda t: t["checks"] >= 8 and not t["task"], LONG)
+    order("operator", "list_models")
+    wait("the models are listed", lambda t: t["models"] >= 3 and not t["task"], LONG)
+    order("operator", "open_preferences")
+    time.sleep(3)
+    run("scrot", "--overwrite", "/tmp/preferences.png")
+    order("close preferences")
+    time.sleep(1)
+    focus()
+    order("operator", "mark_asset")
+    wait("marked as an asset", lambda t: t["assets"] == [NAME], 15)
 
 
 def begin(places: dict[str, tuple[int, int]]) -> None:

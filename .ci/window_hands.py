@@ -56,9 +56,14 @@ def start() -> subprocess.Popen[bytes]:
     _blenders.append(blender)
     wait("Blender's window", lambda told: True, 120)
     time.sleep(2)
-    window = run("xdotool", "search", "--onlyvisible", "--class", "blender").split()[0]
-    run("xdotool", "windowfocus", window)  # without a window manager no keys come else
+    focus()
     return blender
+
+
+def focus() -> None:
+    """Without a window manager no keys come else."""
+    window = run("xdotool", "search", "--onlyvisible", "--class", "blender").split()[0]
+    run("xdotool", "windowfocus", window)
 
 
 def clean_up() -> None:

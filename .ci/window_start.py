@@ -154,6 +154,9 @@ def tell_of_jobs() -> dict[str, Any]:
         "history": [[entry.job.prompt, entry.state] for entry in store.history()],
         "waiting": len(store.waiting()),
         "folders": sorted(path.name for path in ours("addon").jobs_folder().glob("[!.]*")),
+        "checks": len(ours("ops_setup").checks),
+        "models": len(ours("ops_setup").models),
+        "assets": sorted(o.name for o in bpy.data.objects if o.asset_data),
     }
 
 
@@ -177,6 +180,22 @@ def shading(kind: str, colour: str) -> None:
         area.spaces.active.shading.color_type = colour
 
 
+def operator(name: str, **values: Any) -> None:
+    """One of ours, as if its button had been pressed in the viewport."""
+    area = sidebars()[0]
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    window = bpy.context.window_manager.windows[0]
+    with bpy.context.temp_override(window=window, area=area, region=region):
+        getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", **values)
+
+
+def close_preferences() -> None:
+    _, *more = bpy.context.window_manager.windows
+    for window in more:
+        with bpy.context.temp_override(window=window):
+            bpy.ops.wm.window_close()
+
+
 DEEDS: dict[str, Callable[..., Any]] = {
     "open": lambda path: bpy.ops.wm.open_mainfile(filepath=path, load_ui=False),
     "save": lambda path: bpy.ops.wm.save_as_mainfile(filepath=path, copy=True),
@@ -184,8 +203,9 @@ DEEDS: dict[str, Callable[..., Any]] = {
     "enable": lambda: (bpy.ops.preferences.addon_enable(module=EXTENSION), measure()),
     "settings": lambda values: settings(**values),
     "shading": shading,
-    "operator": lambda name, values: getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", **values),
+    "operator": operator,
     "stage": stage,
+    "close preferences": close_preferences,
     "quit": lambda: bpy.ops.wm.quit_blender(),
 }
 

@@ -128,7 +128,7 @@ FAST = Preset(
 DRAFT = Preset(
     nerf=NerfStage(
         start=1.0, end=0.05, levels=300, views=5, size=32, guidance_scale=7.5, decay_from=0.8,
-        samples=64, budget=60_000, half=0.6,
+        samples=64, budget=200_000, half=0.6,
         grid_levels=8, grid_features=2, grid_log2_size=14, grid_finest=128, hidden=16, occupancy=32,
         grid_rate=2e-2, head_rate=5e-3, orientation_points=256, entropy=0.3, entropy_from=0.3,
     ),

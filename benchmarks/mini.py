@@ -163,11 +163,11 @@ def refine(prior: Prior, image: Tensor, description: Description, generator: Gen
     size = image.shape[1]
     conditioning = prior.prepare(prompt, "", "colour", size)
     camera = view_cameras([description.view or "front"], size)
-    levels = noise_levels(0.3, 0.0, 15)
+    levels, guidance = noise_levels(0.3, 0.0, 15), prior.guidance or 5.0
     x = prior.encode(image)
     z = x + levels[0].sigma * torch.randn(x.shape, generator=generator)
     for level in levels:
-        z = z + level.kappa * (prior.denoise(z, level, camera, conditioning, 1.5) - z)
+        z = z + level.kappa * (prior.denoise(z, level, camera, conditioning, guidance) - z)
     return prior.decode(z)
 
 

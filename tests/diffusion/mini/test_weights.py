@@ -1,5 +1,6 @@
 """The weights that ship: do they know what their card says? Small experiments; benchmarks/mini.py has the figures."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch.nn import functional
 
-from backend.diffusion.mini import train_vae
+from backend.diffusion.mini import export, train_vae
 from backend.diffusion.mini.dataset import LEARNED, NORMAL_BACKGROUND, spoil
 from backend.diffusion.mini.grammar import describe
 from backend.diffusion.mini.judge import view_cameras
@@ -109,23 +110,37 @@ def test_the_vae_is_right_on_renders_and_on_fog(mini):
 
 
 @torch.no_grad()
-def test_the_refiner_brings_a_dull_picture_nearer():
-    """A render made four times coarser, with noise in its latents: what it makes of it beats what it was given."""
+def test_the_refiner_mends_a_dull_picture_and_keeps_a_clean_one():
+    """One D_p at t = 0.3, where stage 3 begins: of a render made four times coarser, and of the render itself."""
     refiner = open_prior("mini-refiner", "cpu")
-    gains = []
-    for kind in ("mug", "duck", "mushroom"):
+    level = noise_levels(0.3, 0.0, 1)[0]
+    camera = view_cameras(["front left"], 2 * SIZE)
+    gains, kept = [], []
+    for kind in LEARNED:
         clean = picture(kind, "red", size=2 * SIZE)
-        rows = clean.permute(0, 3, 1, 2)
-        small = functional.interpolate(rows, scale_factor=1 / 8, mode="area")
+        small = functional.interpolate(clean.permute(0, 3, 1, 2), scale_factor=1 / 4, mode="area")
         dull = functional.interpolate(small, size=2 * SIZE, mode="bilinear").permute(0, 2, 3, 1)
         conditioning = refiner.prepare(f"a red {kind}", "", "colour", 2 * SIZE)
-        level = noise_levels(0.2, 0.0, 1)[0]
-        x = refiner.encode(dull)
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
-        camera = view_cameras(["front left"], 2 * SIZE)
-        better = refiner.decode(refiner.denoise(x + level.sigma * noise, level, camera, conditioning, 1.0))
-        gains.append(float(((dull - clean) ** 2).mean() / ((better - clean) ** 2).mean()))
-    assert sum(gains) / len(gains) > 1.0
+        noise = torch.randn(refiner.encode(dull).shape, generator=torch.Generator().manual_seed(5))
+
+        def mended(image, conditioning=conditioning, noise=noise):
+            z = refiner.encode(image) + level.sigma * noise
+            return refiner.decode(refiner.denoise(z, level, camera, conditioning, 1.0))
+
+        gains.append(psnr(mended(dull), clean) - psnr(dull, clean))
+        kept.append(psnr(mended(clean), clean))
+    assert sum(gains) / len(gains) > 1, gains
+    assert sum(kept) / len(kept) > 30, kept
+
+
+def psnr(image, true):
+    return -10 * float((image - true).square().mean().log10())
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-refiner"])
+def test_the_folders_state_what_the_code_would_write(name):
+    stated = json.loads((built_in(name) / "dreamflow.json").read_text("utf-8"))
+    assert stated == json.loads(json.dumps(export.statement(refiner=name == "mini-refiner")))
 
 
 def test_a_word_it_does_not_know_is_an_error_with_the_nearest_ones(mini):
