@@ -15,6 +15,7 @@ from dreamflow_blender.refine_images import pixels_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hard
+from walk import differences, walk
 
 ROOT = Path(__file__).resolve().parents[3]
 VENV = ROOT.joinpath(".venv", *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
@@ -37,6 +38,15 @@ def enabled(tmp_path, monkeypatch):
     service.forget_state()
 
 
+def tick_until_idle():
+    until = time.monotonic() + 240
+    while jobs.running is not None or jobs.need_store().waiting() or importing.due():
+        assert time.monotonic() < until, jobs.running
+        jobs.tick()
+        time.sleep(0.05)
+    assert jobs.trouble is None, jobs.trouble
+
+
 def test_the_upper_half_of_a_mirrored_posed_object(enabled):
     made = hard.posed()
     made.modifiers.new("Mirror", "MIRROR").use_axis = (False, True, False)
@@ -50,12 +60,7 @@ def test_the_upper_half_of_a_mirrored_posed_object(enabled):
     settings = bpy.context.scene.dreamflow_refine
     settings.prompt, settings.model, settings.faces, settings.extra = "a red mug", "BUILT_IN", "SELECTED", TINY
     refine_job.begin(bpy.context, made, settings, jobs.add)
-    until = time.monotonic() + 240
-    while jobs.running is not None or jobs.need_store().waiting() or importing.due():
-        assert time.monotonic() < until, jobs.running
-        jobs.tick()
-        time.sleep(0.05)
-    assert jobs.trouble is None, jobs.trouble
+    tick_until_idle()
     (past,) = jobs.need_store().history()
     share = past.figures["share_changed"]
     print(f"\nreal refine: {past.seconds:.0f} s, {past.figures['fit_psnr']:.1f} dB, {share:.2f} changed")
@@ -74,3 +79,51 @@ def test_the_upper_half_of_a_mirrored_posed_object(enabled):
             assert not changed[max(0, 63 - high) : 65 - low, max(0, left - 1) : right + 1].any()  # what a look-up reads
     bpy.ops.dreamflow.discard_refined()
     assert made.material_slots[0].material.name == old
+
+
+def many_materials():
+    made = hard.cube("Five")
+    pictures = [hard.image(name, values=hard.pixels(32)) for name in ("one", "two")]
+    painted = [hard.painted(picture.name, picture) for picture in pictures]
+    for material in (*painted, hard.plain("Red", hard.RED), hard.plain("Blue", hard.BLUE), None):
+        made.data.materials.append(material)
+    for number, polygon in enumerate(made.data.polygons):
+        polygon.material_index = min(number, 4)
+    return made
+
+
+def vertex_colours_without_uvs():
+    made = hard.cube("Füße 🦆", uv=False)
+    layer = made.data.color_attributes.new("Col", "BYTE_COLOR", "CORNER")
+    for number, value in enumerate(layer.data):
+        value.color_srgb = (number / 24, 0.5, 0.25, 1)
+    made.data.materials.append(hard.by_attribute())
+    made.scale = (-1.0, 2.0, 0.01)
+    return made
+
+
+def baked_under_a_modifier():
+    made = hard.cube("Checks")
+    made.data.materials.append(hard.procedural())
+    made.modifiers.new("Array", "ARRAY").count = 2
+    return made
+
+
+@pytest.mark.parametrize("make", [many_materials, vertex_colours_without_uvs, baked_under_a_modifier])
+def test_a_difficult_object_is_refined_and_discarded_without_a_trace(enabled, make):
+    made = make()
+    bpy.context.view_layer.objects.active = made
+    made.select_set(True)
+    bpy.context.view_layer.update()
+    settings = bpy.context.scene.dreamflow_refine
+    settings.prompt, settings.model, settings.extra = "a red mug", "BUILT_IN", TINY
+    before = walk()
+    bpy.ops.dreamflow.refine()  # without a window it blocks
+    assert jobs.trouble is None, jobs.trouble
+    shown = bpy.context.view_layer.objects.active
+    assert "dreamflow_refined" in shown
+    (past,) = jobs.need_store().history()
+    assert past.figures["share_changed"] > 0.1
+    bpy.ops.dreamflow.discard_refined()
+    bpy.context.view_layer.update()
+    assert differences(before, walk()) == set()
