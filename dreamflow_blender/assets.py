@@ -16,7 +16,10 @@ def tags(prompt: str) -> list[str]:
 
 
 def mark(made: bpy.types.Object, prompt: str, picture: Path) -> None:
-    """Mark as asset; a second time renews description, tags and thumbnail."""
+    """Mark as asset; a second time renews description, tags and thumbnail.
+
+    picture  a whole path; a relative one, as of a job that is forgotten, would be anybody's
+    """
     made.asset_mark()
     data = made.asset_data
     data.description = prompt
@@ -24,6 +27,6 @@ def mark(made: bpy.types.Object, prompt: str, picture: Path) -> None:
     for tag in ["DreamFlow", *tags(prompt)]:
         if tag not in there:
             data.tags.new(tag)
-    if picture.is_file():
+    if picture.is_absolute() and picture.is_file():
         with bpy.context.temp_override(id=made):
             bpy.ops.ed.lib_id_load_custom_preview(filepath=str(picture))

@@ -27,13 +27,39 @@ def options() -> environment.Options:
     )
 
 
-def backend(*arguments: str) -> Callable[[Stop], Iterator[dict[str, Any]]]:
-    """`python -m backend ARGUMENTS` as a task's work. Raises RuntimeError before Set up."""
+def backend(*arguments: str, root: Path | None = None) -> Callable[[Stop], Iterator[dict[str, Any]]]:
+    """`python -m backend ARGUMENTS`, in `root` (default: our folder), as a task's work.
+
+    Raises RuntimeError before Set up.
+    """
     interpreter = service.python()
     if interpreter is None:
         raise RuntimeError("Set DreamFlow up first.")
-    root, more = addon.user_folder(), service.variables()
-    return lambda stop: commands.run_backend(interpreter, addon.CODE, root, arguments, stop, **more)
+    folder, more = root or addon.user_folder(), service.variables()
+    if proxy := options().proxy:
+        named = [f"{kind}_proxy" for kind in ("http", "https", "all")]
+        more |= dict.fromkeys([*named, *map(str.upper, named)], proxy)
+
+    def work(stop: Stop) -> Iterator[dict[str, Any]]:
+        try:
+            yield from commands.run_backend(interpreter, addon.CODE, folder, arguments, stop, **more)
+        except OSError as error:
+            what = f"{error.filename or folder} cannot be written or read: {error.strerror or error}."
+            raise commands.CommandError(what, "Choose another folder in the preferences.") from error
+
+    return work
+
+
+def _let_go() -> None:
+    """End the worker before its environment changes; what waits would begin it again, so it waits on."""
+    jobs.let_go()
+    jobs.held = bool(jobs.need_store().waiting())
+
+
+def _changed(said: list[Any]) -> None:
+    """The environment is another: what was found of the old one is no longer true."""
+    service.forget_state()
+    checks.clear()
 
 
 class _Task(bpy.types.Operator):
@@ -76,7 +102,7 @@ class DREAMFLOW_OT_set_up(_Task):
             "repair" if repair else "setup",
             title,
             lambda stop: environment.install(folder, addon.REQUIREMENTS, chosen, stop, repair),
-            lambda said: service.forget_state(),
+            _changed,
         )
         jobs.wake()
         return {"FINISHED"}
@@ -97,14 +123,9 @@ class DREAMFLOW_OT_remove_setup(_Task):
         )
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        jobs.let_go()
+        _let_go()
         folder = addon.environment_folder()
-        tasks.begin(
-            "remove",
-            "Removing",
-            lambda stop: environment.remove(folder, stop),
-            lambda said: service.forget_state(),
-        )
+        tasks.begin("remove", "Removing", lambda stop: environment.remove(folder, stop), _changed)
         jobs.wake()
         return {"FINISHED"}
 
@@ -126,13 +147,16 @@ class DREAMFLOW_OT_check_setup(_BackendTask):
     bl_description = "Look at Python, the card, its driver, kernels, models and the disk"
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        tasks.begin("check", "Checking", backend("doctor", "--json"), _keep_checks)
+        work = backend("doctor", "--json", root=addon.jobs_folder())  # the folder for jobs is where it runs
+        tasks.begin("check", "Checking", work, _keep_checks)
         jobs.wake()
         return {"FINISHED"}
 
 
 def _keep_checks(said: list[dict[str, Any]]) -> None:
     checks[:] = [item for item in said if item.get("event") == "check"]
+    if not models and any(check.get("fix") == "models" for check in checks):
+        _look_again()  # whoever presses Fetch beside a finding is told its licence
 
 
 class DREAMFLOW_OT_list_models(_BackendTask):
@@ -168,11 +192,15 @@ class DREAMFLOW_OT_fetch_model(_BackendTask):
 
     def execute(self, context: bpy.types.Context) -> set[str]:
         wanted = [self.model] if self.model else []
-        tasks.begin(
-            "fetch", "Fetching", backend("models", "fetch", *wanted, "--json"), lambda said: _look_again()
-        )
+        tasks.begin("fetch", "Fetching", backend("models", "fetch", *wanted, "--json"), _fetched)
         jobs.wake()
         return {"FINISHED"}
+
+
+def _fetched(said: list[dict[str, Any]]) -> None:
+    here = {item.get("name") for item in said if item.get("event") == "fetched"}
+    checks[:] = [check for check in checks if check.get("fix") != "models" or check.get("name") not in here]
+    _look_again()
 
 
 def _look_again() -> None:
@@ -201,10 +229,13 @@ class DREAMFLOW_OT_build_accelerators(_BackendTask):
         if not self.accept or interpreter is None:
             self.report({"WARNING"}, "Nothing was built: the licences were not accepted")
             return {"CANCELLED"}
-        jobs.let_go()
+        _let_go()
         folder, python = addon.environment_folder(), interpreter
         tasks.begin(
-            "accelerators", "Building accelerators", lambda stop: accelerators.build(folder, python, stop)
+            "accelerators",
+            "Building accelerators",
+            lambda stop: accelerators.build(folder, python, stop),
+            _changed,
         )
         jobs.wake()
         return {"FINISHED"}
