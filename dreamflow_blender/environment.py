@@ -26,6 +26,8 @@ from .building import build, explained, shown
 from .folder import alone, environments, fingerprint, python_in, read_record
 from .steps import CommandFailed, Log, Progress, SetupError
 
+LOGS = ("setup.log", "accelerators.log")
+
 
 @dataclass(frozen=True)
 class State:
@@ -80,7 +82,7 @@ def install(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with alone(folder):
-            log = Log(folder / "setup.log")
+            log = Log(folder / LOGS[0])
             try:
                 yield from shown(build(folder, requirements, options, stop, log, repair))
             finally:
@@ -109,7 +111,8 @@ def remove(folder: Path, stop: Stop) -> Iterator[Progress]:
                 yield Progress(number / len(parts), f"removing {part.name}", "look")
                 if part.exists():
                     shutil.rmtree(part)
-            (folder / "setup.log").unlink(missing_ok=True)
+            for log in LOGS:
+                (folder / log).unlink(missing_ok=True)
         with suppress(OSError):
             (folder / "lock").unlink(missing_ok=True)
             folder.rmdir()  # only if nothing else is in it

@@ -263,8 +263,9 @@ class DREAMFLOW_OT_open_log(bpy.types.Operator):
     bl_options = {"INTERNAL"}  # noqa: RUF012
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        log: Path = addon.environment_folder() / "setup.log"
-        if not log.is_file():
+        logs = [addon.environment_folder() / name for name in environment.LOGS]
+        log = max(filter(Path.is_file, logs), key=lambda path: path.stat().st_mtime, default=None)
+        if log is None:
             self.report({"WARNING"}, "There is no log")
             return {"CANCELLED"}
         bpy.ops.wm.path_open(filepath=str(log))

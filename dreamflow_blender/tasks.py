@@ -85,7 +85,8 @@ def _hear(task: Task, item: Any) -> None:
     if isinstance(item, dict):
         if item.get("event") == "progress" and item.get("total"):
             task.fraction = float(item["done"]) / float(item["total"])
-            task.line = f"{item.get('name', '')}  {item['done'] / 1e9:.2f} of {item['total'] / 1e9:.2f} GB"
+            amount = f"{item['done'] / 1e9:.2f} of {item['total'] / 1e9:.2f} GB"
+            task.line = f"{item.get('name', '')}  {item.get('note') or amount}"  # a note: why nothing moves
         elif isinstance(item.get("line"), str):
             task.line = item["line"]
             task.fraction = float(item.get("fraction", task.fraction))

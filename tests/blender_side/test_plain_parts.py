@@ -132,6 +132,17 @@ def test_tasks(idle_tasks):
     run_tasks()
     assert len(heard) == 2 and tasks.trouble is None
 
+    lines = []
+
+    def slow(stop):
+        for note in ("", "no answer; trying again in 8 s"):
+            yield {"event": "progress", "name": "sd", "done": 1e9, "total": 4e9, "note": note}
+
+    tasks.begin("fetch", "Fetching", slow, lambda said: lines.append(task.line))
+    task = tasks.current
+    run_tasks()
+    assert lines == ["sd  no answer; trying again in 8 s"] and task.fraction == 0.25
+
     def broken(stop):
         raise commands.CommandError("No.", "Do this.", "log")
         yield
