@@ -120,14 +120,14 @@ def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
     assert prior.describe()["phi"] == "shared"
 
     monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 1))
-    with pytest.raises(OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=30000"):
+    with pytest.raises(OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"):
         run(prior, kernels, ladder)
 
 
 def test_a_prior_without_networks_says_at_once_what_to_change(kernels: Kernels) -> None:
     prior = Oracle()
     prior.denoise = Failing(prior.denoise, 3)  # type: ignore[method-assign]
-    with pytest.raises(OutOfMemory, match=r"iteration 2.*--set nerf\.budget=30000"):
+    with pytest.raises(OutOfMemory, match=r"iteration 2.*--set nerf\.budget=100000"):
         run(prior, kernels)
 
 
