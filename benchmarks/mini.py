@@ -212,7 +212,7 @@ def pipeline_lines(found: list[mini_pipeline.Result], jobs: int) -> list[Line]:
         Line("pipeline: least iou", min(r.iou for r in found), LEAST_IOU),
         Line("pipeline: mean colour error", mean([r.colour_error for r in found]), COLOUR_ERROR, True),
         Line("pipeline: the right kind is nearest", share([r.nearest == r.kind for r in found]), 1.0),
-        Line("pipeline: no second face", share(faces), 1.0),
+        *([Line("pipeline: no second face", share(faces), 1.0)] if faces else []),
         *alone,
         Line("pipeline: most memory, GB", max(r.gigabytes for r in found), GIGABYTES, True),
     ]
