@@ -41,13 +41,19 @@ print("peak", peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9)
 
 
 def child(code: str, folder: Path) -> list[str]:
-    """What it says; a process of its own, so that its peak is its own."""
+    """What it says, shown by `-s` as it comes; a process of its own, so that its peak is its own."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout.split("\n")
+    said, errors = [], folder / "errors.txt"
+    with errors.open("w") as to:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=to, text=True
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line.rstrip())
+    assert process.wait() == 0, errors.read_text()[-4000:]
+    return said
 
 
 @pytest.mark.slow

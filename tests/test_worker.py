@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import subprocess
 import sys
 import threading
@@ -22,8 +23,10 @@ def sockets(pid):
     """What a process has open that others could talk to over a network."""
     found = psutil.Process(pid).net_connections()
     if sys.platform == "linux":
-        names = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
-        found += [name for name in names if name.startswith("socket:")]
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                name = os.readlink(file)
+                found += [name] if name.startswith("socket:") else []
     return found
 
 
