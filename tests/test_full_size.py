@@ -45,8 +45,9 @@ def child(code: str, folder: Path) -> list[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     said, errors = [], folder / "errors.txt"
     with errors.open("w") as to:
+        command = [sys.executable, "-c", code, str(folder)]
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(folder)], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=to, text=True
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=to, text=True
         )
         assert process.stdout is not None
         for line in process.stdout:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ def sockets(pid):
     if sys.platform == "linux":
         for file in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed since it was listed
-                name = os.readlink(file)
+                name = str(file.readlink())
                 found += [name] if name.startswith("socket:") else []
     return found
 
