@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -42,6 +41,7 @@ from dreamflow_blender.contract.protocol import (
     Job,
     clean_text,
 )
+from dreamflow_blender.contract.settings import read_setting
 
 Run = Callable[[Job], Generator[Event, None, None]]
 
@@ -78,12 +78,11 @@ def whole_number(text: str) -> int:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """ "nerf.levels=400" as its name and its JSON value."""
-    name, _, value = text.partition("=")
+    """ "nerf.levels=400" as its name and its value."""
     try:
-        return name.strip(), json.loads(value)
+        return read_setting(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected STAGE.SETTING=NUMBER, got {text[:60]!r}") from error
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def parser() -> argparse.ArgumentParser:

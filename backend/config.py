@@ -14,10 +14,9 @@ from typing import Any
 from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.errors import InputError
 from backend.kernels.hashgrid import WIDTHS
+from dreamflow_blender.contract.settings import WORDS
 
 STAGES = ("nerf", "geometry", "texture", "refine")
-TARGETS = ("prior", "latent", "pixel")  # as the prior states; as in the paper; between pictures (apfo.py)
-PHIS = ("prior", "lora", "none")  # as the prior states; D_phi learnt (Algorithm 1, line 7); D_phi(x) = x
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ def _check(preset: Preset) -> None:
                 raise InputError(
                     f"{stage_name}.{name} must be {low:,} to {high:,}, got {got}.", "Correct the setting."
                 )
-        for name, choices in (("target", TARGETS), ("phi", PHIS)):
+        for name, choices in WORDS.items():
             if getattr(stage, name, choices[0]) not in choices:
                 raise InputError(
                     f"{stage_name}.{name} is {getattr(stage, name)!r}, expected {', '.join(choices)}.",

@@ -181,15 +181,23 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
     preset = work.settle(resolve(job.preset, wanted_settings(prior, refiner) | job.overrides))
-    for name in job.stages:
-        theirs = refiner or prior if name == "refine" else prior
-        kind: Kind = "normal" if name == "geometry" else "colour"
-        theirs.check(job.prompt, job.negative, kind, getattr(preset, name).size)  # before anything is begun
+
+    def theirs(name: str) -> Prior:
+        return refiner or prior if name == "refine" else prior
+
+    def kind_of(name: str) -> Kind:
+        return "normal" if name == "geometry" else "colour"
+
+    for name in job.stages:  # before anything is begun
+        theirs(name).check(job.prompt, job.negative, kind_of(name), getattr(preset, name).size)
     left = [name for name in job.stages if saved is None or not saved.passed(name)]
     plan = make_plan(left, preset, prior, refiner, device, saved.notes.get("rung", 0) if saved else 0)
     ladder = Ladder(preset, prior, refiner, plan.rung)
     if left:
-        (refiner or prior if left[0] == "refine" else prior).load()  # damaged weights are found here
+        first = theirs(left[0])
+        # The text encoder before the networks, and gone when they come: both at once are a third more.
+        first.prepare(job.prompt, job.negative, kind_of(left[0]), getattr(preset, left[0]).size)
+        first.load()  # damaged weights are found here
     told = Told()
     constant = {"job": job.id, "threads": threads, "kernels": kernels.names, "versions": versions()}
     if saved is None:

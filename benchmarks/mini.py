@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from platformdirs import user_cache_path
 from torch import Generator, Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from backend.config import DRAFT
 from backend.device import prepare_device
 from backend.diffusion.mini.dataset import LEARNED, Album, Picture, draw, held_out, open_album
-from backend.diffusion.mini.judge import Truth, judge, sample, true_pictures, view_cameras
+from backend.diffusion.mini.judge import Truth, judge, sample, true_pictures
 from backend.diffusion.mini.kinds import COLOURS
+from backend.diffusion.mini.samples import blurred, plain_picture, save_sheet, sdedit
 from backend.diffusion.mini.shapes import Description
 from backend.diffusion.open_prior import open_prior
 from backend.diffusion.prior import Prior
-from backend.diffusion.schedule import noise_levels
 from backend.diffusion.views import VIEWS
 from benchmarks import mini_pipeline
 
@@ -76,8 +76,13 @@ def pairs(count: int, held: bool, generator: Generator) -> list[tuple[str, str]]
 
 def sample_all(prior: Prior, asked: list[tuple[str, str]], generator: Generator) -> Tensor:
     """[4 N,64,64,3]: every pair in all views."""
-    guidance = prior.guidance or 7.5
-    return torch.cat([sample(prior, f"a {c} {k}", list(VIEWS), guidance, generator, 64) for k, c in asked])
+    scale = guidance(prior, DRAFT.nerf.guidance_scale)
+    return torch.cat([sample(prior, f"a {c} {k}", list(VIEWS), scale, generator, 64) for k, c in asked])
+
+
+def guidance(prior: Prior, otherwise: float) -> float:
+    """The scale that the prior states, or a preset's."""
+    return otherwise if prior.guidance is None else prior.guidance
 
 
 def telling_kinds(albums: list[Album], truths: list[Truth]) -> set[str]:
@@ -121,7 +126,7 @@ def test_prior(prior: Prior, cache: Path, grid: Path | None) -> list[Line]:
         row = [share([getattr(v, f"right_{what}") for v in own]) for what in ("kind", "colour", "view")]
         print(f"{kind:10} " + " ".join(f"{figure:6.2f}" for figure in row))
     if grid is not None:
-        save_grid(torch.cat(pictures), grid)
+        save_sheet(torch.cat(pictures), grid, 16)
 
     def right(what: str, which: str = "") -> float:
         rows = results[which] if which else every
@@ -140,36 +145,9 @@ def test_prior(prior: Prior, cache: Path, grid: Path | None) -> list[Line]:
     ]
 
 
-def save_grid(images: Tensor, path: Path, across: int = 16) -> None:
-    """Pictures [N,H,W,3] side by side."""
-    count, height, width, _ = images.shape
-    rows = -(-count // across)
-    sheet = torch.ones(rows * across, height, width, 3)
-    sheet[:count] = images
-    sheet = (
-        sheet.view(rows, across, height, width, 3).transpose(1, 2).reshape(rows * height, across * width, 3)
-    )
-    Image.fromarray((sheet.clamp(0, 1) * 255).round().byte().numpy()).save(path)
-
-
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """[N] dB of pictures [N,H,W,3]."""
     return -10 * (a - b).square().mean((1, 2, 3)).clamp(min=1e-9).log10()
-
-
-@torch.no_grad()
-def refine(prior: Prior, image: Tensor, description: Description, generator: Generator) -> Tensor:
-    """SDEdit: noise to t = 0.3, then the probability flow to 0. image [1,128,128,3]."""
-    prompt = f"a {description.colour} {description.kind}"
-    size = image.shape[1]
-    conditioning = prior.prepare(prompt, "", "colour", size)
-    camera = view_cameras([description.view or "front"], size)
-    levels, guidance = noise_levels(0.3, 0.0, 15), prior.guidance or 5.0
-    x = prior.encode(image)
-    z = x + levels[0].sigma * torch.randn(x.shape, generator=generator)
-    for level in levels:
-        z = z + level.kappa * (prior.denoise(z, level, camera, conditioning, guidance) - z)
-    return prior.decode(z)
 
 
 def test_refiner(prior: Prior, cache: Path, count: int, grid: Path | None) -> list[Line]:
@@ -179,20 +157,16 @@ def test_refiner(prior: Prior, cache: Path, count: int, grid: Path | None) -> li
     gains: list[float] = []
     kept: list[float] = []
     rows: list[Tensor] = []
+    scale = guidance(prior, DRAFT.refine.guidance_scale)
     while len(gains) < count:
-        picture = draw(albums, generator, coarse_share=0.0)
-        if picture.description.normal_map or picture.description.parts:
-            continue
-        clean = picture.image.permute(1, 2, 0)[None]
-        small = torch.nn.functional.interpolate(picture.image[None], (32, 32), mode="area")
-        blurred = torch.nn.functional.interpolate(small, (128, 128), mode="bilinear").permute(0, 2, 3, 1)
-        sharper = refine(prior, blurred, picture.description, generator)
-        again = refine(prior, clean, picture.description, generator)
-        gains.append(float(psnr(sharper, clean) - psnr(blurred, clean)))
+        clean, description = plain_picture(albums, generator)
+        worse = blurred(clean)
+        sharper, again = (sdedit(prior, image, description, scale, generator) for image in (worse, clean))
+        gains.append(float(psnr(sharper, clean) - psnr(worse, clean)))
         kept.append(float(psnr(again, clean)))
-        rows += [clean, blurred, sharper, again]
+        rows += [clean, worse, sharper, again]
     if grid is not None:
-        save_grid(torch.cat(rows), grid.with_stem(grid.stem + "-refiner"), 12)
+        save_sheet(torch.cat(rows), grid.with_stem(grid.stem + "-refiner"), 12)
     return [
         Line("refiner: mean gain on blurred renders, dB", sum(gains) / count, GAIN),
         Line("refiner: clean renders kept, mean dB", sum(kept) / count, KEPT),

@@ -77,12 +77,12 @@ class Bench:
                 self._models / ("refiner" if own is None else "sd21-base"), self.device, own
             )
             self.prior.save_memory(self._thrift)
-            self.prior.load()
             self._kind = kind
         prior, walk = self.prior, getattr(self.preset, name)
         for part in ("encode", "denoise", "phi"):
             prior.__dict__.pop(part, None)
         g = stages.guide(prior, "a red mug", "", walk, "normal" if name == "geometry" else "colour")
+        prior.load()  # after the sentences: a text encoder is let go of before there are other networks
         scene = self.scene(name)
         if probe is not None:
             prior.encode = probe.part("encode", prior.encode)

@@ -40,6 +40,7 @@ from .contract.protocol import (
     Started,
     Warning,
 )
+from .contract.settings import read_setting
 from .prompts import BadPrompts, Line, read_prompts
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes
@@ -95,11 +96,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
     try:
-        return name.strip(), json.loads(value)
+        return read_setting(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected STAGE.SETTING=NUMBER, got {text!r}") from error
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def command(arguments: list[str]) -> int:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .contract.protocol import STAGES, clean_text
+from .contract.settings import read_value
 
 COLUMNS: dict[str, type] = {
     "prompt": str, "negative": str, "seed": int, "preset": str, "prior": str, "refiner": str,
@@ -109,7 +109,7 @@ def _line(number: int, cells: dict[str, str]) -> Line:
             if name in COLUMNS:
                 values[name] = COLUMNS[name](cell)
             else:
-                overrides[name] = json.loads(cell)
+                overrides[name] = read_value(name, cell)
         except ValueError as error:
             raise BadPrompts(f"Line {number}: {name} needs a number, got {cell!r}.") from error
     return Line(number, prompt, values, overrides)

@@ -2,7 +2,6 @@
 
 # ruff: noqa: N801  Blender's own naming
 
-import json
 from typing import Any
 
 import bpy
@@ -16,6 +15,7 @@ from bpy.props import (
 )
 
 from .contract.protocol import MAX_PROMPT, MAX_SEED, PRESETS
+from .contract.settings import read_setting
 
 PRESET_ITEMS = [
     ("draft", "Draft", "A first look, in minutes"),
@@ -108,13 +108,10 @@ def read_extra(text: str) -> dict[str, Any]:
     """ "nerf.levels=400 ..." as a Job wants it. Raises ValueError with a sentence for the user."""
     found: dict[str, Any] = {}
     for part in text.replace(",", " ").split():
-        name, equals, value = part.partition("=")
-        if not equals or "." not in name:
+        if not part.partition("=")[1] or "." not in part.partition("=")[0]:
             raise ValueError(f"Write more settings as nerf.levels=400, not {part!r}.")
-        try:
-            found[name] = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"{name} needs a number, not {value!r}.") from error
+        name, value = read_setting(part)
+        found[name] = value
     return found
 
 

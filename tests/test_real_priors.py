@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from backend import pipeline
+from backend.diffusion import load
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Progress
 from tests.diffusion.tiny_models import build
@@ -25,8 +28,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "base", root / "refiner"
 
 
-def test_a_prompt_goes_through_all_stages(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_prompt_goes_through_all_stages(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, refiner = folders
+    monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
+    loaded: list[str] = []
+    real = load._load
+
+    def record(kind: Any, *args: Any, **dtype: torch.dtype) -> Any:
+        loaded.append(kind.__name__)
+        return real(kind, *args, **dtype)
+
+    monkeypatch.setattr(load, "_load", record)
     job = tiny_job(tmp_path / "job", prior=str(base), refiner=str(refiner), overrides=FEW)
     events = list(pipeline.generate(job))
     assert isinstance(events[-1], Finished)
@@ -35,3 +49,6 @@ def test_a_prompt_goes_through_all_stages(folders: tuple[Path, Path], tmp_path: 
     assert len(meshfile.read(tmp_path / "job" / "mesh.npz").t_pos_idx) > 0
     models = json.loads((tmp_path / "job" / "job.json").read_text(encoding="utf-8"))["models"]
     assert models["prior"] != models["refiner"]
+    # A text encoder is let go of before its UNet comes: the refiner's would be a third on top of 9 GB.
+    assert loaded[:2] == ["CLIPTextModel", "UNet2DConditionModel"]
+    assert loaded[-3:] == ["CLIPTextModelWithProjection", "UNet2DConditionModel", "AutoencoderKL"]

@@ -329,9 +329,9 @@ def test_the_first_lines_say_why_no_faster_kernel_is_used():
 
 
 def test_settings_of_the_preset_can_be_replaced(tmp_path):
-    given = ["--set", "nerf.levels=7", "--set", "delivery.max_faces=null"]
+    given = [text for one in ("nerf.levels=7", "delivery.max_faces=null", "nerf.phi=lora") for text in ("--set", one)]
     job = cli.to_job(cli.parser().parse_args(["generate", "a red mug", *given]))
-    assert job.overrides == {"nerf.levels": 7, "delivery.max_faces": None}
+    assert job.overrides == {"nerf.levels": 7, "delivery.max_faces": None, "nerf.phi": "lora"}
 
 
 @pytest.mark.parametrize("text", ["nerf.levels", "nerf.levels=many", "=", ""])

@@ -2,7 +2,8 @@
 
 Three parts, one after the other: the VAE, the base model, the refiner (which starts as a copy of the base
 model). Each may also be trained alone (--part), in a process of its own, on one CPU thread or on a GPU.
-States lie in the user's cache folder; the model folders, a plot and sample grids are written to --out.
+The model folders are written to --out; states, a plot of the losses (losses.png) and sheets of samples (samples.png,
+refined.png) lie in --cache, by default the user's cache folder.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from platformdirs import user_cache_path
 from torch import Generator, nn
 
 from backend.diffusion.load import load_network, load_text, load_vae
-from backend.diffusion.mini import export, networks, train_unet, train_vae
+from backend.diffusion.mini import export, networks, samples, train_unet, train_vae
 from backend.diffusion.mini.dataset import LEARNED, Album, open_album, smaller
-from backend.diffusion.mini.training import Run, new_optimizer
+from backend.diffusion.mini.training import Run, new_optimizer, width
 from backend.diffusion.models import open_folder
+from backend.diffusion.open_prior import open_prior
 from backend.errors import InputError
 
 PARTS = ("vae", "base", "refiner")
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             parts = PARTS if args.part is None else (args.part,)
             for part in parts:
                 train_part(part, args, args.minutes / len(parts))
-        write_folders(args.cache, args.out)
+        write_folders(args.cache, args.out, torch.device(args.device))
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -109,7 +111,7 @@ def state(part: str, cache: Path) -> Run:
 def trained_vae(cache: Path, albums: list[Album], device: torch.device) -> AutoencoderKL:
     """The VAE as it will ship, its scaling_factor measured; InputError before its encoder stands still."""
     run = state("vae", cache)
-    if run.seen < train_vae.ENCODER_UNTIL:
+    if run.seen < train_vae.ENCODER_UNTIL * width(device):
         raise InputError("The VAE's encoder is not trained yet.", "Train it first: --part vae.")
     run.put_average()
     vae = run.networks["vae"].to(device).eval().requires_grad_(False)
@@ -124,7 +126,8 @@ def make_rings(
 ) -> list[tuple[train_unet.Ring, int]]:
     """Where pictures come from, and how many at a time."""
     generator = Generator().manual_seed(seed)
-    side, batch = networks.NATIVE_SIZE, train_unet.BATCH
+    batch = train_unet.BATCH * width(next(vae.parameters()).device)
+    side = networks.NATIVE_SIZE
     if part == "base":
         halves = [smaller(album, albums[0].alpha.shape[-1] // side) for album in albums]
         return [(train_unet.Ring(vae, halves, side, False, RING, generator), batch)]
@@ -145,9 +148,10 @@ def begin_with_base(parts: dict[str, nn.Module], cache: Path) -> None:
         parts["unet"].get_parameter("conv_in.weight").div_(export.REFINER_LATENT_SCALE)
 
 
-def write_folders(cache: Path, out: Path) -> None:
-    """The model folders of what has been trained so far, and the plot of the losses."""
-    vae = trained_vae(cache, [open_album(cache, kind) for kind in LEARNED], torch.device("cpu"))
+def write_folders(cache: Path, out: Path, device: torch.device) -> None:
+    """The model folders of what has been trained so far, the plot of the losses, and what the models make."""
+    albums = [open_album(cache, kind) for kind in LEARNED]
+    vae = trained_vae(cache, albums, device)
     runs = [state("vae", cache)]
     for part in ("base", "refiner"):
         run = state(part, cache)
@@ -157,6 +161,11 @@ def write_folders(cache: Path, out: Path) -> None:
         parts = run.networks | ({"vae": vae} if part == "base" else {})
         export.write_model(out / part, parts, refiner=part == "refiner")
         runs.append(run)
+        prior = open_prior(out / part, "cpu")
+        if part == "base":
+            samples.sample_sheet(prior, LEARNED, export.GUIDANCE, cache / "samples.png")
+        else:
+            samples.refined_sheet(prior, albums, export.REFINER_GUIDANCE, cache / "refined.png")
     export.plot_losses(runs, cache / "losses.png")
 
 

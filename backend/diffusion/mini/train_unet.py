@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 from backend.diffusion.mini.damage import damage, soften
 from backend.diffusion.mini.dataset import Album, caption, draw
 from backend.diffusion.mini.shapes import Description
-from backend.diffusion.mini.training import Run, set_rate
+from backend.diffusion.mini.training import Run, precision, set_rate, width
 from backend.diffusion.schedule import sigma_table
 
 RATES, WARMUP = {"base": 1.5e-3, "refiner": 8e-4}, 0.005
@@ -146,13 +146,15 @@ def loss_of(
         weight = 1 / (1 + harm.square().mean((1, 2, 3)))  # or the few worst pictures would be all that counts
     sigma = sigmas[t][:, None, None, None]
     signal = (1 + sigma**2).rsqrt()
-    output = encoder(tokens.to(x.device), output_hidden_states=told is not None)
-    if told is None:
-        hidden, added = output.last_hidden_state, None
-    else:
-        hidden = output.hidden_states[-2]
-        added = {"text_embeds": output.text_embeds, "time_ids": told.to(x.device)}
-    v = unet(signal * (x + sigma * noise), t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample
+    with precision(x.device):
+        output = encoder(tokens.to(x.device), output_hidden_states=told is not None)
+        if told is None:
+            hidden, added = output.last_hidden_state, None
+        else:
+            hidden = output.hidden_states[-2]
+            added = {"text_embeds": output.text_embeds, "time_ids": told.to(x.device)}
+        noisy = signal * (x + sigma * noise)
+        v = unet(noisy, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample.float()
     error = (v - signal * (noise - sigma * x)).square().mean((1, 2, 3))
     return (weight * error).mean()
 
@@ -166,10 +168,10 @@ def train(
     minutes: float,
     seed: int,
 ) -> None:
-    """Up to PLANNED pictures. rings: where pictures come from and how many at a time, taken in turn."""
+    """Up to PLANNED pictures, on a GPU more. rings: where pictures come from and how many at a time, taken in turn."""
     generator = Generator().manual_seed(seed + run.step)
     sentences = Sentences(tokenizer)
-    planned = PLANNED[run.name]
+    planned = PLANNED[run.name] * width(next(unet.parameters()).device)
     unet.train()
     encoder.train()
     for ring, _ in rings:

@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from backend.diffusion.mini.dataset import Album, draw, spoil
-from backend.diffusion.mini.training import Run, set_rate
+from backend.diffusion.mini.training import Run, precision, set_rate, width
 
 BATCH = 8
 PLANNED = 72_000  # pictures
@@ -32,34 +32,38 @@ def pictures(albums: list[Album], count: int, side: int, generator: Generator) -
     return torch.stack(images)
 
 
-def batch(albums: list[Album], side: int, generator: Generator) -> Tensor:
-    """[BATCH,3,side,side] in [0,1], the last ones junk."""
-    images = pictures(albums, BATCH, side, generator)
-    junk = max(1, round(BATCH * JUNK_SHARE))
+def batch(albums: list[Album], count: int, side: int, generator: Generator) -> Tensor:
+    """[count,3,side,side] in [0,1], the last ones junk."""
+    images = pictures(albums, count, side, generator)
+    junk = max(1, round(count * JUNK_SHARE))
     return torch.cat((images[junk:], spoil(images[:junk], images[junk : 2 * junk], generator)))
 
 
 def loss_of(vae: AutoencoderKL, image: Tensor, generator: Generator) -> Tensor:
     """L1 + L2 / 2 + 0.3 L1 of differences between neighbours, and a little KL, for images in [0, 1]."""
     pixels = image * 2 - 1
-    posterior = vae.encode(pixels).latent_dist
-    result = vae.decode(posterior.sample(generator)).sample
-    error = result - pixels
+    with precision(image.device):
+        posterior = vae.encode(pixels).latent_dist
+        result = vae.decode(posterior.sample(generator)).sample
+        divergence = posterior.kl().float().mean()
+    error = result.float() - pixels
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     reconstruction = error.abs().mean() + 0.5 * error.square().mean() + 0.3 * edges
-    return reconstruction + KL_WEIGHT * posterior.kl().mean()
+    return reconstruction + KL_WEIGHT * divergence
 
 
 def train(run: Run, vae: AutoencoderKL, albums: list[Album], side: int, minutes: float, seed: int) -> None:
-    """Up to PLANNED pictures; the generator follows from the seed and the position."""
+    """Up to PLANNED pictures, on a GPU more; the generator follows from the seed and the position."""
     generator = Generator().manual_seed(seed + run.step)
     device = next(vae.parameters()).device
+    wide = width(device)
+    planned = PLANNED * wide
     vae.train()
-    for _ in run.work(minutes, PLANNED):
-        if run.seen >= ENCODER_UNTIL and vae.quant_conv.weight.requires_grad:
+    for _ in run.work(minutes, planned):
+        if run.seen >= ENCODER_UNTIL * wide and vae.quant_conv.weight.requires_grad:
             freeze(run, vae)
-        set_rate(run.optimizer, RATE, WARMUP, run.seen / PLANNED)
-        image = batch(albums, side, generator).to(device)
+        set_rate(run.optimizer, RATE, WARMUP, run.seen / planned)
+        image = batch(albums, BATCH * wide, side, generator).to(device)
         loss = loss_of(vae, image, generator)
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()

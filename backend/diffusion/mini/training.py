@@ -15,8 +15,19 @@ from torch.optim import AdamW
 
 from backend.files import write_bytes, write_text
 
+CARD = 4  # times as many pictures a step, and in all, where a GPU trains: the number of steps and the rates stay
 SAVE_SECONDS = 120.0
 LOG_SECONDS = 20.0
+
+
+def width(device: torch.device) -> int:
+    """How many times the pictures that a CPU takes a step, and in all."""
+    return CARD if device.type == "cuda" else 1
+
+
+def precision(device: torch.device) -> torch.autocast:
+    """Networks compute in bf16 on a GPU; parameters, losses and averages stay in fp32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 @dataclass
@@ -95,9 +106,9 @@ class Run:
         with torch.no_grad():
             for key, value in self.parameters().items():
                 value.copy_(tensors[f"value.{key}"])
-                self.average[key] = tensors[f"average.{key}"]
+                self.average[key] = tensors[f"average.{key}"].to(value.device)
                 slots = {
-                    name.split(".")[1]: tensor
+                    name.split(".")[1]: tensor.to(value.device)
                     for name, tensor in tensors.items()
                     if name.startswith("moment.") and name.split(".", 2)[2] == key
                 }

@@ -6,11 +6,12 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from torch import Generator, nn
 
-from backend.diffusion.mini import export, networks, train, train_unet, train_vae
+from backend.diffusion.mini import export, judge, networks, samples, train, train_unet, train_vae
 from backend.diffusion.mini.dataset import make_album
-from backend.diffusion.mini.training import Run, new_optimizer
+from backend.diffusion.mini.training import Run, new_optimizer, width
 from backend.diffusion.models import open_folder
 from backend.diffusion.open_prior import open_prior
 from backend.errors import InputError
@@ -97,13 +98,19 @@ def few(monkeypatch, tmp_path):
     monkeypatch.setattr(train_vae, "PLANNED", 16)
     monkeypatch.setattr(train_vae, "ENCODER_UNTIL", 8)
     monkeypatch.setattr(train_unet, "PLANNED", {"base": 24, "refiner": 20})
+    monkeypatch.setattr(judge, "STEPS", 2)
+    monkeypatch.setattr(samples, "LEVELS", 2)
+    monkeypatch.setattr(samples, "REFINED", 2)
     monkeypatch.setattr(train, "open_album", lambda cache, kind: make_album(kind, 2, 128, 0))
     return ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--device", "cpu"]
 
 
 def test_the_whole_training_makes_folders_that_load_as_any_prior(few, tmp_path) -> None:
     assert train.main([*few, "--minutes", "5"]) == 0
-    out = tmp_path / "out"
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    assert Image.open(cache / "samples.png").size == (8 * 64, 2 * 64)  # a kind a row, two colours, four views
+    assert Image.open(cache / "refined.png").size == (8 * 128, 128)
+    assert Image.open(cache / "losses.png").width == 3 * 320
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     assert size <= 20e6
     assert not (out / "refiner" / "vae").exists()  # stored once
@@ -123,6 +130,42 @@ def test_the_whole_training_makes_folders_that_load_as_any_prior(few, tmp_path) 
     # going on, and from shipped weights with fresh moments
     assert train.main([*few, "--part", "base", "--resume"]) == 0
     assert train.main([*few, "--part", "base", "--from", str(out)]) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA card")
+def test_a_card_trains_in_bf16_and_goes_on(few) -> None:
+    on_card = [*few[:-1], "cuda"]
+    assert train.main([*on_card, "--minutes", "5"]) == 0
+    assert train.main([*on_card, "--part", "base", "--resume"]) == 0
+
+
+def test_a_card_takes_more_pictures_a_step() -> None:
+    assert width(torch.device("cpu")) == 1 < width(torch.device("cuda"))
+
+
+def test_networks_in_bf16_give_the_same_loss_but_for_rounding(monkeypatch, tmp_path) -> None:
+    """Parameters and losses stay in fp32, as on a card; on a CPU, bf16 is only slow."""
+    torch.manual_seed(0)
+    vae, unet = networks.make_vae(), networks.make_unet(True)
+    encoder = networks.make_text_encoder(True, len(networks.save_tokenizer(tmp_path)))
+    tokens, told = torch.zeros(2, networks.TEXT_LENGTH, dtype=torch.int64), torch.rand(2, 5)
+    x, image = torch.randn(2, 4, 16, 16), torch.rand(2, 3, 32, 32)
+
+    def losses() -> list[torch.Tensor]:
+        generators = (Generator().manual_seed(0), Generator().manual_seed(0))
+        of_unet = train_unet.loss_of(unet, encoder, tokens, x, x + 0.1, told, generators[0])
+        return [of_unet, train_vae.loss_of(vae, image, generators[1])]
+
+    exact = losses()
+    for module in (train_unet, train_vae):
+        monkeypatch.setattr(module, "precision", lambda device: torch.autocast("cpu", torch.bfloat16))
+    for rounded, loss in zip(losses(), exact, strict=True):
+        assert rounded.dtype == torch.float32 and not torch.equal(rounded, loss)
+        assert abs(float(rounded.detach() / loss.detach()) - 1) < 0.02
+        rounded.backward()
+    gradients = [p.grad for p in [*unet.parameters(), *vae.parameters()] if p.grad is not None]
+    assert gradients and all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
 
 
 def test_base_cannot_begin_before_the_encoder_stands_still(few, capsys) -> None:

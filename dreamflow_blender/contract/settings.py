@@ -1,0 +1,28 @@
+"""Settings over a preset's as people type them: "nerf.levels=400", "nerf.phi=lora". Standard library only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+TARGETS = ("prior", "latent", "pixel")  # as the prior states; as in the paper; between pictures (apfo.py)
+PHIS = ("prior", "lora", "none")  # as the prior states; D_phi learnt (Algorithm 1, line 7); D_phi(x) = x
+WORDS = {"target": TARGETS, "phi": PHIS}  # the settings that are words
+
+
+def read_value(name: str, text: str) -> Any:
+    """The value of the setting "stage.name": one of its words, or JSON. Raises ValueError."""
+    return text if text in WORDS.get(name.rpartition(".")[2], ()) else json.loads(text)
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """ "STAGE.SETTING=VALUE" as its name and its value. Raises ValueError with what was expected."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    words = WORDS.get(name.rpartition(".")[2])
+    expected = f"{name} needs one of {', '.join(words)}" if words else "expected STAGE.SETTING=NUMBER"
+    try:
+        if not equals:
+            raise ValueError(text)
+        return name, read_value(name, value)
+    except ValueError as error:
+        raise ValueError(f"{expected}, got {text[:60]!r}") from error
