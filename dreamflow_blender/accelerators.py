@@ -18,7 +18,7 @@ from pathlib import Path
 from . import pythons
 from .background import Stop
 from .packages import Installer
-from .process import WINDOWS, clean_environment
+from .process import WINDOWS, clean_environment, proxy_variables
 from .steps import CommandFailed, Log, Progress, SetupError, ask, run
 
 LICENCE = (
@@ -81,8 +81,11 @@ def find_nvcc() -> Path | None:
     return next((path for path in [*found, *([Path(on_path)] if on_path else [])] if path.is_file()), None)
 
 
-def build(folder: Path, python: Path, stop: Stop) -> Iterator[Progress]:
-    """Build both into the environment of `python`, whose tools lie in `folder`. Raises SetupError and Stopped."""
+def build(folder: Path, python: Path, stop: Stop, proxy: str = "") -> Iterator[Progress]:
+    """Build both into the environment of `python`, whose tools lie in `folder`. Raises SetupError and Stopped.
+
+    proxy: of the sources and tools; empty: as the system has it.
+    """
     yield Progress(0.0, "looking for the CUDA toolkit", "look")
     reason = obstacle(python, stop)
     if reason:
@@ -94,7 +97,7 @@ def build(folder: Path, python: Path, stop: Stop) -> Iterator[Progress]:
             start = 0.05 + 0.95 * number / len(ACCELERATORS)
             yield Progress(start, f"compiling {accelerator.title}", "packages")
             try:
-                yield from _build_one(accelerator, folder, python, stop, log, start)
+                yield from _build_one(accelerator, folder, python, stop, log, start, proxy)
             except (CommandFailed, OSError) as error:
                 failed.append(f"{accelerator.title} ({error})")
         if failed:
@@ -109,12 +112,13 @@ def build(folder: Path, python: Path, stop: Stop) -> Iterator[Progress]:
 
 
 def _build_one(
-    accelerator: Accelerator, folder: Path, python: Path, stop: Stop, log: Log, start: float
+    accelerator: Accelerator, folder: Path, python: Path, stop: Stop, log: Log, start: float, proxy: str
 ) -> Iterator[Progress]:
     nvcc = find_nvcc()
     assert nvcc is not None, "obstacle"
     path = f"{nvcc.parent}{os.pathsep}{os.environ.get('PATH', '')}"  # tiny-cuda-nn's build looks for it there
-    variables = clean_environment(CUDA_HOME=str(nvcc.parents[1]), PATH=path, MAX_JOBS="2")
+    toolkit = {"CUDA_HOME": str(nvcc.parents[1]), "PATH": path, "MAX_JOBS": "2"}
+    variables = clean_environment(**toolkit, **proxy_variables(proxy))
     installer = Installer(str(python), pythons.find_uv(folder / "tools"), folder / "cache", variables)
     for what in (("setuptools", "wheel", "ninja"), ("--no-build-isolation", "--no-deps", accelerator.source)):
         for line in run(installer.install(*what), stop, log, variables):

@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 import time
-import urllib.request
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from . import packages, pythons
 from .background import Stop
 from .folder import environments, fingerprint, python_in, read_json, read_record, size_gb, write_json
 from .locks import is_held
-from .process import WINDOWS, clean_environment
+from .process import WINDOWS, clean_environment, proxy_variables
 from .steps import CommandFailed, Log, Progress, SetupError, ask, hide, run
 from .worker_process import IN_USE
 
@@ -221,14 +220,8 @@ def _try(python: Path, stop: Stop, log: Log) -> tuple[str, str]:
 
 def _variables(options: Options) -> dict[str, str]:
     """The environment variables of pip and uv: certificates and proxies as the system has them."""
-    proxies = {
-        kind: url for kind, url in urllib.request.getproxies().items() if kind in ("http", "https", "all")
-    }
-    if options.proxy:
-        proxies = dict.fromkeys(("http", "https", "all"), options.proxy)
-    named = {f"{kind}_proxy": url for kind, url in proxies.items()}
-    named |= {name.upper(): url for name, url in named.items()}
-    return clean_environment(UV_SYSTEM_CERTS="1", UV_NO_PROGRESS="1", UV_PYTHON_DOWNLOADS="manual", **named)
+    proxies = proxy_variables(options.proxy)
+    return clean_environment(UV_SYSTEM_CERTS="1", UV_NO_PROGRESS="1", UV_PYTHON_DOWNLOADS="manual", **proxies)
 
 
 def explained(error: CommandFailed, log: Log | None) -> SetupError:

@@ -12,6 +12,7 @@ from bpy.props import BoolProperty, StringProperty
 
 from . import accelerators, addon, commands, environment, jobs, service, tasks, ui_parts
 from .background import Stop
+from .process import proxy_variables
 
 checks: list[dict[str, Any]] = []  # what the last Check setup has found
 models: list[dict[str, Any]] = []  # what the last look at the models has found
@@ -36,9 +37,7 @@ def backend(*arguments: str, root: Path | None = None) -> Callable[[Stop], Itera
     if interpreter is None:
         raise RuntimeError("Set DreamFlow up first.")
     folder, more = root or addon.user_folder(), service.variables()
-    if proxy := options().proxy:
-        named = [f"{kind}_proxy" for kind in ("http", "https", "all")]
-        more |= dict.fromkeys([*named, *map(str.upper, named)], proxy)
+    more |= proxy_variables(options().proxy)
 
     def work(stop: Stop) -> Iterator[dict[str, Any]]:
         try:
@@ -230,11 +229,11 @@ class DREAMFLOW_OT_build_accelerators(_BackendTask):
             self.report({"WARNING"}, "Nothing was built: the licences were not accepted")
             return {"CANCELLED"}
         _let_go()
-        folder, python = addon.environment_folder(), interpreter
+        folder, python, proxy = addon.environment_folder(), interpreter, options().proxy
         tasks.begin(
             "accelerators",
             "Building accelerators",
-            lambda stop: accelerators.build(folder, python, stop),
+            lambda stop: accelerators.build(folder, python, stop, proxy),
             _changed,
         )
         jobs.wake()

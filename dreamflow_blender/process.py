@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,14 @@ def clean_environment(**more: str) -> dict[str, str]:
     """This process's environment for a Python that is not ours, with `more` on top."""
     kept = {name: value for name, value in os.environ.items() if name not in MISLEADING}
     return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", **more}
+
+
+def proxy_variables(proxy: str) -> dict[str, str]:
+    """The environment variables that make programs go through `proxy`, or, if it is empty, as the system says."""
+    kinds = ("http", "https", "all")
+    proxies = {kind: url for kind, url in urllib.request.getproxies().items() if kind in kinds}
+    named = {f"{kind}_proxy": url for kind, url in (dict.fromkeys(kinds, proxy) if proxy else proxies).items()}
+    return named | {name.upper(): url for name, url in named.items()}
 
 
 def backend_environment(code: Path, pycache: Path) -> dict[str, str]:

@@ -114,12 +114,12 @@ def pause_after(failure: Passing, failures: int, most: int = 5) -> float:
     if failure.after > LONGEST_PAUSE:
         raise ModelError(
             f"The hub asks to wait {failure.after:.0f} seconds ({failure}).",
-            "Run the same command then: what has been fetched is kept.",
+            "Fetch it again then: what has been fetched is kept.",
         ) from failure
     if failures > most:
         raise ModelError(
             f"The hub failed {failures} times in a row: {failure}.",
-            "Check the connection and run the same command again: what has been fetched is kept.",
+            "Check the connection and fetch it again: what has been fetched is kept.",
         ) from failure
     return max(PAUSES[failures - 1], failure.after)
 

@@ -77,9 +77,18 @@ def test_no_torch(tools):
     assert "not built for CUDA" in accelerators.obstacle(Path("/nowhere/python"), Stop())
 
 
-def test_both_are_built(place, tools):
+def test_both_are_built(place, tools, monkeypatch):
     tools()
-    steps = list(accelerators.build(place.folder, python_of(place.folder), Stop()))
+    real, proxies = accelerators.run, []
+
+    def run(command, stop, log, variables):
+        proxies.append((variables["https_proxy"], variables["HTTP_PROXY"]))
+        return real(command, stop, log, variables)
+
+    monkeypatch.setattr(accelerators, "run", run)
+    proxy = "http://proxy.test:3128"
+    steps = list(accelerators.build(place.folder, python_of(place.folder), Stop(), proxy))
+    assert len(proxies) == 4 and set(proxies) == {(proxy, proxy)}
     assert [s.fraction for s in steps] == sorted(s.fraction for s in steps) and steps[-1].fraction == 1.0
     sources = [word for call in place.calls() for word in call.split() if word.startswith("git+")]
     assert len(sources) == 2 and all("@" in source for source in sources)  # of a fixed version

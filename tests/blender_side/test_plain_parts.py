@@ -13,6 +13,7 @@ from dreamflow_blender import commands, tasks, words, work
 from dreamflow_blender.background import Stop, Stopped
 from dreamflow_blender.contract import protocol as p
 from dreamflow_blender.entries import Entry
+from dreamflow_blender.process import proxy_variables
 from dreamflow_blender.running import LOSSES, Running
 from dreamflow_blender.steps import Progress
 
@@ -185,3 +186,14 @@ def test_the_package_imports_without_bpy():
 
     assert callable(dreamflow_blender.register) and callable(dreamflow_blender.generate)
     assert "bpy" not in sys.modules or sys.modules["bpy"].__file__
+
+
+def test_a_proxy_of_the_preferences_goes_before_the_systems(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert proxy_variables("") == {}
+    monkeypatch.setenv("https_proxy", "http://system.test:1")
+    assert proxy_variables("") == dict.fromkeys(("https_proxy", "HTTPS_PROXY"), "http://system.test:1")
+    everything = proxy_variables("http://mine.test:2")
+    assert len(everything) == 6 and set(everything.values()) == {"http://mine.test:2"}

@@ -174,7 +174,7 @@ def test_a_server_without_ranges_sends_the_whole_again(server):
 
 def test_a_server_that_always_cuts_is_given_up_on_and_the_part_kept(server):
     server.faults[UNET] = [Fault(cut=300)] + [Fault(cut=0)] * 20
-    with pytest.raises(ModelError, match=r"failed 6 times in a row.*same command again.*kept"):
+    with pytest.raises(ModelError, match=r"failed 6 times in a row.*fetch it again.*kept"):
         run()
     folder = home_of(SD.sources[0])
     assert not (folder / UNET).exists() and find(SD) is None
