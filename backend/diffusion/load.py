@@ -11,9 +11,12 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
+from backend.device import give_back_blocks
 from backend.diffusion.denoiser import Network
 from backend.diffusion.models import ModelFolder
 from backend.errors import ModelError
+
+LARGE = 2**30  # bytes of a network
 
 transformers_logging.disable_progress_bar()  # the terminal belongs to the command line
 
@@ -89,6 +92,8 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
             "Copy the model again.",
         )
     module.to(device).eval().requires_grad_(False)
+    if device.type == "cpu" and sum(p.numel() * p.element_size() for p in module.parameters()) > LARGE:
+        give_back_blocks()
     if device.type == "cuda":  # how its convolutions read images
         module.to(memory_format=torch.channels_last)
     return module

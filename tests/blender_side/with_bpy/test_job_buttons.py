@@ -1,0 +1,80 @@
+"""The buttons of a job and its result: less memory, mark as asset, another seed."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import addon_utils
+import bpy
+import pytest
+
+from dreamflow_blender import addon, jobs, ui
+
+sys.path.insert(0, str(Path(__file__).parent))
+import layout
+from user import generate, idle, posix, refused, set_up, tick_until, user
+
+__all__ = ["user"]  # a fixture
+
+
+@posix
+def test_retry_with_less_memory(user):
+    set_up(user, "good")
+    generate("a red mug", "geometry.levels=3")
+    tick_until(lambda: jobs.trouble is not None)
+    operators = layout.draw(ui.DREAMFLOW_PT_main).operators
+    (retry,) = (chosen for name, _, chosen in operators if name == "dreamflow.retry_smaller")
+    assert retry.stage == "geometry"
+    with pytest.raises(RuntimeError, match="cannot be made smaller"):  # a stage whose size nobody wrote down
+        bpy.ops.dreamflow.retry_smaller(number=retry.number, stage="nerf")
+    assert bpy.ops.dreamflow.retry_smaller(number=retry.number, stage=retry.stage) == {"FINISHED"}
+    assert jobs.trouble is None
+    tick_until(idle)
+    newer, older = jobs.need_store().history()
+    assert (newer.state, older.state) == ("finished", "failed") and newer.folder != older.folder
+    assert dict(newer.job.overrides) == {"geometry.levels": 3, "geometry.size": 256}
+    assert newer.job.seed == older.job.seed and "Red mug" in bpy.data.objects
+
+
+@posix
+def test_mark_as_asset(user, tmp_path, monkeypatch):
+    set_up(user, "good")
+    bpy.ops.mesh.primitive_cube_add()
+    assert "Select an object that DreamFlow has made" in refused("mark_asset")
+    assert layout.draw(ui.DREAMFLOW_PT_selected) is None
+    bpy.data.objects.remove(bpy.context.object)
+    generate("a red mug with a blue handle")
+    tick_until(idle)
+    made = bpy.context.object
+    assert "Mark as asset" in layout.draw(ui.DREAMFLOW_PT_selected).buttons() and made.asset_data is None
+    for _ in range(2):
+        assert bpy.ops.dreamflow.mark_asset() == {"FINISHED"}
+        assert [tag.name for tag in made.asset_data.tags] == ["DreamFlow", "red", "mug", "blue", "handle"]
+        assert made.asset_data.description == "a red mug with a blue handle"
+        assert tuple(made.preview.image_size) == (64, 64)
+    assert "Renew asset" in layout.draw(ui.DREAMFLOW_PT_selected).buttons()
+
+    (past,) = jobs.need_store().history()
+    bpy.ops.dreamflow.import_result(number=past.job.id)
+    (tmp_path / "preview.png").write_bytes((past.folder / "preview.png").read_bytes())
+    monkeypatch.chdir(tmp_path)  # where Blender was started, beside somebody else's picture
+    bpy.ops.dreamflow.delete_job(number=past.job.id)
+    assert bpy.ops.dreamflow.mark_asset() == {"FINISHED"} and bpy.context.object != made
+    assert bpy.context.object.asset_data and bpy.context.object.preview is None
+
+
+def test_another_seed_and_the_way_to_the_preferences(user, monkeypatch):
+    settings, seeds = bpy.context.scene.dreamflow, set()
+    for _ in range(4):
+        assert bpy.ops.dreamflow.roll_seed() == {"FINISHED"}
+        seeds.add(settings.seed)
+    assert len(seeds) > 1 and all(0 <= seed < 100_000 for seed in seeds)
+    assert bpy.ops.dreamflow.open_log() == {"CANCELLED"}  # there is none before Set up
+    assert not bpy.ops.dreamflow.cancel_task.poll()
+    module = ModuleType(addon.NAME)
+    module.bl_info = {"name": "Ours", "show_expanded": False}
+    monkeypatch.setattr(addon_utils, "modules_refresh", lambda *_, **__: None)
+    monkeypatch.setitem(addon_utils.addons_fake_modules, addon.NAME, module)
+    assert "userpref_show" in refused("open_preferences")  # all but the window, which there is none of
+    assert bpy.context.window_manager.addon_search == "Ours"
+    assert bpy.context.preferences.active_section == "ADDONS"

