@@ -72,22 +72,44 @@ def run_stages(
         scene = new_scene(preset.nerf, kernels, device, _seed(job, attempt))
         restore_scene(saved, scene)
         yield Moment("restored", saved.stage, scene, attempt=attempt)
-    for name in job.stages:
-        if name == "nerf" or (saved is not None and saved.passed(name)):
-            continue
+
+    def stage(name: str) -> Stage:
         generator = stage_generator(device, job.seed, name)
         if name == "geometry":
             g = guide(prior, job.prompt, job.negative, preset.geometry, "normal")
-            stage = geometry_stage(scene, g, preset.geometry, kernels, generator)
-        elif name == "texture":
+            return geometry_stage(scene, g, preset.geometry, kernels, generator)
+        if name == "texture":
             g = guide(prior, job.prompt, job.negative, preset.texture)
-            stage = texture_stage(scene, g, preset.texture, kernels, generator, job.seed)
-        else:
-            if refiner is not None:
-                prior.release()  # the networks of one prior at a time
-            g = guide(refiner or prior, job.prompt, job.negative, preset.refine)
-            stage = texture_stage(scene, g, preset.refine, kernels, generator, job.seed, "refine")
-        yield from _moments(stage, scene, attempt, saved, ladder)
+            return texture_stage(scene, g, preset.texture, kernels, generator, job.seed)
+        if refiner is not None:
+            ladder.release()  # the networks of one prior at a time
+        g = guide(refiner or prior, job.prompt, job.negative, preset.refine)
+        return texture_stage(scene, g, preset.refine, kernels, generator, job.seed, "refine")
+
+    for name in job.stages:
+        if name != "nerf" and (saved is None or not saved.passed(name)):
+            yield from _moments(stage(name), scene, attempt, saved, ladder)  # and nothing holds on to it
+
+
+def shape(
+    scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int, ladder: Ladder
+) -> None:
+    """From the field to a coloured surface, where there is none; without the networks if memory is short.
+
+    Raises SceneError, and OutOfMemory with the setting to lower.
+    """
+    settings = preset.geometry
+    if scene.mesh is None:
+        ladder.with_room(
+            lambda: look_at_hand_over(scene, prior, preset, kernels, seed),
+            "The hand-over to a surface",
+            f"Lower geometry.cells: --set geometry.cells={max(2, settings.cells // 2)}",
+        )
+    ladder.with_room(
+        lambda: settle_colours(scene, kernels, settings.colour_grid_rate, settings.colour_head_rate),
+        "Colouring the surface",
+        f"Lower geometry.size: --set geometry.size={max(8, settings.size // 16 * 8)}",
+    )
 
 
 def look_at_hand_over(
@@ -124,12 +146,8 @@ def _shape(
         if here is not None:
             restore_scene(here, scene)
         try:
-            stage = nerf_stage(scene, g, settings, generator, seed)
-            yield from _moments(stage, scene, attempt, here, ladder)
-            look_at_hand_over(scene, prior, preset, kernels, job.seed)
-            settle_colours(
-                scene, kernels, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate
-            )
+            yield from _moments(nerf_stage(scene, g, settings, generator, seed), scene, attempt, here, ladder)
+            shape(scene, prior, preset, kernels, job.seed, ladder)
             return scene, attempt
         except SceneError as error:
             if attempt == ATTEMPTS - 1:

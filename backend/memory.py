@@ -7,11 +7,12 @@ it steps down one rung and goes on from the last iteration. The networks of one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -22,6 +23,8 @@ from backend.diffusion.prior import Prior
 from backend.diffusion.thrift import THRIFTS
 from backend.errors import OutOfMemory
 from backend.kernels.hashgrid import GridLayout
+
+T = TypeVar("T")
 
 SAMPLE = 960  # bytes that a ray's sample keeps until the backward pass: counted, 16 levels x 4, heads of 64
 PIXEL = 1000  # bytes of a mesh's pixel, likewise, were the whole picture covered
@@ -150,10 +153,44 @@ class Ladder:
             f" {THRIFTS[self.rung][0]}."
         )
 
+    def with_room(self, work: Callable[[], T], what: str, todo: str) -> T:
+        """work(), which lies between two stages; where memory runs out, once more with no networks beside it.
+
+        Raises OutOfMemory, with `what` ran out and what to do, where that is not enough.
+        """
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        self.release()  # the error, which held on to the work's tensors, is gone by now
+        with says_what_to_change(what, todo):
+            return work()
+
+    def release(self) -> None:
+        """Let go of all networks; they are loaded again when they are needed."""
+        for prior in (self._prior, self._refiner):
+            if prior is not None:
+                prior.release()
+        gc.collect()  # a network and peft's layers in it hold on to each other
+        if torch.cuda.is_initialized():  # what they held, to whatever comes next
+            torch.cuda.empty_cache()
+
     def _apply(self) -> None:
         for prior in (self._prior, self._refiner):
             if prior is not None:
                 prior.save_memory(THRIFTS[self.rung][1])
+
+
+@contextmanager
+def says_what_to_change(what: str, todo: str) -> Iterator[None]:
+    """An allocator's error in the body becomes OutOfMemory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{what} ran out of memory.", todo) from error
 
 
 def what_to_change(stage: str, preset: Preset, prior: Prior) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Events
@@ -24,7 +25,7 @@ from backend.finish import STEPS, Delivered, finishing
 from backend.job import kept, last_event, read_job
 from backend.kernels import Kernels, select
 from backend.lock import locked
-from backend.memory import Ladder, make_plan, peak_gb
+from backend.memory import Ladder, make_plan, peak_gb, says_what_to_change
 from backend.pictures import BACKGROUND, around, look, look_at_clay
 from backend.record import versions, write_job
 from backend.report import write_preview
@@ -223,6 +224,13 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
                 capture(of.scene, of.work, of.done, of.attempt, of.what == "ended", told.tensors(), notes)
             )
 
+    def delivery(of: Moment) -> Delivery:
+        ladder.release()  # it needs no networks
+        smaller = max(64, preset.delivery.texture_size // 2)
+        todo = f"Lower delivery.texture_size: --set delivery.texture_size={smaller}"
+        with says_what_to_change("The delivery", todo):
+            return (yield from work.deliver(of, prior, preset, kernels, told, asked))
+
     try:
         for moment in work.moments(preset, prior, refiner, kernels, device, saved, ladder):
             if moment.what == "began":
@@ -263,13 +271,15 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
                 return
             if word == "finish":
                 break
+            if moment.what == "ended":  # its D_phi may go, and the network under it
+                moment = dataclasses.replace(moment, work=None)
     except (GeneratorExit, KeyboardInterrupt) as stop:
         if moment is not None:
             if isinstance(stop, GeneratorExit) and moment.work is not None:  # it stands between iterations
                 save(moment)
                 keeper.wait()
             with suppress(SceneError):  # nothing to deliver yet; the events say how far it came
-                _drain(work.deliver(moment, prior, preset, kernels, told, asked))
+                _drain(delivery(moment))
         raise
     finally:
         keeper.settle()  # a job that has failed writes nothing more: the next one may begin at once
@@ -277,17 +287,18 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
     keeper.wait()
     for path in keeper.news():
         yield Checkpoint(str(path))
+    moment = dataclasses.replace(moment, work=None)
     yield Started("deliver", STEPS)
-    delivery = work.deliver(moment, prior, preset, kernels, told, asked)
+    steps = delivery(moment)
     try:
         while True:
-            done = next(delivery)
+            done = next(steps)
             yield Progress("deliver", done, STEPS, done, STEPS)
             if (yield from _answer(asked, watch)) == "cancel":
                 yield Cancelled(kept(folder))
                 return
     except GeneratorExit:  # so close to its end it goes on
-        _drain(delivery)
+        _drain(steps)
         raise
     except StopIteration as end:
         delivered: Delivered = end.value

@@ -109,6 +109,8 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
         phi = None
         if with_phi:
             phi = LoRAPhi(Network(base, "epsilon", dtype), text, 4, 1e-4, 1, 0)
+            for group in phi._optimizer.param_groups:
+                group.update(fused=False, foreach=False)  # meta tensors have no fused kernels
             phi.fit(x.detach(), LEVEL, camera, torch.Generator())
         with torch.no_grad():
             z = x + LEVEL.sigma * torch.randn(x.shape)

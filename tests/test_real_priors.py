@@ -1,11 +1,13 @@
 """Every stage with Stable Diffusion and the SDXL refiner, tiny and random but of the real configuration's shape."""
 
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import CLIPTextModelWithProjection
 
 from backend import pipeline
 from backend.diffusion import load
@@ -34,11 +36,16 @@ def test_a_prompt_goes_through_all_stages(
     base, refiner = folders
     monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
     loaded: list[str] = []
+    alive: list[weakref.ref[torch.nn.Module]] = []
     real = load._load
 
     def record(kind: Any, *args: Any, **dtype: torch.dtype) -> Any:
+        if kind is CLIPTextModelWithProjection:  # the refiner's is the first of its own
+            assert alive and all(network() is None for network in alive)
         loaded.append(kind.__name__)
-        return real(kind, *args, **dtype)
+        network = real(kind, *args, **dtype)
+        alive.append(weakref.ref(network))
+        return network
 
     monkeypatch.setattr(load, "_load", record)
     job = tiny_job(tmp_path / "job", prior=str(base), refiner=str(refiner), overrides=FEW)
