@@ -96,7 +96,7 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
         if with_phi and kind == "sd" and not thrift.share:
             base = unet("sd21", NUMBERS["sd21", "full"]).to(dtype).requires_grad_(False)
         for network in {id(own): own, id(base): base}.values():
-            save_memory(thrift, network, encoder)
+            save_memory(thrift, Network(network, "epsilon", dtype), encoder)
         weights = alive.now
         row = torch.empty(1, 77, numbers.text_width)
         refined = {"pooled": torch.empty(1, numbers.projection), "time_ids": torch.empty(1, 5)}

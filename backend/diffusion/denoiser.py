@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from backend.diffusion.graphs import Graphs, Inputs
 from backend.diffusion.schedule import NoiseLevel
 
 Prediction = Literal["epsilon", "v_prediction"]
@@ -68,21 +69,35 @@ class Network:
     unet: Callable[..., Any]
     prediction: Prediction
     dtype: torch.dtype = torch.float32  # of the weights; inputs are cast to it, outputs to float32
+    graphs: Graphs | None = None  # passes without a gradient go through them
 
-    def predict(self, z: Tensor, level: NoiseLevel, text: Text) -> Tensor:
-        """The raw output, epsilon or v, [B,C,h,w] float32, for z [B,C,h,w] and B rows of text."""
-        timestep = torch.full((len(z),), level.timestep, dtype=torch.float32, device=z.device)
-        added = None
+    def predict(self, z: Tensor, level: NoiseLevel, text: Text, who: str = "D_p") -> Tensor:
+        """The raw output, epsilon or v, [B,C,h,w] float32, for z [B,C,h,w] and B rows of text.
+
+        who  tells D_p from D_phi, which may be the same UNet with adapters
+        """
+        inputs = {
+            "sample": (z * scale_in(level)).to(self.dtype),
+            "timestep": torch.full((len(z),), level.timestep, dtype=torch.float32, device=z.device),
+            "hidden": text.hidden.to(self.dtype),
+        }
         if text.pooled is not None:
-            added = {"text_embeds": text.pooled.to(self.dtype), "time_ids": text.time_ids}
+            assert text.time_ids is not None, "they come together"
+            inputs |= {"text_embeds": text.pooled.to(self.dtype), "time_ids": text.time_ids}
+        if self.graphs is None or torch.is_grad_enabled():
+            return self._run(inputs).float()
+        return self.graphs(who, self._run, inputs).float()
+
+    def _run(self, inputs: Inputs) -> Tensor:
+        added = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
         output = self.unet(
-            (z * scale_in(level)).to(self.dtype),
-            timestep,
-            encoder_hidden_states=text.hidden.to(self.dtype),
-            added_cond_kwargs=added,
+            inputs["sample"],
+            inputs["timestep"],
+            encoder_hidden_states=inputs["hidden"],
+            added_cond_kwargs=added or None,
         )
-        prediction: Tensor = output.sample
-        return prediction.float()
+        sample: Tensor = output.sample
+        return sample
 
 
 def scale_in(level: NoiseLevel) -> float:

@@ -47,6 +47,9 @@ class LoRAPhi:
         self.network, self.text, self.steps = network, text, 0
         self._after: tuple[Tensor, Tensor] | None = None  # the generator and the loss after the newest fit
         self._repeats = False
+        self._told: Tensor | None = None  # the camera's embedding where a captured pass reads it
+        if network.graphs is not None:
+            network.graphs.clear()
         self._unet = unet = network.unet
         unet.requires_grad_(False)
         if ADAPTER in getattr(unet, "peft_config", {}):
@@ -138,12 +141,17 @@ class LoRAPhi:
                 self._optimizer.state[parameter][moment] = saved
 
     def _predict(self, z: Tensor, level: NoiseLevel) -> Tensor:
-        return self.network.predict(z, level, self.text.repeated(len(z)))
+        return self.network.predict(z, level, self.text.repeated(len(z)), "D_phi")
 
     @contextmanager
     def _active(self, camera: Camera) -> Iterator[None]:
         """The UNet as D_phi: adapters on, the camera's embedding added to the timestep's."""
         embedding = self.camera_embedding(camera.c2w)
+        if self.network.graphs is not None and not torch.is_grad_enabled():
+            if self._told is None or self._told.shape != embedding.shape:
+                self._told = embedding.clone()
+                self.network.graphs.clear()  # D_phi's would read the one before
+            embedding = self._told.copy_(embedding)
 
         def add_camera(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
             return output + embedding.to(output.dtype)

@@ -68,7 +68,7 @@ class SDXLRefinerPrior:
 
     def load(self) -> None:
         """Now, rather than when they are first needed."""
-        save_memory(self._thrift, self._network.unet, self._vae)
+        save_memory(self._thrift, self._network, self._vae)
 
     def release(self) -> None:
         """Let go of both networks; they are loaded again when they are needed."""

@@ -90,7 +90,7 @@ class StableDiffusionPrior:
 
     def load(self) -> None:
         """Now, rather than when they are first needed."""
-        save_memory(self._thrift, self._network.unet, self._vae)
+        save_memory(self._thrift, self._network, self._vae)
 
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are needed."""
@@ -109,7 +109,7 @@ class StableDiffusionPrior:
             self.__dict__.pop("_phi_network", None)
         for name in ("_network", "_phi_network"):
             if name in self.__dict__:
-                save_memory(thrift, self.__dict__[name].unet, self._vae)
+                save_memory(thrift, self.__dict__[name], self._vae)
 
     def footprint(self, size: int, thrift: Thrift) -> float:
         """See Prior."""
@@ -157,7 +157,7 @@ class StableDiffusionPrior:
         if not self._shared:
             network, text = self._phi_network, conditioning.phi
         phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
-        save_memory(self._thrift, network.unet, self._vae)
+        save_memory(self._thrift, network, self._vae)
         self._fitted = phi, conditioning
         return phi
 

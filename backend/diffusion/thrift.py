@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact prior does without it
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL
+
+    from backend.diffusion.denoiser import Network
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,11 @@ def checkpoint_encoder(vae: AutoencoderKL) -> None:
             block.forward = again  # type: ignore[method-assign]
 
 
-def save_memory(thrift: Thrift, unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+def save_memory(thrift: Thrift, network: Network, vae: AutoencoderKL) -> None:
     """What concerns single networks. Nothing is undone: a run that has once been short of memory stays thrifty."""
+    unet: Any = network.unet
+    if network.graphs is not None:
+        network.graphs.clear()
     if thrift.checkpoint_encode:
         checkpoint_encoder(vae)
     if thrift.checkpoint_fit:
