@@ -14,7 +14,7 @@ from backend.config import STAGES, Preset
 from backend.diffusion.prior import Prior
 from backend.errors import NumericsError, SceneError
 from backend.kernels import Kernels
-from backend.memory import Ladder, is_out_of_memory
+from backend.memory import Ladder, is_out_of_memory, let_go
 from backend.scene_state import Scene, hand_over, new_scene, settle_colours
 from backend.stages import Stage, geometry_stage, guide, nerf_stage, texture_stage
 from dreamflow_blender.contract.protocol import Job
@@ -82,7 +82,7 @@ def run_stages(
             g = guide(prior, job.prompt, job.negative, preset.texture)
             return texture_stage(scene, g, preset.texture, kernels, generator, job.seed)
         if refiner is not None:
-            ladder.release()  # the networks of one prior at a time
+            let_go(prior)  # the networks of one prior at a time
         g = guide(refiner or prior, job.prompt, job.negative, preset.refine)
         return texture_stage(scene, g, preset.refine, kernels, generator, job.seed, "refine")
 

@@ -169,17 +169,22 @@ class Ladder:
 
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are needed."""
-        for prior in (self._prior, self._refiner):
-            if prior is not None:
-                prior.release()
-        gc.collect()  # a network and peft's layers in it hold on to each other
-        if torch.cuda.is_initialized():  # what they held, to whatever comes next
-            torch.cuda.empty_cache()
+        let_go(self._prior, self._refiner)
 
     def _apply(self) -> None:
         for prior in (self._prior, self._refiner):
             if prior is not None:
                 prior.save_memory(THRIFTS[self.rung][1])
+
+
+def let_go(*priors: Prior | None) -> None:
+    """Of their networks, and of what those held."""
+    for prior in priors:
+        if prior is not None:
+            prior.release()
+    gc.collect()  # a network and peft's layers in it hold on to each other
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @contextmanager
