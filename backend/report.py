@@ -14,11 +14,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from torch.nn import functional
 
 from backend.export import png_bytes
 from backend.files import replacing, write_bytes
 
 INK, MUTED, PAPER = (38, 38, 38), (128, 128, 128), (255, 255, 255)
+PREVIEW = 256  # pixels, as Blender's own thumbnails: its panel need not make it smaller, which takes as long as reading
 PANELS = {
     "loss": "loss",
     "gradient": "gradient norm",
@@ -28,7 +30,11 @@ STAGE_COLOURS = {"nerf": "#2a78b8", "geometry": "#d9772b", "texture": "#3a9152",
 
 
 def write_preview(path: Path, image: Tensor) -> None:
-    """image [H,W,3] in [0,1]; raises DiskError, as all of these."""
+    """image [H,W,3] in [0,1], made PREVIEW pixels high if it is larger; raises DiskError, as all of these."""
+    if len(image) > PREVIEW:
+        size = (PREVIEW, round(image.shape[1] * PREVIEW / len(image)))
+        channels = image.permute(2, 0, 1)[None]
+        image = functional.interpolate(channels, size, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
     write_bytes(path, png_bytes(image))
 
 

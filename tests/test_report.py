@@ -48,6 +48,15 @@ def test_preview_is_the_image(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["preview.png"]
 
 
+def test_a_large_preview_is_made_as_small_as_blender_shows_it(tmp_path):
+    half = torch.zeros(320, 640, 3)
+    half[:, :320] = 0.8
+    report.write_preview(tmp_path / "preview.png", half)
+    seen = np.asarray(Image.open(tmp_path / "preview.png"))
+    assert seen.shape == (256, 512, 3)
+    assert (seen[:, :254] == 204).all() and (seen[:, 258:] == 0).all()
+
+
 def test_views_hold_every_view_of_every_stage_in_order(tmp_path, sheets):
     path = tmp_path / "views.png"
     report.write_views(path, sheets)
