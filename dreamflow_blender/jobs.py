@@ -282,6 +282,8 @@ def _file_opened(*_: object) -> None:
 
 def register() -> None:
     bpy.app.handlers.load_post.append(_file_opened)
+    if not bpy.app.background:  # a startup file is opened before there are add-ons
+        bpy.app.timers.register(pictures.warm_up)
     wake()
 
 
@@ -290,8 +292,9 @@ def unregister() -> None:
     global store, trouble, held, _failures
     if _file_opened in bpy.app.handlers.load_post:
         bpy.app.handlers.load_post.remove(_file_opened)
-    if bpy.app.timers.is_registered(tick):
-        bpy.app.timers.unregister(tick)
+    for function in (pictures.warm_up, tick):
+        if bpy.app.timers.is_registered(function):
+            bpy.app.timers.unregister(function)
     tasks.stop()
     let_go()
     if store is not None:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import bpy
 import pytest
@@ -88,6 +89,24 @@ def test_register_twice(enabled):
     dreamflow_blender.unregister()
     dreamflow_blender.register()
     assert hasattr(bpy.types, "DREAMFLOW_PT_main")
+
+
+def test_the_first_picture_is_decoded_at_the_start_and_not_in_a_tick(tmp_path, monkeypatch):
+    monkeypatch.setattr(addon, "user_folder", lambda: tmp_path)
+    timers = []
+    app = SimpleNamespace(background=False, handlers=bpy.app.handlers)
+    app.timers = SimpleNamespace(
+        register=lambda function, **_: timers.append(function),
+        unregister=timers.remove,
+        is_registered=timers.__contains__,
+    )
+    monkeypatch.setattr(jobs, "bpy", SimpleNamespace(app=app, context=bpy.context))
+    jobs.register()
+    assert timers == [pictures.warm_up, jobs.tick]
+    images = len(bpy.data.images)
+    assert pictures.warm_up() is None and len(bpy.data.images) == images  # once, and nothing is left
+    jobs.unregister()
+    assert timers == [] and jobs._file_opened not in bpy.app.handlers.load_post
 
 
 def test_generate_from_the_button_to_the_object(enabled):
