@@ -46,6 +46,7 @@ from dreamflow_blender.contract.settings import read_setting
 Run = Callable[[Job], Generator[Event, None, None]]
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+SPIN = "30000"  # rounds, 0.1 ms, that torch's idle threads wait awake: libgomp's own 300,000 take the cores from Warp's
 
 EXAMPLES = """\
 examples:
@@ -159,6 +160,7 @@ def to_job(args: argparse.Namespace) -> Job:
 
 def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
     """The exit code. `run` stands in for backend.pipeline.generate in tests."""
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own, say
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")

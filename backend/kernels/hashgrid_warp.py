@@ -1,13 +1,16 @@
 """The hash grid in Warp: one source for the CPU (LLVM) and CUDA (NVRTC), no compiler needed.
 
-The backward kernels are written by hand. Warp runs a launch on the CPU in one thread, so that its sums
-are the same every time; on CUDA the sums into the table are atomic and their order is not fixed.
+The backward kernels are written by hand. Warp runs a launch on the CPU in one thread; we share one out among
+threads by what it writes, points or levels, so that the sums are the same every time and with any number of
+threads. On CUDA the sums into the table are atomic and their order is not fixed.
 Indices are uint32 and taken modulo the level's size: no input, not even NaN, reaches beyond the table.
 """
 
 # mypy: disable-error-code="valid-type, arg-type, assignment, misc"
 # Without postponed annotations: Warp reads the kernels' argument types.
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +22,8 @@ from backend.kernels.warp_start import wp
 
 PRIME_Y = wp.constant(wp.uint32(hashgrid.PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(hashgrid.PRIMES[2]))
+
+WORTH_SHARING = 2**14  # points times levels; below that a thread costs more than it brings
 
 
 @wp.struct
@@ -151,8 +156,11 @@ def _encode(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
     encode, _, _ = kernels(layout.features)
     out = x.new_empty(len(x), layout.levels, layout.features)
     row = _row(layout.features)
-    inputs = [_array(x, wp.vec3), _array(table, row), _levels(layout, str(x.device)), _array(out, row)]
-    _launch(encode, (layout.levels, len(x)), inputs, x.device)
+    points, rows, levels = _array(x, wp.vec3), _array(table, row), _levels(layout, str(x.device))
+    written = _array(out, row)
+    parts = _parts(len(x), len(x) * layout.levels, x.device)
+    shares = [(_cut(points, part), rows, levels, _cut(written, part)) for part in parts]
+    _launch(encode, [((layout.levels, len(share[0])), share) for share in shares], x.device)
     return out.view(len(x), layout.width)
 
 
@@ -166,12 +174,18 @@ def _gradients(
     x_grad = table_grad = None
     if want_table:
         table_grad = torch.zeros_like(table, memory_format=torch.contiguous_format)
-        inputs = [incoming, points, levels, _array(table_grad, row)]
-        _launch(to_table, (layout.levels, len(x)), inputs, x.device)
+        written = _array(table_grad, row)
+        parts = _parts(layout.levels, len(x) * layout.levels, x.device)  # a level owns its rows of the table
+        shares = [(_cut(incoming, part, slice(None)), points, _cut(levels, part), written) for part in parts]
+        _launch(to_table, [((len(share[2]), len(x)), share) for share in shares], x.device)
     if want_x:
         x_grad = torch.empty_like(x, memory_format=torch.contiguous_format)
-        inputs = [incoming, points, _array(table, row), levels, _array(x_grad, wp.vec3)]
-        _launch(to_x, (len(x),), inputs, x.device)
+        rows, written = _array(table, row), _array(x_grad, wp.vec3)
+        parts = _parts(len(x), len(x) * layout.levels, x.device)
+        shares = [
+            (_cut(incoming, part), _cut(points, part), rows, levels, _cut(written, part)) for part in parts
+        ]
+        _launch(to_x, [((len(share[1]),), share) for share in shares], x.device)
     return x_grad, table_grad
 
 
@@ -179,10 +193,39 @@ def _array(tensor: Tensor, dtype: Any) -> Any:
     return wp.from_torch(tensor.detach().contiguous(), dtype=dtype, requires_grad=False)
 
 
-def _launch(kernel: Any, dim: tuple[int, ...], inputs: list, device: torch.device) -> None:
-    """On torch's current stream, so that neither waits for the other."""
+def _parts(count: int, work: int, device: torch.device) -> list[slice | None]:
+    """`count` points or levels, a share for every thread of torch's; None is all, where threads do not pay."""
+    threads = min(torch.get_num_threads(), count)
+    if device.type != "cpu" or threads < 2 or work < WORTH_SHARING:
+        return [None]
+    ends = [count * i // threads for i in range(threads + 1)]
+    return [slice(low, high) for low, high in pairwise(ends)]
+
+
+def _cut(array: Any, part: slice | None, *before: slice) -> Any:
+    """array[part], or array[before, part]."""
+    return array if part is None else array[(*before, part)]
+
+
+def _launch(kernel: Any, shares: list[tuple[tuple[int, ...], tuple]], device: torch.device) -> None:
+    """On torch's current stream, so that neither waits for the other; on the CPU a share a thread."""
     stream = wp.stream_from_torch(device) if device.type == "cuda" else None
-    wp.launch(kernel, dim, inputs, device=wp.device_from_torch(device), stream=stream)
+    target = wp.device_from_torch(device)
+    if len(shares) == 1:
+        dim, inputs = shares[0]
+        wp.launch(kernel, dim, inputs, device=target, stream=stream)
+        return
+    # Recorded here, so that the kernel is compiled once; a launch lets go of Python's lock.
+    commands = [wp.launch(kernel, dim, inputs, device=target, record_cmd=True) for dim, inputs in shares]
+    others = [_threads(len(shares) - 1).submit(command.launch) for command in commands[1:]]
+    commands[0].launch()
+    for other in others:
+        other.result()
+
+
+@lru_cache(maxsize=1)
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="hash grid")
 
 
 @lru_cache(maxsize=8)

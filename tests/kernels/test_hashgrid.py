@@ -187,6 +187,31 @@ def test_repeats_are_equal_to_the_last_bit_with_two_threads(name):
     assert all(torch.equal(run, runs[0]) for run in runs)
 
 
+@pytest.mark.parametrize("layout", [SMALL, BIG], ids=["small", "big"])
+def test_warp_shares_the_work_among_threads_and_gives_the_same_bytes(layout, monkeypatch):
+    encode = implementation("warp")
+    module = importlib.import_module("backend.kernels.hashgrid_warp")
+    shared = []
+    launch = module._launch
+    monkeypatch.setattr(module, "_launch", lambda k, shares, d: shared.append(len(shares)) or launch(k, shares, d))
+    x, table = points(layout, 5_000).requires_grad_(), table_of(layout).requires_grad_()
+    g = torch.randn(len(x), layout.width, generator=torch.Generator().manual_seed(3))
+    threads, runs = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 64):
+            torch.set_num_threads(count)
+            out = encode(x, table, layout)
+            runs.append((out, *torch.autograd.grad(out, (x, table), g)))
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+    levels = layout.levels
+    assert shared == [1, 1, 1, 2, 2, 2, 3, 3, 3, 64, levels, 64]  # forth, to the table, to x
+    encode(x[:100], table, layout), encode(x[:0], table, layout)
+    assert shared[-2:] == [1, 1]
+
+
 def test_sizes_that_no_kernel_can_do_are_refused():
     for wrong in ({"features": 3}, {"levels": 0}, {"log2_size": 2}, {"finest": 8}):
         with pytest.raises(InputError, match="hash grid"):
