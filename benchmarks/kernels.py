@@ -3,7 +3,8 @@
     python benchmarks/kernels.py [--device cuda] [--rounds 5] [--only unwrap ...]
 
 On the CPU the figure is process CPU time, children included, of one thread: several spin while they wait
-for each other, and on a busy machine that is most of what one measures. On a card it is wall time between
+for each other, and on a busy machine that is most of what one measures. Only "threads" measures wall time, of two
+threads against one: it needs two idle cores. On a card it is wall time between
 two synchronisations. Candidates take turns in one process, each round on fresh random inputs, after a
 round that is not counted; the median is shown. Ends with "kernels: N of M met" and exits 1 where a ratio
 or a limit misses.
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as the backend sets it, before torch is imported
 
 import numpy as np
 import torch
@@ -43,22 +46,25 @@ class Bench:
         self.generator = torch.Generator().manual_seed(0)
         self.met: list[bool] = []
 
-    def clock(self) -> float:
+    def clock(self, wall: bool = False) -> float:
         if self.device == "cuda":
             torch.cuda.synchronize()
+        if self.device == "cuda" or wall:
             return time.perf_counter()
         spent = os.times()  # children are 0 on Windows
         return time.process_time() + spent.children_user + spent.children_system
 
-    def compare(self, what: str, inputs: Callable[[], tuple], cases: dict[str, Case]) -> dict[str, float]:
+    def compare(
+        self, what: str, inputs: Callable[[], tuple], cases: dict[str, Case], wall: bool = False
+    ) -> dict[str, float]:
         """Median milliseconds of each case, all on the same inputs in turns."""
         spent: dict[str, list[float]] = {name: [] for name in cases}
         for _ in range(self.rounds + 1):
             given = inputs()
             for name, case in cases.items():
-                start = self.clock()
+                start = self.clock(wall)
                 case(*given)
-                spent[name].append(1000 * (self.clock() - start))
+                spent[name].append(1000 * (self.clock(wall) - start))
         medians = {name: median(times[1:]) for name, times in spent.items()}
         for name, value in medians.items():
             print(f"{what:44s} {name:22s} {value:10.1f} ms", flush=True)
@@ -110,6 +116,27 @@ def hash_grid(bench: Bench) -> None:
     ms = bench.compare("hash grid 16 x 4, 2^19, 2^16 points, fwd+bwd", inputs, cases)
     ratio = ms["one gather, autograd"] / ms[name]
     bench.require(f"{name} against one gather, at least 4", ratio, ratio >= 4)
+
+
+def threads(bench: Bench) -> None:
+    fast = select(bench.device)
+    if bench.device != "cpu" or fast.names["hash grid"] == "torch" or (os.cpu_count() or 1) < 2:
+        return
+    table = (bench.random(SMALL.entries, SMALL.features) - 0.5).requires_grad_()
+
+    def step(count: int) -> Case:
+        def run(x: Tensor, g: Tensor) -> None:
+            torch.set_num_threads(count)
+            torch.autograd.grad(fast.hash_encode(x, table, SMALL), (x, table), g)
+            torch.set_num_threads(1)
+
+        return run
+
+    inputs = lambda: (bench.random(2**16, 3).requires_grad_(), bench.random(2**16, SMALL.width))  # noqa: E731
+    cases = {"1 thread": step(1), "2 threads": step(2)}
+    ms = bench.compare("hash grid 8 x 2, 2^14, 2^16 points, wall", inputs, cases, wall=True)
+    ratio = ms["1 thread"] / ms["2 threads"]
+    bench.require("two threads against one, at least 1.4", ratio, ratio >= 1.4)
 
 
 def bumpy_sphere(faces: str) -> tuple[Tensor, Tensor]:
@@ -249,7 +276,7 @@ def unwrap(bench: Bench) -> None:
 
 
 def main() -> int:
-    parts = {f.__name__: f for f in (hash_grid, rasteriser, march, training_step, unwrap)}
+    parts = {f.__name__: f for f in (hash_grid, threads, rasteriser, march, training_step, unwrap)}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
