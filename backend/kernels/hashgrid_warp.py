@@ -23,7 +23,7 @@ from backend.kernels.warp_start import wp
 PRIME_Y = wp.constant(wp.uint32(hashgrid.PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(hashgrid.PRIMES[2]))
 
-WORTH_SHARING = 2**14  # points times levels; below that a thread costs more than it brings
+SHARE = 2**13  # points times levels, at least: a thread with less costs more than it brings
 
 
 @wp.struct
@@ -195,8 +195,8 @@ def _array(tensor: Tensor, dtype: Any) -> Any:
 
 def _parts(count: int, work: int, device: torch.device) -> list[slice | None]:
     """`count` points or levels, a share for every thread of torch's; None is all, where threads do not pay."""
-    threads = min(torch.get_num_threads(), count)
-    if device.type != "cpu" or threads < 2 or work < WORTH_SHARING:
+    threads = min(torch.get_num_threads(), count, work // SHARE)
+    if device.type != "cpu" or threads < 2:
         return [None]
     ends = [count * i // threads for i in range(threads + 1)]
     return [slice(low, high) for low, high in pairwise(ends)]
