@@ -32,8 +32,8 @@ MARCHING = (
     ("torch", "march", None),
 )
 INSTALL = {
-    "tcnn": "It takes an NVIDIA card and tiny-cuda-nn's torch bindings (github.com/NVlabs/tiny-cuda-nn).",
-    "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast, non-commercial).",
+    "tcnn": "It takes an NVIDIA card and tiny-cuda-nn (github.com/NVlabs/tiny-cuda-nn), see docs/kernels.md.",
+    "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast), see docs/kernels.md.",
     "warp": "It takes the package warp-lang (pip install warp-lang), on the CPU or with an NVIDIA driver.",
 }
 OVERRIDES = ("torch", "warp", "tcnn", "nvdiffrast")
