@@ -1,4 +1,5 @@
-"""Sets DreamFlow up and runs it: `python build.py setup | demo [PROMPT] | test [PYTEST ARGUMENTS] | package`.
+"""Sets DreamFlow up and runs it: `python build.py setup | demo [PROMPT] | test [PYTEST ARGUMENTS] | package
+| accelerators [--from FOLDER]`.
 
 Standard library only, and every Python from 3.9 can run it: it looks for a Python 3.11 to 3.13 itself, makes `.venv`
 beside this file and installs the packages of requirements.txt there. It may be interrupted and repeated at any time.
@@ -319,6 +320,12 @@ def package() -> int:
     return subprocess.call([*find_python(), str(ROOT / "build_package.py")], env=clean_env())
 
 
+def accelerators(arguments: list[str]) -> int:
+    """nvdiffrast and tiny-cuda-nn into the environment: optional, and only with a CUDA toolkit to compile them."""
+    setup()
+    return call(str(ROOT / "build_accelerators.py"), *arguments)
+
+
 def call(*arguments: str, **variables: str) -> int:
     """Runs our Python at the root of the repository, with this program's terminal; returns its exit code."""
     sys.stdout.flush()
@@ -340,12 +347,16 @@ def main() -> int:
     ask.add_argument("prompt", nargs="?", default="a red mug", help='what to make (default: "a red mug")')
     commands.add_parser("test", help="run the tests; what follows goes to pytest", add_help=False)
     commands.add_parser("package", help="make Blender's extension and a repository's index.json in dist/")
+    more = "compile nvdiffrast and tiny-cuda-nn for an NVIDIA card; optional"
+    commands.add_parser("accelerators", help=more, add_help=False)
     args, rest = parser.parse_known_args()
-    if rest and args.command != "test":
+    if rest and args.command not in ("test", "accelerators"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if args.command == "package":
             return package()
+        if args.command == "accelerators":
+            return accelerators(rest)
         if args.command == "setup":
             setup()
             print(f"DreamFlow is set up in {VENV}")

@@ -26,7 +26,7 @@ from .building import build, explained, shown
 from .folder import alone, environments, fingerprint, python_in, read_record
 from .steps import CommandFailed, Log, Progress, SetupError
 
-LOGS = ("setup.log", "accelerators.log")
+LOGS = ("setup.log", "accelerators.log")  # the second is of earlier versions, which compiled accelerators
 
 
 @dataclass(frozen=True)

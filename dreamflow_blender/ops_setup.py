@@ -10,7 +10,7 @@ from typing import Any
 import bpy
 from bpy.props import BoolProperty, StringProperty
 
-from . import accelerators, addon, commands, environment, jobs, service, tasks, ui_parts
+from . import addon, commands, environment, jobs, service, tasks
 from .background import Stop
 from .process import proxy_variables
 
@@ -206,40 +206,6 @@ def _look_again() -> None:
     tasks.begin("models", "Looking for models", backend("models", "--json"), _keep_models)
 
 
-class DREAMFLOW_OT_build_accelerators(_BackendTask):
-    bl_idname = "dreamflow.build_accelerators"
-    bl_label = "Build accelerators"
-    bl_description = "Compile nvdiffrast and tiny-cuda-nn for an NVIDIA card; optional"
-    online = True
-
-    accept: BoolProperty(  # type: ignore[valid-type]
-        name="I accept the licences: non-commercial use only", options={"SKIP_SAVE"}
-    )
-
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_props_dialog(self, width=420)
-
-    def draw(self, context: bpy.types.Context) -> None:
-        ui_parts.paragraph(self.layout, context, accelerators.LICENCE)
-        self.layout.prop(self, "accept")
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        interpreter = service.python()
-        if not self.accept or interpreter is None:
-            self.report({"WARNING"}, "Nothing was built: the licences were not accepted")
-            return {"CANCELLED"}
-        _let_go()
-        folder, python, proxy = addon.environment_folder(), interpreter, options().proxy
-        tasks.begin(
-            "accelerators",
-            "Building accelerators",
-            lambda stop: accelerators.build(folder, python, stop, proxy),
-            _changed,
-        )
-        jobs.wake()
-        return {"FINISHED"}
-
-
 class DREAMFLOW_OT_cancel_task(bpy.types.Operator):
     bl_idname = "dreamflow.cancel_task"
     bl_label = "Cancel"
@@ -288,7 +254,6 @@ CLASSES = (
     DREAMFLOW_OT_check_setup,
     DREAMFLOW_OT_list_models,
     DREAMFLOW_OT_fetch_model,
-    DREAMFLOW_OT_build_accelerators,
     DREAMFLOW_OT_cancel_task,
     DREAMFLOW_OT_open_log,
     DREAMFLOW_OT_open_preferences,

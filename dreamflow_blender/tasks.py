@@ -17,7 +17,7 @@ from .background import Background, Stop, Stopped
 class Task:
     """What the panel shows of it."""
 
-    name: str  # "setup", "repair", "remove", "check", "models", "fetch", "accelerators"
+    name: str  # "setup", "repair", "remove", "check", "models", "fetch"
     title: str
     work: Background[Any]
     when_done: Callable[[list[Any]], None] | None = None  # on the main thread, with all that it said

@@ -65,7 +65,6 @@ def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -
         row.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
         row.operator("dreamflow.remove_setup", icon="TRASH")
         row.operator("dreamflow.open_log", icon="TEXT")
-        body.operator("dreamflow.build_accelerators", icon="SHADERFX")
     for check in ops_setup.checks:
         draw_check(body, context, check)
     column = _column(body)

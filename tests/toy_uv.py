@@ -1,7 +1,6 @@
 """A stand-in for uv that installs toy wheels from the folder $TOY_INDEX, and notes how it was called.
 
-$TOY_UV says what goes wrong: "no network for torch" (--torch-backend fails), "hangs", "full", or, of what would
-be compiled, "does not compile" and "does not load".
+$TOY_UV says what goes wrong: "no network for torch" (--torch-backend fails), "hangs", "full".
 """
 
 import os
@@ -29,13 +28,6 @@ if trouble == "no network for torch" and "--torch-backend=auto" in called:
     sys.exit("error: Failed to fetch: `https://example.org/whl/cpu/torch/`\n  Caused by: dns error")
 python = Path(called[called.index("--python") + 1])
 [site] = python.parent.parent.glob("lib/python*/site-packages")
-if any(word.startswith("git+") for word in called):
-    if trouble == "does not compile":
-        sys.exit("error: command '/usr/local/cuda/bin/nvcc' failed with exit code 2")
-    code = "raise OSError('undefined symbol')" if trouble == "does not load" else ""
-    (site / "nvdiffrast").mkdir(exist_ok=True)
-    for name in ("nvdiffrast/torch.py", "tinycudann.py"):
-        (site / name).write_text(code)
 wanted = [word for word in called if re.match(r"[a-z-]+==", word)]
 for file in (called[n + 1] for n, word in enumerate(called) if word == "-r"):
     wanted += [line for line in Path(file).read_text().splitlines() if "==" in line]

@@ -1,15 +1,19 @@
 """Usable UVs are found usable, and what is wrong with others is named."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
-from backend.kernels.raster import rasterize_ids
+from backend import kernels
+from backend.kernels import raster
 from backend.scene.uv_check import check_uvs
+from tests.kernels import strict_nvdiffrast
 from tests.made_meshes import grid_ball
 
 
-def check(uv, keep=None):
+def check(uv, keep=None, rasterize_ids=raster.rasterize_ids):
     uv = np.asarray(uv, np.float32)
     keep = np.zeros(len(uv), bool) if keep is None else keep
     return check_uvs(uv, np.ones(len(uv)), rasterize_ids, keep)
@@ -48,7 +52,7 @@ def test_what_is_wrong_is_said(uv: np.ndarray, words: str) -> None:
 
 
 def test_no_uvs() -> None:
-    report = check_uvs(np.zeros((0, 3, 2), np.float32), np.ones(5), rasterize_ids, np.zeros(5, bool))
+    report = check_uvs(np.zeros((0, 3, 2), np.float32), np.ones(5), raster.rasterize_ids, np.zeros(5, bool))
     assert not report.usable and report.why == "It has no UVs."
 
 
@@ -70,3 +74,13 @@ def test_it_draws_nothing() -> None:
     before = torch.get_rng_state()
     check(quads(8))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_cards_kernels_look_at_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """UVs are looked at on the processor, with the kernels that the job has; nvdiffrast knows cards alone."""
+    strict_nvdiffrast.install(monkeypatch)
+    chosen = kernels.select("cuda")
+    assert chosen.names["rasteriser"] == "nvdiffrast"
+    for uv in (quads(32), np.concatenate((quads(4), quads(3) * 0.9))):
+        assert check(uv, rasterize_ids=chosen.rasterize_ids).overlapping == check(uv).overlapping
+    sys.modules.pop("backend.kernels.raster_nvdiffrast")

@@ -80,7 +80,7 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     assert "2.6 GB" in asked["message"] and LICENCE in asked["message"]
 
     bpy.context.preferences.system.use_online_access = False
-    for name in ("fetch_model", "build_accelerators", "set_up"):
+    for name in ("fetch_model", "set_up"):
         assert "Allow online access first" in refused(name)
     assert bpy.ops.dreamflow.check_setup.poll() and tasks.current is None and hub({}) == []
 

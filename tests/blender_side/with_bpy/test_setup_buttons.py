@@ -1,14 +1,11 @@
-"""The buttons of set-up: check, accelerators, remove; the backend is the real one, from an environment where Set up
+"""The buttons of set-up: check, remove; the backend is the real one, from an environment where Set up
 makes it."""
 
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import bpy
-
-from dreamflow_blender import accelerators, addon, jobs, ops_setup, service, tasks, ui
+from dreamflow_blender import addon, jobs, ops_setup, service, tasks, ui
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layout
@@ -19,25 +16,15 @@ MODELS = ("sd", "sd-phi", "sdxl-refiner")
 
 
 @real
-def test_accelerators_without_a_toolkit_and_check_setup(user, tmp_path, monkeypatch):
+def test_check_setup(user, tmp_path, monkeypatch):
     set_up(user)
     (tmp_path / "a file").write_text("")
     python = service.python()
-    rna = bpy.ops.dreamflow.build_accelerators.get_rna_type()
-    dialog = SimpleNamespace(layout=layout.Fake(), bl_rna=rna)
-    ops_setup.DREAMFLOW_OT_build_accelerators.draw(dialog, bpy.context)
-    assert said(dialog.layout, accelerators.LICENCE) and "accept" in dialog.layout.props
-    assert bpy.ops.dreamflow.build_accelerators() == {"CANCELLED"} and tasks.current is None
-    monkeypatch.setattr(accelerators, "find_nvcc", lambda: None)
-    press("build_accelerators", accept=True)
-    assert "CUDA" in tasks.trouble.message and "Everything works without" in tasks.trouble.todo
-    for drawn in (layout.draw(ui.DREAMFLOW_PT_main), preferences()):
-        assert said(drawn, tasks.trouble.message, tasks.trouble.todo) and "Copy report" in drawn.buttons()
-    assert service.python() == python and python.is_file()
-
     addon.preferences().jobs_folder = str(tmp_path / "a file" / "jobs")
     press("check_setup")
     assert "a file" in tasks.trouble.message and "another folder" in tasks.trouble.todo
+    for drawn in (layout.draw(ui.DREAMFLOW_PT_main), preferences()):
+        assert said(drawn, tasks.trouble.message, tasks.trouble.todo) and "Copy report" in drawn.buttons()
     addon.preferences().jobs_folder = str(tmp_path / "other disk")
     monkeypatch.setenv("HOME", str(tmp_path / "a file"))
     press("check_setup")
@@ -81,7 +68,7 @@ def test_remove_while_one_job_runs_and_another_waits(user):
     drawn = preferences()
     assert "Set up DreamFlow" in drawn.buttons() and "Remove" not in drawn.buttons()
     assert not said(drawn, "is well")  # of a Python that has gone
-    for name in ("check_setup", "list_models", "build_accelerators"):
+    for name in ("check_setup", "list_models"):
         assert "Set DreamFlow up first" in refused(name)
     set_up(user, "good")
     assert {"Resume", "Generate"} <= set(layout.draw(ui.DREAMFLOW_PT_main).buttons())
