@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -12,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from . import packages, pythons
+from . import packages, pythons, torch_build
 from .background import Stop
 from .folder import environments, fingerprint, python_in, read_json, read_record, size_gb, write_json
 from .locks import is_held
 from .process import WINDOWS, clean_environment, proxy_variables
 from .steps import CommandFailed, Log, Progress, SetupError, ask, hide, run
+from .torch_build import Choice
 from .worker_process import IN_USE
 
 T = TypeVar("T")
@@ -29,10 +29,6 @@ SPANS = {  # of the bar
 SPACE_GB = 4.0  # free on the disk, for an environment of 2.1 GB and what is fetched for it
 SPACE_CUDA_GB = 14.0  # with torch's build for CUDA
 LONGEST_PATH = 185  # characters of a file inside an environment, beyond which 259 are Windows's limit
-CHECK = (
-    "import json, sys, torch; "
-    "print(json.dumps([torch.__version__, torch.version.cuda or '', torch.cuda.is_available()]))"
-)
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Options:
     """What the preferences say about setting up. Empty strings: find out."""
 
     python: str = ""  # a Python 3.11 to 3.13 to build on
-    torch_index: str = ""  # where torch comes from, a URL of wheels: always used when given
+    torch_index: str = ""  # where torch comes from, as torch_build.decide takes it: always used when given
     proxy: str = ""  # "http://user:word@host:port"; empty: as the system has it
     fallback: str = (
         sys.executable
@@ -55,7 +51,12 @@ def build(
     Raises SetupError, CommandFailed, OSError and Stopped; the environment in use is as it was.
     """
     record = read_record(folder)
-    wanted = {"requirements": fingerprint(requirements), "torch_index": options.torch_index}
+    yield _at("look", 0.0, "looking at the card")
+    choice = _choose(requirements, options, stop)
+    wanted = {
+        "requirements": fingerprint(requirements), "torch_index": options.torch_index,
+        "build": choice.build if choice else "",
+    }  # fmt: skip
     same = record is not None and {k: record.get(k) for k in wanted} == wanted
     in_use = folder / str(record.get("folder")) if record else None
     if same and not repair and in_use and python_in(in_use).is_file():
@@ -63,7 +64,7 @@ def build(
         return
     yield _at("look", 0.5, "looking at the disk")
     target = _place(folder, in_use, wanted, repair)
-    _check_place(folder, target, stop)
+    _check_place(folder, target, choice)
 
     variables = _variables(options)
     tools = folder / "tools"
@@ -83,15 +84,14 @@ def build(
     bytes_told = uv is None and packages.pip_tells_bytes(str(python), stop)
     installer = packages.Installer(str(python), uv, folder / "cache", variables, bytes_told)
 
-    with_torch = packages.torch_pin(requirements) is not None
-    if with_torch:
-        for fraction, line in packages.install_torch(installer, requirements, options.torch_index, stop, log):
+    if choice:
+        for fraction, line in packages.install_torch(installer, requirements, choice, stop, log):
             yield _at("torch", fraction, line)
     for fraction, line in packages.install_rest(installer, requirements, stop, log):
         yield _at("packages", fraction, line)
 
     yield _at("check", 0.0, "trying it")
-    torch, note = _try(python, stop, log) if with_torch else ("", "")
+    torch, note = _try(python, choice, stop, log) if choice else ("", "")
     size = size_gb(target)
     (target / "building.json").unlink(missing_ok=True)
     made = {**wanted, "folder": target.name, "torch": torch, "base": base, "note": note, "size_gb": size}
@@ -101,6 +101,19 @@ def build(
             _remove(old)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     yield Progress(1.0, note or (f"ready: torch {torch}" if torch else "ready"), "check")
+
+
+def _choose(requirements: Path, options: Options, stop: Stop) -> Choice | None:
+    """The build of torch for this machine; None where torch is not wanted."""
+    if packages.torch_pin(requirements) is None:
+        return None
+    stop.check()
+    seen = torch_build.look(stop.watch)
+    stop.check()
+    try:
+        return torch_build.decide(options.torch_index, seen)
+    except ValueError as error:
+        raise SetupError(str(error), "Change Torch from in the preferences, or leave it empty.") from error
 
 
 def _tools(
@@ -164,7 +177,7 @@ def _remove(environment: Path) -> None:
         shutil.rmtree(environment, ignore_errors=True)
 
 
-def _check_place(folder: Path, target: Path, stop: Stop) -> None:
+def _check_place(folder: Path, target: Path, choice: Choice | None) -> None:
     """SetupError where the disk is too small or the path too long; OSError where nothing can be written."""
     probe = folder / ".probe"
     try:
@@ -172,7 +185,8 @@ def _check_place(folder: Path, target: Path, stop: Stop) -> None:
     finally:
         probe.unlink(missing_ok=True)
     free = shutil.disk_usage(folder).free / 1e9
-    needed = SPACE_GB if packages.driver_cuda(stop) is None or sys.platform == "darwin" else SPACE_CUDA_GB
+    large = choice and (choice.build.startswith("cu") or (choice.build == "address" and choice.card))
+    needed = SPACE_CUDA_GB if large else SPACE_GB
     if free < needed:
         raise SetupError(
             f"Setting up needs {needed:.0f} GB, and {free:.1f} GB are free on the disk of {folder}.",
@@ -197,25 +211,22 @@ def _long_paths() -> bool:
     return False
 
 
-def _try(python: Path, stop: Stop, log: Log) -> tuple[str, str]:
-    """torch's version, and a sentence where its device may surprise. Raises SetupError."""
+def _try(python: Path, choice: Choice, stop: Stop, log: Log) -> tuple[str, str]:
+    """torch's version, and a sentence where the card is not used. Raises SetupError."""
     last = ""
     try:
-        for line in run([str(python), "-I", "-c", CHECK], stop, log, clean_environment()):
+        for line in run([str(python), "-I", "-c", torch_build.PROBE], stop, log, clean_environment()):
             last = line if line.startswith("[") else last
-        version, cuda, usable = json.loads(last)
+        version, note = torch_build.verdict(choice, last, packages.SETTING)
     except (CommandFailed, ValueError) as error:
         raise SetupError(
             f"torch was installed and cannot be used ({error}).",
             "Press Repair. On Windows it needs Microsoft's Visual C++ Redistributable.",
             log.tail(),
         ) from error
-    card = packages.driver_cuda(stop) is not None
-    if card and not usable:
-        build = f"torch {version} is built for {'CUDA ' + cuda if cuda else 'the processor alone'}"
-        return version, f"{build}: the NVIDIA card is not used."
-    log.write(f"torch {version} computes on {'the NVIDIA card' if usable else 'the processor'}.")
-    return version, ""
+    if note:
+        log.write(note)
+    return version, note
 
 
 def _variables(options: Options) -> dict[str, str]:
@@ -232,7 +243,7 @@ def explained(error: CommandFailed, log: Log | None) -> SetupError:
         "name resolution", "failed to resolve", "connection", "timed out", "proxy", "certificate", "ssl",
         "could not find a version", "dns error", "error sending request", "failed to fetch",
     )  # fmt: skip
-    if "no space left" in said or "errno 28" in said or "os error 28" in said or "os error 112" in said:
+    if packages.is_full(said):
         return SetupError("The disk is full.", "Free some space, then press Set up again: it goes on.", tail)
     if "ensurepip" in said and "no module named" in said:
         return SetupError(

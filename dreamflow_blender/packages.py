@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import torch_build
 from .background import Stop
-from .process import WINDOWS
-from .steps import CommandFailed, Log, ask, run
+from .steps import CommandFailed, Log, SetupError, ask, run
+from .torch_build import Choice, Way
 
-# PyTorch's own index of wheels, one folder a build. The preference (Options.torch_index) replaces it.
-TORCH_INDEX = "https://download.pytorch.org/whl"
-CUDA_BUILDS = (
-    (13, 0),
-    (12, 9),
-    (12, 8),
-    (12, 6),
-)  # its folders, newest first, for pip on Windows; uv knows better
+SETTING = "Torch from (in the preferences)"
 PIP_WITH_BYTES = (24, 1)  # the first pip that reports its progress in bytes
 
 
@@ -34,15 +26,19 @@ class Installer:
     variables: dict[str, str]  # the environment variables of every command
     bytes_told: bool = False  # pip's progress comes in bytes
 
-    def install(self, *what: str, backend: bool = False) -> list[str]:
-        """The command that installs; `backend` lets uv choose torch's build."""
+    def install(self, *what: str) -> list[str]:
+        """The command that installs."""
         if self.uv:
-            chosen = ["--torch-backend=auto"] if backend else []
             places = ["--python", self.python, "--cache-dir", str(self.cache)]
-            return [str(self.uv), "pip", "install", "--no-config", "--no-progress", *places, *chosen, *what]
+            return [str(self.uv), "pip", "install", "--no-config", "--no-progress", *places, *what]
         bar = "raw" if self.bytes_told else "off"
         quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", bar]
         return [self.python, "-m", "pip", "install", *quiet, *what]
+
+    def from_index(self, way: Way, pin: str) -> list[str]:
+        """What to tell `install` for torch alone: what it needs comes with the rest, which is fixed."""
+        name = "--default-index" if self.uv else "--index-url"
+        return ["--no-deps", *([name, way.address] if way.address else []), pin + way.version]
 
 
 def pins(requirements: Path) -> list[str]:
@@ -59,50 +55,45 @@ def torch_pin(requirements: Path) -> str | None:
 
 
 def install_torch(
-    installer: Installer, requirements: Path, index: str, stop: Stop, log: Log
+    installer: Installer, requirements: Path, choice: Choice, stop: Stop, log: Log
 ) -> Iterator[tuple[float, str]]:
-    """torch in the build that fits, yielding (fraction, line). Raises CommandFailed when every way has failed."""
+    """torch in the build that was chosen, and in no other, yielding (fraction, line). SetupError, CommandFailed."""
     pin = torch_pin(requirements)
     assert pin is not None
-    ways = list(torch_ways(installer, pin, requirements, index, driver_cuda(stop)))
-    for number, (place, command) in enumerate(ways):
+    log.write(f"torch: {choice.sentence}")
+    name = pin.replace("==", " ")
+    for way in torch_build.ways(choice):
+        yield 0.0, f"{name}: {choice.sentence}"
+        if way.only and would_bring(installer, pin, stop, log) != way.only:
+            log.write(f"{way.place} has torch in another build, or not at all.")
+            continue
         try:
-            yield 0.0, f"{pin.replace('==', ' ')}: {place}"
-            yield from _told(run(command, stop, log, installer.variables), 8, pin)
+            command = installer.install(*installer.from_index(way, pin))
+            yield from _told(run(command, stop, log, installer.variables), 1, pin)
             return
         except CommandFailed as failed:
-            if number == len(ways) - 1:
+            log.write(f"{way.place}: {failed.last}")
+            if is_full(log.tail().lower()):  # no other place would do better
                 raise
-            log.write(f"{place}: {failed.last}")
+    todo = "Then press Set up again: it goes on where it was."
+    raise SetupError(torch_build.failure(choice, SETTING), todo, log.tail())
 
 
-def torch_ways(
-    installer: Installer, pin: str, requirements: Path, index: str, cuda: tuple[int, int] | None
-) -> Iterator[tuple[str, list[str]]]:
-    """(what it is, command), the best first. cuda: the version that the NVIDIA driver can do, None without one."""
-    alone = ["--no-deps", pin]  # what it needs besides is in the requirements
-    locked = ["-c", str(requirements), pin]
-    if index:
-        name = "--default-index" if installer.uv else "--index-url"
-        if cuda and sys.platform == "linux":  # CUDA's libraries are packages that only torch names
-            extra = "--index" if installer.uv else "--extra-index-url"
-            yield "the preferences' index", installer.install(extra, index, *locked)
-        else:
-            yield "the preferences' index", installer.install(name, index, *alone)
-        return
-    if installer.uv:
-        yield "the build for this machine", installer.install(*locked, backend=True)
-    elif sys.platform == "linux" and cuda is None:
-        yield "the build without CUDA", installer.install("--index-url", f"{TORCH_INDEX}/cpu", *alone)
-    elif WINDOWS and cuda:
-        for build in CUDA_BUILDS:
-            if build <= cuda:
-                place = f"{TORCH_INDEX}/cu{build[0]}{build[1]}"
-                yield (
-                    f"the build for CUDA {build[0]}.{build[1]}",
-                    installer.install("--index-url", place, *alone),
-                )
-    yield "the plain build", installer.install(*locked)
+def would_bring(installer: Installer, pin: str, stop: Stop, log: Log) -> str:
+    """The kind of torch that the user's own sources have, as `torch_build.brought` says it; empty if none."""
+    if installer.uv is None:
+        report = ["--quiet", "--dry-run", "--ignore-installed", "--no-deps", "--report", "-", pin]
+        return torch_build.brought(ask(installer.install(*report), stop, 90, installer.variables) or "")
+    try:
+        said = list(run(installer.install("--dry-run", pin), stop, log, installer.variables))
+    except CommandFailed:
+        return ""
+    return torch_build.kind([line.strip()[2:] for line in said if line.startswith(" + ")])
+
+
+def is_full(said: str) -> bool:
+    """Whether a program has told that the disk is full; `said` in lower case."""
+    return any(word in said for word in ("no space left", "errno 28", "os error 28", "os error 112"))
 
 
 def install_rest(
@@ -111,18 +102,6 @@ def install_rest(
     """Everything else, yielding (fraction, line). Raises CommandFailed."""
     command = installer.install("-r", str(requirements))
     yield from _told(run(command, stop, log, installer.variables), len(pins(requirements)), "packages")
-
-
-def driver_cuda(stop: Stop) -> tuple[int, int] | None:
-    """The newest CUDA that the NVIDIA driver can do, (0, 0) if it does not say; None where there is no driver."""
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return None
-    said = ask([command], stop, 30)
-    if said is None:
-        return None
-    found = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", said)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def bring_pip(python: str, stop: Stop, log: Log, variables: dict[str, str]) -> Iterator[str]:

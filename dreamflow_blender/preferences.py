@@ -42,7 +42,7 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
     torch_index: StringProperty(  # type: ignore[valid-type]
         name="Torch from",
-        description="The address of a package index to take torch from; empty: the build that fits the card",
+        description="A package index, or cpu, cu126, cu130; empty: torch in the build that fits the card",
     )
     proxy: StringProperty(  # type: ignore[valid-type]
         name="Proxy",

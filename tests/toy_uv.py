@@ -1,6 +1,7 @@
 """A stand-in for uv that installs toy wheels from the folder $TOY_INDEX, and notes how it was called.
 
-$TOY_UV says what goes wrong: "no network for torch" (--torch-backend fails), "hangs", "full".
+$TOY_UV says what is different: "own torch is CUDA's" (as the registry's on Linux), "nor another" (and PyTorch's index
+does not answer), "hangs", "full", or, of what would be compiled, "does not compile" and "does not load".
 """
 
 import os
@@ -24,8 +25,13 @@ if trouble == "hangs":
     time.sleep(1000)
 if trouble == "full":
     sys.exit("error: failed to write to file: No space left on device (os error 28)")
-if trouble == "no network for torch" and "--torch-backend=auto" in called:
+if trouble == "nor another" and "--default-index" in called:
     sys.exit("error: Failed to fetch: `https://example.org/whl/cpu/torch/`\n  Caused by: dns error")
+if "--dry-run" in called:
+    print(f"Would download 1 package\nWould install 1 package\n + {called[-1]}")
+    if trouble in ("own torch is CUDA's", "nor another"):
+        print(" + nvidia-cudnn-cu13==9.20.0.48\n + triton==3.7.1")
+    sys.exit()
 python = Path(called[called.index("--python") + 1])
 [site] = python.parent.parent.glob("lib/python*/site-packages")
 wanted = [word for word in called if re.match(r"[a-z-]+==", word)]
@@ -34,6 +40,8 @@ for file in (called[n + 1] for n, word in enumerate(called) if word == "-r"):
 print(f"Resolved {len(wanted)} packages in 2ms", flush=True)
 for pin in wanted:
     name, version = pin.split(";")[0].strip().split("==")
+    if name == "torch" and (site / "torch.py").is_file():
+        continue
     found = sorted(index.glob(f"{name}/{name}-{version}*.whl"))
     if not found:
         sys.exit(f"  × No solution found when resolving dependencies:\n  ╰─▶ Because {pin} cannot be found")

@@ -14,19 +14,27 @@ from pathlib import Path
 
 import pytest
 
-from dreamflow_blender import building, environment, packages, pythons
+from dreamflow_blender import building, environment, packages, pythons, torch_build
 from dreamflow_blender.background import Background, Stop, Stopped
 from dreamflow_blender.client import Client
 from dreamflow_blender.contract.protocol import Failed
 from dreamflow_blender.environment import Options, SetupError
 from dreamflow_blender.steps import CommandFailed, Log, hide, run
+from dreamflow_blender.torch_build import Card, Choice, Seen
 from tests.test_build import wheel
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="the toy uv is a script")
-TORCH = (
-    "__version__ = {!r}\nclass version: cuda = {!r}\nclass cuda: is_available = staticmethod(lambda: {!r})\n"
-)
+TORCH = """__version__ = {!r}
+class version: cuda = {!r}
+class cuda:
+    is_available = staticmethod(lambda: {!r})
+    device_count = staticmethod(lambda: 1)
+    get_device_name = staticmethod(lambda n: "Toy 4090")
+    get_device_capability = staticmethod(lambda n: (8, 9))
+    get_arch_list = staticmethod(lambda: ["sm_80", "sm_86"])
+"""
+CARD = Seen((Card("Toy 4090", (8, 9)),), "580.95.05", (13, 0))
 
 
 class Place:
@@ -43,6 +51,9 @@ class Place:
         monkeypatch.setenv("TOY_INDEX", str(self.index))
         monkeypatch.delenv("TOY_UV", raising=False)
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setattr(torch_build, "look", lambda watch: self.seen)
+        monkeypatch.setattr(building, "SPACE_CUDA_GB", 1.0)
+        self.seen = Seen()
 
     def want(self, *pins):
         self.requirements.write_text("# toys\n" + "".join(f"{pin}\n" for pin in pins))
@@ -102,7 +113,7 @@ def test_set_up_again_and_newer(place):
     assert place.toy_version() == "1.0"
     assert "Installed 1 packages" in (place.folder / "setup.log").read_text()
     calls = len(place.calls())
-    assert [s.line for s in place.install()] == ["everything is there"]
+    assert place.install()[-1].line == "everything is there"
     assert len(place.calls()) == calls
 
     place.want("toy==2.0")
@@ -237,30 +248,79 @@ def test_two_blenders_at_once(place):
         thread.join()
 
 
-@posix
+linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's registry has the build for CUDA")
+
+
+@linux
 @pytest.mark.parametrize(
-    "trouble, ways",
-    [("", ["--torch-backend=auto"]), ("no network for torch", ["--torch-backend=auto", ""])],
+    ("own", "card", "build", "asked"),
+    [
+        ("", False, "cpu", "torch==2.0"),  # the user's own source has it
+        ("own torch is CUDA's", False, "cpu", "torch==2.0+cpu"),  # never gigabytes of CUDA unasked
+        ("own torch is CUDA's", True, "cu130", "torch==2.0"),
+        ("", True, "cu130", "torch==2.0+cu130"),
+    ],
 )
-def test_torch_comes_in_the_build_that_fits(place, monkeypatch, trouble, ways):
-    torch(place, "2.0+cpu", "", False)
-    monkeypatch.setenv("TOY_UV", trouble)
+def test_torch_comes_in_the_build_that_fits(place, monkeypatch, own, card, build, asked):
+    version = "2.0" + ("" if asked == "torch==2.0" else f"+{build}")
+    torch(place, version, "13.0" if card else "", card)
+    place.seen = CARD if card else Seen()
+    monkeypatch.setenv("TOY_UV", own)
     steps = place.install()
     state = place.look()
-    assert state.torch == "2.0+cpu" and state.note == ""
-    assert any(("plain" in step.line) == bool(trouble) for step in steps if step.stage == "torch")
-    asked = [call for call in place.calls() if " torch==2.0" in call]
-    assert len(asked) == len(ways) and all(way in call for way, call in zip(ways, asked, strict=True))
+    assert state.torch == version and state.note == ""
+    chosen = "the build for CUDA 13.0 (about 2.6 GB): Toy 4090 (8.9), driver 580.95.05" if card else "no NVIDIA card"
+    assert any(chosen in step.line for step in steps if step.stage == "torch")
+    assert chosen in (place.folder / "setup.log").read_text()
+    [call] = [call for call in place.calls() if " torch==2.0" in call and "--dry-run" not in call]
+    assert call.endswith(asked) and ("--default-index" in call) == (asked != "torch==2.0") and "--no-deps" in call
+    assert f"{torch_build.TORCH_INDEX}/{build} " in call or asked == "torch==2.0"
+
+
+@linux
+def test_no_gigabytes_of_cuda_unasked(place, monkeypatch):
+    torch(place, "2.0", "13.0", False)
+    monkeypatch.setenv("TOY_UV", "nor another")
+    with pytest.raises(SetupError, match=r"whl/cpu does not answer.*cu130 takes the build for CUDA, 2.6 GB") as failed:
+        place.install()
+    assert "Set up again" in failed.value.todo and place.look().state == "absent"
+    assert not [call for call in place.calls() if " torch==2.0" in call and "+cpu" not in call and "--dry" not in call]
+    place.options = Options(python=sys.executable, torch_index="cu130")  # asked for now
+    monkeypatch.setenv("TOY_UV", "own torch is CUDA's")
+    place.install()
+    assert place.look().torch == "2.0" and "finds no NVIDIA card" in place.look().note
 
 
 @posix
-def test_a_card_beside_a_torch_for_the_processor(place, monkeypatch):
+def test_another_driver_wants_another_build(place):
+    """After the driver was mended, Set up brings the card's build; before, nothing happens twice."""
     torch(place, "2.0", "", False)
-    monkeypatch.setattr(packages, "driver_cuda", lambda stop: (12, 8))
-    monkeypatch.setattr(building, "SPACE_CUDA_GB", 1.0)
+    place.seen = Seen(trouble='nvidia-smi says "Driver/library version mismatch"')
+    place.install()
+    assert place.look().note.startswith("Restart the computer until nvidia-smi lists the card")
+    assert place.install()[-1].line == "everything is there"
+    wheel_of_torch(place, "2.0+cu130", "13.0", True)
+    place.seen = CARD
+    place.install()
+    assert place.look().torch == "2.0+cu130" and place.look().note == ""
+
+
+@posix
+def test_a_build_that_there_is_not(place):
+    torch(place, "2.0", "", False)
+    place.options = Options(python=sys.executable, torch_index="cu128")
+    with pytest.raises(SetupError, match="no build 'cu128' of torch: name cpu, cu130, cu126, or an address"):
+        place.install()
+
+
+@posix
+def test_a_card_beside_a_torch_for_the_processor(place):
+    torch(place, "2.0", "", False)
+    place.seen = CARD
+    place.options = Options(python=sys.executable, torch_index="https://mine/whl")
     place.install()
     assert "the NVIDIA card is not used" in place.look().note
-    torch(place, "2.0", "12.8", True)
+    torch(place, "2.0", "13.0", True)
     place.install(repair=True)
     assert place.look().note == ""
 
@@ -278,8 +338,12 @@ def torch(place, version, cuda, usable, code=""):
     """A toy torch in the index."""
     place.want("torch==2.0", "toy==1.0")
     shutil.rmtree(place.index / "torch", ignore_errors=True)
+    wheel_of_torch(place, version, cuda, usable, code)
+
+
+def wheel_of_torch(place, version, cuda, usable, code=""):
     wheel(place.index, "torch", version)
-    [path] = (place.index / "torch").glob("*.whl")
+    path = place.index / "torch" / f"torch-{version}-py3-none-any.whl"
     import zipfile
 
     with zipfile.ZipFile(path) as archive:
@@ -361,30 +425,15 @@ def test_a_proxy_that_never_answers(tmp_path, monkeypatch):
 # the parts
 
 
-def test_which_torch(tmp_path, monkeypatch):
-    requirements = tmp_path / "requirements.txt"
-    requirements.write_text("torch==2.13.0\nnumpy==1\n")
-
-    def ways(uv, index, cuda, system):
-        monkeypatch.setattr(sys, "platform", system)
-        monkeypatch.setattr(packages, "WINDOWS", system == "win32")
-        made = packages.Installer("py", Path("uv") if uv else None, tmp_path, {})
-        return [
-            command for _, command in packages.torch_ways(made, "torch==2.13.0", requirements, index, cuda)
-        ]
-
-    auto, plain = ways(True, "", None, "linux")
-    assert "--torch-backend=auto" in auto and "--torch-backend=auto" not in plain
-    cpu, plain = ways(False, "", None, "linux")
-    assert f"{packages.TORCH_INDEX}/cpu" in cpu and "--index-url" not in plain
-    assert len(ways(False, "", (13, 0), "linux")) == 1  # the plain build is CUDA's
-    assert len(ways(False, "", None, "darwin")) == 1
-    *cuda, plain = ways(False, "", (12, 8), "win32")
-    assert [command[command.index("--index-url") + 1][-5:] for command in cuda] == ["cu128", "cu126"]
-    [only] = ways(True, "https://mine/whl", None, "linux")
-    assert only[only.index("--default-index") + 1] == "https://mine/whl" and "--no-deps" in only
-    [only] = ways(False, "https://mine/whl", (12, 8), "linux")  # whose libraries are packages, too
-    assert only[only.index("--extra-index-url") + 1] == "https://mine/whl" and "--no-deps" not in only
+def test_what_uv_and_pip_are_told(tmp_path):
+    [way] = torch_build.ways(Choice("cu126", ""), "win32")
+    uv = packages.Installer("py", Path("uv"), tmp_path, {})
+    pip = packages.Installer("py", None, tmp_path, {})
+    for installer, name in ((uv, "--default-index"), (pip, "--index-url")):
+        told = installer.install(*installer.from_index(way, "torch==2.13.0"))
+        assert told[-4:] == ["--no-deps", name, f"{torch_build.TORCH_INDEX}/cu126", "torch==2.13.0+cu126"]
+    own = torch_build.ways(Choice("cpu", ""), "win32")[0]
+    assert pip.from_index(own, "torch==2.13.0") == ["--no-deps", "torch==2.13.0"]
 
 
 UV = (
