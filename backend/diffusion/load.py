@@ -15,7 +15,7 @@ from backend.device import give_back_blocks
 from backend.diffusion.denoiser import Network
 from backend.diffusion.graphs import wanted
 from backend.diffusion.models import ModelFolder
-from backend.diffusion.tokens import filler
+from backend.diffusion.tokens import check_vocabulary, filler
 from backend.errors import ModelError
 
 LARGE = 2**30  # bytes of a network
@@ -63,13 +63,15 @@ def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, 
 def load_tokenizer(model: ModelFolder) -> CLIPTokenizer:
     """Quick, without the encoder's weights."""
     suffix = "_2" if "text_encoder_2" in model.configs else ""
-    expected = filler(model.path / f"tokenizer{suffix}")
+    folder = model.path / f"tokenizer{suffix}"
+    expected = filler(folder)
+    check_vocabulary(folder)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(
             model.path, subfolder=f"tokenizer{suffix}", local_files_only=True
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{model.path / f'tokenizer{suffix}'}: {error}", "Copy the model again.") from error
+        raise ModelError(f"{folder}: {error}", "Copy the model again.") from error
     if tokenizer.pad_token != expected:
         raise ModelError(
             f"{model.path}: transformers fills sentences up with {tokenizer.pad_token!r}, expected {expected!r}.",

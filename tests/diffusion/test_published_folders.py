@@ -175,6 +175,23 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(base: Path, name: str) ->
         open_folder(base)
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("vocab.json", "[]", r"vocab\.json is not a JSON object"),
+        ("vocab.json", '{"!": 0', r"vocab\.json cannot be read"),
+        ("vocab.json", '{"!": 0}', r"merges\.txt, line 2: 'r e' does not join two tokens"),
+        ("merges.txt", "#version: 0.2\nmu g</w>\nx y\n", r"line 3: 'x y' does not join"),
+        ("merges.txt", "<html>Please log in</html>\n", "line 1: '<html>Please log in</html>' does not join"),
+        ("special_tokens_map.json", "[]", r"special_tokens_map\.json is not a JSON object"),
+    ],
+)
+def test_a_damaged_vocabulary_is_refused(base: Path, name: str, text: str, message: str) -> None:
+    (base / "tokenizer" / name).write_text(text, "utf-8")
+    with pytest.raises(ModelError, match=message):
+        open_prior(base, "cpu").check("a red mug", "", "colour", 64)
+
+
 @pytest.mark.parametrize(("name", "kind"), HUB_NAMES.items())
 def test_what_is_fetched_reads_as_what_is_published(
     name: str, kind: str, hub: HubServer, folders: dict[str, Path]
