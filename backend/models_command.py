@@ -97,14 +97,16 @@ class Told:
 
 
 def _list(told: Told) -> int:
-    from backend.diffusion.sources import find, known_models, models_file, read_record, store
+    from backend.diffusion.sources import Hub, find, known_models, models_file, read_record, shortfall, store
 
     for model in known_models().values():
         folder = find(model)
         record = read_record(folder) if folder else None
         size = sum(record.sizes.values()) if record else model.approximate_size
         about = "" if record else "about "
-        here = str(folder) if folder else f"no; python -m backend models fetch {model.name}"
+        reasons = [shortfall(model, source) for source in model.sources if isinstance(source, Hub)]
+        why = next((f"not whole: {reason}" for reason in reasons if reason), "no")
+        here = str(folder) if folder else f"{why}; python -m backend models fetch {model.name}"
         rows = {
             "stages": ", ".join(model.stages),
             "size": f"{about}{_size(size)}, fp16 where there is one",
@@ -178,7 +180,14 @@ def _fetch(name: str | None, dry_run: bool, told: Told) -> int:
 
 def _verify(name: str | None, told: Told) -> int:
     from backend.diffusion.fetch import verify
-    from backend.diffusion.sources import find_to_verify, known_models, model_named, read_record, require
+    from backend.diffusion.sources import (
+        find_to_verify,
+        known_models,
+        model_named,
+        read_record,
+        require,
+        tokenizer_problem,
+    )
 
     damaged = 0
     for model in [model_named(name)] if name else known_models().values():
@@ -199,11 +208,14 @@ def _verify(name: str | None, told: Told) -> int:
                     recorded
                 ):  # ours, and of no use; the user's own folders and the hub's cache are left as they are
                     _remove(folder / path)
+        removed = bool(problems) and recorded
+        if not problems and (problem := tokenizer_problem(model, folder)):
+            problems["tokenizer"] = f"is not as published: {problem}"
         how = "hash" if recorded else "header; no hash was recorded"
         text = f"{model.name}: {checked} files checked by {how}, {len(problems)} damaged ({folder})"
         text += "".join(f"\n  {path} {problem}" for path, problem in problems.items())
         if problems and recorded:
-            text += f"\n  Removed. To mend it: python -m backend models fetch {model.name}"
+            text += f"\n  {'Removed. ' if removed else ''}To mend it: python -m backend models fetch {model.name}"
         told.line(text, "verified", name=model.name, folder=str(folder), hashes=recorded, damaged=problems)
         damaged += len(problems)
     return FAILED if damaged else OK

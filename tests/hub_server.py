@@ -158,7 +158,8 @@ def weights(seed: int, count: int = 300) -> bytes:
 
 def offer(model: Any, precision: str = ".fp16") -> dict[str, bytes]:
     """What a hub offers of a model: the files used and everything that must be left alone."""
-    files = {name: b"{}" if name.endswith(".json") else b"#version: 0.2\n" for name in model.files}
+    texts = (*model.files, *model.extras[:1])
+    files = {name: b"{}" if name.endswith(".json") else b"#version: 0.2\n" for name in texts}
     for i, stem in enumerate(model.weights):
         files[f"{stem}{precision}.safetensors"] = weights(i)
         files[f"{stem}.safetensors"] = weights(i, 600)

@@ -1,4 +1,4 @@
-"""Every stage with Stable Diffusion and the SDXL refiner, tiny and random but of the real configuration's shape."""
+"""Every stage with Stable Diffusion 2.1-base, 2.1 for D_phi and the SDXL refiner, as published but narrow."""
 
 import json
 import weakref
@@ -13,7 +13,7 @@ from backend import pipeline
 from backend.diffusion import load
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Progress
-from tests.diffusion.tiny_models import build
+from tests.diffusion.real_folders import build
 from tests.tiny import tiny_job
 
 FEW = {
@@ -22,18 +22,10 @@ FEW = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    root = tmp_path_factory.mktemp("models")
-    build(root / "base", "sd21-base")
-    build(root / "refiner", "refiner")
-    return root / "base", root / "refiner"
-
-
-def test_a_prompt_goes_through_all_stages(
-    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, refiner = folders
+def test_a_prompt_goes_through_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = build(tmp_path / "base", "sd21-base", "fp16")
+    phi = build(tmp_path / "phi", "sd21", "full", seed=1)
+    refiner = build(tmp_path / "refiner", "refiner", "both", seed=2)
     monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
     loaded: list[str] = []
     alive: list[weakref.ref[torch.nn.Module]] = []
@@ -48,7 +40,7 @@ def test_a_prompt_goes_through_all_stages(
         return network
 
     monkeypatch.setattr(load, "_load", record)
-    job = tiny_job(tmp_path / "job", prior=str(base), refiner=str(refiner), overrides=FEW)
+    job = tiny_job(tmp_path / "job", prior=str(base), phi=str(phi), refiner=str(refiner), overrides=FEW)
     events = list(pipeline.generate(job))
     assert isinstance(events[-1], Finished)
     seen = {e.stage for e in events if isinstance(e, Progress)}
@@ -56,6 +48,9 @@ def test_a_prompt_goes_through_all_stages(
     assert len(meshfile.read(tmp_path / "job" / "mesh.npz").t_pos_idx) > 0
     models = json.loads((tmp_path / "job" / "job.json").read_text(encoding="utf-8"))["models"]
     assert models["prior"] != models["refiner"]
+    used = {Path(name).name for name in models["prior"]["prior"]["sha256"]}
+    assert used == {"diffusion_pytorch_model.fp16.safetensors", "model.fp16.safetensors"}
+    assert models["prior"]["phi"]["prediction"] == "v_prediction"
     # A text encoder is let go of before its UNet comes: the refiner's would be a third on top of 9 GB.
-    assert loaded[:2] == ["CLIPTextModel", "UNet2DConditionModel"]
+    assert loaded[:3] == ["CLIPTextModel", "CLIPTextModel", "UNet2DConditionModel"]  # D_phi's has one of its own
     assert loaded[-3:] == ["CLIPTextModelWithProjection", "UNet2DConditionModel", "AutoencoderKL"]

@@ -48,6 +48,7 @@ from backend.diffusion.sources import (
     is_fetched,
     models_file,
     read_record,
+    tokenizer_problem,
 )
 from backend.errors import DiskError, ModelError
 
@@ -184,8 +185,12 @@ def _fetch_files(plan: Plan) -> Generator[Progress, None, None]:
         (plan.folder / RECORD).unlink(missing_ok=True)  # incomplete until the new one comes
     done = 0
     sums = {}
+    unread = True
     with open_session() as session:
-        for file in plan.files:
+        for file in plan.files:  # the small ones come first
+            if unread and file.path.endswith(".safetensors"):
+                _refuse_wrong_tokenizer(plan)
+                unread = False
             path = plan.folder / file.path
             if not path.is_file() or _difference(path, file):
                 yield from _fetch_file(session, plan, file, done)
@@ -197,6 +202,14 @@ def _fetch_files(plan: Plan) -> Generator[Progress, None, None]:
             left.unlink()
     sizes = {file.path: file.size for file in plan.files}
     Record(plan.source.id, plan.source.revision, plan.commit, sizes, sums).write(plan.folder)
+
+
+def _refuse_wrong_tokenizer(plan: Plan) -> None:
+    """Before gigabytes are fetched that could not be used."""
+    if problem := tokenizer_problem(plan.model, plan.folder):
+        raise ModelError(
+            f"{plan.source} cannot be used: {problem}.", f"Name another source in {models_file()}."
+        )
 
 
 def _fetch_file(

@@ -15,6 +15,7 @@ from backend.device import give_back_blocks
 from backend.diffusion.denoiser import Network
 from backend.diffusion.graphs import wanted
 from backend.diffusion.models import ModelFolder
+from backend.diffusion.tokens import check_vocabulary, filler
 from backend.errors import ModelError
 
 LARGE = 2**30  # bytes of a network
@@ -62,12 +63,21 @@ def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, 
 def load_tokenizer(model: ModelFolder) -> CLIPTokenizer:
     """Quick, without the encoder's weights."""
     suffix = "_2" if "text_encoder_2" in model.configs else ""
+    folder = model.path / f"tokenizer{suffix}"
+    expected = filler(folder)
+    check_vocabulary(folder)
     try:
-        return CLIPTokenizer.from_pretrained(
+        tokenizer = CLIPTokenizer.from_pretrained(
             model.path, subfolder=f"tokenizer{suffix}", local_files_only=True
         )
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{model.path / f'tokenizer{suffix}'}: {error}", "Copy the model again.") from error
+        raise ModelError(f"{folder}: {error}", "Copy the model again.") from error
+    if tokenizer.pad_token != expected:
+        raise ModelError(
+            f"{model.path}: transformers fills sentences up with {tokenizer.pad_token!r}, expected {expected!r}.",
+            "Install the versions of the requirements.",
+        )
+    return tokenizer
 
 
 def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, **dtype: torch.dtype) -> Any:

@@ -15,38 +15,15 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from backend.diffusion.denoiser import Prediction
+from backend.diffusion.fit import OTHERS, check_distilled, check_fit, check_plain, check_scheduler
+from backend.diffusion.layout import COMPONENTS, WEIGHT_STEMS, config_file
 from backend.diffusion.statement import Statement, make_statement
+from backend.diffusion.tokens import check_tokenizer
 from backend.errors import ModelError
 
 A_FOLDER = "Give the path of a folder in diffusers' layout, the one that holds model_index.json."
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-COMPONENTS = {  # pipeline: its components that we use, and their classes
-    "StableDiffusionPipeline": {
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "CLIPTextModel",
-        "tokenizer": "CLIPTokenizer",
-        "scheduler": None,  # of any class: only its betas and prediction type are read
-    },
-    "StableDiffusionXLImg2ImgPipeline": {
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderKL",
-        "text_encoder_2": "CLIPTextModelWithProjection",
-        "tokenizer_2": "CLIPTokenizer",
-        "scheduler": None,
-    },
-}
-WEIGHT_STEMS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
-}
-CONFIG_NAMES = {
-    "scheduler": "scheduler_config.json",
-    "tokenizer": "tokenizer_config.json",
-    "tokenizer_2": "tokenizer_config.json",
-}
+WHOLE = ("F64", "F32", "F16", "BF16", "I64", "I32")  # safetensors' names; integers: positions in old text encoders
 
 
 @dataclass(frozen=True)
@@ -95,15 +72,18 @@ def local_path(name_or_folder: str | Path) -> Path:
 
 def _open_folder(path: Path) -> ModelFolder:
     refuse_pickles(path, path / "model_index.json")
+    refuse_single_files(path)
     if path.is_file():
         raise ModelError(f"{path} is a single file, expected a folder.", A_FOLDER)
     if not path.is_dir():
         raise ModelError(f"The model {str(path)!r} is not on this machine.", A_FOLDER)
     index = read_json(path / "model_index.json")
     pipeline = index.get("_class_name")
+    pipeline = str(pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline)  # of one's own: [file, class]
     if pipeline not in COMPONENTS:
+        why = f" ({OTHERS[pipeline]})" if pipeline in OTHERS else ""
         raise ModelError(
-            f"{path} holds a {pipeline}, expected one of {', '.join(COMPONENTS)}.",
+            f"{path} holds a {pipeline}{why}, expected one of {', '.join(COMPONENTS)}.",
             "Use Stable Diffusion 2.1 (or 2.1-base) or the SDXL refiner.",
         )
     stated = path / "dreamflow.json"
@@ -120,11 +100,15 @@ def _open_folder(path: Path) -> ModelFolder:
         home = path.parent / statement.vae if component == "vae" and statement.vae else path
         if not (home / component).is_dir():
             raise ModelError(f"{home} has no folder {component}.", "Copy the model again, whole.")
-        configs[component] = read_json(home / component / CONFIG_NAMES.get(component, "config.json"))
+        configs[component] = read_json(home / config_file(component))
+        check_plain(home, component, configs[component])
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
     prediction = check_scheduler(path, configs["scheduler"])
     check_fit(path, configs)
+    check_distilled(path, configs["scheduler"], statement.guidance)
+    suffix = "_2" if "tokenizer_2" in configs else ""
+    check_tokenizer(path / f"tokenizer{suffix}", configs[f"text_encoder{suffix}"])
     if not statement.native_size:
         native_size = configs["unet"]["sample_size"] * latent_factor(configs)
         statement = replace(statement, native_size=native_size)
@@ -150,10 +134,14 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def find_weights(folder: Path, stem: str) -> tuple[Path, ...]:
-    """A component's safetensors files, full precision before fp16; each header matches its file's length."""
+    """A component's safetensors files, full precision before fp16; each header matches its file's length.
+
+    Where there are both shards and one file, it is what the library loads: diffusers the shards, transformers the file.
+    """
+    shards_first = stem == WEIGHT_STEMS["unet"]
     for end, index_end in ((".safetensors", ""), (".fp16.safetensors", ".fp16")):
         index = folder / f"{stem}.safetensors.index{index_end}.json"
-        if (folder / f"{stem}{end}").is_file():
+        if (folder / f"{stem}{end}").is_file() and not (shards_first and index.is_file()):
             files = [folder / f"{stem}{end}"]
         elif index.is_file():
             names = weight_files(read_json(index).get("weight_map"))
@@ -164,12 +152,17 @@ def find_weights(folder: Path, stem: str) -> tuple[Path, ...]:
             continue
         for file in files:
             try:
-                with safe_open(file, "pt"):
-                    pass
+                with safe_open(file, "pt") as opened:
+                    kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  no mapping
             except (OSError, SafetensorError) as error:
                 raise ModelError(
                     f"{file} is missing, truncated or damaged ({error}).", "Copy or download this file again."
                 ) from error
+            if odd := kinds.difference(WHOLE):
+                raise ModelError(
+                    f"{file} holds numbers of type {', '.join(sorted(odd))}, expected float16, bfloat16 or float32.",
+                    "Use the model's weights in half or full precision.",
+                )
         return tuple(files)
     refuse_pickles(folder, folder / f"{stem}.safetensors")
     raise ModelError(f"{folder / stem}.safetensors is missing.", "Copy the model again, whole.")
@@ -194,85 +187,16 @@ def refuse_pickles(path: Path, expected: Path) -> None:
         )
 
 
-def check_scheduler(path: Path, config: dict[str, Any]) -> Prediction:
-    """The prediction type; ModelError unless the noise levels are Stable Diffusion's (schedule.py)."""
-    expected = {
-        "num_train_timesteps": 1000,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "trained_betas": None,
-        "rescale_betas_zero_snr": False,
-    }
-    for name, value in expected.items():
-        got = config.get(name, value if name in ("trained_betas", "rescale_betas_zero_snr") else None)
-        if got != value:
-            raise ModelError(
-                f"{path}: the scheduler's {name} is {got}, expected {value}.",
-                "Use a model trained with Stable Diffusion's noise levels.",
-            )
-    prediction = config.get("prediction_type", "epsilon")  # absent in configurations older than the option
-    if prediction not in ("epsilon", "v_prediction"):
+def refuse_single_files(path: Path) -> None:
+    """ModelError where a folder offers a checkpoint in one file, or a LoRA alone, instead of diffusers' layout."""
+    if (path / "model_index.json").is_file() or not path.is_dir():
+        return
+    single = sorted(file.name for file in path.iterdir() if file.suffix.lower() == ".safetensors")
+    if single:
         raise ModelError(
-            f"{path}: the prediction type is {prediction}, expected epsilon or v_prediction.",
-            "Use another model.",
+            f"{path} holds {', '.join(single)} without model_index.json, expected a model in diffusers' layout.",
+            "Get the model in diffusers' layout; a LoRA has to be merged into a whole model first.",
         )
-    return "v_prediction" if prediction == "v_prediction" else "epsilon"
-
-
-def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
-    """ModelError unless latents, text widths and token counts of the components match each other."""
-    refiner = "text_encoder_2" in configs
-    unet, vae = configs["unet"], configs["vae"]
-    text = configs["text_encoder_2" if refiner else "text_encoder"]
-    tokenizer = configs["tokenizer_2" if refiner else "tokenizer"]
-    pooled: Any = text.get("projection_dim", 512)
-    ids: Any = unet.get("addition_time_embed_dim")
-    pooled_and_ids = pooled + 5 * ids if is_count(pooled) and is_count(ids) else "a number"
-    pairs: list[tuple[str, Any, str, Any]] = [
-        ("UNet in_channels", unet.get("in_channels"), "VAE latent_channels", vae.get("latent_channels")),
-        ("UNet out_channels", unet.get("out_channels"), "VAE latent_channels", vae.get("latent_channels")),
-        (
-            "UNet cross_attention_dim",
-            unet.get("cross_attention_dim"),
-            "text hidden_size",
-            text.get("hidden_size"),
-        ),
-        (
-            "tokenizer model_max_length",
-            tokenizer.get("model_max_length"),
-            "text max_position_embeddings",
-            text.get("max_position_embeddings", 77),
-        ),
-        (
-            "UNet addition_embed_type",
-            unet.get("addition_embed_type"),
-            "the refiner's" if refiner else "Stable Diffusion's",
-            "text_time" if refiner else None,
-        ),
-        (
-            "UNet projection_class_embeddings_input_dim",
-            unet.get("projection_class_embeddings_input_dim"),
-            "pooled text and five numbers" if refiner else "Stable Diffusion's",
-            pooled_and_ids if refiner else None,
-        ),
-        ("UNet sample_size is a number", is_count(unet.get("sample_size")), "latent pixels", True),
-        ("VAE block_out_channels is a list", is_list_of_counts(vae.get("block_out_channels")), "channels", True),
-    ]
-    for got_name, got, expected_name, expected in pairs:
-        if got != expected:
-            raise ModelError(
-                f"{path} does not fit together: {got_name} {got}, expected {expected} ({expected_name}).",
-                "Use a folder whose parts belong together, or another model.",
-            )
-
-
-def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def is_list_of_counts(value: Any) -> bool:
-    return isinstance(value, list) and value != [] and all(map(is_count, value))
 
 
 def describe(model: ModelFolder) -> dict[str, Any]:

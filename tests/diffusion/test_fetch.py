@@ -73,6 +73,7 @@ def test_only_what_is_used_is_fetched_and_a_second_time_nothing(server, monkeypa
     assert under(folder) - {"fetch.lock"} == {
         RECORD,
         *SD.files,
+        "tokenizer/special_tokens_map.json",
         *(f"{stem}.fp16.safetensors" for stem in SD.weights),
     }
     asked = [url.split("/")[-1] for url, _ in server.seen[1:]]

@@ -174,7 +174,7 @@ def test_a_damaged_folder_is_refused_by_name(
         (
             "model_index.json",
             {"_class_name": "FluxPipeline"},
-            "FluxPipeline, expected one of StableDiffusion",
+            "FluxPipeline .a flow model.*, expected one of StableDiffusion",
         ),
         ("model_index.json", {"unet": ["diffusers", "UNet3DConditionModel"]}, "unet is of class UNet3D"),
         (

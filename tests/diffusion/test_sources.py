@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 from huggingface_hub import constants
+from transformers import CLIPTokenizer
+from transformers import tokenization_utils_base as tokenization
 
-from backend.diffusion import models
+from backend.diffusion import layout
 from backend.diffusion.fetch import fetch, make_plan
 from backend.diffusion.open_prior import open_prior
 from backend.diffusion.sources import (
@@ -42,14 +44,15 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model", DEFAULTS, ids=NAMES)
 def test_the_files_are_those_that_are_opened(model):
-    """Against models.py, which opens them."""
-    pipeline = "StableDiffusionXLImg2ImgPipeline" if "refiner" in model.name else "StableDiffusionPipeline"
-    components = models.COMPONENTS[pipeline]
-    configs = {f"{name}/{models.CONFIG_NAMES.get(name, 'config.json')}" for name in components}
-    assert {name for name in model.files if name.endswith(".json")} >= {"model_index.json", *configs}
-    assert {name.split("/")[0] for name in model.files if "/" in name} == set(components)
-    stems = {f"{name}/{stem}" for name, stem in models.WEIGHT_STEMS.items() if name in components}
-    assert set(model.weights) == stems
+    """Against models.py, which opens them, and against transformers, which knows by which names it reads."""
+    components = set(layout.COMPONENTS[model.pipeline])
+    assert {name.split("/")[0] for name in model.files if "/" in name} == components
+    assert {name.split("/")[0] for name in model.weights} == components & set(layout.WEIGHT_STEMS)
+    tokenizer = next(name for name in components if name.startswith("tokenizer"))
+    read = {tokenization.SPECIAL_TOKENS_MAP_FILE, tokenization.ADDED_TOKENS_FILE, tokenization.TOKENIZER_CONFIG_FILE}
+    read |= set(CLIPTokenizer.vocab_files_names.values())
+    listed = {*model.files, *model.extras}
+    assert {f"{tokenizer}/{name}" for name in read} == {name for name in listed if name.startswith(tokenizer)}
 
 
 @pytest.mark.parametrize("model", DEFAULTS, ids=NAMES)
@@ -63,7 +66,7 @@ def test_fp16_is_used_where_there_is_one_and_nothing_else():
     sd = model_named("sd")
     offered = offer(sd)
     assert sorted(files_used(sd, offered)) == sorted(
-        [*sd.files, *(f"{stem}.fp16.safetensors" for stem in sd.weights)]
+        [*sd.files, "tokenizer/special_tokens_map.json", *(f"{stem}.fp16.safetensors" for stem in sd.weights)]
     )
     del offered[f"{sd.weights[1]}.fp16.safetensors"]
     assert f"{sd.weights[1]}.safetensors" in files_used(sd, offered)

@@ -70,8 +70,8 @@ def test_another_encoder_or_tokenizer_has_embeddings_of_its_own(
     other = shutil.copytree(base_folder, tmp_path / "other")
     encode(other, "a mug")
     assert len(loads) == 2  # a copy is the same model
-    config = other / "tokenizer" / "tokenizer_config.json"
-    config.write_text(config.read_text("utf-8").replace('"!"', '"#"'), "utf-8")  # another padding
+    merges = other / "tokenizer" / "merges.txt"
+    merges.write_text(merges.read_text("utf-8") + "#version: 0.2\n", "utf-8")  # the same words
     encode(other, "a mug")
     assert len(loads) == 3
 

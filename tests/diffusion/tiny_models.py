@@ -245,8 +245,9 @@ def save_tokenizer(folder: Path) -> None:
         "bos_token": "<|startoftext|>",
         "eos_token": "<|endoftext|>",
         "unk_token": "<|endoftext|>",
-        "pad_token": "!",
+        "pad_token": "<|endoftext|>",  # as Stable Diffusion 2.1's, which is wrong: the next file is right
         "do_lower_case": True,
         "add_prefix_space": False,
     }
     write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / "special_tokens_map.json", {"pad_token": "!"})
