@@ -5,7 +5,7 @@
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
 libraries' kernels. Attention is taken to be a fused kernel, which keeps no matrix. The figures are the
-table in backend/memory.py; 3D, a gigabyte at most, is not among them.
+tables in backend/diffusion/footprint.py; 3D, a gigabyte at most, is not among them.
 """
 
 from __future__ import annotations
