@@ -65,7 +65,8 @@ class Graphs:
             off = difference(_played(still, replay, inputs), expected)
         except RuntimeError as error:  # torch's own, running out of memory among them
             torch.cuda.synchronize()  # raises where it is the card that has failed: then nothing can go on
-            reason = f"a capture failed: {(str(error).strip().splitlines() or ['no reason given'])[0][:200]}"
+            cause = error.__context__ if isinstance(error.__context__, RuntimeError) else error
+            reason = f"a capture failed: {(str(cause).strip().splitlines() or ['no reason given'])[0][:200]}"
         else:
             if off <= TOLERANCE[expected.dtype]:
                 self._known[key] = still, replay

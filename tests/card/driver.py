@@ -42,7 +42,7 @@ def stand_in(card: PretendedCard, stack: ExitStack) -> None:
     }.items():
         put(cuda, name, value)
     put(torch.cuda.graphs, "_cuda_isCurrentStreamCapturing", lambda: card.streams.capturing is not None)
-    put(torch.cuda.graphs, "_graph_pool_handle", lambda: (0, 1))
+    put(torch.cuda.graphs, "_graph_pool_handle", card.streams.new_pool)
     put(torch.cuda.graph, "default_capture_stream", None)
     put(torch, "Generator", Generator)
     put(torch.version, "cuda", "13.0")
@@ -105,6 +105,10 @@ def _calls(card: PretendedCard) -> dict[str, Any]:
         "_cuda_memoryStats": lambda index: memory.statistics(),
         "_cuda_resetPeakMemoryStats": lambda index: memory.reset_peaks(),
         "_cuda_resetAccumulatedMemoryStats": lambda index: None,
+        "_cuda_get_sync_debug_mode": lambda: card.sync_debug_mode,
+        "_cuda_set_sync_debug_mode": lambda mode: setattr(card, "sync_debug_mode", mode),
+        "_cuda_endAllocateToPool": lambda index, pool: lanes.end_allocating(pool),
+        "_cuda_releasePool": lambda index, pool: lanes.release_pool(pool),
         "_cuda_synchronize": lanes.synchronize,
         "_cuda_getCurrentStream": lambda index: (lanes.current, 0, streams.CUDA_TYPE),
         "_cuda_getDefaultStream": lambda index: (0, 0, streams.CUDA_TYPE),

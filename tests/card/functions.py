@@ -111,6 +111,8 @@ def _to(card: PretendedCard, func: Any, args: Any, kwargs: Any) -> Tensor:
     copy = bool(kwargs.pop("copy", False))
     other = kwargs.get("other", args[0] if args else None)
     if isinstance(other, Tensor):
+        if other.is_meta:
+            return func(tensor, *args, copy=copy, **kwargs)
         return move(card, tensor, CARD if card.memory.holds(other) else HOST, other.dtype, copy)
     if len(args) > 1 and isinstance(args[-1], bool) and isinstance(args[-2], bool):
         copy = args.pop() or copy  # the second flag of to(..., non_blocking, copy)

@@ -79,6 +79,7 @@ class PretendedCard:
         self.operators: Counter[str] = Counter()
         self.replays = 0
         self.open = False
+        self.sync_debug_mode = 0  # torch.cuda.set_sync_debug_mode: 2 raises where Python would wait
         self.broken = ""  # what a card says from a sticky error on; "" while it is well
         self._thread = threading.local()
         self._stack = ExitStack()
@@ -87,7 +88,10 @@ class PretendedCard:
 
     def wait(self, what: str) -> None:
         """Python waits for the card."""
+        self.require()
         self.refuse_while_capturing()
+        if self.sync_debug_mode == 2 and not what.endswith("synchronize"):  # those are not looked at
+            self.refuse(RuntimeError, "called a synchronizing CUDA operation")
         self.waits[place(what)] += 1
 
     def refuse(self, kind: type[Exception], what: str) -> NoReturn:

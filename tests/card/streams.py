@@ -33,6 +33,27 @@ class Streams:
         self.current, self.count = 0, 1
         self.clocks: list[Clock] = [{0: 0}]
         self.capturing: Capture | None = None
+        self.graphs: dict[Any, int] = {}  # graphs by the pool of memory that they share
+        self.allocating: list[Any] = []  # pools that the allocator still takes a stream's memory from
+
+    def new_pool(self) -> tuple[int, int]:
+        self.graphs[0, len(self.graphs) + 1] = 0
+        return 0, len(self.graphs)
+
+    def take_pool(self, pool: Any) -> None:
+        """A capture begins in it. torch asserts that a pool that had graphs has one still."""
+        if self.graphs.get(pool) == -1:
+            raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED: the pool's last graph is gone")
+        self.graphs[pool] = self.graphs.get(pool, 0) + 1
+        self.allocating.append(pool)
+
+    def release_pool(self, pool: Any) -> None:
+        self.graphs[pool] = self.graphs[pool] - 1 or -1
+
+    def end_allocating(self, pool: Any) -> None:
+        if pool not in self.allocating:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.allocating.remove(pool)
 
     def new(self) -> int:
         self.clocks.append({self.count: 0})
@@ -229,7 +250,7 @@ def methods(card: PretendedCard) -> dict[Any, dict[str, Any]]:
 
     def new_graph(cls: Any, keep_graph: bool = False) -> Any:
         made = object.__new__(cls)
-        made.capture, made.ready = None, False
+        made.capture, made.ready, made.taken = None, False, None
         return made
 
     def begin(self: Any, pool: Any = None, capture_error_mode: str = "global") -> None:
@@ -237,6 +258,8 @@ def methods(card: PretendedCard) -> dict[Any, dict[str, Any]]:
             raise RuntimeError("CUDA graphs must be captured on a non-default stream.")
         if streams.capturing is not None:
             raise RuntimeError(NOT_WHILE_CAPTURING)
+        self.taken = streams.new_pool() if pool is None else pool
+        streams.take_pool(self.taken)
         self.capture = streams.capturing = Capture(card)
 
     def end(self: Any) -> None:
@@ -245,11 +268,12 @@ def methods(card: PretendedCard) -> dict[Any, dict[str, Any]]:
             raise RuntimeError("capture_end() called without capture_begin()")
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             capture.end()
-        if capture.invalid:
-            self.capture = None
+        if capture.invalid:  # and, as in torch, the allocator stays in the pool
+            self.capture = self.taken = None
             raise torch.AcceleratorError(
                 "CUDA error: operation failed due to a previous error during capture"
             )
+        streams.end_allocating(self.taken)
         self.ready = True
 
     def replay(self: Any) -> None:
@@ -262,7 +286,9 @@ def methods(card: PretendedCard) -> dict[Any, dict[str, Any]]:
             self.capture.replay()
 
     def reset(self: Any) -> None:
-        self.capture, self.ready = None, False
+        if self.taken is not None:
+            streams.release_pool(self.taken)
+        self.capture, self.ready, self.taken = None, False, None
 
     def nothing(self: Any, *_: Any, **__: Any) -> None: ...
 
@@ -278,7 +304,7 @@ def methods(card: PretendedCard) -> dict[Any, dict[str, Any]]:
         },
         torch._C._CUDAGraph: {
             "__new__": new_graph, "__init__": nothing, "capture_begin": begin, "capture_end": end, "replay": replay,
-            "reset": reset, "instantiate": nothing, "pool": lambda self: (0, 1), "enable_debug_mode": nothing,
+            "reset": reset, "instantiate": nothing, "pool": lambda self: self.taken, "enable_debug_mode": nothing,
             "register_generator_state": nothing,
         },
     }  # fmt: skip

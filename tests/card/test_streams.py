@@ -109,6 +109,39 @@ def test_a_generator_that_a_graph_does_not_know(card):
         captured(lambda: torch.rand(2, device="cuda", generator=generator))
 
 
+def test_a_pool_of_memory(card):
+    x, pool, side = torch.ones(2, device="cuda"), torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+    graphs = [torch.cuda.CUDAGraph() for _ in range(3)]
+    for graph in graphs[:2]:
+        with torch.cuda.graph(graph, pool, side):
+            x + 1
+    assert graphs[0].pool() == graphs[1].pool() == pool and not card.streams.allocating
+    graphs[0].reset()
+    graphs[1].reset()
+    with pytest.raises(RuntimeError, match="last graph is gone"), torch.cuda.graph(graphs[2], pool, side):
+        x + 1
+
+
+def test_what_a_broken_capture_leaves_behind(card):
+    x, pool, before = torch.ones(2, device="cuda"), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
+    with pytest.raises(torch.AcceleratorError), torch.cuda.graph(torch.cuda.CUDAGraph(), pool):
+        x.sum().item()
+    assert torch.cuda.current_stream() != before and card.streams.allocating == [pool]
+    torch._C._cuda_endAllocateToPool(0, pool)
+    with pytest.raises(RuntimeError, match="not currently recording"):
+        torch._C._cuda_endAllocateToPool(0, pool)
+
+
+def test_waits_can_be_forbidden(card):
+    x = torch.ones(2, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    with pytest.raises(RuntimeError, match="synchronizing"):
+        x.sum().item()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("default")
+    assert x.sum().item() == 2
+
+
 def test_captured_on_the_default_stream(card):
     with pytest.raises(RuntimeError, match="non-default stream"):
         torch.cuda.CUDAGraph().capture_begin()

@@ -140,6 +140,8 @@ class Passes:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if self.wrong == "draws":
             return x + torch.randn(x.shape, device="cuda", generator=self.generator)
+        if self.wrong == "waits late" and torch.cuda.is_current_stream_capturing():
+            x.sum().item()
         if self.wrong == "breaks" and self.calls == 3:
             self.card.break_down()
         return x * 3
@@ -154,6 +156,7 @@ class Passes:
     [
         ("waits", "synchronizing"),
         ("from the host", "synchronizing"),
+        ("waits late", "capturing"),
         ("counts", "differed from the pass itself by"),
         ("runs out", "out of memory"),
         ("runs out late", "out of memory"),
@@ -168,7 +171,7 @@ def test_what_cannot_be_captured_runs_as_it_is_with_one_note(card: PretendedCard
     notes = own.take_notes()
     assert len(notes) == 1 and word in notes[0] and "not used" in notes[0]
     assert torch.cuda.current_stream() == before and card.streams.capturing is None
-    assert torch.cuda.get_sync_debug_mode() == 0
+    assert torch.cuda.get_sync_debug_mode() == 0 and card.streams.allocating == []
     expected = {"waits": 2 if x.cpu().sum() > 0 else 3, "from the host": 1, "counts": 1}.get(wrong, 3)
     if wrong != "draws":
         assert torch.equal(found, x * expected)
