@@ -132,6 +132,10 @@ class ExactPrior:
     def save_memory(self, thrift: Thrift) -> None:
         """It has no networks."""
 
+    def take_notes(self) -> list[str]:
+        """It has none."""
+        return []
+
     def load(self) -> None:
         """What it needs is made by `prepare`."""
 

@@ -186,6 +186,10 @@ class Prior(Protocol):
         """Let go of what takes memory, until it is needed again."""
         ...
 
+    def take_notes(self) -> list[str]:
+        """What the user should know since this was last asked, such as that CUDA graphs are not used."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What job.json says of it: name, where it lies, the hashes of its weights."""
         ...
