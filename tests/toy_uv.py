@@ -1,7 +1,7 @@
 """A stand-in for uv that installs toy wheels from the folder $TOY_INDEX, and notes how it was called.
 
 $TOY_UV says what is different: "own torch is CUDA's" (as the registry's on Linux), "nor another" (and PyTorch's index
-does not answer), "hangs", "full", or, of what would be compiled, "does not compile" and "does not load".
+does not answer), "hangs", "full".
 """
 
 import os
