@@ -65,4 +65,6 @@ def optional_files(pipeline: str) -> tuple[str, ...]:
 
 def weight_stems(pipeline: str) -> tuple[str, ...]:
     """The weight files without their ends, which say the precision."""
-    return tuple(f"{name}/{WEIGHT_STEMS[name]}" for name in sorted(COMPONENTS[pipeline]) if name in WEIGHT_STEMS)
+    return tuple(
+        f"{name}/{WEIGHT_STEMS[name]}" for name in sorted(COMPONENTS[pipeline]) if name in WEIGHT_STEMS
+    )

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.diffusion.published_configs import (
-    CHECKPOINTS,
     END,
     MERGES,
     MODELS,
@@ -28,6 +27,14 @@ from tests.diffusion.published_configs import (
 
 Variants = Literal["full", "fp16", "both"]
 
+# the single files beside them, for other programs
+CHECKPOINTS = {
+    "sd21-base": "v2-1_512-ema-pruned",
+    "sd21": "v2-1_768-ema-pruned",
+    "refiner": "sd_xl_refiner_1.0",
+    "sd15": "v1-5-pruned-emaonly",
+    "sd-turbo": "sd_turbo",
+}
 UNET_WIDTHS = {320: 8, 640: 16, 1280: 16, 384: 8, 768: 16, 1536: 16}  # 256 and 512 of others are not built
 HEADS = {5: 1, 10: 2, 20: 2, 6: 1, 12: 2, 24: 2}
 TEXT_WIDTH, PROJECTION, TIME_IDS = 16, 12, 4
