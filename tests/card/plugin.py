@@ -1,6 +1,6 @@
-"""pytest -p tests.card.plugin: every test on a pretended card, which jobs with device "auto" take by themselves.
+"""pytest -p tests.card.plugin: all tests and their fixtures on one pretended card; jobs with device "auto" take it.
 
-$DREAMFLOW_CARD_REPORT: a file for what each test made the card do.
+$DREAMFLOW_CARD_REPORT: a file for what the card was made to do.
 """
 
 from __future__ import annotations
@@ -15,30 +15,20 @@ import torch
 
 from tests.card.pretended import PretendedCard
 
-REPORT = "DREAMFLOW_CARD_REPORT"  # an environment variable: a file for what was counted
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if torch.backends.cuda.is_built():
-        pytest.exit("The pretended card stands on a torch without CUDA.", 0)
-    config.stash[TOTAL] = []
-
-
-TOTAL = pytest.StashKey[list[str]]()
+REPORT = "DREAMFLOW_CARD_REPORT"
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, Any]:
+    if torch.backends.cuda.is_built():
+        pytest.exit("The pretended card stands on a torch without CUDA.", 1)
+    if session.config.getoption("numprocesses", None):  # the tests run in other processes, which come here, too
+        return (yield)
     with PretendedCard() as card:
-        try:
-            return (yield)
-        finally:
-            if card.operators:
-                pyfuncitem.config.stash[TOTAL].append(f"{pyfuncitem.nodeid}\n{card.report()}\n")
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = os.environ.get(REPORT)
-    if path:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write("\n".join(session.config.stash[TOTAL]))
+        result = yield
+    if path := os.environ.get(REPORT):
+        Path(path).write_text(card.report(), "utf-8")
+    print(f"\non a pretended card: {card.operators.total()} operators, {card.waits.total()} waits")
+    if not card.operators and not hasattr(session.config, "workerinput"):
+        pytest.exit("Nothing was done on the pretended card.", 1)
+    return result
