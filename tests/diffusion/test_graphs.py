@@ -95,7 +95,7 @@ def test_d_phi_on_the_same_network(card: PretendedCard, weights: dict[str, Tenso
     results: list[list[Tensor]] = []
     for net in networks(weights):
         told = text(1, 3)
-        phi, found = LoRAPhi(net, told, 2, 1e-2, 1, 0), []
+        phi, found, saved = LoRAPhi(net, told, 2, 1e-2, 1, 0), [], {}
         generator = torch.Generator("cuda").manual_seed(5)
         before = card.replays
         for step, views in enumerate((1, 1, 2, 1)):
@@ -163,7 +163,9 @@ class Passes:
         ("draws", "generator"),
     ],
 )
-def test_what_cannot_be_captured_runs_as_it_is_with_one_note(card: PretendedCard, wrong: str, word: str) -> None:
+def test_what_cannot_be_captured_runs_as_it_is_with_one_note(
+    card: PretendedCard, wrong: str, word: str
+) -> None:
     passes, own, before = Passes(wrong, card), allowed(), torch.cuda.current_stream()
     x = draw(2, 3, seed=0)
     inputs = {"sample": x}

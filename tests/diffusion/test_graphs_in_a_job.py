@@ -95,7 +95,9 @@ class Sized(Oracle):
         self.asked = thrift
 
 
-@pytest.mark.parametrize(("gigabytes", "rung", "captured"), [(24.0, 0, True), (12.7, 0, False), (12.3, 1, True)])
+@pytest.mark.parametrize(
+    ("gigabytes", "rung", "captured"), [(24.0, 0, True), (12.7, 0, False), (12.3, 1, True)]
+)
 def test_they_are_planned_where_there_is_room(
     monkeypatch: pytest.MonkeyPatch, gigabytes: float, rung: int, captured: bool
 ) -> None:
