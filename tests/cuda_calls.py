@@ -65,8 +65,3 @@ class CudaCalls:
             patch.setattr(torch.cuda, name, value, raising=False)
         patch.setattr(torch.version, "cuda", torch.version.cuda or "13.0")
         return self
-
-
-@pytest.fixture
-def cuda_calls(monkeypatch: pytest.MonkeyPatch) -> CudaCalls:
-    return CudaCalls().install(monkeypatch)

@@ -6,7 +6,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,21 +44,8 @@ def test_a_large_networks_activations_go_back_to_the_system() -> None:
     assert kept("as it is") > 15 and kept("give back") < 1  # blocks of 16 MB
 
 
-@pytest.fixture
-def as_before() -> Iterator[None]:
-    """The process's settings are put back."""
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_a_card_has_its_index_and_is_prepared(name: str, cuda_calls: CudaCalls, as_before: None) -> None:
+def test_a_card_has_its_index_and_is_prepared(name: str, cuda_calls: CudaCalls) -> None:
     device = pick_device(name)
     assert device == torch.device("cuda", 0)
     prepare_device(device, 1)
@@ -70,7 +56,7 @@ def test_the_processor_is_no_card(cuda_calls: CudaCalls) -> None:
     assert pick_device("cpu") == CPU
 
 
-def test_each_job_sets_what_it_needs_whatever_ran_before_it(cuda_calls: CudaCalls, as_before: None) -> None:
+def test_each_job_sets_what_it_needs_whatever_ran_before_it(cuda_calls: CudaCalls) -> None:
     """Deterministic algorithms make float64 sums along an axis, which stage 1 takes, raise on a card."""
     card = pick_device("cuda")
     for device, deterministic in ((CPU, True), (card, False), (CPU, True)):
@@ -78,7 +64,7 @@ def test_each_job_sets_what_it_needs_whatever_ran_before_it(cuda_calls: CudaCall
         assert torch.are_deterministic_algorithms_enabled() is deterministic
 
 
-def test_geometry_keeps_all_bits_on_a_card_and_convolutions_need_not(cuda_calls: CudaCalls, as_before: None) -> None:
+def test_geometry_keeps_all_bits_on_a_card_and_convolutions_need_not(cuda_calls: CudaCalls) -> None:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = True, False
     prepare_device(pick_device("cuda"), 1)
     assert not torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
