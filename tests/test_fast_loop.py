@@ -21,9 +21,9 @@ from tests.diffusion.tiny_models import build
 
 LEVELS = noise_levels(0.6, 0.2, 10)  # two views each: 20 iterations
 SCALE = 7.5
-# In AdamW's denominator, a tenth to a hundredth of a gradient. With the product's 1e-15 a gradient within rounding of 0 takes
-# a whole step, in whichever direction rounding has it, D_phi learns from that, and what is compared is the processor,
-# the number of threads, and what ran before in the process.
+# In AdamW's denominator, a tenth to a hundredth of a gradient. With the product's 1e-15 a gradient within rounding of 0
+# takes a whole step, in whichever direction rounding has it, D_phi learns from that, and what is compared is the
+# processor, the number of threads, and what ran before in the process.
 PICTURE_EPS, PHI_EPS = 1e-4, 1e-4
 
 
