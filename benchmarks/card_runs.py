@@ -29,7 +29,7 @@ from tests.tiny import OVERRIDES
 def draft(day: Day, say: Say) -> None:
     """A whole job, and one that is cancelled and goes on."""
     least = {f"{stage}.{what}": 1 for stage in STAGES for what in ("levels", "views")} | {"nerf.levels": 4}
-    few = OVERRIDES | least | {"delivery.texture_size": 32} if day.tiny else {}
+    few = OVERRIDES | least | {"delivery.texture_size": 64} if day.tiny else {}
     kind = {
         "device": "cuda",
         "prior": "exact",

@@ -193,7 +193,7 @@ EXACT = {"nerf": 3, "geometry": 7, "texture": 4, "refine": 4}  # which picks its
 @pytest.mark.parametrize("name", ["exact", "mini", "stable diffusion"])
 def test_waits_of_an_iteration(card, tmp_path, folders, name):
     known = {
-        "backend/kernels/march_warp.py march: _local_scalar_dense",
+        "backend/kernels/march_warp.py march: tolist",
         "backend/scene/isosurface.py marching_tetrahedra: nonzero",
         "backend/kernels/silhouette.py edge_table: nonzero",
         "backend/kernels/silhouette.py _crossings: repeat_interleave",
