@@ -20,6 +20,8 @@ from backend.errors import NumericsError
 from backend.scene.camera import Camera
 from backend.scene.output import RenderOutput
 
+TODO = "Try another seed; with half precision, run the model in bfloat16 or float32."  # after a NaN
+
 
 class Denoiser(Protocol):
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor: ...
@@ -125,5 +127,5 @@ def require_finite(iteration: int, **tensors: Tensor) -> None:
         if not finite:
             raise NumericsError(
                 f"iteration {iteration}: {name} holds a NaN or an infinity.",
-                "Try another seed; with half precision, run the model in bfloat16 or float32.",
+                TODO,
             )

@@ -26,8 +26,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from backend.apfo import TODO
 from backend.config import STAGES
-from backend.errors import DiskError
+from backend.errors import DeviceError, DiskError, NumericsError
 from backend.files import disk_errors
 from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
@@ -81,7 +82,11 @@ def capture(
     others: Mapping[str, Tensor],
     notes: dict[str, Any],
 ) -> Saved:
-    """A copy of everything that the rest of the run depends on. Quick: it holds the run up."""
+    """A copy of everything that the rest of the run depends on. Quick: it holds the run up.
+
+    Raises NumericsError where a number in it is a NaN or an infinity: on a card the loop looks every 16 iterations
+    only, and both checkpoints that are kept could be taken in between.
+    """
     found: dict[str, Tensor] = dict(others)
     for name, module in (("field", scene.field), ("backdrop", scene.backdrop), ("occupancy", scene.occupancy)):
         found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
@@ -100,6 +105,12 @@ def capture(
         found |= {f"phi.{name}": value for name, value in stage.phi.state_dict().items()}
     found["generator"] = stage.generator.get_state()
     copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in found.items()}
+    for name, copy in copies.items():
+        if copy.is_floating_point() and not torch.isfinite(copy).all():
+            raise NumericsError(
+                f"stage {stage.name}, iteration {iteration}: {name} holds a NaN or an infinity, and is not saved.",
+                TODO,
+            )
     return Saved(
         stage.name, iteration, attempt, ended, scene.mean_opacity, scene.box, copies, json.loads(json.dumps(notes))
     )
@@ -136,7 +147,13 @@ def restore_stage(saved: Saved, stage: Stage) -> None:
             state[name] = value.to(parameter.device if here else "cpu", copy=True)
     if stage.phi is not None:
         stage.phi.load_state_dict(saved.part("phi."))
-    stage.generator.set_state(saved.tensors["generator"])
+    drawn = saved.tensors["generator"]
+    if drawn.shape != stage.generator.get_state().shape:  # the kinds of devices draw in different ways
+        raise DeviceError(
+            f"This job was begun on another device, not on {stage.generator.device.type}.",
+            "Resume it on the device that it was begun on, or generate the object again.",
+        )
+    stage.generator.set_state(drawn)
 
 
 def _parameters(stage: Stage) -> list[nn.Parameter]:

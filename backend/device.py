@@ -9,28 +9,73 @@ import platform
 
 import torch
 
-from backend.errors import DeviceError, InputError
+from backend.errors import CardFailed, DeviceError, InputError
 
 MEMORY_LIMIT = "DREAMFLOW_MEMORY_GB"  # an environment variable: of a card's memory, this process takes no more
+# Of a card's memory, where its driver spills: the desktop has the rest. A run that spills gets many times slower and is
+# never told; one that meets its limit gets torch's error, and goes on with less (memory.Ladder).
+SPILLING = 0.9
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" takes an NVIDIA card if torch can use one, else the processor.
+    """The device of this name, see `choose_device`; for those who have nobody to tell a note."""
+    return choose_device(name)[0]
 
-    A card has its index: some of torch.cuda's functions want one. Raises DeviceError where the device asked
-    for is not there.
+
+def choose_device(name: str) -> tuple[torch.device, str]:
+    """(the device, what the user should know). "auto" takes an NVIDIA card if torch can use one, else the processor.
+
+    A card has its index, since some of torch.cuda's functions want one, and has run one small kernel: a card that
+    is there may be older or newer than all that torch was built for, or in a bad state. Then "auto" takes the
+    processor and the note says why; "cuda" raises DeviceError, as do devices that are not there.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no card"
-        raise DeviceError(
-            f"There is no usable NVIDIA card: {built}.",
-            "Use --device cpu, or install the card's driver and a CUDA build of torch.",
-        )
+        if not torch.cuda.is_available():
+            return torch.device("cpu"), ""
+        try:
+            return _card(), ""
+        except DeviceError as error:
+            return torch.device("cpu"), f"The processor does the work. {error.message} {error.todo}"
+    if name == "cuda":
+        if not torch.cuda.is_available():
+            built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no card"
+            raise DeviceError(
+                f"There is no usable NVIDIA card: {built}.",
+                "Use --device cpu, or install the card's driver and a CUDA build of torch.",
+            )
+        return _card(), ""
     if name == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("There is no Apple GPU that torch can use.", "Use --device cpu.")
-    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+    return torch.device(name), ""
+
+
+def _card() -> torch.device:
+    """The current one, after it has added two numbers. Raises DeviceError where it cannot, also as CardFailed."""
+    try:
+        device = torch.device("cuda", torch.cuda.current_device())
+        torch.ones(2, device=device).sum().item()
+        return device
+    except (RuntimeError, AssertionError) as error:  # torch.cuda's own Python says some things by assert
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if "no kernel image" in said:
+            raise DeviceError(*_without_kernels(device)) from error
+        raise CardFailed(
+            f"The NVIDIA card cannot be used: {said}",
+            "Close other programs that use it, update its driver and restart, or use --device cpu.",
+        ) from error
+
+
+def _without_kernels(device: torch.device) -> tuple[str, str]:
+    """What to say of a card that torch was not built for, and what to do."""
+    major, minor = torch.cuda.get_device_capability(device)
+    built_for = ", ".join(torch.cuda.get_arch_list()) or "no card"
+    message = (
+        f"This torch {torch.__version__} has no kernels for the {torch.cuda.get_device_name(device)}"
+        f" (sm_{major}{minor}): it was built for {built_for}."
+    )
+    if major < 8:  # builds for CUDA 12.6 go back to sm_50, later ones do not
+        return message, "Use --device cpu, or install torch's build for CUDA 12.6, the last one for older cards."
+    return message, "Use --device cpu, or install a newer build of torch."
 
 
 def prepare_device(device: torch.device, threads: int) -> int:
@@ -46,7 +91,7 @@ def prepare_device(device: torch.device, threads: int) -> int:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and we read none
     elif device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory / 1e9
-        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_limit_gb() / whole), device)
+        torch.cuda.set_per_process_memory_fraction(card_limit_gb(device) / whole, device)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         # TF32 keeps 10 bits: enough for a network's convolutions, half a pixel off for a vertex times a matrix.
         torch.backends.cuda.matmul.allow_tf32 = False
@@ -65,11 +110,26 @@ def give_back_blocks() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
-def memory_limit_gb() -> float:
-    """Of a card's memory, as the user's environment says; infinity without a limit. Raises InputError."""
+def card_limit_gb(device: torch.device) -> float:
+    """Of this card's memory, what a run may take: as the user's environment says, else all of it, or SPILLING's share.
+
+    Raises InputError.
+    """
+    whole = float(torch.cuda.get_device_properties(device).total_memory / 1e9)
+    said = memory_limit_gb()
+    return min(whole, said) if said is not None else whole * (SPILLING if driver_spills() else 1.0)
+
+
+def driver_spills() -> bool:
+    """Whether NVIDIA's driver takes the machine's memory where a card's is full: on Windows, and in WSL above it."""
+    return platform.system() == "Windows" or "microsoft" in platform.release().lower()
+
+
+def memory_limit_gb() -> float | None:
+    """As the user's environment says; None without a limit. Raises InputError."""
     said = os.environ.get(MEMORY_LIMIT, "").strip()
     if not said:
-        return math.inf
+        return None
     try:
         limit = float(said)
     except ValueError:

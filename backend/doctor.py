@@ -155,6 +155,8 @@ def _torch(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
         yield Check("GPU", "good", f"{gpu['name']}, {gpu['memory_gb']} GB, {gpu['free_gb']} GB of it free")
     if torch["mps"]:
         yield Check("GPU", "note", "an Apple GPU, which is used where asked for (--device mps)")
+    if torch.get("unusable"):
+        yield Check("GPU", "problem", torch["unusable"], _driver_todo(), "driver")
     card = (found["driver"].get("cards") or [""])[0]
     if card and not torch["cuda"]:
         what = f"torch is built for the processor alone, and does not use the {card}."
@@ -175,6 +177,8 @@ def _kernels(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
     for name, kernel in kernels["names"].items():
         why = kernels["why"].get(name, "")
         yield Check(name, "good", f"{kernel}. {why}".rstrip(". ") + ("." if why else ""))
+    if kernels.get("slow"):
+        yield Check("kernels", "problem", kernels["slow"], _driver_todo(), "driver")
 
 
 def _memory(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:

@@ -26,14 +26,15 @@ found["mps"] = torch.backends.mps.is_available()
 found["gpus"] = []
 for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
     p = torch.cuda.get_device_properties(i)
-    torch.zeros(1, device=f"cuda:{i}").add_(1).item()
     found["gpus"].append({"name": p.name, "memory_gb": round(p.total_memory / 1e9, 1),
                           "free_gb": round(torch.cuda.mem_get_info(i)[0] / 1e9, 1)})
+from backend.device import choose_device
+device, found["unusable"] = choose_device("auto")
 """,
     "kernels": """
 from backend.kernels import select
-k = select("cuda" if torch.cuda.is_available() else "cpu")
-found["names"], found["why"] = k.names, k.why
+k = select(device)
+found["names"], found["why"], found["slow"] = k.names, k.why, k.slow(device)
 """,
     "models": """
 from backend.diffusion.sources import find, known_models, store
@@ -46,10 +47,9 @@ from backend.config import PRESETS, STAGES
 from backend.diffusion.sources import find, model_named
 found["plans"] = {}
 if find(model_named("sd")):
-    from backend.device import pick_device
     from backend.diffusion.open_prior import default_refiner, open_prior
     from backend.memory import make_plan
-    device, name = pick_device("auto"), default_refiner("sd")
+    name = default_refiner("sd")
     prior = open_prior("sd", device)
     refiner = open_prior(name, device) if name else None
     for preset, settings in PRESETS.items():

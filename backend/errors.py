@@ -4,6 +4,7 @@
     |-- InputError      input   a request that cannot be carried out as written
     |-- ModelError      model   weights that are missing, damaged, or do not fit
     |-- DeviceError     device  a device that is not there or cannot do what was asked
+    |   `-- CardFailed  card    a card that failed in the middle; its process has to end, since CUDA in it is lost
     |-- OutOfMemory     memory  the device or the machine is out of memory
     |-- DiskError       disk    a file that cannot be written or read
     |-- NumericsError   numerics  a NaN or an infinity, named with its stage and tensor
@@ -37,6 +38,10 @@ class ModelError(DreamFlowError):
 
 class DeviceError(DreamFlowError):
     kind = "device"
+
+
+class CardFailed(DeviceError):
+    kind = "card"
 
 
 class OutOfMemory(DreamFlowError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 
-from backend.errors import DiskError, DreamFlowError, OutOfMemory
+from backend.errors import CardFailed, DeviceError, DiskError, DreamFlowError, OutOfMemory
 from backend.files import disk_errors, is_full
 from dreamflow_blender.contract.protocol import Failed
 
@@ -17,17 +18,54 @@ NO_MEMORY = (
     "failed to map segment",
     "not enough memory",
     "can't start new thread",  # it needs a stack
+    "_status_alloc_failed",  # cuBLAS and cuDNN
 )
+# torch, its libraries and Warp, of whatever goes wrong on a card
+CARD = ("cuda error", "cuda driver error", "cudnn error", "cublas_status", "cusolver_status", "cusparse_status")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, its libraries or Python say so, on a card or on the processor."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and any(words in said for words in NO_MEMORY)
+    )
+
+
+def card_error(error: BaseException | None) -> str:
+    """What a card said that has failed, in this error or one that it came from: a line; "" where none has.
+
+    After such an error (an illegal access, a failed launch, an assertion, memory that cannot be corrected) every
+    later call in the process fails as well, memory being set free included, which then hides it.
+    """
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
+        said = str(error)
+        of_a_card = isinstance(error, torch_error()) or (
+            isinstance(error, RuntimeError) and any(words in said.lower() for words in CARD)
+        )
+        if of_a_card and not is_out_of_memory(error):
+            return next((line for line in said.splitlines() if line.strip()), type(error).__name__)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def torch_error() -> tuple[type[BaseException], ...]:
+    """torch's own class for what an accelerator says, where torch has been imported."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (torch.AcceleratorError,)
 
 
 def explain(error: Exception, folder: Path) -> Failed:
     """What to tell the user; a bug of ours leaves its traceback in log.txt."""
-    if isinstance(error, DreamFlowError):
+    failed = "" if isinstance(error, DeviceError) else card_error(error)  # a DeviceError says the same, and better
+    if isinstance(error, DreamFlowError) and not failed:
         return Failed(error.kind, error.message, error.todo)
-    if is_full(error) or NO_TEMPORARY in str(error):  # in the job's folder it would be a DiskError
+    if not failed and (is_full(error) or NO_TEMPORARY in str(error)):  # in the job's folder it would be a DiskError
         todo = "Free some space on it, or set TMPDIR (TEMP on Windows) to a folder on another disk."
         return Failed(DiskError.kind, "The disk for temporary files is full.", todo, detail=str(error)[:2000])
-    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
+    if not failed and is_out_of_memory(error):
         todo = "Close other programs, choose a smaller preset, or use a machine with more memory."
         return Failed(
             OutOfMemory.kind, "There is not enough memory for this job.", todo, detail=str(error)[:2000]
@@ -41,7 +79,15 @@ def explain(error: Exception, folder: Path) -> Failed:
     try:
         with disk_errors(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(trace)  # after what libraries said
-        todo = f"This is a bug in DreamFlow. Please report it with {log}."
+        report = f"Please report it with {log}."
     except DreamFlowError:
-        todo = "This is a bug in DreamFlow. Please report it."
+        report = "Please report it."
+    if failed:
+        todo = (
+            "Start the job again: it goes on from its newest checkpoint. If the card fails again, restart the"
+            f" computer and update the card's driver; if that does not help: {report}"
+        )
+        message = f"The graphics card failed in the middle of its work: {failed}"[:500]
+        return Failed(CardFailed.kind, message, todo, detail=trace[-4000:])
+    todo = f"This is a bug in DreamFlow. {report}"
     return Failed("internal", f"{type(error).__name__}: {error}"[:500], todo, detail=trace[-4000:])

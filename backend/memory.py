@@ -18,10 +18,11 @@ import psutil
 import torch
 
 from backend.config import NerfStage, Preset, Walk
-from backend.device import memory_limit_gb
+from backend.device import card_limit_gb
 from backend.diffusion.prior import Prior
 from backend.diffusion.thrift import THRIFTS
 from backend.errors import OutOfMemory
+from backend.explain import is_out_of_memory
 from backend.kernels.hashgrid import GridLayout
 
 T = TypeVar("T")
@@ -31,21 +32,13 @@ PIXEL = 1000  # bytes of a mesh's pixel, likewise, were the whole picture covere
 USABLE = 0.92  # share of a device's memory: its context, the kernels' workspaces, what lies between blocks
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python says so, on a card or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and ("allocate memory" in words or "out of memory" in words)
-
-
 def capacity_gb(device: torch.device) -> float:
     """All that the device has and the user allows, or all that the machine has.
 
     Not what is free just now, which would change results.
     """
     if device.type == "cuda":
-        return min(torch.cuda.get_device_properties(device).total_memory / 1e9, memory_limit_gb())
+        return card_limit_gb(device)
     return psutil.virtual_memory().total / 1e9
 
 

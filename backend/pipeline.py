@@ -17,7 +17,7 @@ from torch import Tensor
 from backend.chain import Moment, look_at_hand_over, run_stages
 from backend.checkpoint import Keeper, Saved, capture, listed, load
 from backend.config import Preset, resolve
-from backend.device import pick_device, prepare_device
+from backend.device import choose_device, prepare_device
 from backend.diffusion.open_prior import default_refiner, open_prior
 from backend.diffusion.prior import Kind, Prior
 from backend.errors import DiskError, InputError, SceneError
@@ -174,7 +174,7 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
     """The job's events, in its folder, which is locked."""
     began = time.monotonic()
     resolve(job.preset, job.overrides)  # a mistake is said before anything is loaded
-    device = pick_device(job.device)
+    device, about_device = choose_device(job.device)
     threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
     folder = Path(job.folder)
     kernels = select(device)
@@ -206,8 +206,9 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
     else:
         told.restore(saved)
     yield _ready(device, kernels, threads)
-    if note := plan.note():
-        yield Warning(note)
+    for note in (about_device, kernels.slow(device), plan.note()):
+        if note:
+            yield Warning(note)
     for name in ("kernels", "versions"):
         if saved is not None and saved.notes[name] != constant[name]:
             yield Warning(f"The {name} have changed since the checkpoint: the result may differ in detail.")
@@ -375,8 +376,11 @@ def _drain(delivery: Delivery) -> None:
 
 def ready() -> Ready:
     """What would do the work, with nothing else said."""
-    device = pick_device("auto")
-    return _ready(device, select(device), torch.get_num_threads())
+    device, about_device = choose_device("auto")
+    found = _ready(device, select(device), torch.get_num_threads())
+    if about_device:
+        found = dataclasses.replace(found, kernels_why={"device": about_device, **found.kernels_why})
+    return found
 
 
 def _ready(device: torch.device, kernels: Kernels, threads: int) -> Ready:

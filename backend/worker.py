@@ -28,7 +28,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from backend.errors import DreamFlowError
+from backend.errors import CardFailed, DreamFlowError
 from backend.job import EventLog, kept
 from backend.worker_job import Begin, carry_out, folder_of, free_memory
 from backend.worker_streams import lines, take_streams
@@ -86,7 +86,10 @@ class Worker:
             self.inbox.put(p.Failed("internal", what[:500], "Run: python -m backend doctor", detail))
         while True:
             request = self._jobs.get()
-            self.inbox.put(carry_out(request, lambda: self._asked, self.inbox.put))
+            end = carry_out(request, lambda: self._asked, self.inbox.put)
+            self.inbox.put(end)
+            if isinstance(end, p.Failed) and end.kind == CardFailed.kind:
+                continue  # the desk ends this process: in it, CUDA can do nothing any more
             free_memory()  # after the word: it may take a while
 
     def stand_still(self, *_: object) -> None:
@@ -157,6 +160,8 @@ class Worker:
         self._send(event)
         if self._leaving:
             os._exit(0)
+        if isinstance(event, p.Failed) and event.kind == CardFailed.kind:
+            os._exit(0)  # the client starts another for its next job
         if self._ready is None and isinstance(event, p.Failed):  # it cannot work at all
             os._exit(1)
 

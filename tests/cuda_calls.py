@@ -15,6 +15,9 @@ class CudaCalls:
     """One card, or several; what was asked of it.
 
     fractions  (share of its memory, index) of each limit that was set
+    error      what a kernel raises, as CUDA says it; "" while all is well
+
+    A tensor of its lies in the machine's memory: torch's own kernel for the card's `empty` is replaced.
     """
 
     def __init__(
@@ -24,6 +27,7 @@ class CudaCalls:
         built_for: str = "sm_75 sm_80 sm_86 sm_90 sm_120",
     ) -> None:
         self.fractions: list[tuple[float, int]] = []
+        self.error = ""
         self.capability, self.built_for = capability, built_for
         self._facts = SimpleNamespace(
             total_memory=int(memory),
@@ -64,9 +68,12 @@ class CudaCalls:
         for name, value in made_by_init.items():
             patch.setattr(torch.cuda, name, value, raising=False)
         patch.setattr(torch.version, "cuda", torch.version.cuda or "13.0")
+        library = torch.library.Library("aten", "IMPL")
+        library.impl("empty.memory_format", self._empty, "CUDA", allow_override=True)
+        patch.setattr(torch.cuda, "_stand_ins", library, raising=False)  # torch takes it back when it is forgotten
         return self
 
-
-@pytest.fixture
-def cuda_calls(monkeypatch: pytest.MonkeyPatch) -> CudaCalls:
-    return CudaCalls().install(monkeypatch)
+    def _empty(self, size: Any, **options: Any) -> torch.Tensor:
+        if self.error:
+            raise torch.AcceleratorError(f"CUDA error: {self.error}\nCUDA kernel errors might be reported later")
+        return torch.empty(size, dtype=options.get("dtype"))

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend import checkpoint, finish, pipeline
-from backend.errors import DiskError, SceneError
+from backend import chain, checkpoint, finish, pipeline
+from backend.config import resolve
+from backend.errors import DeviceError, DiskError, NumericsError, SceneError
+from backend.kernels import select
 from backend.stages import Stage
 from dreamflow_blender.contract import protocol as p
 from tests.oracle import Oracle
@@ -189,3 +191,58 @@ def test_tensors_are_safetensors(tmp_path):
     found = safetensors.torch.load_file(path)
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+class Elsewhere(torch.Generator):
+    """Draws as a card does: its state is a seed and an offset."""
+
+    def get_state(self):
+        return torch.zeros(16, dtype=torch.uint8)
+
+
+def after_two(tmp_path):
+    """(moment after two iterations, the folder with their checkpoint)."""
+    job = tiny_job(tmp_path / "job", stages=("nerf",))
+    preset = resolve("draft", job.overrides)
+    for moment in chain.run_stages(job, preset, Oracle(), None, select("cpu"), torch.device("cpu")):
+        if moment.what == "step" and moment.done == 2:
+            return moment, Path(job.folder)
+    raise AssertionError("a stage has two iterations")
+
+
+def take(moment):
+    return checkpoint.capture(moment.scene, moment.work, moment.done, 0, False, {"curve.nerf.loss": torch.ones(2)}, {})
+
+
+@pytest.mark.parametrize("where", ["moments", "field", "curve"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_nan_is_never_saved_and_the_older_checkpoint_stays(tmp_path, where, value):
+    moment, folder = after_two(tmp_path)
+    keeper = checkpoint.Keeper(folder)
+    keeper.save(take(moment))
+    keeper.wait()
+    before = [(path.name, (path / "state.safetensors").read_bytes()) for path in checkpoint.listed(folder)]
+    assert len(before) == 1
+    optimizer = moment.work.optimizer
+    others = {"curve.nerf.loss": torch.ones(2)}
+    if where == "moments":
+        optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].view(-1)[5] = value
+    elif where == "field":
+        moment.scene.field.table.data[3] = value
+    else:
+        others["curve.nerf.loss"][1] = value
+    named = {"moments": r"optimizer\.0\.exp_avg_sq", "field": r"field\.table", "curve": r"curve\.nerf\.loss"}[where]
+    with pytest.raises(NumericsError, match=rf"stage nerf, iteration 2: {named} holds a NaN or an infinity"):
+        keeper.save(checkpoint.capture(moment.scene, moment.work, 2, 0, False, others, {}))
+    keeper.wait()
+    after = [(path.name, (path / "state.safetensors").read_bytes()) for path in checkpoint.listed(folder)]
+    assert after == before
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused_with_a_sentence(tmp_path):
+    """A card draws in another way than the processor, and torch would only say that a state has the wrong size."""
+    moment, _ = after_two(tmp_path)
+    saved = take(moment)
+    elsewhere = dataclasses.replace(moment.work, generator=Elsewhere())
+    with pytest.raises(DeviceError, match=r"begun on another device.*Resume it on the device"):
+        checkpoint.restore_stage(saved, elsewhere)

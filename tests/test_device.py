@@ -6,14 +6,19 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from backend.device import pick_device, prepare_device
+from backend import pipeline
+from backend.device import choose_device, pick_device, prepare_device
+from backend.errors import CardFailed, DeviceError
+from backend.memory import capacity_gb
+from dreamflow_blender.contract import protocol as p
 from tests.cuda_calls import CudaCalls
+from tests.oracle import Oracle
+from tests.tiny import tiny_job
 
 CPU = torch.device("cpu")
 
@@ -45,21 +50,8 @@ def test_a_large_networks_activations_go_back_to_the_system() -> None:
     assert kept("as it is") > 15 and kept("give back") < 1  # blocks of 16 MB
 
 
-@pytest.fixture
-def as_before() -> Iterator[None]:
-    """The process's settings are put back."""
-    deterministic, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    matmul, cudnn = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    yield
-    torch.use_deterministic_algorithms(deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
-    torch.set_num_threads(threads)
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
-
-
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_a_card_has_its_index_and_is_prepared(name: str, cuda_calls: CudaCalls, as_before: None) -> None:
+def test_a_card_has_its_index_and_is_prepared(name: str, cuda_calls: CudaCalls) -> None:
     device = pick_device(name)
     assert device == torch.device("cuda", 0)
     prepare_device(device, 1)
@@ -70,7 +62,7 @@ def test_the_processor_is_no_card(cuda_calls: CudaCalls) -> None:
     assert pick_device("cpu") == CPU
 
 
-def test_each_job_sets_what_it_needs_whatever_ran_before_it(cuda_calls: CudaCalls, as_before: None) -> None:
+def test_each_job_sets_what_it_needs_whatever_ran_before_it(cuda_calls: CudaCalls) -> None:
     """Deterministic algorithms make float64 sums along an axis, which stage 1 takes, raise on a card."""
     card = pick_device("cuda")
     for device, deterministic in ((CPU, True), (card, False), (CPU, True)):
@@ -78,7 +70,67 @@ def test_each_job_sets_what_it_needs_whatever_ran_before_it(cuda_calls: CudaCall
         assert torch.are_deterministic_algorithms_enabled() is deterministic
 
 
-def test_geometry_keeps_all_bits_on_a_card_and_convolutions_need_not(cuda_calls: CudaCalls, as_before: None) -> None:
+def test_geometry_keeps_all_bits_on_a_card_and_convolutions_need_not(cuda_calls: CudaCalls) -> None:
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = True, False
     prepare_device(pick_device("cuda"), 1)
     assert not torch.backends.cuda.matmul.allow_tf32 and torch.backends.cudnn.allow_tf32
+
+
+NO_IMAGE = "no kernel image is available for execution on the device"
+
+
+def test_a_card_that_torch_has_no_kernels_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GTX 1080 with torch for CUDA 13, whose list begins with sm_75."""
+    calls = CudaCalls(capability=(6, 1)).install(monkeypatch)
+    calls.error = NO_IMAGE
+    with pytest.raises(DeviceError) as raised:
+        pick_device("cuda")
+    assert "sm_61" in raised.value.message and "sm_75, sm_80, sm_86, sm_90, sm_120" in raised.value.message
+    assert torch.__version__ in raised.value.message and "CUDA 12.6" in raised.value.todo
+    device, note = choose_device("auto")
+    assert device == CPU
+    assert note.startswith("The processor does the work.") and "sm_61" in note and "CUDA 12.6" in note
+
+
+def test_a_card_newer_than_torch_wants_a_newer_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    CudaCalls(capability=(13, 0)).install(monkeypatch).error = NO_IMAGE
+    with pytest.raises(DeviceError, match=r"sm_130.*newer build of torch"):
+        pick_device("cuda")
+
+
+def test_a_card_in_a_bad_state_is_said_so(cuda_calls: CudaCalls) -> None:
+    cuda_calls.error = "CUDA-capable device(s) is/are busy or unavailable"
+    with pytest.raises(CardFailed, match=r"cannot be used: CUDA error: CUDA-capable device.*--device cpu"):
+        pick_device("cuda")
+    assert choose_device("auto")[0] == CPU
+
+
+def test_a_job_says_why_it_does_not_use_the_card(
+    tmp_path: Path, cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda_calls.error = NO_IMAGE
+    monkeypatch.setattr(pipeline, "open_prior", lambda *_: Oracle())
+    events = pipeline.generate(tiny_job(tmp_path / "job", stages=("nerf",)))
+    first, second = next(events), next(events)
+    events.close()
+    assert isinstance(first, p.Ready) and first.devices == ("cpu",)
+    assert isinstance(second, p.Warning) and second.message.startswith("The processor does the work.")
+    assert "has no kernels" in pipeline.ready().kernels_why["device"]
+
+
+def test_a_driver_that_spills_is_kept_from_it(cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows and in WSL torch's allocator stops below the card's size; the user's own limit counts everywhere."""
+    card = pick_device("cuda")
+    for system, release, limit, share in (
+        ("Linux", "6.8.0", "", 1.0),
+        ("Windows", "11", "", 0.9),
+        ("Linux", "5.15.153.1-microsoft-standard-WSL2", "", 0.9),
+        ("Windows", "11", "23", 23 / 24),
+        ("Windows", "11", "6", 0.25),
+    ):
+        monkeypatch.setattr(platform, "system", lambda system=system: system)
+        monkeypatch.setattr(platform, "release", lambda release=release: release)
+        monkeypatch.setenv("DREAMFLOW_MEMORY_GB", limit)
+        prepare_device(card, 1)
+        assert cuda_calls.fractions.pop() == (pytest.approx(share), 0)
+        assert capacity_gb(card) == pytest.approx(24 * share)  # the plan counts with the same

@@ -169,6 +169,17 @@ def test_a_card_beside_a_torch_for_the_processor(tmp_path, monkeypatch):
     assert (last.state, last.fix) == ("problem", "driver") and "too old for CUDA 13.0" in last.message
 
 
+def test_a_card_that_cannot_be_used_and_one_that_warp_finds_no_driver_for():
+    note = "The processor does the work. This torch has no kernels for the GTX 1080."
+    torch = {"version": "2.13.0", "cuda": "13.0", "threads": 4, "mps": False, "gpus": [], "unusable": note}
+    checks = list(doctor._torch({"driver": {}, "torch": torch}, {}))
+    assert [(check.message, check.fix) for check in checks if check.state == "problem"] == [(note, "driver")]
+    slow = "In plain torch, many times slower: marching. warp needs a newer driver."
+    kernels = {"names": {"marching": "torch"}, "why": {"marching": "warp needs a newer driver."}, "slow": slow}
+    *_, last = doctor._kernels({"kernels": kernels, "torch": torch}, {})
+    assert (last.state, last.message, last.fix) == ("problem", slow, "driver")
+
+
 def driver(folder, monkeypatch, script):
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")

@@ -21,6 +21,10 @@ from tests.diffusion.tiny_models import build
 
 LEVELS = noise_levels(0.6, 0.2, 10)  # two views each: 20 iterations
 SCALE = 7.5
+# In AdamW's denominator, a tenth to a hundredth of a gradient. With the product's 1e-15 a gradient within rounding of 0
+# takes a whole step, in whichever direction rounding has it, D_phi learns from that, and what is compared is the
+# processor, the number of threads, and what ran before in the process.
+PICTURE_EPS, PHI_EPS = 1e-4, 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +40,16 @@ def run(folder: Path, fast: bool) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     picture = torch.rand(1, 64, 64, 3, generator=generator).requires_grad_()
     phi: Any = prior.phi(conditioning, 4, 1e-3, 1, 0)
+    phi._optimizer.param_groups[0]["eps"] = PHI_EPS
     optimizer: torch.optim.Optimizer = adamw([([picture], 1e-2)])
     if fast:
         prior._network.unet.to(memory_format=torch.channels_last)
         prior._vae.to(memory_format=torch.channels_last)
     else:
         optimizer = torch.optim.AdamW(
-            [{"params": [picture], "lr": 1e-2}], betas=(0.9, 0.99), eps=1e-15, foreach=False, fused=False
+            [{"params": [picture], "lr": 1e-2}], betas=(0.9, 0.99), foreach=False, fused=False
         )
+    optimizer.param_groups[0]["eps"] = PICTURE_EPS
 
     def plain_prior(z: Tensor, level: Any, camera: Camera) -> Tensor:
         """Two calls, one with the text and one without."""
@@ -84,4 +90,4 @@ def test_twenty_iterations_give_the_same_picture(folder: Path) -> None:
     start = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     moved = float((plain - start).norm())
     assert moved > 1  # it has gone somewhere
-    assert float((fast - plain).norm()) < 1e-3 * moved
+    assert float((fast - plain).norm()) < 2e-4 * moved

@@ -7,6 +7,7 @@
     LOADING      seconds that loading the prior takes, all in one go
     ITERATION    seconds that the denoiser takes
     UNWRAP       seconds that the unwrapping process takes
+    CARD_FAILS   a file: while it is there the denoiser raises what a card does after an illegal access
 
 Like the real one, it hears requests before it imports torch.
 """
@@ -26,6 +27,8 @@ def seconds(name):
 
 def prepare():
     """Put other things in the places of some real ones."""
+    import torch
+
     from backend import finish, pipeline
     from backend.kernels import unwrap
     from tests.oracle import Oracle
@@ -33,6 +36,8 @@ def prepare():
     class Slow(Oracle):
         def denoise(self, *arguments):
             time.sleep(seconds("ITERATION"))
+            if "CARD_FAILS" in os.environ and Path(os.environ["CARD_FAILS"]).exists():
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             return super().denoise(*arguments)
 
     def load(*_):

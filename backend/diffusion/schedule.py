@@ -8,6 +8,7 @@ the last sigma is where it lands. `set_timesteps` of a scheduler is never used: 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -32,9 +33,18 @@ class NoiseLevel:
 @lru_cache(maxsize=1)
 def sigma_table() -> Tensor:
     """[1000] float64, sigma at integer timesteps."""
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    alphas = torch.cumprod(1 - betas, 0)
-    return ((1 - alphas) / alphas).sqrt()
+    return torch.tensor(_sigmas(), dtype=torch.float64)
+
+
+@lru_cache(maxsize=1)
+def _sigmas() -> tuple[float, ...]:
+    """In Python's own arithmetic, which is the same on every processor; torch fuses operations on some."""
+    first, last = math.sqrt(0.00085), math.sqrt(0.012)
+    found, alpha = [], 1.0
+    for i in range(1000):
+        alpha *= 1 - (first + (last - first) * i / 999) ** 2
+        found.append(math.sqrt((1 - alpha) / alpha))
+    return tuple(found)
 
 
 def sigma_at(timestep: float) -> float:
@@ -44,9 +54,9 @@ def sigma_at(timestep: float) -> float:
     """
     if not 0 <= timestep <= 999:
         raise ValueError(f"a timestep lies in [0, 999], got {timestep}")
-    table = sigma_table()
     low = min(int(timestep), 998)
-    return float(torch.lerp(table[low], table[low + 1], timestep - low))
+    here, there = _sigmas()[low : low + 2]
+    return here + (there - here) * (timestep - low)
 
 
 def noise_levels(start: float, end: float, count: int) -> list[NoiseLevel]:

@@ -49,6 +49,14 @@ class Kernels:
     names: dict[str, str]  # "torch", "warp", "tcnn" or "nvdiffrast"
     why: dict[str, str]  # why nothing faster is in use; "" where nothing is faster
 
+    def slow(self, device: torch.device) -> str:
+        """A sentence where an NVIDIA card has to do with the torch twins, which are many times slower; else ""."""
+        slow = [what for what, name in self.names.items() if name == "torch"]
+        if device.type != "cuda" or torch.version.hip or not slow:
+            return ""
+        why = min((self.why[what] for what in slow), key=len)  # about Warp alone, which can do all of them
+        return f"In plain torch, many times slower: {', '.join(slow)}. {why}"
+
 
 def select(device: torch.device | str, override: str | None = None) -> Kernels:
     """The fastest kernels for tensors on `device`.
@@ -102,5 +110,17 @@ def _load(name: str, module: str, kinds: tuple[str, ...] | None, kind: str) -> M
     except (ImportError, OSError, RuntimeError) as error:
         return f"{name} could not be loaded ({(str(error).splitlines() or [''])[0]})."
     if name == "warp" and kind == "cuda" and not found.wp.is_cuda_available():
-        return "warp finds no CUDA driver that is new enough for it."
+        return _too_old(found.wp)
     return found
+
+
+def _too_old(wp: ModuleType) -> str:
+    """Why Warp finds no card where torch has one."""
+    built, there = wp.get_cuda_toolkit_version(), wp.get_cuda_driver_version()
+    if built is None:
+        return "warp was built without CUDA: install warp-lang from the package index."
+    has = f", which has {there[0]}.{there[1]}" if there else ""
+    return (
+        f"warp {wp.__version__} is built with CUDA {built[0]}.{built[1]} and needs a driver for CUDA {built[0]}.0"
+        f" or newer: update the card's driver{has}."
+    )

@@ -12,12 +12,14 @@ the CPU whatever torch is told (index_put_ is not). There is no second derivativ
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -59,19 +61,22 @@ class GridLayout:
     @cached_property
     def growth(self) -> float:
         """Ratio of neighbouring levels, rounded to the float32 that tiny-cuda-nn is told."""
-        ratio = (self.finest / self.base) ** (1 / max(self.levels - 1, 1))
-        return float(np.float32(ratio))
+        return _float32((self.finest / self.base) ** (1 / max(self.levels - 1, 1)))
 
     @cached_property
     def scales(self) -> tuple[float, ...]:
-        """Cells a side, fractional; in float32 steps as tiny-cuda-nn forms them."""
-        log2 = np.log2(np.float32(self.growth))
-        powers = np.exp2(np.arange(self.levels, dtype=np.float32) * log2)
-        return tuple(float(s) for s in powers * np.float32(self.base) - np.float32(1))
+        """Cells a side, fractional; in float32 steps as tiny-cuda-nn forms them.
+
+        Every step is taken in float64 and rounded once, which is float32's own result on every processor.
+        numpy's log2 and exp2 in float32 are one off on some: a ceil then finds another grid.
+        """
+        log2 = _float32(math.log2(self.growth))
+        powers = [_float32(math.exp2(_float32(level * log2))) for level in range(self.levels)]
+        return tuple(_float32(_float32(power * self.base) - 1) for power in powers)
 
     @cached_property
     def resolutions(self) -> tuple[int, ...]:
-        return tuple(int(np.ceil(s)) + 1 for s in self.scales)
+        return tuple(math.ceil(s) + 1 for s in self.scales)
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -81,7 +86,7 @@ class GridLayout:
     @cached_property
     def offsets(self) -> tuple[int, ...]:
         """[levels + 1], the first entry of each level and the end."""
-        return tuple(int(n) for n in np.cumsum((0, *self.sizes)))
+        return tuple(accumulate(self.sizes, initial=0))
 
     @cached_property
     def hashed(self) -> tuple[bool, ...]:
@@ -96,6 +101,10 @@ class GridLayout:
     def width(self) -> int:
         """Columns of the encoding."""
         return self.levels * self.features
+
+
+def _float32(value: float) -> float:
+    return struct.unpack("<f", struct.pack("<f", value))[0]  # type: ignore[no-any-return]
 
 
 def hash_encode(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:

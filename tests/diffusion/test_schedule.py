@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+from decimal import Context, Decimal, localcontext
 from itertools import pairwise
 
 import pytest
@@ -8,6 +10,22 @@ from diffusers import DDPMScheduler, EulerDiscreteScheduler
 
 from backend.diffusion.schedule import noise_levels, sigma_at, sigma_table
 from tests.diffusion.tiny_models import BETAS
+
+
+def test_a_schedule_is_the_same_on_every_processor() -> None:
+    """Against exact numbers to all but the last two bits; torch's lerp fuses on some processors, Python never."""
+    with localcontext(Context(prec=40)):
+        first, last = Decimal("0.00085").sqrt(), Decimal("0.012").sqrt()
+        bar, exact = Decimal(1), []
+        for i in range(1000):
+            bar *= 1 - (first + (last - first) * i / 999) ** 2
+            exact.append(((1 - bar) / bar).sqrt())
+        assert all(abs(Decimal(sigma_at(i)) / exact[i] - 1) < Decimal("2e-14") for i in range(1000))
+        between = exact[998] + (exact[999] - exact[998]) * Decimal("0.25")
+        assert abs(Decimal(sigma_at(998.25)) / between - 1) < Decimal("2e-14")
+    assert sigma_table().tolist() == [sigma_at(i) for i in range(1000)]
+    bits = hashlib.sha256(repr(noise_levels(0.8, 0.4, 1000)).encode()).hexdigest()
+    assert bits == "99a89aca39eb3c5543f8978a4ef712a2e2dd37da8cfa62f2601d7b49d0c86f16"  # geometry's
 
 
 def test_sigmas_are_stable_diffusions() -> None:

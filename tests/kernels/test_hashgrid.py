@@ -3,6 +3,7 @@
 import importlib
 import sys
 import types
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 import pytest
 import torch
@@ -125,6 +126,40 @@ def test_layout_is_tiny_cuda_nns():
     odd = GridLayout(levels=2, features=1, log2_size=19, base=5, finest=9)
     assert odd.sizes == (128, 736)  # 125 and 729 vertices, aligned to 8
     assert BIG.growth == float(torch.tensor(128 ** (1 / 15)))  # float32
+
+
+def float32(value: Decimal) -> Decimal:
+    """The nearest number with 24 bits, halves to even."""
+    exponent = 0
+    while abs(value) * Decimal(2) ** exponent < 2**23:
+        exponent += 1
+    while abs(value) * Decimal(2) ** exponent >= 2**24:
+        exponent -= 1
+    return (value * Decimal(2) ** exponent).to_integral_value(ROUND_HALF_EVEN) / Decimal(2) ** exponent
+
+
+def exact_scales(levels: int, finest: int) -> list[Decimal]:
+    """grid.h's operations on float32, each exact and then rounded: from decimals of 50 digits."""
+    with localcontext(Context(prec=50)):
+        two = Decimal(2).ln()
+        ratio = ((Decimal(finest) / 16).ln() / max(levels - 1, 1)).exp()
+        log2 = float32(ratio).ln() / two
+        log2 = float32(log2) if log2 else log2
+        rising = range(1, levels) if log2 else ()  # else all levels are alike
+        powers = [Decimal(1)] * (levels - len(rising)) + [float32((float32(k * log2) * two).exp()) for k in rising]
+        return [float32(float32(power * 16) - 1) for power in powers]
+
+
+def test_every_layout_is_the_same_on_every_processor() -> None:
+    """All levels, and finest grids up to 4096: what numpy's float32 functions get wrong on some processors."""
+    for finest in (64, 100, 128, 256, 512, 1000, 1024, 2048, 3333, 4096):
+        for levels in range(1, 33):
+            layout, exact = GridLayout(levels, 2, 19, finest=finest), exact_scales(levels, finest)
+            assert [Decimal(scale) for scale in layout.scales] == exact, (levels, finest)
+            sides = [int(scale.to_integral_value(ROUND_CEILING)) + 1 for scale in exact]
+            assert list(layout.resolutions) == sides, (levels, finest)
+            sizes = [min(-(-(side**3) // 8) * 8, 2**19) for side in sides]
+            assert list(layout.sizes) == sizes and layout.entries == sum(sizes)
 
 
 @pytest.mark.parametrize("name", ["torch", "warp"])

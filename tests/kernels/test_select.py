@@ -65,6 +65,25 @@ def test_amd_cards_use_torch(monkeypatch):
     assert set(chosen.names.values()) == {"torch"} and "not on rocm" in chosen.why["hash grid"]
 
 
+@pytest.mark.skipif(not HAS_WARP, reason="warp-lang is not installed")
+def test_a_driver_too_old_for_warp_is_said_up_front(monkeypatch):
+    """Warp's own Python runs; what its C library would find is stood in for: a driver for CUDA 12.8 and no device."""
+    import warp
+    from warp._src import context
+
+    monkeypatch.setattr(context.runtime, "cuda_devices", [])
+    monkeypatch.setattr(context.runtime, "toolkit_version", (13, 4))
+    monkeypatch.setattr(context.runtime, "driver_version", (12, 8))
+    chosen = select("cuda", None)
+    assert set(chosen.names.values()) == {"torch"}
+    note = chosen.slow(torch.device("cuda", 0))
+    assert note.startswith("In plain torch, many times slower: hash grid, rasteriser, marching. warp ")
+    wanted = f"warp {warp.__version__} is built with CUDA 13.4 and needs a driver for CUDA 13.0 or newer"
+    assert note.count(wanted) == 1 and "which has 12.8" in note and "update the card's driver" in note
+    assert chosen.slow(torch.device("cpu")) == ""
+    assert select("cpu").slow(torch.device("cpu")) == ""
+
+
 def test_torch_can_be_asked_for():
     chosen = select("cpu", "torch")
     assert chosen.hash_encode is hashgrid.hash_encode and chosen.rasterize_ids is raster.rasterize_ids
