@@ -387,7 +387,8 @@ def ready() -> Ready:
 
 
 def _ready(device: torch.device, kernels: Kernels, threads: int) -> Ready:
-    return Ready(versions(), (str(device),), kernels.names, threads, memory_gb(device), kernels.why)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return Ready(versions(), (name,), kernels.names, threads, memory_gb(device), kernels.why)
 
 
 def memory_gb(device: torch.device) -> float:

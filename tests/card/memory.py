@@ -39,12 +39,21 @@ class Memory:
 
     def entry(self, tensor: Tensor) -> _Entry | None:
         """None: the tensor lies on the host."""
-        if not has_storage(tensor):
+        try:
+            return self._known.get(tensor.untyped_storage()._cdata)
+        except NotImplementedError:  # a sparse tensor has none
             return None
-        return self._known.get(tensor.untyped_storage()._cdata)
 
     def holds(self, tensor: Tensor) -> bool:
-        return self.entry(tensor) is not None
+        try:
+            return tensor.untyped_storage()._cdata in self._known
+        except NotImplementedError:
+            return False
+
+    def date(self, writer: tuple[int, int]) -> None:
+        """All there is was written by then."""
+        for entry in self._known.values():
+            entry.writer = writer
 
     def put(self, tensor: Tensor) -> None:
         """The tensor's storage lies on the card from now on. Raises torch.OutOfMemoryError as a card does."""

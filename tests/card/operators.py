@@ -23,6 +23,10 @@ class Operators(TorchDispatchMode):
         super().__init__()
         self.card = card
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and what keeps the compiler out costs as much as an operator
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not self.card.open or not isinstance(func, torch._ops.OpOverload):
@@ -34,34 +38,34 @@ class Operators(TorchDispatchMode):
 def run(card: PretendedCard, func: Any, args: Any, kwargs: Any) -> Any:
     of = rules.facts(func)
     holds = card.memory.holds
-    operands = list(rules.tensors_in(args))
+    operands = rules.listed(args)
     if kwargs:
-        operands += rules.tensors_in(kwargs.values())
+        operands += rules.listed(kwargs.values())
     here = [holds(t) for t in operands]
-    on_card = any(here)
-    if not on_card:
+    if True not in here:
         out = func(*args, **kwargs)
         if not operands and card.made_on_card():
             place(card, out)
             card.streams.after(func, args, kwargs, out, [])
         return out
     card.require()
-    if not all(here):
+    if False in here:
         what = rules.mixed(of, args, kwargs, holds)
         if what in ("upload", "download"):
             if what == "download" or not (of.name == "copy_" and (args[2:] or [False])[0]):
                 card.wait(f"{of.name} ({what})")
         elif what is not None:
             card.refuse(RuntimeError, what)
-    if rules.waits(of, args, kwargs):
+    if of.may_wait and rules.waits(of, args, kwargs):
         card.wait(of.name)
-    if what := rules.not_implemented(of, operands):
+    if of.may_lack and (what := rules.not_implemented(of, operands)):
         card.refuse(NotImplementedError, what)
     if torch.are_deterministic_algorithms_enabled() and (what := rules.not_deterministic(of, args)):
         card.refuse(RuntimeError, what)
     card.operators[of.name] += 1
-    written = [args[i] for i in of.written if i < len(args)]
-    written += [kwargs[name] for name in ("out",) if name in kwargs]
+    written = [args[i] for i in of.written if i < len(args)] if of.written else []
+    if "out" in kwargs:
+        written.append(kwargs["out"])
     card.streams.before(operands, written)
     out = func(*args, **kwargs)
     if of.name == "copy_" and not here[0]:
@@ -73,8 +77,9 @@ def run(card: PretendedCard, func: Any, args: Any, kwargs: Any) -> Any:
 
 def place(card: PretendedCard, out: Any) -> None:
     """What an operator has made lies on the card."""
-    for tensor in (
-        (out,) if isinstance(out, Tensor) else rules.tensors_in(out if isinstance(out, list | tuple) else ())
-    ):
-        if has_storage(tensor):
-            card.memory.put(tensor)
+    if isinstance(out, Tensor):
+        if has_storage(out):
+            card.memory.put(out)
+    elif isinstance(out, list | tuple):
+        for one in out:
+            place(card, one)

@@ -53,7 +53,8 @@ class Facts(NamedTuple):
     indexed: bool
     pointwise: bool
     written: tuple[int, ...]  # positions of the arguments that it writes to
-    random: bool
+    may_wait: bool
+    may_lack: bool  # a kernel
 
 
 @cache
@@ -71,7 +72,8 @@ def facts(func: Any) -> Facts:
         name in INDEXED,
         torch.Tag.pointwise in func.tags or name in TAKES_A_NUMBER,
         written,
-        torch.Tag.nondeterministic_seeded in func.tags,
+        name in WAITING or name in INDEXED or name == "repeat_interleave",
+        name in CPU_ONLY or name in PRODUCTS,
     )
 
 
@@ -81,6 +83,17 @@ def tensors_in(values: Any) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, list | tuple):
             yield from tensors_in(value)
+
+
+def listed(values: Any) -> list[Tensor]:
+    """tensors_in, quickly."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += listed(value)
+    return found
 
 
 def waits(of: Facts, args: Any, kwargs: Any) -> bool:

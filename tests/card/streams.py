@@ -56,6 +56,9 @@ class Streams:
         self.allocating.remove(pool)
 
     def new(self) -> int:
+        if self.count == 1:  # until then there was nothing to keep apart
+            self.clocks[0][0] += 1
+            self.card.memory.date((0, self.clocks[0][0]))
         self.clocks.append({self.count: 0})
         self.count += 1
         return self.count - 1
@@ -95,6 +98,8 @@ class Streams:
 
     def wrote(self, tensors: Iterable[Tensor]) -> None:
         """The current stream has."""
+        if self.count == 1:
+            return
         clock = self.clocks[self.current]
         clock[self.current] += 1
         for tensor in tensors:
