@@ -40,7 +40,8 @@ def draft(day: Day, say: Say) -> None:
     for name in ("whole", "resumed"):
         folder = day.folder / name
         folder.mkdir()
-        job = Job(name, "generate", "a red mug", str(folder), **kind)
+        prompt = "a ball" if day.tiny else "a red mug"
+        job = Job(name, "generate", prompt, str(folder), stages=STAGES if name == "whole" else ("nerf",), **kind)
         began, stop = time.monotonic(), iter(range(5))  # two looks a moment
 
         def asked(stop: Iterator[int] = stop, name: str = name) -> str | None:
