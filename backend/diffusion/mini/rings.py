@@ -35,7 +35,7 @@ from backend.scene.camera import Camera, orbit
 FRAMES = 4  # views a ring
 RING_POSES = replace(POSES, overhead_share=0.25)  # a vessel's inside is seen from above only
 RING_SIZE = 64  # pixels a side
-RINGS_A_KIND, RINGS_A_THING = 150, 30  # of a procedural kind, of each real thing
+RINGS_A_KIND, RINGS_A_THING = 150, 20  # of a procedural kind, of each real thing
 EDGE = 4  # rays along a side of an edge pixel
 OWN_COLOURS_SHARE = 0.5  # of a real thing's pictures: as its maker coloured it
 NO_COLOUR_SHARE = 0.2  # of the captions of real things in their own colours: the colour is left out
@@ -51,8 +51,9 @@ class RingAlbum:
     normal   [N,3,H,W] uint8, (n + 1) / 2 in camera space, zero where alpha is zero
     c2w      [N,4,4] float32
     fixed    [N,3,H,W] uint8, what no colour changes, times coverage; None where there is nothing such
-    own      [3] float32, the colour of a real thing's body as it was made; None for procedural objects
-    colour   the word for `own`; None where no word fits
+    made     [N,3,H,W] uint8, a real thing in its own colours, times coverage; None for procedural objects
+    tint     whether a real thing's body may have another colour
+    colour   the word for its body's own colour; None where no word fits
     material "wooden", "metal" or None
     """
 
@@ -62,7 +63,8 @@ class RingAlbum:
     normal: Tensor
     c2w: Tensor
     fixed: Tensor | None = None
-    own: Tensor | None = None
+    made: Tensor | None = None
+    tint: bool = True
     colour: str | None = None
     material: str | None = None
 
@@ -108,12 +110,16 @@ class RingPicture:
     c2w: Tensor
 
 
-def paint_ring(album: RingAlbum, ring: int, colours: Tensor, background: Tensor) -> Tensor:
-    """[4,3,H,W] in [0,1]: a ring in these colours [P,3] before this background [3]."""
+def paint_ring(album: RingAlbum, ring: int, colours: Tensor | None, background: Tensor) -> Tensor:
+    """[4,3,H,W] in [0,1]: a ring in these colours [P,3], or as it was made, before this background [3]."""
     rows = slice(FRAMES * ring, FRAMES * (ring + 1))
-    image = torch.einsum("nphw,pc->nchw", album.shade[rows].float() / 255, colours)
-    if album.fixed is not None:
-        image = image + album.fixed[rows].float() / 255
+    if colours is None:
+        assert album.made is not None
+        image = album.made[rows].float() / 255
+    else:
+        image = torch.einsum("nphw,pc->nchw", album.shade[rows].float() / 255, colours)
+        if album.fixed is not None:
+            image = image + album.fixed[rows].float() / 255
     clear = 1 - album.alpha[rows, None].float() / 255
     return (image + clear * background[:, None, None]).clamp(0, 1)
 
@@ -142,14 +148,14 @@ class Drawer:
         album = albums[pick(len(albums), generator)]
         ring = pick(album.rings, generator)
         normal_map = chance(NORMAL_SHARE, generator)
-        description, colours = (describe_real if album.own is not None else describe_made)(album, generator)
+        description, colours = (describe_made if album.made is None else describe_real)(album, generator)
         description = replace(description, normal_map=normal_map)
         background = random_background(generator)
         images = paint_ring_normals(album, ring) if normal_map else paint_ring(album, ring, colours, background)
         return RingPicture(description, images, album.c2w[FRAMES * ring : FRAMES * (ring + 1)])
 
 
-def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor]:
+def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
     """A procedural object in a random colour, now and then with a part in a colour of its own; its colours [P,3]."""
     allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
     colour = allowed[pick(len(allowed), generator)]
@@ -160,14 +166,13 @@ def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, 
     return description, build(description).colours
 
 
-def describe_real(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor]:
-    """A real thing in its own colours, named where a word fits, or with its body in one of COLOURS."""
-    assert album.own is not None
-    if chance(OWN_COLOURS_SHARE, generator):
-        if album.material is not None:
-            return Description(album.kind, material=album.material), album.own[None]
+def describe_real(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
+    """A real thing as it was made (None), its material or colour named where one fits, or with its body in one of COLOURS."""
+    if not album.tint or chance(OWN_COLOURS_SHARE, generator):
+        if album.material is not None and not chance(NO_COLOUR_SHARE, generator):
+            return Description(album.kind, material=album.material), None
         named = album.colour if not chance(NO_COLOUR_SHARE, generator) else None
-        return Description(album.kind, named), album.own[None]
+        return Description(album.kind, named), None
     allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
     colour = allowed[pick(len(allowed), generator)]
     return Description(album.kind, colour), torch.tensor(COLOURS[colour])[None]
