@@ -31,7 +31,7 @@ def camera_label(c2w: Tensor) -> Tensor:
 
 
 def silence_camera(unet: UNet2DConditionModel) -> None:
-    """Zero the embedding's last layer: the UNet then says what it would say without a camera. For a start of training."""
+    """Zero the embedding's last layer, for a start of training: the UNet then says what it would without a camera."""
     with torch.no_grad():
         unet.class_embedding.linear_2.weight.zero_()
         unet.class_embedding.linear_2.bias.zero_()

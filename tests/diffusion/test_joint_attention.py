@@ -118,9 +118,7 @@ def test_joining_again_replaces_and_slices_are_seen_and_wrapped() -> None:
     join_frames(unet, 2)
     join_frames(unet, FRAMES)
     assert joined_frames(unet) == FRAMES
-    assert all(
-        isinstance(p, JointAttention) == ("attn1" in name) for name, p in unet.attn_processors.items()
-    )
+    assert all(isinstance(p, JointAttention) == ("attn1" in name) for name, p in unet.attn_processors.items())
     x, t, text, label = ring()
     with torch.no_grad():
         whole = unet(x, t, encoder_hidden_states=text, class_labels=label).sample

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from backend.diffusion.mini import export
-from backend.diffusion.mini.dataset import LEARNED
-from backend.diffusion.mini.rings import FRAMES
+from backend.diffusion.mini.rings import FRAMES, RING_POSES
+from backend.files import write_text
+
+CREDITS = "CREDITS.txt"
 
 
-def rings_statement() -> dict[str, Any]:
-    """dreamflow.json: the first edition's without view words, the camera told as MVDream's and the frames joined."""
-    stated = export.statement(refiner=False) | {"kinds": LEARNED, "camera": "c2w", "frames": FRAMES}
+def rings_statement(kinds: Sequence[str]) -> dict[str, Any]:
+    """dreamflow.json: the first edition's without view words; the camera is told by its matrix, four views at once."""
+    stated = export.statement(refiner=False)
     del stated["views"]
-    return stated
+    return stated | {
+        "poses": asdict(RING_POSES),
+        "kinds": list(kinds),
+        "view_prompt": "{prompt}",
+        "camera": "c2w",
+        "frames": FRAMES,
+    }
 
 
-def write_rings_model(folder: Path, parts: dict[str, nn.Module]) -> None:
-    """parts: unet, text_encoder, vae; the folder is whole or as it was before."""
+def write_rings_model(folder: Path, parts: dict[str, nn.Module], kinds: Sequence[str], credits: str) -> None:
+    """parts: unet, text_encoder, vae. credits: whose models the pictures showed; "" where they were all made here."""
     export.write_model(folder, parts, refiner=False)
-    export.write_json(folder / "dreamflow.json", rings_statement())
+    export.write_json(folder / "dreamflow.json", rings_statement(kinds))
+    if credits:
+        write_text(folder / CREDITS, credits)

@@ -1,7 +1,7 @@
 """The real things: which models of Debian's package sweethome3d-furniture show which kind, and who made them.
 
-The package holds five catalogues (.sh3f, ZIP files of OBJ models with a table of properties), under CC BY 3.0 or CC0. Nothing
-of it is in this repository; `credits` writes the list of authors that goes with weights trained on them.
+The package holds catalogues (.sh3f, ZIP files of OBJ models with a table of properties) under CC BY 3.0 or CC0. Nothing
+of them is in this repository; `credits` writes the list of authors that goes with weights trained on them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ CATALOGUES = {
     "Scopia": "CC BY 3.0",
 }
 TABLE = "PluginFurnitureCatalog.properties"
-INSTALL = "Install Debian's package sweethome3d-furniture, or unpack it, and name its folder share/sweethome3d/furniture."
+INSTALL = "Unpack or install Debian's package sweethome3d-furniture, and name its folder share/sweethome3d/furniture."
 
 # kind: the names that the catalogues give it
 NAMES = {
     "chair": (
-        "Chair", "Cafe chair", "Oak chair", "Osaka chair", "Chair with cushion", "Teck chair", "Plastic chair", "Children chair",
-        "Child chair", "Folding chair",
+        "Chair", "Cafe chair", "Oak chair", "Osaka chair", "Chair with cushion", "Teck chair", "Plastic chair",
+        "Children chair", "Child chair", "Folding chair",
     ),
     "armchair": ("Armchair", "Modern armchair", "Winchester armchair", "Rattan armchair"),
     "sofa": (
-        "Sofa", "Couch", "Futon couch", "Winchester sofa", "Sofa 2 seats", "Sofa 3 seats", "Clear sofa", "Burlap sofa", "Rattan sofa",
+        "Sofa", "Couch", "Futon couch", "Winchester sofa", "Sofa 2 seats", "Sofa 3 seats", "Clear sofa", "Burlap sofa",
+        "Rattan sofa",
     ),
     "table": (
-        "Table", "Oak table", "Round table", "Coffee table", "Cafe table", "Folding table", "Black table", "Wooden table",
-        "Wooden alder table", "Wooden teak table", "Rattan table", "Children table", "Glass table",
+        "Table", "Oak table", "Round table", "Coffee table", "Cafe table", "Folding table", "Black table",
+        "Wooden table", "Wooden alder table", "Wooden teak table", "Rattan table", "Children table", "Glass table",
     ),
     "bed": ("Bed", "Iron bed", "Child bed", "Day bed"),
     "lamp": ("Lamp", "Little lamp", "Pedestal vase lamp"),
@@ -53,7 +54,10 @@ NAMES = {
     "vase": ("Vase", "Pottery", "Old jar"),
     "wardrobe": ("Wardrobe", "Cupboard", "High cabinet"),
     "desk": ("Desk", "Wooden desk", "Desk table"),
-    "cabinet": ("Lower cabinet", "Drawers cabinet", "Bedside table", "Small lower cabinet", "Dresser with drawers", "Filing cabinet"),
+    "cabinet": (
+        "Lower cabinet", "Drawers cabinet", "Bedside table", "Small lower cabinet", "Dresser with drawers",
+        "Filing cabinet",
+    ),
     "truck": ("Truck", "Van"),
 }  # fmt: skip
 # Looked at and left out: another thing than its name says, broken, or a texture that is noise at this size.
@@ -61,8 +65,8 @@ LEFT_OUT = frozenset(
     {
         "Blend Swap CC-0#armchair", "Blend Swap CC-0#bookcase", "Blend Swap CC-0#foldingChair", "Blend Swap CC-0#lamp2",
         "Blend Swap CC-0#pianoBench", "Blend Swap CC-BY#kitchenChair", "Scopia#ext_chair", "Scopia#living_lamp",
-        "Scopia#office_furniture1", "Scopia#pottery", "Scopia#rattanArmchair", "Scopia#rattanSofa", "Scopia#rattanTable",
-        "Scopia#vase5",
+        "Scopia#office_furniture1", "Scopia#pottery", "Scopia#rattanArmchair", "Scopia#rattanSofa",
+        "Scopia#rattanTable", "Scopia#vase5",
     }
 )  # fmt: skip
 
@@ -135,8 +139,9 @@ def held_out_instances(found: list[Furniture]) -> set[str]:
 def credits(found: list[Furniture]) -> str:
     """Who made the models, by licence: the text that goes with weights trained on them."""
     lines = [
-        "The embedded prior's second edition was also trained on pictures of these models from the catalogues of Sweet Home 3D",
-        "(Debian's package sweethome3d-furniture), rendered, fitted into a ball and partly recoloured. None of them is included.",
+        "The embedded prior's second edition was also trained on pictures of these models from the catalogues of",
+        "Sweet Home 3D (Debian's package sweethome3d-furniture), rendered, fitted into a ball and partly recoloured.",
+        "None of them is included.",
     ]
     for licence in sorted({item.licence for item in found}):
         lines += ["", f"{licence}:"]

@@ -1,7 +1,8 @@
 """The language of the procedural objects; data, prompts and errors all use this statement of it.
 
-    [LEAD-IN] [a|an|the] [COLOUR] [MATERIAL] KIND [with [a|an|the] COLOUR PART {and [a|an|the] COLOUR PART}] [, VIEW view]
+    [LEAD-IN] [ARTICLE] [COLOUR] [MATERIAL] KIND [with [ARTICLE] COLOUR PART {and [ARTICLE] COLOUR PART}] [, VIEW view]
 
+    ARTICLE  "a", "an", "the"
     LEAD-IN  "a photo of", "a 3d model of", "a normal map of"
     COLOUR   a key of COLOURS; without one, the kind has its natural colour
     MATERIAL "wooden" or "metal", where the prior has seen real things of it

@@ -1,4 +1,4 @@
-"""Albums of rings of real things: models read from the package, fitted into the ball, drawn under the procedural sky."""
+"""Albums of rings of real things: models of the package, fitted into the ball, drawn under the procedural sky."""
 
 from __future__ import annotations
 
@@ -64,7 +64,11 @@ def open_real_albums(
     """Albums of these kinds' models but the held-out ones, or of these alone; drawn once and kept in `cache`."""
     found = find_furniture(furniture)
     out = held_out_instances(found)
-    albums = (open_real_album(item, cache, count) for item in found if item.kind in kinds and (item.id in out) == held)
+    albums = (
+        open_real_album(item, cache, count)
+        for item in found
+        if item.kind in kinds and (item.id in out) == held
+    )
     return [album for album in albums if album is not None]
 
 
@@ -87,7 +91,18 @@ def open_real_album(item: Furniture, cache: Path, count: int, size: int = RING_S
     chosen = maps.pop("words").tolist()
     colour = list(COLOURS)[chosen[0]] if chosen[0] >= 0 else None
     material = {1: "wooden", 2: "metal"}.get(chosen[1])
-    return RingAlbum(item.kind, **maps, tint=bool(chosen[2]), colour=colour, material=material)
+    return RingAlbum(
+        item.kind,
+        maps["shade"],
+        maps["alpha"],
+        maps["normal"],
+        maps["c2w"],
+        maps["fixed"],
+        maps["made"],
+        bool(chosen[2]),
+        colour,
+        material,
+    )
 
 
 def read_model(item: Furniture) -> Model:
@@ -147,7 +162,7 @@ def _texture(image: np.ndarray) -> Tensor:
 
 
 def draw_album(model: Model, item: Furniture, cameras: Camera) -> dict[str, Tensor]:
-    """The maps of a RingAlbum, and `words`: its colour's number (-1: none), its material's, whether it may be tinted."""
+    """The maps of a RingAlbum, and `words`: its colour's number (-1: none), its material's, may it be tinted."""
     size = cameras.height
     fine = cameras.resized(FINE * size, FINE * size)
     views = [draw_view(model, fine[i : i + 1]) for i in range(len(fine))]
@@ -168,17 +183,23 @@ def draw_album(model: Model, item: Furniture, cameras: Camera) -> dict[str, Tens
             ),
             1,
         )
-        image = columns.new_zeros(fine.height * fine.width, columns.shape[1]).index_copy_(0, view.pixel, columns)
+        image = columns.new_zeros(fine.height * fine.width, columns.shape[1]).index_copy_(
+            0, view.pixel, columns
+        )
         image = image.view(fine.height, fine.width, -1).permute(2, 0, 1)
         image = functional.avg_pool2d(image, FINE)
         encoded = (functional.normalize(image[2:5], dim=0) * 0.5 + 0.5) * (image[1:2] > 0)
         for name, value in (
-            ("shade", image[:1]), ("alpha", image[1]), ("normal", encoded), ("fixed", image[5:8]), ("made", image[8:11]),
+            ("shade", image[:1]), ("alpha", image[1]), ("normal", encoded), ("fixed", image[5:8]),
+            ("made", image[8:11]),
         ):  # fmt: skip
             maps[name].append(value)
-    called = " ".join([item.name, item.id, *(word for word, part in zip(model.words, body.tolist(), strict=True) if part)])
+    parts = [word for word, part in zip(model.words, body.tolist(), strict=True) if part]
+    called = " ".join([item.name, item.id, *parts])
     words = torch.tensor([colour_number(mean), material_number(called, mean), int(tint)])
-    return {name: (torch.stack(rows) * 255).round().clamp(0, 255).to(torch.uint8) for name, rows in maps.items()} | {
+    return {
+        name: (torch.stack(rows) * 255).round().clamp(0, 255).to(torch.uint8) for name, rows in maps.items()
+    } | {
         "c2w": cameras.c2w,
         "words": words,
     }
@@ -189,7 +210,7 @@ LUMINANCE = torch.tensor((0.299, 0.587, 0.114))
 
 @dataclass(frozen=True)
 class Hits:
-    """The P covered pixels of a view: pixel and material [P] int64; colour, world normal and camera-space normal [P,3]."""
+    """The P covered pixels of a view: pixel, material [P] int64; colour, world normal, camera-space normal [P,3]."""
 
     pixel: Tensor
     material: Tensor
@@ -220,7 +241,8 @@ def draw_view(model: Model, camera: Camera) -> Hits:
             continue
         texels = _look_up(source, uv[rows])
         colour[rows], solid[rows] = texels[:, :3], texels[:, 3] > SEE_THROUGH
-    return Hits(hit.pixel[solid], material[solid], colour[solid], normal[solid], (normal @ camera.c2w[0, :3, :3])[solid])
+    turned = normal @ camera.c2w[0, :3, :3]
+    return Hits(hit.pixel[solid], material[solid], colour[solid], normal[solid], turned[solid])
 
 
 def _look_up(texture: Tensor, uv: Tensor) -> Tensor:
@@ -232,7 +254,7 @@ def _look_up(texture: Tensor, uv: Tensor) -> Tensor:
 
 
 def find_body(model: Model, views: list[Hits]) -> tuple[Tensor, Tensor, bool]:
-    """Which materials are the body [M] bool (the most seen, and those of its colour), its mean colour, whether to tint it."""
+    """Which materials are the body [M] bool (the most seen, and those like it), its mean colour, may it be tinted."""
     material = torch.cat([view.material for view in views])
     colour = torch.cat([view.colour for view in views])
     count = torch.zeros(len(model.colours)).index_add_(0, material, torch.ones(len(material)))

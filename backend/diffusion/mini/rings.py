@@ -82,7 +82,9 @@ def ring_cameras(count: int, generator: Generator, size: int) -> Camera:
     return orbit(azimuth, elevation, distance, torch.full_like(azimuth, POSES.fov[0]), size, size)
 
 
-def open_ring_album(folder: Path, kind: str, count: int = RINGS_A_KIND, size: int = RING_SIZE, seed: int = 0) -> RingAlbum:
+def open_ring_album(
+    folder: Path, kind: str, count: int = RINGS_A_KIND, size: int = RING_SIZE, seed: int = 0
+) -> RingAlbum:
     """A procedural kind's album, traced once and kept as safetensors in `folder`."""
 
     def make() -> dict[str, Tensor]:
@@ -90,7 +92,8 @@ def open_ring_album(folder: Path, kind: str, count: int = RINGS_A_KIND, size: in
         shade, alpha, normal = trace(build(Description(kind)), cameras, EDGE)
         return {"shade": shade, "alpha": alpha, "normal": normal, "c2w": cameras.c2w}
 
-    return RingAlbum(kind, **kept(folder / f"rings-{kind}-{count}-{size}-{seed}.safetensors", make))
+    maps = kept(folder / f"rings-{kind}-{count}-{size}-{seed}.safetensors", make)
+    return RingAlbum(kind, maps["shade"], maps["alpha"], maps["normal"], maps["c2w"])
 
 
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -128,7 +131,10 @@ def paint_ring_normals(album: RingAlbum, ring: int) -> Tensor:
     """[4,3,H,W] in [0,1]: the ring's normal maps before NORMAL_BACKGROUND."""
     rows = slice(FRAMES * ring, FRAMES * (ring + 1))
     alpha = album.alpha[rows, None].float() / 255
-    return album.normal[rows].float() / 255 * alpha + (1 - alpha) * torch.tensor(NORMAL_BACKGROUND)[:, None, None]
+    return (
+        album.normal[rows].float() / 255 * alpha
+        + (1 - alpha) * torch.tensor(NORMAL_BACKGROUND)[:, None, None]
+    )
 
 
 class Drawer:
@@ -151,7 +157,9 @@ class Drawer:
         description, colours = (describe_made if album.made is None else describe_real)(album, generator)
         description = replace(description, normal_map=normal_map)
         background = random_background(generator)
-        images = paint_ring_normals(album, ring) if normal_map else paint_ring(album, ring, colours, background)
+        images = (
+            paint_ring_normals(album, ring) if normal_map else paint_ring(album, ring, colours, background)
+        )
         return RingPicture(description, images, album.c2w[FRAMES * ring : FRAMES * (ring + 1)])
 
 
@@ -167,7 +175,7 @@ def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, 
 
 
 def describe_real(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
-    """A real thing as it was made (None), its material or colour named where one fits, or with its body in one of COLOURS."""
+    """A real thing as it was made (None), its material or colour named where one fits, or its body in a colour."""
     if not album.tint or chance(OWN_COLOURS_SHARE, generator):
         if album.material is not None and not chance(NO_COLOUR_SHARE, generator):
             return Description(album.kind, material=album.material), None

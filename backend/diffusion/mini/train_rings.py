@@ -1,9 +1,9 @@
 """Train the embedded prior's second edition: told the camera, four views at once, from the shipped base model.
 
-    python -m backend.diffusion.mini.train_rings --cache FOLDER [--minutes M] [--decay FROM,TO] [--export FOLDER]
+    python -m backend.diffusion.mini.train_rings --cache FOLDER [--minutes M] [--decay FROM TO] [--export FOLDER]
 
-FOLDER holds the albums, the state (rings.safetensors, rings.json) and rings.log, a line every 100 steps. Started again, it
-goes on from the state there. Every step's data follow from the seed and the step's number alone, so a run that was
+FOLDER holds the albums, the state (rings.safetensors, rings.json) and rings.log, a line every 100 steps. Started again,
+it goes on from the state there. Every step's data follow from the seed and the step's number alone, so a run that was
 stopped and gone on with ends with the same bytes as one that was not (same machine, albums and arguments).
 
 The rate is constant; the average of the weights is what gets exported, so there is something to export at any time.
@@ -18,6 +18,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,8 +32,9 @@ from backend.diffusion.load import load_network, load_text, load_vae
 from backend.diffusion.mini import networks
 from backend.diffusion.mini.dataset import LEARNED
 from backend.diffusion.mini.export_rings import write_rings_model
-from backend.diffusion.mini.furniture import NAMES
+from backend.diffusion.mini.furniture import NAMES, credits, find_furniture, held_out_instances
 from backend.diffusion.mini.grammar import describe
+from backend.diffusion.mini.real_kinds import THINGS
 from backend.diffusion.mini.real_things import open_real_albums
 from backend.diffusion.mini.rings import FRAMES, NO_CAPTION_SHARE, Drawer, chance, open_ring_album, pick
 from backend.diffusion.mini.shapes import KINDS
@@ -48,22 +50,34 @@ BATCH = 32  # pictures a step: 8 rings, or 32 single views of any rings
 JOINT_SHARE = 0.7  # of the steps
 RATE, WARMUP, CAMERA_RATE = 7e-4, 100, 3.0  # the camera embedding learns from nothing
 AVERAGE = 0.999
-CHUNK, CHUNKS = 64, 16  # rings drawn and encoded at once, every CHUNK steps; chunks that batches are taken from
+CHUNK, CHUNKS = (
+    64,
+    16,
+)  # rings drawn and encoded at once, every CHUNK steps; chunks that batches are taken from
 LOG_STEPS, SAVE_SECONDS = 100, 300.0
 # How often a kind is drawn. Kinds that look different from everywhere take longer; the base knows the first ten.
 WEIGHTS = {
-    "mug": 3.0, "teapot": 3.0, "duck": 3.0, "ball": 0.6, "cone": 0.6, "donut": 0.8, "cube": 0.6, "chair": 2.0, "car": 2.0,
-    "table": 1.5, "lamp": 1.5, "bed": 1.5, "desk": 0.0, "cabinet": 0.0, "truck": 0.0,
+    "mug": 3.0, "teapot": 3.0, "duck": 3.0, "ball": 0.6, "cone": 0.6, "donut": 0.8, "cube": 0.6, "chair": 2.0,
+    "car": 2.0, "table": 1.5, "lamp": 1.5, "bed": 1.5, "desk": 0.0, "cabinet": 0.0, "truck": 0.0,
 }  # fmt: skip
-FIRST_PICTURES, FIRST_SHARE = 64_000, 0.2  # until then, kinds that the base does not know are drawn this much less
+FIRST_PICTURES = 64_000  # until then, kinds that the base does not know are drawn less, by this factor:
+FIRST_SHARE = 0.2
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m backend.diffusion.mini.train_rings", description=__doc__)
     parser.add_argument("--cache", type=Path, required=True, help="albums, state and log")
     parser.add_argument("--minutes", type=float, default=120, help="of this session (default: 120)")
-    parser.add_argument("--decay", default="", help="FROM,TO in pictures: the rate falls, and training ends at TO")
-    parser.add_argument("--furniture", type=Path, help="the folder of the package's .sh3f files; without it, no real things")
+    parser.add_argument(
+        "--decay",
+        type=int,
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="the rate falls from FROM pictures on, and training ends at TO",
+    )
+    parser.add_argument(
+        "--furniture", type=Path, help="the folder of the package's .sh3f files; without it, no real things"
+    )
     parser.add_argument("--kinds", help="only these procedural kinds, with commas between them")
     parser.add_argument("--export", type=Path, help="write the model folder from the state there, and stop")
     parser.add_argument("--seed", type=int, default=0)
@@ -71,9 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
     try:
-        trainer = Trainer(args.cache, args.seed, tuple(int(n) for n in args.decay.split(",")) if args.decay else None)
+        trainer = Trainer(args.cache, args.seed, args.decay)
         if args.export is not None:
-            trainer.export(args.export)
+            trainer.export(args.export, args.furniture)
         else:
             kinds = args.kinds.split(",") if args.kinds else list(KINDS)
             albums = [open_ring_album(args.cache, kind) for kind in kinds]
@@ -101,7 +115,11 @@ class Pool:
         if list(self.chunks) != list(wanted):
             self.chunks = {c: self.chunks[c] if c in self.chunks else self.make(c) for c in wanted}
             latents, cameras, captions = zip(*self.chunks.values(), strict=True)
-            self.joined = torch.cat(latents), torch.cat(cameras), [text for texts in captions for text in texts]
+            self.joined = (
+                torch.cat(latents),
+                torch.cat(cameras),
+                [text for texts in captions for text in texts],
+            )
         return self.joined
 
     @torch.no_grad()
@@ -121,14 +139,18 @@ class Pool:
 class Trainer:
     """The networks, their run in `cache`, and what a step does with them."""
 
-    def __init__(self, cache: Path, seed: int, decay: tuple[int, int] | None) -> None:
+    def __init__(self, cache: Path, seed: int, decay: Sequence[int] | None) -> None:
         self.cache, self.seed, self.decay = cache, seed, decay
         torch.manual_seed(seed)
         self.tokenizer = networks.save_tokenizer(cache / "tokenizer")
         self.vae, self.unet, self.encoder = second_edition(self.tokenizer.get_vocab())
         camera = list(self.unet.class_embedding.parameters())
-        rest = [p for n in (self.unet, self.encoder) for p in n.parameters() if not any(p is c for c in camera)]
-        self.optimizer = AdamW([{"params": rest}, {"params": camera}], betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        rest = [
+            p for n in (self.unet, self.encoder) for p in n.parameters() if not any(p is c for c in camera)
+        ]
+        self.optimizer = AdamW(
+            [{"params": rest}, {"params": camera}], betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         self.parts: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.encoder}
         self.run = Run(NAME, cache, self.parts, self.optimizer, AVERAGE)
         self.run.restore()
@@ -174,7 +196,9 @@ class Trainer:
         x, c2w, captions = take(pool.at(run.step), joint, generator)
         for group, times in zip(self.optimizer.param_groups, (1.0, CAMERA_RATE), strict=True):
             group["lr"] = self.rate() * times
-        error, t = ring_loss(self.unet, self.encoder, sentences(captions), x, c2w, FRAMES if joint else 1, generator)
+        error, t = ring_loss(
+            self.unet, self.encoder, sentences(captions), x, c2w, FRAMES if joint else 1, generator
+        )
         loss = error.mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -183,12 +207,21 @@ class Trainer:
         run.note(loss, BATCH)
         return error.detach(), t, joint
 
-    def export(self, folder: Path) -> None:
-        """The average as a model folder. InputError before the first state was saved."""
+    def export(self, folder: Path, furniture: Path | None) -> None:
+        """The average as a model folder, with the credits of the real things in `furniture`.
+
+        InputError before the first state was saved.
+        """
         if not self.run.seen:
             raise InputError(f"There is no training state in {self.cache}.", "Train first, without --export.")
         self.run.put_average()
-        write_rings_model(folder, self.parts | {"vae": self.vae})
+        items = (
+            [] if furniture is None else [i for i in find_furniture(furniture) if WEIGHTS.get(i.kind, 1.0)]
+        )
+        held = held_out_instances(items)
+        kinds = [kind for kind in THINGS if kind in KINDS or any(item.kind == kind for item in items)]
+        text = credits([item for item in items if item.id not in held]) if items else ""
+        write_rings_model(folder, self.parts | {"vae": self.vae}, kinds, text)
 
 
 def second_edition(vocabulary: dict[str, int]) -> tuple[AutoencoderKL, UNet2DConditionModel, nn.Module]:
@@ -209,7 +242,9 @@ def second_edition(vocabulary: dict[str, int]) -> tuple[AutoencoderKL, UNet2DCon
     return load_vae(model, cpu).float(), unet, encoder
 
 
-def take(pool: tuple[Tensor, Tensor, list[str]], joint: bool, generator: Generator) -> tuple[Tensor, Tensor, list[str]]:
+def take(
+    pool: tuple[Tensor, Tensor, list[str]], joint: bool, generator: Generator
+) -> tuple[Tensor, Tensor, list[str]]:
     """A batch: latents [BATCH,C,h,w], cameras [BATCH,4,4] and captions, of whole rings or of single views."""
     latents, cameras, captions = pool
 
@@ -257,7 +292,12 @@ class Log:
         self.rows[joint].append(torch.stack((t // 250, error)))
 
     def write(self, run: Run, cpu: float) -> None:
-        line: dict[str, object] = {"step": run.step, "seen": run.seen, "seconds": round(run.seconds), "cpu": round(cpu)}
+        line: dict[str, object] = {
+            "step": run.step,
+            "seen": run.seen,
+            "seconds": round(run.seconds),
+            "cpu": round(cpu),
+        }
         for joint, name in ((False, "single"), (True, "joint")):
             if not self.rows[joint]:
                 continue

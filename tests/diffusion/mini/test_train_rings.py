@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from backend.diffusion.camera_label import camera_label
 from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.load import load_network, load_text
 from backend.diffusion.mini import networks, train_rings
+from backend.diffusion.mini.export_rings import write_rings_model
 from backend.diffusion.mini.rings import FRAMES, Drawer, RingAlbum, open_ring_album, ring_cameras
+from backend.diffusion.mini.shapes import KINDS
 from backend.diffusion.models import open_folder
 from backend.diffusion.open_prior import built_in
+from backend.errors import InputError
 
 
 def test_step_0_is_the_shipped_model(tmp_path: Path) -> None:
@@ -31,7 +36,9 @@ def test_step_0_is_the_shipped_model(tmp_path: Path) -> None:
     with torch.no_grad():
         new = encoder(tokenizer(text, **told).input_ids).last_hidden_state
         old = old_encoder.float()(old_tokenizer(text, **told).input_ids).last_hidden_state
-        a = unet(x, t, encoder_hidden_states=new.expand(FRAMES, -1, -1), class_labels=camera_label(camera.c2w)).sample
+        a = unet(
+            x, t, encoder_hidden_states=new.expand(FRAMES, -1, -1), class_labels=camera_label(camera.c2w)
+        ).sample
         b = old_unet(x, t, encoder_hidden_states=old.expand(FRAMES, -1, -1)).sample
     assert torch.equal(new, old)
     assert torch.allclose(a, b, atol=1e-6)
@@ -95,3 +102,21 @@ def test_a_kind_is_drawn_by_its_weight_and_never_in_a_held_out_colour(albums: li
     assert ("ball", "grey") not in {(p.description.kind, p.description.colour) for p in drawn}
     assert 10 <= sum(p.description.normal_map for p in drawn) <= 55
     assert all(p.description.view is None and p.images.shape == (4, 3, 64, 64) for p in drawn)
+
+
+def test_an_export_is_whole_states_the_ring_and_credits_the_makers(tmp_path: Path, albums: list[RingAlbum]) -> None:
+    run(tmp_path / "run", albums, 16)
+    trainer = train_rings.Trainer(tmp_path / "run", 3, None)
+    trainer.export(tmp_path / "model", None)
+    stated = json.loads((tmp_path / "model" / "dreamflow.json").read_text("utf-8"))
+    assert (stated["camera"], stated["frames"], stated["view_prompt"]) == ("c2w", FRAMES, "{prompt}")
+    assert "views" not in stated and set(stated["kinds"]) == set(KINDS)
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "model" / "unet", local_files_only=True)
+    average = trainer.run.average
+    assert all(torch.equal(p, average[f"unet.{name}"].half().float()) for name, p in unet.named_parameters())
+    size = sum(file.stat().st_size for file in (tmp_path / "model").rglob("*") if file.is_file())
+    assert size < 25e6
+    write_rings_model(tmp_path / "model", trainer.parts | {"vae": trainer.vae}, ["ball"], "by Somebody\n")
+    assert (tmp_path / "model" / "CREDITS.txt").read_text("utf-8") == "by Somebody\n"
+    with pytest.raises(InputError, match="no training state"):
+        train_rings.Trainer(tmp_path / "nothing", 3, None).export(tmp_path / "model", None)
