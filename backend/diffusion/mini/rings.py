@@ -145,7 +145,7 @@ class Drawer:
         for album in albums:
             self.of_kind.setdefault(album.kind, []).append(album)
         self.kinds = list(self.of_kind)
-        self.weights = torch.tensor([weights.get(kind, 1.0) for kind in self.kinds])
+        self.weights = torch.tensor([weights.get(kind, 1.0) for kind in self.kinds], dtype=torch.float32)
 
     def draw(self, generator: Generator) -> RingPicture:
         """One ring, at random."""
