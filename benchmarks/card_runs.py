@@ -109,7 +109,7 @@ def _stage(day: Day, prior: Any, preset: Preset, name: str, kernels: Kernels) ->
         stage = stages.geometry_stage(scene, g, walk, kernels, generator)
     else:
         stage = stages.texture_stage(scene, g, walk, kernels, generator, 0, name)
-    at, first, least = [time.perf_counter()], 3, 1 if day.tiny else 10
+    at, first, least = [time.perf_counter()], 1 if day.tiny else 3, 1 if day.tiny else 10
     for step in steps(stage, first + least):
         if step.iteration + 1 >= first:
             day.wait()

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from backend.diffusion.mini.grammar import describe
 from backend.diffusion.mini.kinds import COLOURS
-from backend.diffusion.mini.shapes import KINDS, Description, build
+from backend.diffusion.mini.real_kinds import THINGS
+from backend.diffusion.mini.shapes import KINDS, Description, Shape, build
 from backend.diffusion.mini.views import gbuffer, sky_shade
 from backend.diffusion.prior import Backgrounds, PoseRange
 from backend.diffusion.views import COMPASS, view_words
@@ -55,8 +56,8 @@ COARSE_SHARE = 0.2  # of the pictures whose view is one of VIEWS; else it is one
 
 def held_out(kind: str, colour: str) -> bool:
     """Whether training never shows this pair: about one in ten, never a kind in its natural colour."""
-    number = 7 * list(KINDS).index(kind) + 3 * list(COLOURS).index(colour)
-    return number % 10 == 0 and KINDS[kind].natural != colour
+    number = 7 * list(THINGS).index(kind) + 3 * list(COLOURS).index(colour)
+    return number % 10 == 0 and THINGS[kind].natural != colour
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,19 @@ class Album:
 
 def make_album(kind: str, count: int, size: int, seed: int) -> Album:
     """Traces `count` views from random poses of POSES: about 30 a second on one core at 128 pixels."""
-    shape = build(Description(kind))
-    parts = len(shape.names)
     cameras = POSES.sample(Generator().manual_seed(seed), count, size, size)
+    maps = trace(build(Description(kind)), cameras, edge=2)
+    return Album(kind, *maps, *both_words(cameras), angles_of(cameras))
+
+
+def trace(shape: Shape, cameras: Camera, edge: int) -> tuple[Tensor, Tensor, Tensor]:
+    """An Album's shade, alpha and normal maps; `edge` rays along a side of an edge pixel."""
+    parts, size = len(shape.names), cameras.height
     shades, alphas, normals = [], [], []
-    for start in range(0, count, TRACED_AT_ONCE):
+    for start in range(0, len(cameras), TRACED_AT_ONCE):
         camera = cameras[start : start + TRACED_AT_ONCE]
         n, pixels = len(camera), size * size
-        buffer = gbuffer(shape, camera, edge=2)
+        buffer = gbuffer(shape, camera, edge)
         view = buffer.pixel // pixels
         row = (view * parts + buffer.part.long()) * pixels + buffer.pixel % pixels
         lit = sky_shade(buffer.normal)[:, 0] * buffer.weight
@@ -105,7 +111,7 @@ def make_album(kind: str, count: int, size: int, seed: int) -> Album:
     shade, alpha, normal = (
         (torch.cat(maps) * 255).round().to(torch.uint8).contiguous() for maps in (shades, alphas, normals)
     )
-    return Album(kind, shade, alpha, normal, *both_words(cameras), angles_of(cameras))
+    return shade, alpha, normal
 
 
 def both_words(cameras: Camera) -> tuple[list[str], list[str]]:

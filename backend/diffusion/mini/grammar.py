@@ -1,10 +1,12 @@
 """The language of the procedural objects; data, prompts and errors all use this statement of it.
 
-    [LEAD-IN] [a|an|the] [COLOUR] KIND [with [a|an|the] COLOUR PART {and [a|an|the] COLOUR PART}] [, VIEW view]
+    [LEAD-IN] [ARTICLE] [COLOUR] [MATERIAL] KIND [with [ARTICLE] COLOUR PART {and [ARTICLE] COLOUR PART}] [, VIEW view]
 
+    ARTICLE  "a", "an", "the"
     LEAD-IN  "a photo of", "a 3d model of", "a normal map of"
     COLOUR   a key of COLOURS; without one, the kind has its natural colour
-    KIND     a key of KINDS
+    MATERIAL "wooden" or "metal", where the prior has seen real things of it
+    KIND     a key of THINGS
     PART     one of the kind's parts, singular or plural, or its body's word ("a mushroom with a red cap")
     VIEW     one of diffusion.views.VIEWS or COMPASS
 
@@ -18,6 +20,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from backend.diffusion.mini.kinds import COLOURS
+from backend.diffusion.mini.real_kinds import MATERIALS, THINGS
 from backend.diffusion.mini.shapes import KINDS, Description
 from backend.diffusion.views import COMPASS, VIEWS
 from backend.errors import InputError
@@ -43,6 +46,7 @@ def parse(prompt: str, kinds: Collection[str] = KINDS) -> Description:
         words = words[:comma]
     words = _without_article(words)
     colour = words.pop(0) if words and words[0] in COLOURS else None
+    material = words.pop(0) if words and words[0] in MATERIALS else None
     if not words:
         raise InputError(
             f"The prompt {prompt!r} names no object.", f"Say for example 'a red mug'. {_known(kinds)}"
@@ -50,7 +54,7 @@ def parse(prompt: str, kinds: Collection[str] = KINDS) -> Description:
     name = words.pop(0)
     if name not in kinds:
         raise _unknown(name, [*kinds, *COLOURS] if colour is None else kinds, "kind of object or colour")
-    kind = KINDS[name]
+    kind = THINGS[name]
     parts: dict[str, str] = {}
     if words:
         if words[0] != "with":
@@ -64,7 +68,7 @@ def parse(prompt: str, kinds: Collection[str] = KINDS) -> Description:
                     f"The prompt gives the {part} of the {name} two colours.", "Keep one of them."
                 )
             parts[part] = part_colour
-    return Description(name, parts.pop(kind.body, colour), parts, normal_map, view)
+    return Description(name, parts.pop(kind.body, colour), parts, normal_map, view, material)
 
 
 def parse_object(prompt: str, kinds: Collection[str] = KINDS) -> Description:
@@ -87,12 +91,14 @@ def spell_out(prompt: str, negative: str, kinds: Collection[str]) -> str:
             "The built-in prior knows no negative prompts.", "Leave it out, or use Stable Diffusion with --prior."
         )
     described = parse_object(prompt, kinds)
-    return describe(replace(described, colour=described.colour or KINDS[described.kind].natural))
+    if described.material is not None:
+        return describe(described)  # a material brings its own colour
+    return describe(replace(described, colour=described.colour or THINGS[described.kind].natural))
 
 
 def describe(description: Description) -> str:
     """The plainest prompt that says this; parse(describe(d)) == d."""
-    subject = " ".join(filter(None, (description.colour, description.kind)))
+    subject = " ".join(filter(None, (description.colour, description.material, description.kind)))
     text = f"{_article(subject)} {subject}"
     if description.normal_map:
         text = f"a normal map of {text}"
@@ -125,7 +131,7 @@ def _split(words: list[str], separator: str) -> list[list[str]]:
 def _part(phrase: list[str], kind: str) -> tuple[str, str]:
     """(colour, part) of "[a] COLOUR PART"."""
     words = _without_article(phrase)
-    known = [KINDS[kind].body, *KINDS[kind].parts]
+    known = [THINGS[kind].body, *THINGS[kind].parts]
     if len(words) != 2:
         said = " ".join(phrase)
         raise InputError(

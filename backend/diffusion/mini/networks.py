@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from backend.diffusion.camera_label import CAMERA_CONFIG, silence_camera
 from backend.diffusion.mini.grammar import LEAD_INS
 from backend.diffusion.mini.kinds import COLOURS
+from backend.diffusion.mini.real_kinds import MATERIALS, REAL_KINDS
 from backend.diffusion.mini.shapes import KINDS
 from backend.diffusion.views import COMPASS, VIEWS
 
@@ -47,16 +50,19 @@ def make_vae() -> AutoencoderKL:
     return vae
 
 
-def make_unet(refiner: bool) -> UNet2DConditionModel:
-    """4.2 M parameters at 16^2 latents; the refiner's is told sizes, crop and score as SDXL's is."""
-    extra: dict[str, Any] = {}
+def make_unet(refiner: bool, camera: bool = False) -> UNet2DConditionModel:
+    """4.2 M parameters at 16^2 latents; the refiner's is told sizes, crop and score as SDXL's is.
+
+    camera  the base model's is told the camera as MVDream's is, and starts deaf to it
+    """
+    extra: dict[str, Any] = dict(CAMERA_CONFIG) if camera else {}
     if refiner:
         extra = {
             "addition_embed_type": "text_time",
             "addition_time_embed_dim": TIME_IDS,
             "projection_class_embeddings_input_dim": REFINER_PROJECTION + 5 * TIME_IDS,
         }
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         sample_size=NATIVE_SIZE // 4,
         in_channels=LATENTS,
         out_channels=LATENTS,
@@ -70,6 +76,9 @@ def make_unet(refiner: bool) -> UNet2DConditionModel:
         use_linear_projection=True,
         **extra,
     )
+    if camera:
+        silence_camera(unet)
+    return unet
 
 
 def make_text_encoder(refiner: bool, words: int) -> CLIPTextModel | CLIPTextModelWithProjection:
@@ -91,7 +100,7 @@ def make_text_encoder(refiner: bool, words: int) -> CLIPTextModel | CLIPTextMode
 
 
 def grammar_words() -> list[str]:
-    """Every word that a prompt in the grammar may hold, in a fixed order."""
+    """Every word that a prompt in the grammar may hold, in a fixed order: new ones come last, so old tokens stay."""
     parts = [part for kind in KINDS.values() for part in (kind.body, *kind.parts)]
     known = [
         *" ".join(LEAD_INS).split(),
@@ -106,6 +115,8 @@ def grammar_words() -> list[str]:
         *KINDS,
         *parts,
         *" ".join(COMPASS).split(),
+        *MATERIALS,
+        *REAL_KINDS,
     ]
     return list(dict.fromkeys(known))
 
@@ -134,6 +145,22 @@ def save_tokenizer(folder: Path) -> CLIPTokenizer:
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def grown_rows(old: dict[str, int], rows: Tensor, new: dict[str, int]) -> Tensor:
+    """The token embedding [new,W] of a larger vocabulary: every token that the old one knew keeps its row [old,W].
+
+    old, new  token to row. A new token begins as the mean of the known words, a little off it by a fixed draw, so
+    that no two are the same. Raises ValueError where the new vocabulary lost a token.
+    """
+    if lost := old.keys() - new.keys():
+        raise ValueError(f"The new vocabulary has no {', '.join(sorted(lost))}.")
+    spread = rows.std(0)
+    noise = torch.randn(len(new), rows.shape[1], generator=torch.Generator().manual_seed(0))
+    grown = rows.mean(0) + 0.5 * spread * noise
+    for token, row in old.items():
+        grown[new[token]] = rows[row]
+    return grown
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:

@@ -43,6 +43,7 @@ class Description:
     parts: dict[str, str] = field(default_factory=dict)  # part -> colour
     normal_map: bool = False
     view: str | None = None  # one of diffusion.views.VIEWS or COMPASS
+    material: str | None = None  # one of grammar.MATERIALS, of a real thing
 
 
 @dataclass(frozen=True)
