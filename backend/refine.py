@@ -18,7 +18,7 @@ from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import write_bytes, write_text
 from backend.import_mesh import read_mesh
-from backend.kernels import Kernels
+from backend.kernels import Kernels, select
 from backend.lock import locked
 from backend.memory import Ladder
 from backend.pipeline import Asked, Delivery, nobody, run
@@ -108,7 +108,7 @@ class Refining:
         self._edge = border(self._placed, self._arrays.t_pos_idx.astype(np.int64), kept)
         self._sheets = plan_sheets(
             self._arrays, self._placed, self._weight, job.keep_uvs, job.texture_size,
-            preset.delivery.texture_size, kernels.rasterize_ids, lambda: False,
+            preset.delivery.texture_size, select("cpu").rasterize_ids, lambda: False,  # of arrays of the host
         )  # fmt: skip
         viewer = (refiner or prior) if "refine" in job.stages else prior
         generator = torch.Generator(device).manual_seed(job.seed)

@@ -26,6 +26,7 @@ from unittest import mock
 
 import torch
 import torch._dynamo  # the first operator under a dispatch mode imports it, and it looks at what torch is built with
+import torch.utils.checkpoint
 
 from tests.card import driver, warp_card
 from tests.card.functions import Functions
@@ -137,6 +138,10 @@ class PretendedCard:
             target = any(self.memory.holds(t) for t in tensors_in((*args, *kwargs.values())))
         return target
 
+    def _metadata(self, tensor: torch.Tensor) -> dict[str, Any]:
+        """What torch.utils.checkpoint compares of a tensor and of the one that is computed again."""
+        return {"shape": tensor.shape, "dtype": tensor.dtype, "on card": self.memory.holds(tensor)}
+
     def initialise(self) -> None:
         torch.cuda._lazy_init()
 
@@ -161,6 +166,9 @@ class PretendedCard:
                     run(thread)
 
             stack.enter_context(mock.patch.object(threading.Thread, "run", run_with_modes))
+            # what is kept for a backward pass is looked at from C++, where the function mode is off
+            looks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
+            stack.enter_context(mock.patch.dict(looks, {"default": self._metadata}))
             for name, module in list(sys.modules.items()):  # `from torch import Generator` has the real one
                 if (
                     name.startswith(("backend", "benchmarks", "tests"))
