@@ -29,7 +29,8 @@ VERSIONS = ((3, 11), (3, 12), (3, 13))  # the best tested first
 
 # What says where torch comes from instead of what fits the machine: cpu, cu126, cu130 or a package index's address
 TORCH_INDEX_VARIABLE = "DREAMFLOW_TORCH_INDEX"
-TORCH_RULE = ROOT / "dreamflow_blender" / "torch_build.py"  # by its path: the package itself wants a newer Python
+# by its path: the package itself wants a newer Python
+TORCH_RULE = ROOT / "dreamflow_blender" / "setup" / "torch_build.py"
 
 # Blender as a Python module, for the extension's tests: half a gigabyte, and for one version of Python alone
 BLENDER = ("bpy==4.5.15", "cython==3.3.1", "zstandard==0.25.0")
@@ -353,13 +354,13 @@ def test(arguments: list[str]) -> int:
 
 def package() -> int:
     """The extension's zip and a repository's index.json in dist/; needs no environment, only a Python of ours."""
-    return subprocess.call([*find_python(), str(ROOT / "build_package.py")], env=clean_env())
+    return subprocess.call([*find_python(), str(ROOT / ".ci" / "package.py")], env=clean_env())
 
 
 def accelerators(arguments: list[str]) -> int:
     """nvdiffrast and tiny-cuda-nn into the environment: optional, and only with a CUDA toolkit to compile them."""
     setup()
-    return call(str(ROOT / "build_accelerators.py"), *arguments)
+    return call(str(ROOT / ".ci" / "accelerators.py"), *arguments)
 
 
 def call(*arguments: str, **variables: str) -> int:

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from backend.config import Preset, resolve
 from backend.device import pick_device, prepare_device
 from backend.diffusion import graphs
-from backend.diffusion.load import network_dtype
-from backend.diffusion.open_prior import open_prior
 from backend.diffusion.schedule import noise_levels
 from backend.errors import DeviceError
+from backend.jobs.priors import open_prior
 from backend.kernels import Kernels, hashgrid, march, raster, select
 from backend.kernels.hashgrid import GridLayout
 from backend.kernels.silhouette import antialias, edge_table
+from backend.models.load import network_dtype
 from backend.scene.camera import Camera, orbit, rays
 from backend.scene.render_mesh import clip_positions, render_colour, render_normals
 from backend.scene.render_nerf import render_nerf
-from backend.scene_state import Scene, detached, hand_over, new_scene, surface
+from backend.scene.scene import Scene, detached, hand_over, new_scene, surface
 from benchmarks.stages import TINY
-from tests.diffusion.tiny_models import build
+from tests.tools.tiny_models import build
 
 CPU = torch.device("cpu")
 ACCELERATORS = {"tcnn": "hash grid", "nvdiffrast": "rasteriser"}

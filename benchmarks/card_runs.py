@@ -12,18 +12,19 @@ from typing import Any
 
 import torch
 
-from backend import stages
 from backend.config import STAGES, Preset, resolve
-from backend.diffusion.thrift import THRIFTS
+from backend.diffusion.savings import THRIFTS
+from backend.jobs.generate import generate
+from backend.jobs.resume import resume
 from backend.kernels import Kernels, select
-from backend.pipeline import generate, resume
-from backend.scene_state import hand_over, new_scene
+from backend.scene.scene import hand_over, new_scene
+from backend.stages import stages
 from benchmarks import card_parts as parts
 from benchmarks.card_parts import Day, Say, Wrong
 from benchmarks.random_prior import RandomPrior
 from benchmarks.stages import TINY, steps
 from dreamflow_blender.contract.protocol import Cancelled, Failed, Finished, Job, Warning
-from tests.tiny import OVERRIDES
+from tests.tools.tiny import OVERRIDES
 
 
 def draft(day: Day, say: Say) -> None:

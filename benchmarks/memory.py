@@ -5,7 +5,7 @@
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
 libraries' kernels. Attention is taken to be a fused kernel, which keeps no matrix. The figures are the
-tables in backend/diffusion/footprint.py; 3D, a gigabyte at most, is not among them.
+tables in backend/models/load.py; 3D, a gigabyte at most, is not among them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.lora import LoRAPhi
+from backend.diffusion.savings import THRIFTS, Thrift, save_network, save_vae
 from backend.diffusion.schedule import noise_levels
-from backend.diffusion.stable_diffusion import to_latent
-from backend.diffusion.thrift import THRIFTS, Thrift, save_network, save_vae
+from backend.models.stable_diffusion import to_latent
 from backend.scene.camera import orbit
-from tests.diffusion.tiny_models import NUMBERS, unet, vae
+from tests.tools.tiny_models import NUMBERS, unet, vae
 
 LEVEL = noise_levels(0.5, 0.1, 10)[5]
 SIDES = {"sd": (512, 512), "refiner": (1024, 1024)}  # native, fed

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.graphs import Graphs
-from backend.diffusion.load import network_dtype
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.diffusion.savings import Thrift, save_network, save_vae
 from backend.diffusion.schedule import NoiseLevel
-from backend.diffusion.stable_diffusion import to_latent
-from backend.diffusion.thrift import Thrift, save_network, save_vae
+from backend.models.load import network_dtype
+from backend.models.stable_diffusion import to_latent
 from backend.scene.camera import Camera
-from tests.diffusion.tiny_models import NUMBERS, unet, vae
+from tests.tools.tiny_models import NUMBERS, unet, vae
 
 
 @contextmanager

@@ -3,7 +3,7 @@
     python benchmarks/rings.py --cache FOLDER [--kinds mug,duck,teapot] [--sheet FILE.png]
 
 A kind's two lines, view by view and four at once: D_p's mean squared error at true renders by noise level, and how well
-24 samples match the true pictures at the asked azimuths (backend/diffusion/mini/judge_rings.py).
+24 samples match the true pictures at the asked azimuths (backend/training/rings/judge.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backend.diffusion.mini.judge_rings import LEVELS, Judge, azimuth_match
-from backend.diffusion.mini.kinds import COLOURS
-from backend.diffusion.mini.rings import FRAMES
-from backend.diffusion.mini.samples import save_sheet
-from backend.diffusion.mini.shapes import KINDS, Description, build
-from backend.diffusion.mini.train_rings import Trainer
-from backend.diffusion.mini.views import render
+from backend.objects.kinds import COLOURS
+from backend.objects.shapes import KINDS, Description, build
+from backend.objects.sphere_trace import render
+from backend.training.rings.__main__ import Trainer
+from backend.training.rings.judge import LEVELS, Judge, azimuth_match
+from backend.training.rings.rings import FRAMES
+from backend.training.samples import save_sheet
 
 SHOWN = 8  # azimuths a row of the sheet
 

@@ -29,10 +29,10 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from backend import stages
 from backend.config import STAGES, Preset, resolve
 from backend.kernels import select
-from backend.scene_state import hand_over, new_scene
+from backend.scene.scene import hand_over, new_scene
+from backend.stages import stages
 from benchmarks.recorder import Event, Trace, Waits, size_of
 from benchmarks.traced_prior import TracedPrior, attention
 from tests.card.pretended import MACHINERY, PretendedCard

@@ -12,11 +12,11 @@ from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.prior import Backgrounds, PoseRange
 from backend.diffusion.schedule import NoiseLevel
-from backend.diffusion.stable_diffusion import to_latent
+from backend.models.stable_diffusion import to_latent
 from backend.scene.camera import Camera
 from benchmarks.memory import FusedAttention
 from benchmarks.recorder import TENSORS_A_KERNEL, Event, Trace, size_of
-from tests.diffusion.tiny_models import NUMBERS, unet, vae
+from tests.tools.tiny_models import NUMBERS, unet, vae
 
 
 def to_meta(tensor: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def build(place, tmp_path):
             "PATH": str(tools), "CUDA_HOME": str(cuda), "PIP_NO_INDEX": "1", "HOME": str(tmp_path),
             "TOY_SAID": str(tmp_path / "said.json"), **variables,
         }  # fmt: skip
-        command = [place / "env/bin/python", ROOT / "build_accelerators.py", "--from", place / sources]
+        command = [place / "env/bin/python", ROOT / ".ci" / "accelerators.py", "--from", place / sources]
         ran = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert "Traceback" not in ran.stderr
         return ran
@@ -182,7 +182,7 @@ def test_without_a_card_tiny_cuda_nn_is_not_tried(build, place):
 
 
 def test_the_documented_lines_are_those_of_the_command():
-    spec = importlib.util.spec_from_file_location("build_accelerators", ROOT / "build_accelerators.py")
+    spec = importlib.util.spec_from_file_location("accelerators", ROOT / ".ci" / "accelerators.py")
     module = sys.modules.setdefault(spec.name, importlib.util.module_from_spec(spec))
     spec.loader.exec_module(module)
     documented = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ class Graphs:
     """The captured passes of one network, by who asks and by the inputs' names, shapes and dtypes."""
 
     def __init__(self) -> None:
-        self.allowed = False  # whether there is memory for them: thrift.py says
+        self.allowed = False  # whether there is memory for them: savings.py says
         self._refused = False
         self._notes: list[str] = []
         self._known: dict[Hashable, tuple[Inputs, Replay]] = {}

@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
+from backend.diffusion.savings import Thrift
 from backend.diffusion.schedule import NoiseLevel
-from backend.diffusion.thrift import Thrift
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera, orbit
 
@@ -138,7 +138,7 @@ class Prior(Protocol):
 
     @property
     def target(self) -> str:
-        """Where x_hat lies unless a stage says otherwise: "latent" as in the paper, or "pixel" (apfo.py)."""
+        """Where x_hat lies unless a stage says otherwise: "latent" as in the paper, or "pixel" (stages/apfo.py)."""
         ...
 
     @property

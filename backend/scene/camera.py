@@ -116,3 +116,17 @@ def rays(camera: Camera) -> tuple[Tensor, Tensor]:
     directions = directions / directions.norm(dim=-1, keepdim=True)
     origins = camera.position[:, None, None, :].expand_as(directions)
     return origins, directions
+
+
+@dataclass(frozen=True)
+class RenderOutput:
+    """A batch of B views, row 0 at the top.
+
+    image        [B,H,W,3] in [0,1], over the background
+    opacity      [B,H,W,1] in [0,1]
+    orientation  scalar: the orientation loss (Ref-NeRF, Eq. 11), where the renderer was asked for it
+    """
+
+    image: Tensor
+    opacity: Tensor
+    orientation: Tensor | None = None

@@ -6,12 +6,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from backend import pipeline
-from backend.chain import run_stages
 from backend.config import resolve
 from backend.device import pick_device, prepare_device
-from backend.diffusion.open_prior import open_prior
+from backend.jobs import run as running
+from backend.jobs.priors import open_prior
 from backend.kernels import select
+from backend.stages.chain import run_stages
 from dreamflow_blender.contract.protocol import Job
 from tests.card.pretended import Place, PretendedCard
 
@@ -25,7 +25,7 @@ def waits_by_iteration(card: PretendedCard, job: Job) -> dict[str, list[Counter[
     prepare_device(device, 1)
     prior = open_prior(job.prior, device, job.phi or None)
     refiner = open_prior(job.refiner, device) if job.refiner else None
-    wanted: dict[str, Any] = pipeline.wanted_settings(prior, refiner) | job.overrides
+    wanted: dict[str, Any] = running.wanted_settings(prior, refiner) | job.overrides
     preset = resolve(job.preset, wanted)
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Counter[Place]]] = {}

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from backend import checkpoint, pipeline
-from backend.diffusion import exact
 from backend.errors import OutOfMemory
+from backend.jobs import generate as jobs_generate
+from backend.jobs import keeper, resume
+from backend.objects import exact_prior
 from dreamflow_blender.contract import protocol as p
-from tests import refine_run
 from tests.card import accelerators
 from tests.card.iterations import by_place, waits_by_iteration
 from tests.card.pretended import PretendedCard
-from tests.diffusion.tiny_models import build
-from tests.made_meshes import painted_ball
-from tests.tiny import tiny_job
+from tests.tools import refine_run
+from tests.tools.made_meshes import painted_ball
+from tests.tools.tiny import tiny_job
+from tests.tools.tiny_models import build
 
 pytestmark = [
     pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch has CUDA: there is a card to ask"),
@@ -51,7 +52,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(autouse=True)
 def small_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exact prior's pictures are traced at the size of the stage, not at 128 pixels."""
-    monkeypatch.setattr(exact, "TRACED", 16)
+    monkeypatch.setattr(exact_prior, "TRACED", 16)
 
 
 def finished(folder: Path, events: Iterator[p.Event]) -> list[p.Event]:
@@ -64,7 +65,7 @@ def finished(folder: Path, events: Iterator[p.Event]) -> list[p.Event]:
 
 def generate(folder: Path, overrides: dict[str, Any], **changes: Any) -> list[p.Event]:
     job = tiny_job(folder, device="cuda", overrides=FEW | overrides, **changes)
-    return finished(folder, pipeline.generate(job))
+    return finished(folder, jobs_generate.generate(job))
 
 
 def test_the_exact_prior(card, tmp_path):
@@ -105,11 +106,11 @@ def test_stopped_and_resumed_it_ends_the_same(card, whole, tmp_path, stage):
     job = tiny_job(folder, device="cuda", prior="mini", overrides=FEW | LORA, checkpoint_seconds=0.0)
 
     def asked() -> str | None:
-        return "cancel" if any(f"-{stage}-" in path.name for path in checkpoint.listed(folder)) else None
+        return "cancel" if any(f"-{stage}-" in path.name for path in keeper.listed(folder)) else None
 
-    *_, last = pipeline.generate(job, asked)
+    *_, last = jobs_generate.generate(job, asked)
     assert isinstance(last, p.Cancelled)
-    finished(folder, pipeline.resume(folder))
+    finished(folder, resume.resume(folder))
     for name in ("mesh.npz", "albedo.png"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
@@ -119,7 +120,7 @@ def test_the_cpu_then_the_card_then_the_cpu(tmp_path):
 
     def on(name: str, device: str) -> bytes:
         job = tiny_job(tmp_path / name, device=device, prior="mini", overrides=FEW)
-        finished(tmp_path / name, pipeline.generate(job))
+        finished(tmp_path / name, jobs_generate.generate(job))
         return (tmp_path / name / "mesh.npz").read_bytes()
 
     with PretendedCard() as card:
@@ -147,14 +148,14 @@ def test_out_of_memory_steps_down_and_goes_on(tmp_path, folders):
             real(tensor)
 
         card.memory.put = put  # type: ignore[method-assign]
-        told = finished(tmp_path / "job", pipeline.generate(job))
+        told = finished(tmp_path / "job", jobs_generate.generate(job))
     assert any("Out of memory in stage" in event.message for event in told if isinstance(event, p.Warning))
 
 
 def test_a_card_that_is_too_small_says_what_to_change(tmp_path):
     job = tiny_job(tmp_path / "job", device="cuda", prior="exact", overrides=FEW)
     with PretendedCard() as card, pytest.raises(OutOfMemory) as caught:
-        for event in pipeline.generate(job):
+        for event in jobs_generate.generate(job):
             if isinstance(event, p.Started):
                 card.memory.limit = card.memory.allocated + 2000
     assert "nerf.budget" in caught.value.todo
@@ -197,7 +198,7 @@ EXACT = {"nerf": 4, "geometry": 7, "texture": 4, "refine": 4}  # which picks its
 def test_waits_of_an_iteration(card, tmp_path, folders, name):
     known = {
         "backend/kernels/march_warp.py march: tolist",
-        "backend/stages.py nerf_stage.<locals>.steps: _local_scalar_dense",  # the opacity, beside the occupancy
+        "backend/stages/stages.py nerf_stage.<locals>.steps: _local_scalar_dense",  # the opacity, beside the occupancy
         "backend/scene/isosurface.py marching_tetrahedra: nonzero",
         "backend/kernels/silhouette.py edge_table: nonzero",
         "backend/kernels/silhouette.py _crossings: repeat_interleave",
@@ -205,8 +206,8 @@ def test_waits_of_an_iteration(card, tmp_path, folders, name):
     }
     if name == "exact":
         known |= {
-            "backend/diffusion/views.py view_words: tolist",
-            "backend/diffusion/exact.py posterior_mean: nonzero",
+            "backend/diffusion/view_words.py view_words: tolist",
+            "backend/objects/exact_prior.py posterior_mean: nonzero",
         }
     few = {"nerf.levels": 3, "geometry.levels": 2, "texture.levels": 2, "refine.levels": 2}
     changes: dict[str, Any] = {"prior": name}

@@ -19,10 +19,10 @@ import torch
 
 from backend.device import pick_device, prepare_device
 from backend.errors import DeviceError
-from dreamflow_blender import torch_build
-from dreamflow_blender.torch_build import BUILDS, Choice
-from tests.cuda_calls import CudaCalls
-from tests.nvidia_smi import MACHINES
+from dreamflow_blender.setup import torch_build
+from dreamflow_blender.setup.torch_build import BUILDS, Choice
+from tests.tools.cuda_calls import CudaCalls
+from tests.tools.nvidia_smi import MACHINES
 
 ROOT = Path(__file__).parents[2]
 CARD = "RTX 4090, driver 580"

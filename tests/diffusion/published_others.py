@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.diffusion.published_configs import (
+from tests.tools.published_configs import (
     END,
     OPENAI,
     REFINER,

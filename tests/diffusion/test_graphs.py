@@ -197,7 +197,7 @@ def test_a_card_that_has_failed_is_no_reason_to_go_on(card: PretendedCard) -> No
 def test_only_where_there_is_memory_for_them(card: PretendedCard) -> None:
     own, passes = Graphs(), Passes("", card)
     own("D_p", passes, {"sample": draw(2, 3, seed=0)})
-    assert passes.calls == 1 and card.replays == 0  # thrift.py has to allow it
+    assert passes.calls == 1 and card.replays == 0  # diffusion/savings.py has to allow it
 
 
 def test_on_a_card_unless_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

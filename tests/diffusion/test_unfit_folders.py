@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from backend.diffusion.models import open_folder
-from backend.diffusion.open_prior import open_prior
 from backend.errors import ModelError
-from tests.diffusion import published_configs as published
+from backend.jobs.priors import open_prior
+from backend.models.model_folder import open_folder
 from tests.diffusion import published_others as rejected
-from tests.diffusion.real_folders import write_texts
+from tests.tools import published_configs as published
+from tests.tools.real_folders import write_texts
 
 
 def others() -> dict[str, tuple[dict[str, published.Json], str]]:

@@ -10,7 +10,7 @@ import torch
 from backend.errors import DeviceError, InputError
 from backend.kernels import hashgrid
 from backend.kernels.hashgrid import GridLayout
-from tests.kernels import strict_tinycudann
+from tests.tools import strict_tinycudann
 
 SMALL = GridLayout(levels=8, features=2, log2_size=14, base=16, finest=256)
 BIG = GridLayout(levels=16, features=4, log2_size=19, base=16, finest=2048)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backend.kernels import raster
 from backend.scene.camera import orbit, rays
-from tests.kernels import strict_nvdiffrast
+from tests.tools import strict_nvdiffrast
 
 warp_raster = pytest.importorskip("backend.kernels.raster_warp", reason="Warp is not installed")
 

@@ -12,7 +12,7 @@ import torch
 from backend import kernels
 from backend.errors import DeviceError, InputError
 from backend.kernels import hashgrid, march, raster, select
-from tests.kernels import strict_nvdiffrast, strict_tinycudann
+from tests.tools import strict_nvdiffrast, strict_tinycudann
 
 HAS_WARP = importlib.util.find_spec("warp") is not None
 

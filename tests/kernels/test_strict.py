@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from backend.kernels import hashgrid, raster
-from tests.kernels import strict_nvdiffrast, strict_tinycudann
+from tests.tools import strict_nvdiffrast, strict_tinycudann
 
 TRIANGLE = torch.tensor([[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]])
 CORNERS = torch.tensor([[0, 1, 2]], dtype=torch.int32)

@@ -4,7 +4,7 @@ from backend.kernels import select
 from backend.kernels.hashgrid import GridLayout
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
-from tests.here import generator, here
+from tests.tools.here import generator, here
 
 
 def small_field(half: float = 1.0) -> Field:

@@ -12,7 +12,7 @@ from backend.scene.camera import orbit, rays
 from backend.scene.handover import bounding_box, hand_over, pick_threshold, sdf_from_density, surface_distance
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh, components, is_closed, signed_volume
-from tests.here import here
+from tests.tools.here import here
 
 DENSE, SHARP = 150.0, 400.0  # per metre; the logistic's slope
 

@@ -8,7 +8,7 @@ import torch
 from backend.errors import SceneError
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh, components, face_cross, face_normals, is_closed, signed_volume
-from tests.here import generator, here
+from tests.tools.here import generator, here
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from backend.scene.camera import Camera, orbit
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
 from backend.scene.render_nerf import Sampling, render_nerf, render_views
-from tests.here import generator, here
+from tests.tools.here import generator, here
 
 SAMPLING = Sampling(samples=64, budget=2**18, near=0.1, orientation_points=256)
 
