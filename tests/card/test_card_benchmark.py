@@ -25,6 +25,7 @@ def card() -> Iterator[PretendedCard]:
         yield made
 
 
+@pytest.mark.slow  # minutes of one core; .ci/run has a step for it
 @pytest.mark.timeout(1200)
 def test_every_part_passes(
     card: PretendedCard, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
