@@ -204,5 +204,6 @@ def test_nan_in_the_middle(tmp_path, monkeypatch, capfd, k, stage, iteration):
     events = read_events(tmp_path / "o")
     assert events[-1] == Failed("numerics", answer.message, answer.todo)
     assert all(event.loss is not None for event in events if isinstance(event, Progress))
-    left = [name for name in tree(tmp_path / "o") if not name.startswith("checkpoints")]
-    assert left == ["events.jsonl", "job.json"]  # no mesh of a scene that went wrong
+    left = {name for name in tree(tmp_path / "o") if not name.startswith("checkpoints")}
+    left -= {"preview.png"}  # one is drawn where the run takes longer than five seconds
+    assert left == {"events.jsonl", "job.json"}  # no mesh of a scene that went wrong
