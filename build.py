@@ -1,4 +1,5 @@
-"""Sets DreamFlow up and runs it: `python build.py setup | demo [PROMPT] | test [PYTEST ARGUMENTS] | package`.
+"""Sets DreamFlow up and runs it: `python build.py setup | demo [PROMPT] | test [PYTEST ARGUMENTS] | package
+| accelerators [--from FOLDER]`.
 
 Standard library only, and every Python from 3.9 can run it: it looks for a Python 3.11 to 3.13 itself, makes `.venv`
 beside this file and installs the packages of requirements.txt there. It may be interrupted and repeated at any time.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
+import importlib.util
 import os
 import platform
 import shutil
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -26,16 +27,22 @@ LOG = ROOT / ".build" / "setup.log"
 WINDOWS = os.name == "nt"
 VERSIONS = ((3, 11), (3, 12), (3, 13))  # the best tested first
 
-# Where torch's builds without CUDA lie, for a machine without an NVIDIA card whose own package source only has
-# the CUDA build, gigabytes larger. The environment variable replaces it, and is then always used.
-TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+# What says where torch comes from instead of what fits the machine: cpu, cu126, cu130 or a package index's address
 TORCH_INDEX_VARIABLE = "DREAMFLOW_TORCH_INDEX"
+# by its path: the package itself wants a newer Python
+TORCH_RULE = ROOT / "dreamflow_blender" / "setup" / "torch_build.py"
 
 # Blender as a Python module, for the extension's tests: half a gigabyte, and for one version of Python alone
 BLENDER = ("bpy==4.5.15", "cython==3.3.1", "zstandard==0.25.0")
 BLENDERS_PYTHON = (3, 11)
 
 PROBE = "import sys, venv, ensurepip, ssl; print(*sys.version_info[:2], sys.maxsize > 2**32)"
+
+
+spec = importlib.util.spec_from_file_location("torch_build", TORCH_RULE)
+assert spec is not None and spec.loader is not None
+torch_build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(torch_build)
 
 
 def stop(message: str) -> NoReturn:
@@ -108,9 +115,9 @@ def clean_env() -> dict[str, str]:
 
 
 def wanted(requirements: Path) -> str:
-    """A fingerprint of everything that decides what is installed."""
+    """A fingerprint of everything that decides what is installed, but for the card."""
     text = os.environ.get(TORCH_INDEX_VARIABLE, "")
-    for file in sorted({ROOT / "requirements.txt", requirements}):
+    for file in (ROOT / "requirements.txt", requirements, TORCH_RULE):
         text += file.name + file.read_text(encoding="utf-8")
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -120,19 +127,32 @@ def is_ready(requirements: Path) -> bool:
     return stamp.is_file() and stamp.read_text() == wanted(requirements) and works([str(venv_python())])
 
 
-def setup(dev: bool = False) -> None:
-    """`.venv` with the packages of requirements.txt, or with those of the tests too; nothing if it is there."""
+def setup(dev: bool = False, look_again: bool = False) -> None:
+    """`.venv` with the packages of requirements.txt, or with those of the tests too; nothing if it is there.
+
+    look_again  whether to set up again where another card or driver now wants another build of torch
+    """
     requirements = ROOT / ("requirements-dev.txt" if dev else "requirements.txt")
-    if is_ready(requirements) or (not dev and is_ready(ROOT / "requirements-dev.txt")):
-        return
+    ready = is_ready(requirements) or (not dev and is_ready(ROOT / "requirements-dev.txt"))
+    if ready and not look_again:
+        return None
+    try:
+        choice = torch_build.decide(os.environ.get(TORCH_INDEX_VARIABLE, "").strip(), torch_build.look())
+    except ValueError as error:
+        stop(f"{TORCH_INDEX_VARIABLE}: {error}")
+    if ready and build_there() == choice.build:
+        print(f"  torch: {choice.sentence}")
+        return check_torch(choice)
     began = time.monotonic()
     print("Setting up (once; interrupted, it goes on where it was):")
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_bytes(b"")
     python = [str(venv_python())]
+    pin = torch_pin()
     if (
         not works(python)
         or subprocess.run([*python, "-m", "pip", "--version"], capture_output=True).returncode
+        or (is_installed(pin) and build_there() != choice.build)  # one does not replace the other's libraries
     ):
         base = find_python()
         shutil.rmtree(VENV, ignore_errors=True)
@@ -140,13 +160,26 @@ def setup(dev: bool = False) -> None:
             f"Python from {shutil.which(base[0]) or base[0]}", [*base, "-m", "venv", "--clear", str(VENV)]
         )
     pip = [*python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
-    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    pin = next(line for line in lines if line.startswith("torch=="))
+    print(f"  torch: {choice.sentence}")
     if not is_installed(pin):
-        run_step(pin.replace("==", " "), [*pip, "install", "--progress-bar", "off", *torch_source(pip, pin)])
+        (VENV / "torch-build").write_text(choice.build)
+        run_step(pin.replace("==", " "), [*pip, "install", "--progress-bar", "off", *torch_source(pip, pin, choice)])
     run_step("packages", [*pip, "install", "--progress-bar", "off", "-r", str(requirements)])
+    check_torch(choice)
     (VENV / f"installed-{requirements.stem}").write_text(wanted(requirements))
     print(f"Ready in {words(time.monotonic() - began)}.")
+    return None
+
+
+def torch_pin() -> str:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return next(line.strip() for line in lines if line.startswith("torch=="))
+
+
+def build_there() -> str:
+    """The build of torch that was chosen for the environment that is there; empty if it does not say."""
+    file = VENV / "torch-build"
+    return file.read_text() if file.is_file() else ""
 
 
 def is_installed(pin: str) -> bool:
@@ -159,40 +192,45 @@ def is_installed(pin: str) -> bool:
     return ran.stdout.strip() == pin
 
 
-def torch_source(pip: list[str], pin: str) -> list[str]:
-    """What to tell pip so that torch comes in the build that fits this machine."""
-    setting = os.environ.get(TORCH_INDEX_VARIABLE)
-    if setting:
-        return ["--no-deps", "--index-url", setting, pin]
-    if sys.platform == "darwin" or shutil.which("nvidia-smi") or not brings_cuda(pip, pin):
-        return [pin]
-    without_cuda = ["--no-deps", "--index-url", TORCH_INDEX, pin]  # its other needs are in requirements.txt
-    if brings_cuda(pip, *without_cuda) is False:
-        return without_cuda
-    print(
-        f"  {TORCH_INDEX} has no answer: taking the large build of torch ({TORCH_INDEX_VARIABLE} names another)."
-    )
-    return [pin]
+def torch_source(pip: list[str], pin: str, choice: Any) -> list[str]:
+    """What to tell pip so that torch comes in this build. Ends the program where it cannot be had.
+
+    Without its needs: they come with the other packages, which are fixed.
+    """
+    for way in torch_build.ways(choice):
+        what = ["--no-deps", *(["--index-url", way.address] if way.address else []), pin + way.version]
+        brings = would_bring(pip, what)
+        if brings is not None and way.only in ("", brings):
+            return what
+    stop("  " + torch_build.failure(choice, TORCH_INDEX_VARIABLE))
 
 
-def brings_cuda(pip: list[str], *what: str) -> Optional[bool]:
-    """Whether pip would bring CUDA's libraries with this; None if it cannot be had at all."""
-    quick = ["--retries", "0", "--timeout", "8", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
+def would_bring(pip: list[str], what: list[str]) -> Optional[str]:
+    """The kind of torch that pip would bring, as `torch_build.brought` says it; None if it cannot be had at all."""
+    quick = ["--retries", "0", "--timeout", "8", "--quiet", "--dry-run", "--ignore-installed"]
     try:
         ran = subprocess.run(
             [*pip, "install", *quick, "--report", "-", *what],
             capture_output=True, text=True, encoding="utf-8", timeout=90, env=clean_env(),
         )  # fmt: skip
-        report = json.loads(ran.stdout)
-    except (
-        subprocess.TimeoutExpired
-    ):  # pip is downloading the package to look into it, so that is a large one
-        return True
-    except ValueError:  # no JSON: pip has failed, and will say why when it installs
-        return None
-    needs = [need for item in report["install"] for need in item["metadata"].get("requires_dist", [])]
-    here = f'platform_system == "{platform.system()}"'
-    return any(n.startswith("nvidia-") and ("platform_system" not in n or here in n) for n in needs)
+    except subprocess.TimeoutExpired:  # pip is downloading the package to look into it: it is there, and large
+        return ""
+    return torch_build.brought(ran.stdout) if ran.returncode == 0 else None
+
+
+def check_torch(choice: Any) -> None:
+    """Whether torch starts, and uses the card that its build was chosen for."""
+    ran = subprocess.run(
+        [str(venv_python()), "-c", torch_build.PROBE], capture_output=True, text=True, encoding="utf-8",
+        errors="replace", env=clean_env(),
+    )  # fmt: skip
+    try:
+        version, note = torch_build.verdict(choice, ran.stdout.strip().splitlines()[-1], TORCH_INDEX_VARIABLE)
+    except (ValueError, IndexError):
+        last = (ran.stderr.strip().splitlines() or [f"code {ran.returncode}"])[-1]
+        windows = " On Windows it needs Microsoft's Visual C++ Redistributable." if WINDOWS else ""
+        stop(f"  torch was installed and cannot be used ({last}).{windows}")
+    print(f"  torch {version} starts" + (f"\n  NOTE: {note}" if note else ""))
 
 
 def bring_blender() -> str:
@@ -316,7 +354,13 @@ def test(arguments: list[str]) -> int:
 
 def package() -> int:
     """The extension's zip and a repository's index.json in dist/; needs no environment, only a Python of ours."""
-    return subprocess.call([*find_python(), str(ROOT / "build_package.py")], env=clean_env())
+    return subprocess.call([*find_python(), str(ROOT / ".ci" / "package.py")], env=clean_env())
+
+
+def accelerators(arguments: list[str]) -> int:
+    """nvdiffrast and tiny-cuda-nn into the environment: optional, and only with a CUDA toolkit to compile them."""
+    setup()
+    return call(str(ROOT / ".ci" / "accelerators.py"), *arguments)
 
 
 def call(*arguments: str, **variables: str) -> int:
@@ -340,14 +384,18 @@ def main() -> int:
     ask.add_argument("prompt", nargs="?", default="a red mug", help='what to make (default: "a red mug")')
     commands.add_parser("test", help="run the tests; what follows goes to pytest", add_help=False)
     commands.add_parser("package", help="make Blender's extension and a repository's index.json in dist/")
+    more = "compile nvdiffrast and tiny-cuda-nn for an NVIDIA card; optional"
+    commands.add_parser("accelerators", help=more, add_help=False)
     args, rest = parser.parse_known_args()
-    if rest and args.command != "test":
+    if rest and args.command not in ("test", "accelerators"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if args.command == "package":
             return package()
+        if args.command == "accelerators":
+            return accelerators(rest)
         if args.command == "setup":
-            setup()
+            setup(look_again=True)
             print(f"DreamFlow is set up in {VENV}")
             return 0
         return demo(args.prompt) if args.command == "demo" else test(rest)

@@ -70,7 +70,7 @@ def tab() -> str:
 
 def measure() -> None:
     """Every tick is counted as what it did: nothing but listening, a new live mesh, a picture, the import."""
-    jobs, importing, pictures = ours("jobs"), ours("importing"), ours("pictures")
+    jobs, importing, pictures = ours("session.jobs"), ours("session.importing"), ours("scene.pictures")
     if hasattr(jobs._tick, "measured"):
         return
     did: list[str] = []
@@ -139,7 +139,7 @@ def tell() -> float:
 
 
 def tell_of_jobs() -> dict[str, Any]:
-    jobs, preview, service, tasks = ours("jobs"), ours("preview"), ours("service"), ours("tasks")
+    jobs, preview, service, tasks = map(ours, ("session.jobs", "scene.preview", "session.service", "session.tasks"))
     running, store = jobs.running, jobs.need_store()
     trouble = jobs.trouble.failed.message if jobs.trouble else tasks.trouble.message if tasks.trouble else ""
     return {
@@ -153,9 +153,9 @@ def tell_of_jobs() -> dict[str, Any]:
         "preview": preview.find() is not None,
         "history": [[entry.job.prompt, entry.state] for entry in store.history()],
         "waiting": len(store.waiting()),
-        "folders": sorted(path.name for path in ours("addon").jobs_folder().glob("[!.]*")),
-        "checks": len(ours("ops_setup").checks),
-        "models": len(ours("ops_setup").models),
+        "folders": sorted(path.name for path in ours("settings.addon").jobs_folder().glob("[!.]*")),
+        "checks": len(ours("session.findings").checks),
+        "models": len(ours("session.findings").models),
         "assets": sorted(o.name for o in bpy.data.objects if o.asset_data),
     }
 

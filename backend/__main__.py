@@ -2,164 +2,45 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import TextIO
 
-from backend import __version__, doctor, models_command, refine_command
-from backend import commands as smaller
+from backend.cli import doctor
+from backend.cli import jobs as cli_jobs
+from backend.cli import models as cli_models
+from backend.cli.arguments import parser, to_job, to_refine_job
+from backend.cli.display import Display, Json, Live, Plain
 from backend.errors import DreamFlowError, InputError
-from backend.explain import explain
-from backend.job import (
+from backend.jobs.failures import explain
+from backend.jobs.folder import (
     EventLog,
     claim_folder,
-    clean_prompt,
     clear_folder,
-    default_folder,
     read_job,
     release,
-    results,
 )
-from backend.terminal import Display, Json, Live, Plain
+from dreamflow_blender.contract.jobfolder import results
 from dreamflow_blender.contract.protocol import (
-    DEVICES,
-    MAX_SEED,
-    PRESETS,
-    STAGES,
-    BadMessage,
     Cancelled,
     Event,
     Failed,
     Finished,
     Job,
-    clean_text,
 )
-from dreamflow_blender.contract.settings import read_setting
 
 Run = Callable[[Job], Generator[Event, None, None]]
-
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 SPIN = "30000"  # rounds, 0.1 ms, that torch's idle threads wait awake: libgomp's own 300,000 take the cores from Warp's
 
-EXAMPLES = """\
-examples:
-  python -m backend generate "a red mug"
-  python -m backend generate "a blue teapot with a yellow lid" --preset fast --seed 7 --out teapots/blue
-  python -m backend generate "a red duck" --set delivery.max_faces=null --set delivery.texture_size=2048
-  python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
-  python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
-
-Ctrl-C stops after the iteration at work and keeps what there is; pressed twice, it stops at once.
-Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped by Ctrl-C.
-"""
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises InputError instead of leaving the process."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
-
-
-def whole_number(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError as error:  # also what int says to more than 4,300 digits
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text[:40]!r}") from error
-    if abs(number) >= 2**63:
-        raise argparse.ArgumentTypeError(f"expected a number of at most 18 digits, got {text[:40]!r}")
-    return number
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """ "nerf.levels=400" as its name and its value."""
-    try:
-        return read_setting(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    top = Parser("python -m backend", description="DreamFlow: a prompt becomes a textured mesh.")
-    top.add_argument("--version", action="version", version=f"DreamFlow {__version__}")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    g = commands.add_parser(
-        "generate",
-        help="make a textured mesh from a prompt",
-        description="Make a textured mesh from a prompt: mesh.glb, albedo.png and pictures in a folder of its own.",
-        epilog=EXAMPLES,
-        formatter_class=raw,
-        allow_abbrev=False,
-    )
-    g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
-    g.add_argument("--out", metavar="DIR", type=Path, help="the job's folder (default: out/PROMPT-SEED)")
-    g.add_argument("--preset", choices=PRESETS, default="draft", help="how well, how long (default: draft)")
-    a_prior = "mini, sd, exact, or a folder in diffusers' layout"
-    g.add_argument("--prior", metavar="NAME_OR_FOLDER", default="mini", help=f"{a_prior} (default: mini)")
-    its_own = "the one that belongs to the prior"
-    g.add_argument("--refiner", metavar="NAME_OR_FOLDER", default="", help=f"{a_prior} (default: {its_own})")
-    its_choice = "sd-phi for sd where it has been fetched, else shared"
-    g.add_argument(
-        "--phi", metavar="NAME_OR_FOLDER", default="",
-        help=f"D_phi's own model, or shared: the prior's network, which takes less memory (default: {its_choice})",
-    )  # fmt: skip
-    g.add_argument("--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)")
-    g.add_argument("--stages", metavar="LIST", default=",".join(STAGES), help="default: %(default)s")
-    g.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")
-    g.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    g.add_argument("--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)")
-    g.add_argument(
-        "--set",
-        metavar="STAGE.SETTING=VALUE",
-        type=setting,
-        action="append",
-        default=[],
-        help="replace one of the preset's settings, as in nerf.levels=400 or delivery.max_faces=null (full detail)",
-    )
-    g.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
-    g.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
-    refine_command.add(commands, whole_number, setting)
-    models_command.add_parser(commands)
-    doctor.add_parser(commands)
-    smaller.add(commands)
-    return top
-
-
-def to_job(args: argparse.Namespace) -> Job:
-    """The job that the arguments describe; raises InputError."""
-    prompt = clean_prompt(args.prompt)
-    folder = args.out or default_folder(prompt, args.seed, Path("out"))
-    try:
-        return Job(
-            id=uuid.uuid4().hex[:12],
-            kind="generate",
-            prompt=prompt,
-            folder=str(folder),
-            negative=clean_text(args.negative),
-            seed=args.seed,
-            preset=args.preset,
-            prior=args.prior,
-            refiner=args.refiner,
-            phi=args.phi,
-            stages=tuple(name.strip() for name in args.stages.split(",")),
-            device=args.device,
-            threads=args.threads,
-            overrides=dict(args.set),
-        )
-    except BadMessage as error:
-        raise InputError(str(error), "See python -m backend generate --help.") from error
-
 
 def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
-    """The exit code. `run` stands in for backend.pipeline.generate in tests."""
+    """The exit code. `run` stands in for backend.jobs.generate.generate in tests."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own, say
@@ -170,15 +51,19 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
     try:
         args = parser().parse_args(arguments)
         if args.command == "models":
-            return models_command.run(args, out)
+            return cli_models.run(args, out)
         if args.command == "doctor":
             return doctor.carry_out(args.json, out)
-        if args.command in smaller.NAMES:
-            return smaller.carry_out(args, out)
+        if args.command == "jobs":
+            return cli_jobs.carry_out(args, out)
+        if args.command == "worker":
+            from backend.worker.desk import serve
+
+            serve()
         if args.command == "resume":
             job, made = read_job(args.folder), []
         else:
-            job = refine_command.to_job(args) if args.command == "refine" else to_job(args)
+            job = to_refine_job(args) if args.command == "refine" else to_job(args)
             made = claim_folder(Path(job.folder), args.overwrite)
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
@@ -269,14 +154,14 @@ def _pipeline(command: str) -> Run:
     """The command's part of the pipeline, which is imported when it runs: torch and all else, some seconds."""
 
     def run(job: Job) -> Generator[Event, None, None]:
-        from backend import pipeline
+        from backend.jobs import generate, resume
 
         if command == "refine":
-            from backend.refine import refine
+            from backend.jobs.refine import refine
 
             yield from refine(job)
         else:
-            yield from pipeline.resume(Path(job.folder)) if command == "resume" else pipeline.generate(job)
+            yield from resume.resume(Path(job.folder)) if command == "resume" else generate.generate(job)
 
     return run
 

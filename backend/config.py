@@ -11,12 +11,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.errors import InputError
-from backend.kernels.hashgrid import WIDTHS
 from dreamflow_blender.contract.settings import WORDS
 
 STAGES = ("nerf", "geometry", "texture", "refine")
+GRID_FEATURES = (1, 2, 4, 8)  # that the hash grid's kernels take, kernels.hashgrid.WIDTHS
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,6 @@ class Walk:
     guidance_scale: float  # diffusers' convention, 1 + omega of the paper; a prior may state its own
     decay_from: float = 1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
     target: str = "prior"  # of TARGETS: where x_hat lies
-
-    def noise_levels(self) -> list[NoiseLevel]:
-        return noise_levels(self.start, self.end, self.levels)
 
     @property
     def iterations(self) -> int:
@@ -223,8 +219,9 @@ def _check(preset: Preset) -> None:
                 " start > end.",
                 "Correct the two.",
             )
-    if preset.nerf.grid_features not in WIDTHS:
+    if preset.nerf.grid_features not in GRID_FEATURES:
         raise InputError(
-            f"nerf.grid_features must be one of {', '.join(map(str, WIDTHS))}, got {preset.nerf.grid_features}.",
+            f"nerf.grid_features must be one of {', '.join(map(str, GRID_FEATURES))},"
+            f" got {preset.nerf.grid_features}.",
             "Correct the setting.",
         )

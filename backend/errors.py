@@ -16,6 +16,8 @@ these is a bug of ours and is reported as kind "internal" at the process's outer
 
 from __future__ import annotations
 
+import sys
+
 
 class DreamFlowError(Exception):
     """`message` says what happened in one sentence, `todo` what the user can do next."""
@@ -58,3 +60,50 @@ class NumericsError(DreamFlowError):
 
 class SceneError(DreamFlowError):
     kind = "scene"
+
+
+# how torch's allocators, the loader of its libraries and the system say it
+NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "failed to map segment",
+    "not enough memory",
+    "can't start new thread",  # it needs a stack
+    "_status_alloc_failed",  # cuBLAS and cuDNN
+)
+
+# torch, its libraries and Warp, of whatever goes wrong on a card
+CARD = ("cuda error", "cuda driver error", "cudnn error", "cublas_status", "cusolver_status", "cusparse_status")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch, its libraries or Python say so, on a card or on the processor."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, Exception) and any(words in said for words in NO_MEMORY)
+    )
+
+
+def card_error(error: BaseException | None) -> str:
+    """What a card said that has failed, in this error or one that it came from: a line; "" where none has.
+
+    After such an error (an illegal access, a failed launch, an assertion, memory that cannot be corrected) every
+    later call in the process fails as well, memory being set free included, which then hides it.
+    """
+    met: set[int] = set()
+    while error is not None and id(error) not in met:
+        met.add(id(error))
+        said = str(error)
+        of_a_card = isinstance(error, torch_error()) or (
+            isinstance(error, RuntimeError) and any(words in said.lower() for words in CARD)
+        )
+        if of_a_card and not is_out_of_memory(error):
+            return next((line for line in said.splitlines() if line.strip()), type(error).__name__)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def torch_error() -> tuple[type[BaseException], ...]:
+    """torch's own class for what an accelerator says, where torch has been imported."""
+    torch = sys.modules.get("torch")
+    return () if torch is None else (torch.AcceleratorError,)

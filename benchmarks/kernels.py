@@ -256,7 +256,7 @@ def training_step(bench: Bench) -> None:
 
 
 def unwrap(bench: Bench) -> None:
-    from backend.kernels.unwrap import unwrap as unwrap_mesh
+    from backend.texture.unwrap import unwrap as unwrap_mesh
 
     for faces in ("20k", "120k", "350k"):
         v, tri = bumpy_sphere(faces)

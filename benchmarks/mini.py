@@ -24,14 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.config import DRAFT
 from backend.device import prepare_device
-from backend.diffusion.mini.dataset import LEARNED, Album, Picture, draw, held_out, open_album
-from backend.diffusion.mini.judge import Truth, judge, sample, true_pictures
-from backend.diffusion.mini.kinds import COLOURS
-from backend.diffusion.mini.samples import blurred, plain_picture, save_sheet, sdedit
-from backend.diffusion.mini.shapes import Description
-from backend.diffusion.open_prior import open_prior
 from backend.diffusion.prior import Prior
-from backend.diffusion.views import VIEWS
+from backend.diffusion.view_words import VIEWS
+from backend.jobs.priors import open_prior
+from backend.objects.kinds import COLOURS
+from backend.objects.shapes import Description
+from backend.training.dataset import LEARNED, Album, Picture, draw, held_out, open_album
+from backend.training.judge import Truth, judge, sample, true_pictures
+from backend.training.samples import blurred, plain_picture, save_sheet, sdedit
 from benchmarks import mini_pipeline
 
 PAIRS, HELD_OUT = 50, 10  # of kind and colour, each in the four views

@@ -20,14 +20,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backend.diffusion.exact import held_out_cameras, truth
-from backend.diffusion.mini.dataset import LEARNED, held_out
-from backend.diffusion.mini.grammar import describe
-from backend.diffusion.mini.shapes import Description
 from backend.kernels import select
-from backend.pictures import around, look_at_texture
+from backend.objects.exact_prior import held_out_cameras, truth
+from backend.objects.grammar import describe
+from backend.objects.shapes import Description
+from backend.results.look import around, look_at_texture
 from backend.scene.camera import Camera
 from backend.scene.mesh import Mesh
+from backend.training.dataset import LEARNED, held_out
 from dreamflow_blender.contract import meshfile
 
 OBJECTS = (

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from backend.pipeline import generate
+from backend.jobs.generate import generate
 from dreamflow_blender.contract.protocol import Finished, Job
 
 

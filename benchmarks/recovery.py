@@ -28,17 +28,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.config import Preset, resolve
 from backend.device import prepare_device
-from backend.diffusion.exact import ExactPrior, held_out_cameras, truth
-from backend.finish import finish
+from backend.jobs.telemetry import Curves
 from backend.kernels import Kernels, select
 from backend.kernels.silhouette import edge_table
-from backend.pictures import look_at_texture
-from backend.pipeline import Curves, run_stages
+from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
+from backend.results.deliver import finish
+from backend.results.look import look_at_texture
 from backend.scene import mesh as meshes
 from backend.scene.camera import Camera
 from backend.scene.render_mesh import render_colour
 from backend.scene.render_nerf import render_views
-from backend.scene_state import Scene
+from backend.scene.scene import Scene
+from backend.stages.chain import run_stages
 from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (

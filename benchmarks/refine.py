@@ -23,18 +23,18 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from backend.diffusion.exact import held_out_cameras
-from backend.diffusion.mini.grammar import parse_object
-from backend.diffusion.mini.shapes import Shape, build, true_mesh
-from backend.diffusion.mini.views import _normals, sky_shade
-from backend.export import read_npz
-from backend.import_mesh import from_parts
+from backend.jobs.refine import refine
 from backend.kernels import Kernels, select
-from backend.kernels.unwrap import unwrap
-from backend.pictures import look_at_texture
-from backend.refine import refine
-from backend.scene.bake import bake
+from backend.meshes.parts import from_parts
+from backend.meshes.write import read_npz
+from backend.objects.exact_prior import held_out_cameras
+from backend.objects.grammar import parse_object
+from backend.objects.shapes import Shape, build, true_mesh
+from backend.objects.sphere_trace import _normals, sky_shade
+from backend.results.look import look_at_texture
 from backend.scene.mesh import Mesh
+from backend.texture.bake import bake
+from backend.texture.unwrap import unwrap
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Job
 

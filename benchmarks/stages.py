@@ -27,17 +27,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from backend import stages
 from backend.config import STAGES, Preset, resolve
 from backend.device import pick_device, prepare_device
-from backend.diffusion.load import network_dtype
-from backend.diffusion.open_prior import open_prior
-from backend.diffusion.thrift import THRIFTS
+from backend.diffusion.savings import THRIFTS
+from backend.jobs.priors import open_prior
 from backend.kernels import Kernels, select
-from backend.scene_state import Scene, hand_over, new_scene
+from backend.models.load import network_dtype
+from backend.scene.scene import Scene, hand_over, new_scene
+from backend.stages import stages
 from benchmarks.probes import Lists, Probe, ProbedPhi, Waits
 from dreamflow_blender.contract.protocol import DEVICES
-from tests.diffusion.tiny_models import build
+from tests.tools.tiny_models import build
 
 TINY = {
     "nerf.size": 32, "nerf.samples": 32, "nerf.grid_levels": 4, "nerf.grid_log2_size": 10, "nerf.grid_finest": 32,

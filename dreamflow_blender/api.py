@@ -8,8 +8,11 @@ from typing import Any
 
 import bpy
 
-from . import addon, assets, objects, service, work
+from .backlog import work
 from .contract.protocol import Event
+from .scene import assets, objects
+from .session import service
+from .settings import addon
 
 
 def generate(

@@ -28,20 +28,14 @@ from typing import Any, NoReturn
 
 import bpy
 
-from . import assets, objects, service, words, work
-from .client import Client
-from .contract.protocol import (
-    DEVICES,
-    PRESETS,
-    STAGES,
-    Event,
-    Job,
-    Progress,
-    Started,
-    Warning,
-)
+from .backlog import work
+from .backlog.prompts import BadPrompts, Line, read_prompts
+from .client.client import Client
+from .contract import words
+from .contract.protocol import DEVICES, PRESETS, STAGES, Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
-from .prompts import BadPrompts, Line, read_prompts
+from .scene import assets, objects
+from .session import service
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes
 

@@ -7,7 +7,7 @@
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 
-from . import addon
+from .settings import addon
 
 DEVICE_ITEMS = [
     ("auto", "Automatic", "The fastest that works"),
@@ -42,7 +42,7 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
     torch_index: StringProperty(  # type: ignore[valid-type]
         name="Torch from",
-        description="The address of a package index to take torch from; empty: the build that fits the card",
+        description="A package index, or cpu, cu126, cu130; empty: torch in the build that fits the card",
     )
     proxy: StringProperty(  # type: ignore[valid-type]
         name="Proxy",
@@ -108,7 +108,7 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
 
     def draw(self, context: bpy.types.Context) -> None:
-        from .ui_setup import draw_preferences  # it draws; this module only keeps values
+        from .ui.setup import draw_preferences  # it draws; this module only keeps values
 
         draw_preferences(self.layout, self)
 

@@ -7,30 +7,26 @@ from typing import Any
 
 import bpy
 
-from . import (
-    batch,
-    jobs,
-    ops_history,
-    ops_import,
-    ops_refine,
-    ops_run,
-    ops_setup,
-    pictures,
-    preferences,
-    preview,
-    props,
-    refine_props,
-    ui,
-    ui_refine,
-)
+from . import batch, preferences
+from .ops import generate as ops_generate
+from .ops import history as ops_history
+from .ops import importing as ops_importing
+from .ops import refine as ops_refine
+from .ops import setup as ops_setup
+from .scene import pictures, preview
+from .session import jobs
+from .settings import generate as generate_settings
+from .settings import refine as refine_settings
+from .ui import refine as ui_refine
+from .ui import sidebar
 
 CLASSES = (
-    *ops_run.CLASSES,
-    *ops_import.CLASSES,
+    *ops_generate.CLASSES,
+    *ops_importing.CLASSES,
     *ops_history.CLASSES,
     *ops_setup.CLASSES,
     *ops_refine.CLASSES,
-    *ui.CLASSES,
+    *sidebar.CLASSES,
     *ui_refine.CLASSES,
 )
 
@@ -39,11 +35,11 @@ _command: Any = None
 
 def register() -> None:
     global _command
-    for module in (props, refine_props, preferences, pictures):
+    for module in (generate_settings, refine_settings, preferences, pictures):
         module.register()
     for cls in CLASSES:
         bpy.utils.register_class(cls)
-    bpy.types.STATUSBAR_HT_header.append(ui.draw_status)
+    bpy.types.STATUSBAR_HT_header.append(sidebar.draw_status)
     _command = bpy.utils.register_cli_command("dreamflow", batch.command)
     preview.register()
     jobs.register()
@@ -59,8 +55,8 @@ def unregister() -> None:
     if _command is not None:
         bpy.utils.unregister_cli_command(_command)
         _command = None
-    bpy.types.STATUSBAR_HT_header.remove(ui.draw_status)
+    bpy.types.STATUSBAR_HT_header.remove(sidebar.draw_status)
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)
-    for module in (pictures, preferences, refine_props, props):
+    for module in (pictures, preferences, refine_settings, generate_settings):
         module.unregister()

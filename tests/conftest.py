@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from tests.cuda_calls import CudaCalls
+    from tests.tools.cuda_calls import CudaCalls
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -43,6 +44,31 @@ def process_as_before() -> Iterator[None]:
 @pytest.fixture
 def cuda_calls(monkeypatch: pytest.MonkeyPatch) -> CudaCalls:
     """A card below torch.cuda's own Python."""
-    from tests.cuda_calls import CudaCalls
+    from tests.tools.cuda_calls import CudaCalls
 
     return CudaCalls().install(monkeypatch)
+
+
+def build(folder: Path, kind: str, **more: Any) -> Path:
+    """A tiny model's folder. Imported late: the Python of a bpy has no torch."""
+    from tests.tools import tiny_models
+
+    return tiny_models.build(folder, kind, **more)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SD 2.1-base's shape: epsilon, native 64 pixels, 8 x 8 latents."""
+    return build(tmp_path_factory.mktemp("models") / "sd21-base", "sd21-base")
+
+
+@pytest.fixture(scope="session")
+def v_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SD 2.1's shape: v prediction. Another seed, so another text encoder too."""
+    return build(tmp_path_factory.mktemp("models") / "sd21", "sd21", seed=1)
+
+
+@pytest.fixture(scope="session")
+def refiner_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SDXL refiner's shape."""
+    return build(tmp_path_factory.mktemp("models") / "refiner", "refiner", seed=2)

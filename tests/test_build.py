@@ -17,8 +17,11 @@ build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
 
-def wheel(index, name, version="1.0", needs=()):
-    """A package with nothing in it, in a folder that serves as a package index."""
+TORCH = "class version: cuda = {!r}\nclass cuda: is_available = staticmethod(lambda: False)\n"  # without a card
+
+
+def wheel(index, name, version="1.0", needs=(), code=""):
+    """A package with next to nothing in it, in a folder that serves as a package index."""
     folder = index / name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
@@ -26,7 +29,7 @@ def wheel(index, name, version="1.0", needs=()):
     module = name.replace("-", "_") + ".py"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(module, f"__version__ = {version!r}\n")
+        archive.writestr(module, f"__version__ = {version!r}\n{code}")
         archive.writestr(f"{info}/METADATA", metadata + "".join(f"Requires-Dist: {n}\n" for n in needs))
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(
@@ -43,12 +46,16 @@ def clone(tmp_path):
     root = tmp_path / "a clone é"
     root.mkdir()
     plain, cpu = tmp_path / "plain", tmp_path / "cpu"
-    wheel(plain, "torch", "2.0", ['nvidia-toy==1.0 ; platform_system == "Linux"'])
-    wheel(plain, "nvidia-toy")
+    needs = ['nvidia-toy-cu13==1.0 ; platform_system == "Linux"']
+    wheel(plain, "torch", "2.0", needs, TORCH.format("13.0"))
+    wheel(plain, "nvidia-toy-cu13")
     wheel(plain, "toy")
-    wheel(cpu, "torch", "2.0+cpu")
-    text = (ROOT / "build.py").read_text(encoding="utf-8").replace(build.TORCH_INDEX, cpu.as_uri())
-    (root / "build.py").write_text(text, encoding="utf-8")
+    wheel(cpu, "torch", "2.0+cpu", code=TORCH.format(None))
+    (root / build.TORCH_RULE.relative_to(ROOT)).parent.mkdir(parents=True)
+    shutil.copy(ROOT / "build.py", root)
+    rule = build.TORCH_RULE.read_text(encoding="utf-8")
+    rule = rule.replace(build.torch_build.TORCH_INDEX, tmp_path.as_uri())
+    (root / build.TORCH_RULE.relative_to(ROOT)).write_text(rule, encoding="utf-8")
     (root / "requirements.txt").write_text("# toys\ntorch==2.0\ntoy==1.0\n")
     (root / "requirements-dev.txt").write_text("-r requirements.txt\n")
     nothing = tmp_path / "bin"
@@ -89,8 +96,10 @@ def test_set_up_once_mended_when_broken(clone):
     root, _ = clone
     ran, _ = run(clone, "setup")
     assert ran.returncode == 0, ran.stderr + ran.stdout
-    assert "torch 2.0" in ran.stdout and "Ready in" in ran.stdout
+    assert "torch 2.0  " in ran.stdout and "Ready in" in ran.stdout
     assert "torch2.0+cpu" in packages(root) and "toy1.0" in packages(root) and "nvidia" not in packages(root)
+    assert "torch: the build for the processor: no NVIDIA card was found" in ran.stdout
+    assert "torch 2.0+cpu starts" in ran.stdout and "NOTE" not in ran.stdout
 
     ran, seconds = run(clone, "setup")
     assert ran.returncode == 0 and "Setting up" not in ran.stdout and seconds < 5
@@ -98,7 +107,7 @@ def test_set_up_once_mended_when_broken(clone):
     (root / ".venv" / "installed-requirements").unlink()  # as after an interruption
     shutil.rmtree(next((root / ".venv").glob("lib/*/site-packages/toy-1.0.dist-info")))
     ran, _ = run(clone, "setup")
-    assert ran.returncode == 0 and "torch 2.0" not in ran.stdout and "toy1.0" in packages(root)
+    assert ran.returncode == 0 and "torch 2.0  " not in ran.stdout and "toy1.0" in packages(root)
 
     (root / "requirements.txt").write_text("torch==2.0\ntoy==3.0\n")  # a package that there is not
     ran, _ = run(clone, "setup")
@@ -109,6 +118,11 @@ def test_set_up_once_mended_when_broken(clone):
     (root / ".venv" / "bin" / "python").unlink()  # as after its Python was removed
     ran, _ = run(clone, "setup")
     assert ran.returncode == 0 and "Python from" in ran.stdout and "torch2.0" in packages(root)
+
+    ran, _ = run(clone, "setup", DREAMFLOW_TORCH_INDEX="cu130")  # another build: begun again, with its libraries
+    assert ran.returncode == 0 and "the build for CUDA 13.0" in ran.stdout and "asked for" in ran.stdout
+    assert {"torch2.0", "nvidia-toy-cu131.0"} <= set(packages(root).split())
+    assert "NOTE: torch 2.0 is built for CUDA 13.0 and finds no NVIDIA card" in ran.stdout
 
 
 def environment_for(clone, monkeypatch):
@@ -122,33 +136,55 @@ def environment_for(clone, monkeypatch):
 def test_which_torch(clone, monkeypatch, tmp_path, capsys):
     pip = environment_for(clone, monkeypatch)
     cpu = (tmp_path / "cpu").as_uri()
-    pin = "torch==2.0"
-    monkeypatch.setattr(build, "TORCH_INDEX", cpu)
-    without = ["--no-deps", "--index-url", cpu, pin]
-    assert build.brings_cuda(pip, pin) is True and build.brings_cuda(pip, *without) is False
-    assert build.brings_cuda(pip, "torch==9") is None
-    assert build.torch_source(pip, pin) == without
+    rule, pin = build.torch_build, "torch==2.0"
+    monkeypatch.setattr(rule, "TORCH_INDEX", tmp_path.as_uri())
+    for_cpu, for_card = rule.Choice("cpu", ""), rule.Choice("cu130", "", card=True)
+    assert build.would_bring(pip, [pin]) == "cuda 13" and build.would_bring(pip, ["torch==9"]) is None
+    assert build.torch_source(pip, pin, for_cpu) == ["--no-deps", "--index-url", cpu, "torch==2.0+cpu"]
+    assert build.torch_source(pip, pin, for_card) == ["--no-deps", pin]
 
-    monkeypatch.setattr(build, "TORCH_INDEX", (tmp_path / "nowhere").as_uri())
-    assert build.torch_source(pip, pin) == [pin]
-    assert "has no answer: taking the large build" in capsys.readouterr().out
+    monkeypatch.setattr(rule, "TORCH_INDEX", (tmp_path / "nowhere").as_uri())
+    with pytest.raises(SystemExit):  # never the large build unasked
+        build.torch_source(pip, pin, for_cpu)
+    said = capsys.readouterr().err
+    assert "nowhere/cpu does not answer" in said and "DREAMFLOW_TORCH_INDEX=cu130 takes the build for CUDA" in said
 
-    monkeypatch.setenv(
-        "PIP_INDEX_URL", cpu
-    )  # a source that has a build without CUDA: no need to ask elsewhere
-    assert build.torch_source(pip, pin) == [pin] and capsys.readouterr().out == ""
+    monkeypatch.setenv("PIP_INDEX_URL", cpu)  # a source that has a build without CUDA: no need to ask elsewhere
+    assert build.torch_source(pip, pin, for_cpu) == ["--no-deps", pin]
+    with pytest.raises(SystemExit):  # nor the processor's in place of the card's
+        build.torch_source(pip, pin, for_card)
+    assert "DREAMFLOW_TORCH_INDEX=cpu takes the build for the processor" in capsys.readouterr().err
 
-    monkeypatch.setenv(build.TORCH_INDEX_VARIABLE, "file:///mine")
-    assert build.torch_source(pip, pin) == ["--no-deps", "--index-url", "file:///mine", pin]
+    asked = rule.decide(cpu, rule.Seen())
+    assert build.torch_source(pip, pin, asked) == ["--no-deps", "--index-url", cpu, pin]
 
 
-def test_a_card_gets_the_plain_build(monkeypatch, tmp_path):
-    smi = tmp_path / ("nvidia-smi.exe" if os.name == "nt" else "nvidia-smi")
-    smi.write_bytes(b"")
-    smi.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv(build.TORCH_INDEX_VARIABLE, raising=False)
-    assert build.torch_source(["never", "asked"], "torch==2.0") == ["torch==2.0"]
+def test_windows_with_a_card_does_not_take_the_registry_s_torch(monkeypatch):
+    """It is the processor's there; PyTorch's index has the card's."""
+    rule = build.torch_build
+    seen = rule.Seen((rule.Card("NVIDIA GeForce RTX 4070", (8, 9)),), "610.47", (13, 3))
+    choice = rule.decide("", seen, windows=True)
+    ways = rule.ways(choice, "win32")
+    monkeypatch.setattr(rule, "ways", lambda _: ways)
+    monkeypatch.setattr(build, "would_bring", lambda *_: "cpu")  # a wheel of Windows names no CUDA libraries
+    source = build.torch_source(["pip"], "torch==2.13.0", choice)
+    assert source == ["--no-deps", "--index-url", f"{rule.TORCH_INDEX}/cu130", "torch==2.13.0+cu130"]
+
+
+def test_a_torch_that_does_not_start_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(build, "venv_python", lambda: Path(sys.executable))
+    monkeypatch.setattr(build.torch_build, "PROBE", "raise OSError('[WinError 126] c10.dll')")
+    with pytest.raises(SystemExit):
+        build.check_torch(build.torch_build.Choice("cpu", ""))
+    assert "cannot be used (OSError: [WinError 126] c10.dll)" in capsys.readouterr().err
+
+
+def test_a_build_that_there_is_not():
+    ran = subprocess.run(
+        [sys.executable, ROOT / "build.py", "setup"], capture_output=True, text=True,
+        env=os.environ | {build.TORCH_INDEX_VARIABLE: "cu128"},
+    )  # fmt: skip
+    assert ran.returncode == 1 and "no build 'cu128' of torch: name cpu, cu130, cu126, or an address" in ran.stderr
 
 
 def test_blender_is_not_a_must(monkeypatch):

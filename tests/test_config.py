@@ -2,8 +2,14 @@ import dataclasses
 
 import pytest
 
-from backend.config import PAPER, PRESETS, STAGES, resolve
+from backend.config import GRID_FEATURES, PAPER, PRESETS, STAGES, resolve
 from backend.errors import InputError
+from backend.kernels.hashgrid import WIDTHS
+from backend.stages.stages import levels_of
+
+
+def test_the_grids_that_a_setting_may_ask_for_are_those_with_a_kernel() -> None:
+    assert GRID_FEATURES == WIDTHS
 
 
 def test_the_paper_preset_is_the_papers_schedule() -> None:
@@ -12,12 +18,12 @@ def test_the_paper_preset_is_the_papers_schedule() -> None:
     ends = {"nerf": (999, 200), "geometry": (800, 400.4), "texture": (500, 101), "refine": (300, 10)}
     for name in STAGES:
         walk = getattr(PAPER, name)
-        levels = walk.noise_levels()
+        levels = levels_of(walk)
         assert walk.size == sizes[name] and walk.iterations == iterations[name]
         assert levels[0].timestep == pytest.approx(ends[name][0])
         assert levels[-1].timestep == pytest.approx(ends[name][1])
     assert PAPER.nerf.samples == 512 and (PAPER.nerf.grid_levels, PAPER.nerf.grid_log2_size) == (16, 19)
-    assert PAPER.refine.noise_levels()[-1].kappa == 1
+    assert levels_of(PAPER.refine)[-1].kappa == 1
 
 
 def test_overrides_replace_single_settings() -> None:

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend import pipeline
 from backend.device import choose_device, pick_device, prepare_device
 from backend.errors import CardFailed, DeviceError
-from backend.memory import capacity_gb
+from backend.jobs import generate
+from backend.jobs import run as running
+from backend.stages.memory import capacity_gb
 from dreamflow_blender.contract import protocol as p
-from tests.cuda_calls import CudaCalls
-from tests.oracle import Oracle
-from tests.tiny import tiny_job
+from tests.tools.cuda_calls import CudaCalls
+from tests.tools.oracle import Oracle
+from tests.tools.tiny import tiny_job
 
 CPU = torch.device("cpu")
 
@@ -110,13 +111,13 @@ def test_a_job_says_why_it_does_not_use_the_card(
     tmp_path: Path, cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda_calls.error = NO_IMAGE
-    monkeypatch.setattr(pipeline, "open_prior", lambda *_: Oracle())
-    events = pipeline.generate(tiny_job(tmp_path / "job", stages=("nerf",)))
+    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    events = generate.generate(tiny_job(tmp_path / "job", stages=("nerf",)))
     first, second = next(events), next(events)
     events.close()
     assert isinstance(first, p.Ready) and first.devices == ("cpu",)
     assert isinstance(second, p.Warning) and second.message.startswith("The processor does the work.")
-    assert "has no kernels" in pipeline.ready().kernels_why["device"]
+    assert "has no kernels" in running.ready().kernels_why["device"]
 
 
 def test_a_driver_that_spills_is_kept_from_it(cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,8 @@ MARCHING = (
     ("torch", "march", None),
 )
 INSTALL = {
-    "tcnn": "It takes an NVIDIA card and tiny-cuda-nn's torch bindings (github.com/NVlabs/tiny-cuda-nn).",
-    "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast, non-commercial).",
+    "tcnn": "It takes an NVIDIA card and tiny-cuda-nn (github.com/NVlabs/tiny-cuda-nn), see docs/kernels.md.",
+    "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast), see docs/kernels.md.",
     "warp": "It takes the package warp-lang (pip install warp-lang), on the CPU or with an NVIDIA driver.",
 }
 OVERRIDES = ("torch", "warp", "tcnn", "nvdiffrast")
@@ -59,7 +59,7 @@ class Kernels:
 
 
 def select(device: torch.device | str, override: str | None = None) -> Kernels:
-    """The fastest kernels for tensors on `device`.
+    """The fastest kernels for tensors on `device`; they take tensors on the CPU, too.
 
     override  "torch" or "warp" for every operation, "tcnn" for the hash grid, "nvdiffrast" for the
               rasteriser. Raises InputError for another word and DeviceError where it cannot be had.
@@ -93,11 +93,23 @@ def _choose(candidates: tuple, function: str, kind: str, override: str | None) -
             continue
         found = _load(name, module, kinds, kind)
         if not isinstance(found, str):
-            return getattr(found, function), name, " ".join(reasons)
+            chosen = getattr(found, function)
+            if kinds == ("cuda",):
+                chosen = _also_on_the_cpu(chosen, _choose(candidates, function, "cpu", None)[0])
+            return chosen, name, " ".join(reasons)
         if wanted == name:
             raise DeviceError(f"The kernels asked for cannot be used: {found}", INSTALL[name])
         reasons.append(found)
     raise AssertionError("the torch twin can always be had")
+
+
+def _also_on_the_cpu(on_card: Callable, on_cpu: Callable) -> Callable:
+    """Kernels for a card alone, and the CPU's for tensors there: UVs are looked at before a job is on the card."""
+
+    def run(first: torch.Tensor, *rest: object) -> torch.Tensor:
+        return (on_cpu if first.device.type == "cpu" else on_card)(first, *rest)
+
+    return run
 
 
 def _load(name: str, module: str, kinds: tuple[str, ...] | None, kind: str) -> ModuleType | str:

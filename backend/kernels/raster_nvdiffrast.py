@@ -1,7 +1,7 @@
 """Rasterisation by nvdiffrast, where it is installed.
 
 Written against nvdiffrast 0.4.0, `nvdiffrast/torch/ops.py` and `csrc/torch/torch_rasterize.cpp`: CUDA
-only, contiguous float32 positions and int32 triangles, neither empty. Its first row is y = -1, which
+only, contiguous and aligned float32 positions and int32 triangles, neither empty. Its first row is y = -1, which
 is the top of the image here, since clip space has y down: nothing is flipped. Its licence allows
 research and evaluation only, so it is never a dependency.
 
@@ -29,9 +29,12 @@ def rasterize_ids(pos_clip: Tensor, tri: Tensor, height: int, width: int) -> Ten
     """As raster.rasterize_ids, on a CUDA device."""
     if len(tri) == 0 or len(pos_clip) == 0:
         return torch.full((height, width), -1, dtype=torch.int32, device=pos_clip.device)
+    corners = pos_clip.float().contiguous()
+    if corners.data_ptr() % 16:  # a view that begins within a corner; nvdiffrast reads four numbers at once
+        corners = corners.clone()
     image, _ = dr.rasterize(
         _context(pos_clip.device),
-        pos_clip.float().contiguous()[None],
+        corners[None],
         tri.to(torch.int32).contiguous(),
         resolution=(height, width),
         grad_db=False,

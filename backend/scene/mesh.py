@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
@@ -81,3 +82,27 @@ def components(mesh: Mesh) -> tuple[int, np.ndarray]:
     _, label = connected_components(graph, directed=False)
     used, of_face = np.unique(label[t[:, 0]], return_inverse=True)
     return len(used), of_face
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One texture and the faces that it lies on.
+
+    faces      [N] int64, rows of the object's triangles
+    v_tex      [T,2] float32, t_tex_idx [N,3] int64: its UVs
+    copy       [N] bool: faces that show the texels of another one, or have none
+    height, width   pixels
+    image      [H,W,4] uint8 that the texture is now, or None: it is made of the object's colours
+    materials  rows of the object's materials that show it
+    """
+
+    faces: NDArray[np.int64]
+    v_tex: NDArray[np.float32]
+    t_tex_idx: NDArray[np.int64]
+    copy: NDArray[np.bool_]
+    height: int
+    width: int
+    image: NDArray[np.uint8] | None
+    materials: tuple[int, ...]
+    new_uvs: bool
+    why: str  # what was wrong with the UVs that it had

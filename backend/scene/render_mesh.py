@@ -10,9 +10,8 @@ from torch.nn import functional as F
 
 from backend.kernels.raster import Fragments, depth_image, fragments, interpolate, scatter
 from backend.kernels.silhouette import Edges, antialias
-from backend.scene.camera import Camera
+from backend.scene.camera import Camera, RenderOutput
 from backend.scene.mesh import Mesh, vertex_normals
-from backend.scene.output import RenderOutput
 
 RasterizeIds = Callable[[Tensor, Tensor, int, int], Tensor]
 

@@ -9,10 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from backend.kernels.march import Samples, composite, march
-from backend.scene.camera import Camera, rays
+from backend.scene.camera import Camera, RenderOutput, rays
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
-from backend.scene.output import RenderOutput
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-import build_package
 from backend import __version__
+from tests.tools.packager import build_package
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("DREAMFLOW_BPY_PYTHON") or (
@@ -44,7 +44,7 @@ def test_what_is_in_it(made):
         "LICENSE",
         "requirements.txt",
         "backend/__main__.py",
-        "dreamflow_blender/client.py",
+        "dreamflow_blender/client/client.py",
     }
     assert needed <= set(names)
     tops = {name.split("/")[0] for name in names}
@@ -70,8 +70,9 @@ def test_the_same_bytes_from_any_clone(made, tmp_path):
     (clone / "backend" / "__pycache__").mkdir()
     (clone / "backend" / "__pycache__" / "x.cpython-311.pyc").write_bytes(b"x")
     (clone / "backend" / ".hidden.py").write_bytes(b"x")
-    for name in ("build.py", "build_package.py"):
-        shutil.copy(ROOT / name, clone)
+    for name in ("build.py", ".ci/package.py"):
+        (clone / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
     ran = subprocess.run(
         [sys.executable, str(clone / "build.py"), "package"], capture_output=True, cwd=tmp_path
     )
@@ -106,8 +107,8 @@ def test_the_backend_runs_from_the_unpacked_zip(made, tmp_path):
     folder = tmp_path / "extensions" / "dreamflow"
     shutil.unpack_archive(made, folder)
     code = (
-        "import backend, dreamflow_blender.client as c; from pathlib import Path; "
-        "print(backend.__version__, Path(c.__file__).parents[1])"
+        "import backend, dreamflow_blender.client.client as c; from pathlib import Path; "
+        "print(backend.__version__, Path(c.__file__).parents[2])"
     )
     variables = {**os.environ, "PYTHONPATH": str(folder), "PYTHONPYCACHEPREFIX": str(tmp_path / "cache")}
     ran = subprocess.run(

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from dreamflow_blender import commands, tasks, words, work
-from dreamflow_blender.background import Stop, Stopped
+from dreamflow_blender.backlog import work
+from dreamflow_blender.backlog.entries import Entry
+from dreamflow_blender.backlog.running import LOSSES, Running
+from dreamflow_blender.client import command
+from dreamflow_blender.client.background import Stop, Stopped
+from dreamflow_blender.client.process import proxy_variables
+from dreamflow_blender.client.steps import Progress
 from dreamflow_blender.contract import protocol as p
-from dreamflow_blender.entries import Entry
-from dreamflow_blender.process import proxy_variables
-from dreamflow_blender.running import LOSSES, Running
-from dreamflow_blender.steps import Progress
+from dreamflow_blender.contract import words
+from dreamflow_blender.session import tasks
 
 
 def job(folder, **fields):
@@ -145,7 +148,7 @@ def test_tasks(idle_tasks):
     assert lines == ["sd  no answer; trying again in 8 s"] and task.fraction == 0.25
 
     def broken(stop):
-        raise commands.CommandError("No.", "Do this.", "log")
+        raise command.CommandError("No.", "Do this.", "log")
         yield
 
     tasks.begin("check", "Checking", broken)
@@ -163,18 +166,18 @@ def test_commands(tmp_path):
 
     def said(text, stop=None):
         return list(
-            commands.run_backend(python(text), tmp_path, tmp_path / "root", ["doctor"], stop or Stop())
+            command.run_backend(python(text), tmp_path, tmp_path / "root", ["doctor"], stop or Stop())
         )
 
     assert said("""echo 'a print'; echo '{"event": "check"}'; exit 1""") == [{"event": "check"}]
-    with pytest.raises(commands.CommandError, match="No space") as caught:
+    with pytest.raises(command.CommandError, match="No space") as caught:
         said("""echo '{"event": "failed", "message": "No space.", "todo": "Free some."}'; exit 1""")
     assert caught.value.todo == "Free some."
-    with pytest.raises(commands.CommandError) as caught:
+    with pytest.raises(command.CommandError) as caught:
         said("echo dreadful >&2; exit 9")
     assert caught.value.log == "dreadful" and "code 9" in caught.value.message
-    with pytest.raises(commands.CommandError, match="cannot be started"):
-        list(commands.run_backend(tmp_path / "nowhere", tmp_path, tmp_path, ["doctor"], Stop()))
+    with pytest.raises(command.CommandError, match="cannot be started"):
+        list(command.run_backend(tmp_path / "nowhere", tmp_path, tmp_path, ["doctor"], Stop()))
     stop = Stop()
     stop.ask()
     with pytest.raises(Stopped):

@@ -19,8 +19,8 @@ from backend.diffusion.denoiser import (
     to_prediction,
 )
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
-from tests.diffusion import tiny_models
-from tests.diffusion.tiny_models import BETAS
+from tests.tools import tiny_models
+from tests.tools.tiny_models import BETAS
 
 LEVEL = noise_levels(0.5, 0.1, 4)[1]
 

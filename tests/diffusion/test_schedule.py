@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler, EulerDiscreteScheduler
 
 from backend.diffusion.schedule import noise_levels, sigma_at, sigma_table
-from tests.diffusion.tiny_models import BETAS
+from tests.tools.tiny_models import BETAS
 
 
 def test_a_schedule_is_the_same_on_every_processor() -> None:

@@ -7,15 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from backend import finish, lock, pipeline
-from backend.checkpoint import listed, load
 from backend.files import write_text
-from backend.job import read_events
-from backend.worker_job import carry_out
+from backend.jobs import lock
+from backend.jobs import run as running
+from backend.jobs.folder import read_events
+from backend.jobs.keeper import listed
+from backend.results import deliver
+from backend.stages.checkpoint import load
+from backend.worker.job import carry_out
 from dreamflow_blender.contract import protocol as p
-from tests.oracle import Oracle
-from tests.test_bad_disk import full_for, small_disk
-from tests.worker_client import fresh
+from tests.jobs.test_bad_disk import full_for, small_disk
+from tests.tools.oracle import Oracle
+from tests.tools.worker_client import fresh
 
 RESULTS = ("mesh.npz", "albedo.png")
 BEFORE = ("log.txt", "lock", "job.json")  # it has not begun: nothing is left
@@ -26,9 +29,9 @@ AFTER = ("albedo.png", "mesh.npz", "mesh.glb", "views.png", "curves.png", "turnt
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "open_prior", lambda *_: Oracle())
-        patch.setattr(finish, "TURNTABLE_VIEWS", 2)
-        patch.setattr(finish, "write_curves", lambda path, _: write_text(path, "a second's work" * 9))
+        patch.setattr(running, "open_prior", lambda *_: Oracle())
+        patch.setattr(deliver, "TURNTABLE_VIEWS", 2)
+        patch.setattr(deliver, "write_curves", lambda path, _: write_text(path, "a second's work" * 9))
         yield
 
 
@@ -61,11 +64,11 @@ def no_space(*_):
 def test_each_write(tmp_path, right, name):
     folder = tmp_path / "job"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.Watch, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
+        patch.setattr(running.Watch, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
         if name == "lock":  # written by the system's own calls
             patch.setattr(lock, "os", SimpleNamespace(**vars(os) | {"write": no_space}))
         elif name == "log.txt":
-            patch.setattr("backend.worker_streams.os.open", no_space)
+            patch.setattr("backend.worker.streams.os.open", no_space)
         else:
             full_for(patch, name, room=1000 if name == "events.jsonl" else 40)
         failed = run(p.Generate(job_in(folder, snapshot_seconds=0.0 if name == "snapshot.npz" else 1000.0)))

@@ -12,7 +12,7 @@ import time
 import psutil
 
 from dreamflow_blender.contract import protocol as p
-from tests.worker_client import fresh, start
+from tests.tools.worker_client import fresh, start
 
 __all__ = ["start"]  # a fixture
 

@@ -12,9 +12,9 @@ import time
 
 import pytest
 
-from backend.job import last_event
+from backend.jobs.folder import last_event
 from dreamflow_blender.contract.protocol import Finished
-from tests.worker_client import CHILD, ENVIRONMENT, PATIENCE
+from tests.tools.worker_client import CHILD, ENVIRONMENT, PATIENCE
 
 KILLS = int(os.environ.get("KILLS", "6"))
 PLACES = ("writing", "nerf", "geometry", "texture", "refine", "deliver")

@@ -7,10 +7,11 @@ import time
 import psutil
 import pytest
 
-from backend.checkpoint import listed, load
-from backend.job import last_event
+from backend.jobs.folder import last_event
+from backend.jobs.keeper import listed
+from backend.stages.checkpoint import load
 from dreamflow_blender.contract import protocol as p
-from tests.worker_client import CHILD, ENVIRONMENT, fresh
+from tests.tools.worker_client import CHILD, ENVIRONMENT, fresh
 
 # A client that reads nothing: its worker's events go straight to the test, so no pipe breaks when it is killed.
 CLIENT = (

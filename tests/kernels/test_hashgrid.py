@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import types
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal, localcontext
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from backend.errors import DeviceError, InputError
 from backend.kernels import hashgrid
 from backend.kernels.hashgrid import GridLayout
+from tests.tools import strict_tinycudann
 
 SMALL = GridLayout(levels=8, features=2, log2_size=14, base=16, finest=256)
 BIG = GridLayout(levels=16, features=4, log2_size=19, base=16, finest=2048)
@@ -255,42 +255,9 @@ def test_sizes_that_no_kernel_can_do_are_refused():
         hashgrid.hash_encode(torch.zeros(4, 3), torch.zeros(100, 2), SMALL)
 
 
-class StandIn(torch.nn.Module):
-    """tinycudann.Encoding by its signature and its documented behaviour."""
-
-    missing = 0  # numbers by which its table is shorter than ours
-
-    def __init__(self, n_input_dims, encoding_config, seed=1337, dtype=None):
-        super().__init__()
-        assert n_input_dims == 3 and dtype is torch.float32
-        known = {"otype", "type", "n_levels", "n_features_per_level", "log2_hashmap_size"}
-        assert set(encoding_config) == known | {"base_resolution", "per_level_scale", "interpolation"}
-        c = encoding_config
-        finest = c["base_resolution"] * c["per_level_scale"] ** (c["n_levels"] - 1)
-        self.layout = GridLayout(
-            c["n_levels"],
-            c["n_features_per_level"],
-            c["log2_hashmap_size"],
-            c["base_resolution"],
-            round(finest),
-        )
-        self.n_output_dims = self.layout.width
-        count = self.layout.entries * self.layout.features - self.missing
-        self.params = torch.nn.Parameter(torch.rand(count) * 2e-4 - 1e-4)
-
-    def forward(self, x):
-        padding = -len(x) % 256  # batch_size_granularity
-        padded = torch.nn.functional.pad(x, [0, 0, 0, padding]).to(torch.float).contiguous()
-        rows = self.params.to(torch.float).contiguous().view(-1, self.layout.features)
-        return reference(padded, lambda at: rows[at], self.layout)[: len(x), : self.n_output_dims]
-
-
 @pytest.fixture
 def tcnn(monkeypatch):
-    package = types.ModuleType("tinycudann")
-    package.Encoding = type("Encoding", (StandIn,), {})
-    monkeypatch.setitem(sys.modules, "tinycudann", package)
-    monkeypatch.delitem(sys.modules, "backend.kernels.hashgrid_tcnn", raising=False)
+    strict_tinycudann.install(monkeypatch, card="cpu")
     yield importlib.import_module("backend.kernels.hashgrid_tcnn")
     sys.modules.pop("backend.kernels.hashgrid_tcnn", None)
 
@@ -312,7 +279,7 @@ def test_the_tcnn_adapter_keeps_no_second_table(tcnn):
     assert tcnn._encoding(SMALL, "cpu").params.numel() == 0
 
 
-def test_the_tcnn_adapter_refuses_another_layout_and_a_second_derivative(tcnn):
+def test_the_tcnn_adapter_refuses_another_layout_and_a_second_derivative(tcnn, monkeypatch):
     x = points(SMALL, 5).requires_grad_()
     slope = torch.autograd.grad(
         tcnn.hash_encode(x, table_of(SMALL), SMALL).square().sum(), x, create_graph=True
@@ -320,7 +287,7 @@ def test_the_tcnn_adapter_refuses_another_layout_and_a_second_derivative(tcnn):
     with pytest.raises(NotImplementedError, match="no second derivative"):
         slope[0].sum().backward()
     tcnn._encoding.cache_clear()
-    tcnn.tinycudann.Encoding.missing = 8
+    monkeypatch.setattr(strict_tinycudann.Native, "n_params", lambda self: self._layout.n_params - 8)
     with pytest.raises(DeviceError, match=r"holds 232440 numbers .* 116224 x 2"):
         tcnn.hash_encode(x, table_of(SMALL), SMALL)
 

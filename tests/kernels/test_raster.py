@@ -14,6 +14,7 @@ from torch import Tensor
 
 from backend.kernels import raster
 from backend.scene.camera import orbit, rays
+from tests.tools import strict_nvdiffrast
 
 warp_raster = pytest.importorskip("backend.kernels.raster_warp", reason="Warp is not installed")
 
@@ -180,38 +181,8 @@ def test_scatter_over_a_background() -> None:
     assert values.grad[:, 0].tolist() == [1, 1]
 
 
-def stand_in() -> types.ModuleType:
-    """nvdiffrast.torch with the signatures and checks of its ops.py and torch_rasterize.cpp."""
-    module = types.ModuleType("nvdiffrast.torch")
-    module.contexts = 0
-
-    class RasterizeCudaContext:
-        def __init__(self, device=None):
-            module.contexts += 1
-
-    def rasterize(glctx, pos, tri, resolution, ranges=None, grad_db=True):
-        assert isinstance(glctx, RasterizeCudaContext)
-        assert isinstance(grad_db, bool)
-        assert pos.is_contiguous() and tri.is_contiguous()
-        assert pos.dtype == torch.float32 and tri.dtype == torch.int32
-        assert pos.dim() == 3 and pos.shape[1] > 0 and pos.shape[2] == 4
-        assert tri.dim() == 2 and tri.shape[0] > 0 and tri.shape[1] == 3
-        height, width = resolution
-        out = torch.zeros(len(pos), height, width, 4)
-        out[..., 3] = raster.rasterize_ids(pos[0], tri, height, width).float() + 1
-        return out, torch.zeros(len(pos), height, width, 4 if grad_db else 0)
-
-    module.RasterizeCudaContext, module.rasterize = RasterizeCudaContext, rasterize
-    return module
-
-
 def test_nvdiffrast_is_called_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = stand_in()
-    package = types.ModuleType("nvdiffrast")
-    package.torch = fake
-    monkeypatch.setitem(sys.modules, "nvdiffrast", package)
-    monkeypatch.setitem(sys.modules, "nvdiffrast.torch", fake)
-    monkeypatch.delitem(sys.modules, "backend.kernels.raster_nvdiffrast", raising=False)
+    c = strict_nvdiffrast.install(monkeypatch, card="cpu")
     adapter = importlib.import_module("backend.kernels.raster_nvdiffrast")
     v, tri = bumpy_sphere(2)
     pos = clip(v)
@@ -220,8 +191,10 @@ def test_nvdiffrast_is_called_as_it_wants(monkeypatch: pytest.MonkeyPatch) -> No
         assert ids.dtype == torch.int32
         assert torch.equal(ids >= 0, raster.rasterize_ids(pos, tri, 32, 48) >= 0)
     assert torch.equal(adapter.rasterize_ids(pos, tri, 32, 48), raster.rasterize_ids(pos, tri, 32, 48))
+    shifted = torch.cat((pos.new_zeros(1), pos.flatten()))[1:].view(-1, 4)  # not on a float4's address
+    assert torch.equal(adapter.rasterize_ids(shifted, tri, 32, 48), raster.rasterize_ids(pos, tri, 32, 48))
     assert torch.equal(adapter.rasterize_ids(pos, tri[:0], 4, 4), torch.full((4, 4), -1, dtype=torch.int32))
-    assert fake.contexts == 1, "a context is expensive"
+    assert c.RasterizeCRStateWrapper.made == 1, "a context is expensive"
     sys.modules.pop("backend.kernels.raster_nvdiffrast")
 
 

@@ -12,6 +12,7 @@ import torch
 from backend import kernels
 from backend.errors import DeviceError, InputError
 from backend.kernels import hashgrid, march, raster, select
+from tests.tools import strict_nvdiffrast, strict_tinycudann
 
 HAS_WARP = importlib.util.find_spec("warp") is not None
 
@@ -123,6 +124,19 @@ def test_cuda_prefers_the_libraries(monkeypatch):
         assert chosen.why["hash grid"] == chosen.why["rasteriser"] == ""
     mixed = select("cuda", "torch")
     assert set(mixed.names.values()) == {"torch"}
+
+
+def test_what_is_on_the_cpu_meets_the_cpus_kernels(monkeypatch):
+    """Both libraries refuse tensors outside the card, as the stand-ins do."""
+    strict_nvdiffrast.install(monkeypatch)
+    strict_tinycudann.install(monkeypatch)
+    chosen, ours = select("cuda"), select("cpu")
+    assert chosen.names["hash grid"] == "tcnn" and chosen.names["rasteriser"] == "nvdiffrast"
+    layout = hashgrid.GridLayout(2, 2, 8, 4, 8)
+    x, table = torch.rand(5, 3), torch.rand(layout.entries, 2)
+    assert torch.equal(chosen.hash_encode(x, table, layout), ours.hash_encode(x, table, layout))
+    corners, tri = torch.tensor([[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]]), torch.tensor([[0, 1, 2]])
+    assert torch.equal(chosen.rasterize_ids(corners, tri, 3, 5), torch.zeros(3, 5, dtype=torch.int32))
 
 
 @pytest.mark.skipif(not HAS_WARP, reason="warp-lang is not installed")

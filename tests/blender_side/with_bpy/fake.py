@@ -1,4 +1,4 @@
-"""tests/fake_backend.py in the place of the backend's Python."""
+"""tests/tools/fake_backend.py in the place of the backend's Python."""
 
 import os
 import stat
@@ -13,11 +13,11 @@ def python(folder: Path, behaviour: str = "good", seconds: float = 0.2) -> Path:
     if os.name == "nt":
         script = folder / "python.bat"
         script.write_text(
-            f'@"{sys.executable}" "{ROOT / "tests" / "fake_backend.py"}" "{behaviour}" {seconds}\n'
+            f'@"{sys.executable}" "{ROOT / "tests" / "tools" / "fake_backend.py"}" "{behaviour}" {seconds}\n'
         )
         return script
     script = folder / "python"
-    fake = ROOT / "tests" / "fake_backend.py"
+    fake = ROOT / "tests" / "tools" / "fake_backend.py"
     script.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{fake}' '{behaviour}' {seconds}\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     return script

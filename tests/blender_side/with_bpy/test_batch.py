@@ -9,8 +9,11 @@ from pathlib import Path
 import bpy
 import pytest
 
-from dreamflow_blender import batch, objects, service, work
+from dreamflow_blender import batch
 from dreamflow_blender.api import generate
+from dreamflow_blender.backlog import work
+from dreamflow_blender.scene import objects
+from dreamflow_blender.session import service
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[3]))
 import fake
 
-import build_package
+from tests.tools.packager import build_package
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULE = "bl_ext.user_default.dreamflow"
@@ -50,14 +50,14 @@ def inside(name: str):
 @pytest.fixture
 def backend(installed, tmp_path, monkeypatch):
     monkeypatch.setenv("DREAMFLOW_PYTHON", str(fake.python(tmp_path)))
-    inside("service").forget_state()
+    inside("session.service").forget_state()
     yield
-    inside("service").forget_state()
+    inside("session.service").forget_state()
 
 
 def test_enabled_with_preferences(installed):
     assert "é" in str(installed) and " " in str(installed)
-    addon = inside("addon")
+    addon = inside("settings.addon")
     assert addon.NAME == MODULE
     assert addon.preferences().idle_minutes == 5.0
     assert str(addon.user_folder()).startswith(bpy.utils.extension_path_user(MODULE))
@@ -68,18 +68,18 @@ def test_generate_and_nothing_is_written_there(installed, backend, tmp_path):
     before = listing(installed)
     made = importlib.import_module(f"{MODULE}.dreamflow_blender").generate("a red mug", height=0.1)
     assert made.name == "Red mug" and made.data.materials[0].node_tree.nodes
-    assert Path(inside("addon").jobs_folder()).is_dir()
+    assert Path(inside("settings.addon").jobs_folder()).is_dir()
     assert listing(installed) == before
     assert not list((installed / "backend").rglob("__pycache__"))
 
 
 def test_set_up_is_offered_where_nothing_is_set_up(installed, monkeypatch):
     monkeypatch.delenv("DREAMFLOW_PYTHON", raising=False)
-    inside("service").forget_state()
-    state = inside("service").state()
+    inside("session.service").forget_state()
+    state = inside("session.service").state()
     assert state.state == "absent" and state.python is None
     assert not bpy.ops.dreamflow.generate.poll()
-    inside("service").forget_state()
+    inside("session.service").forget_state()
 
 
 @pytest.mark.parametrize("state", ["enabled", "disabled", "absent"])
@@ -115,8 +115,8 @@ def test_disable_and_enable_again(installed):
 def test_uninstalled_during_a_job(installed, tmp_path, monkeypatch):
     """The worker ends before the extension's files go; its user folder goes with them, as Blender has it."""
     monkeypatch.setenv("DREAMFLOW_PYTHON", str(fake.python(tmp_path, "slow", 2.0)))
-    inside("service").forget_state()
-    jobs, ops_run, importing = inside("jobs"), inside("ops_run"), inside("importing")
+    inside("session.service").forget_state()
+    jobs, ops_run, importing = inside("session.jobs"), inside("ops.generate"), inside("session.importing")
     bpy.context.scene.dreamflow.prompt = "a red mug"
     jobs.add(ops_run.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
     until = time.monotonic() + 60
@@ -124,7 +124,7 @@ def test_uninstalled_during_a_job(installed, tmp_path, monkeypatch):
         assert time.monotonic() < until, jobs.trouble
         jobs.tick()
         time.sleep(0.02)
-    pid = inside("service").client.pid
+    pid = inside("session.service").client.pid
     number = next(
         n for n, r in enumerate(bpy.context.preferences.extensions.repos) if r.module == "user_default"
     )

@@ -8,7 +8,9 @@ import addon_utils
 import bpy
 import pytest
 
-from dreamflow_blender import addon, jobs, ui
+from dreamflow_blender.session import jobs
+from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import sidebar
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layout
@@ -22,7 +24,7 @@ def test_retry_with_less_memory(user):
     set_up(user, "good")
     generate("a red mug", "geometry.levels=3")
     tick_until(lambda: jobs.trouble is not None)
-    operators = layout.draw(ui.DREAMFLOW_PT_main).operators
+    operators = layout.draw(sidebar.DREAMFLOW_PT_main).operators
     (retry,) = (chosen for name, _, chosen in operators if name == "dreamflow.retry_smaller")
     assert retry.stage == "geometry"
     with pytest.raises(RuntimeError, match="cannot be made smaller"):  # a stage whose size nobody wrote down
@@ -41,18 +43,18 @@ def test_mark_as_asset(user, tmp_path, monkeypatch):
     set_up(user, "good")
     bpy.ops.mesh.primitive_cube_add()
     assert "Select an object that DreamFlow has made" in refused("mark_asset")
-    assert layout.draw(ui.DREAMFLOW_PT_selected) is None
+    assert layout.draw(sidebar.DREAMFLOW_PT_selected) is None
     bpy.data.objects.remove(bpy.context.object)
     generate("a red mug with a blue handle")
     tick_until(idle)
     made = bpy.context.object
-    assert "Mark as asset" in layout.draw(ui.DREAMFLOW_PT_selected).buttons() and made.asset_data is None
+    assert "Mark as asset" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons() and made.asset_data is None
     for _ in range(2):
         assert bpy.ops.dreamflow.mark_asset() == {"FINISHED"}
         assert [tag.name for tag in made.asset_data.tags] == ["DreamFlow", "red", "mug", "blue", "handle"]
         assert made.asset_data.description == "a red mug with a blue handle"
         assert tuple(made.preview.image_size) == (64, 64)
-    assert "Renew asset" in layout.draw(ui.DREAMFLOW_PT_selected).buttons()
+    assert "Renew asset" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
 
     (past,) = jobs.need_store().history()
     bpy.ops.dreamflow.import_result(number=past.job.id)

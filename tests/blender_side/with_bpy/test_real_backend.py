@@ -10,9 +10,13 @@ import bpy
 import pytest
 
 import dreamflow_blender
-from dreamflow_blender import addon, batch, importing, jobs, preview, service, work
+from dreamflow_blender import batch
+from dreamflow_blender.backlog import work
+from dreamflow_blender.scene import preview
+from dreamflow_blender.session import importing, jobs, service
+from dreamflow_blender.settings import addon
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from tiny import OVERRIDES
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,12 +39,12 @@ def enabled(tmp_path, monkeypatch):
 
 
 def test_generate(enabled):
-    from dreamflow_blender import ops_run
+    from dreamflow_blender.ops import generate as ops_generate
 
     settings = bpy.context.scene.dreamflow
     settings.prompt, settings.height = "a red mug", 0.1
     settings.extra = " ".join(f"{k}={str(v).lower() if v is None else v}" for k, v in OVERRIDES.items())
-    job = ops_run.make_job(settings)
+    job = ops_generate.make_job(settings)
     jobs.add(job, importing.place(bpy.context))
     took, seen, until = [], False, time.monotonic() + 200
     while jobs.running is not None or jobs.need_store().waiting() or importing.due():

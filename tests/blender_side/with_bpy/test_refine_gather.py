@@ -8,9 +8,9 @@ import bpy
 import numpy as np
 import pytest
 
-from dreamflow_blender.refine_gather import gather, needs_bake
-from dreamflow_blender.refine_material import CannotRefine
-from dreamflow_blender.refine_object import front_of
+from dreamflow_blender.gather.gather import gather, needs_bake
+from dreamflow_blender.gather.material import CannotRefine
+from dreamflow_blender.gather.object import front_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hard
@@ -290,7 +290,8 @@ def test_other_node_trees_have_to_be_baked():
 @pytest.mark.skipif(os.environ.get("DREAMFLOW_NO_BAKE") == "1", reason="asked not to")
 def test_baked_in_a_blender_of_its_own(tmp_path, monkeypatch):
     """A checker of the object's own coordinates beside an image: what is baked is what Cycles sees."""
-    from dreamflow_blender import addon, refine_job
+    from dreamflow_blender.session import refine as refine_session
+    from dreamflow_blender.settings import addon
 
     monkeypatch.setattr(addon, "user_folder", lambda: tmp_path / "ö x")
     made = hard.cube("Würfel 🎲", uv=True, location=(3, 4, 5))
@@ -301,7 +302,7 @@ def test_baked_in_a_blender_of_its_own(tmp_path, monkeypatch):
     bpy.context.view_layer.update()
     before = walk()
     dirty = bpy.data.is_dirty
-    baked = refine_job.bake_now(made, 1)
+    baked = refine_session.bake_now(made, 1)
     assert differences(before, walk()) == set() and bpy.data.is_dirty == dirty
     assert not list((tmp_path / "ö x" / "bake").iterdir())
     arrays = read(made, baked=baked).arrays

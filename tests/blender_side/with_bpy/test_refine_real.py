@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 import dreamflow_blender
-from dreamflow_blender import addon, importing, jobs, refine_job, service, work
-from dreamflow_blender.refine_images import pixels_of
+from dreamflow_blender.backlog import work
+from dreamflow_blender.gather.images import pixels_of
+from dreamflow_blender.session import importing, jobs, service
+from dreamflow_blender.session import refine as refine_session
+from dreamflow_blender.settings import addon
 
 sys.path.insert(0, str(Path(__file__).parent))
 import hard
@@ -59,7 +62,7 @@ def test_the_upper_half_of_a_mirrored_posed_object(enabled):
     bpy.context.view_layer.update()
     settings = bpy.context.scene.dreamflow_refine
     settings.prompt, settings.model, settings.faces, settings.extra = "a red mug", "BUILT_IN", "SELECTED", TINY
-    refine_job.begin(bpy.context, made, settings, jobs.add)
+    refine_session.begin(bpy.context, made, settings, jobs.add)
     tick_until_idle()
     (past,) = jobs.need_store().history()
     share = past.figures["share_changed"]

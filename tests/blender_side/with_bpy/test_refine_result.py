@@ -7,12 +7,13 @@ import bpy
 import numpy as np
 import pytest
 
-from dreamflow_blender import refine_decide, refine_result
-from dreamflow_blender.objects import CannotImport
-from dreamflow_blender.refine_gather import gather
+from dreamflow_blender.gather.gather import gather
+from dreamflow_blender.scene import decide
+from dreamflow_blender.scene import refined as scene_refined
+from dreamflow_blender.scene.objects import CannotImport
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import hard
 import refined_folder as refined
 from walk import differences, walk
@@ -28,7 +29,7 @@ def put(made, folder, keep="NEW", **how):
     found = gather(bpy.context, made, keep=keep)
     refined.deliver(folder, found.arrays, **how)
     before = walk()
-    shown = refine_result.put(refine_result.read(folder), found.place, made, bpy.context)
+    shown = scene_refined.put(scene_refined.read(folder), found.place, made, bpy.context)
     settle()
     return shown, before, found
 
@@ -43,7 +44,7 @@ def base_colour(material):
 
 
 def discarded(shown, before):
-    back = refine_decide.discard(shown, bpy.context)
+    back = decide.discard(shown, bpy.context)
     settle()
     assert differences(before, walk()) == set()
     return back
@@ -70,12 +71,12 @@ def test_a_new_material_beside_the_old(tmp_path):
         "meshes/Cube.materials", "materials/Paint.use_fake_user",
     }  # fmt: skip
     assert {c for c in changed if c.startswith("+")} == {"+materials/Paint refined", "+images/Cube refined"}
-    refine_decide.turn(made, "before")
+    decide.turn(made, "before")
     assert made.material_slots[0].material == old
-    refine_decide.turn(made, "after")
+    decide.turn(made, "after")
     assert made.material_slots[0].material == new
     with pytest.raises(CannotImport, match="Apply or Discard"):
-        refine_result.put(refine_result.read(tmp_path), {}, made, bpy.context)
+        scene_refined.put(scene_refined.read(tmp_path), {}, made, bpy.context)
     discarded(shown, before)
 
 
@@ -83,10 +84,10 @@ def test_apply_keeps_the_old_one_in_the_file(tmp_path):
     made = hard.cube()
     made.data.materials.append(hard.painted())
     shown, before, _ = put(made, tmp_path)
-    refine_decide.turn(shown, "before")
-    refine_decide.apply(shown)
+    decide.turn(shown, "before")
+    decide.apply(shown)
     changed = differences(before, walk())
-    assert "objects/Cube.custom" not in changed and refine_decide.state_of(made) is None
+    assert "objects/Cube.custom" not in changed and decide.state_of(made) is None
     assert made.material_slots[0].material.name == "Paint refined"
     assert bpy.data.materials["Paint"].use_fake_user and bpy.data.materials["Paint"].users == 1
 
@@ -98,9 +99,9 @@ def test_a_new_image_in_the_old_material(tmp_path):
     shown, before, _ = put(made, tmp_path, keep="IMAGE")
     assert made.material_slots[0].material == old and base_colour(old).image.name == "Cube refined"
     assert {c for c in differences(before, walk()) if c.startswith("+")} == {"+images/Cube refined"}
-    refine_decide.turn(made, "before")
+    decide.turn(made, "before")
     assert base_colour(old).image.name == "paint"
-    refine_decide.turn(made, "after")
+    decide.turn(made, "after")
     assert base_colour(old).image.name == "Cube refined"
     discarded(shown, before)
 
@@ -122,7 +123,7 @@ def test_new_uvs_beside_the_old(tmp_path, uv):
     assert base_colour(made.material_slots[0].material).inputs["Vector"].links[0].from_node.uv_map == "DreamFlow"
     if uv:
         assert made.data.uv_layers.active.name == "UVMap" and made.data.uv_layers[0].active_render
-    delivered = refine_result.read(tmp_path).arrays
+    delivered = scene_refined.read(tmp_path).arrays
     made.data.calc_loop_triangles()
     loops = np.array([t.loops for t in made.data.loop_triangles])
     assert np.array_equal(uv_of(made, "DreamFlow")[loops], delivered.v_tex[delivered.t_tex_idx])
@@ -150,7 +151,7 @@ def test_new_uvs_where_a_modifier_makes_faces_come_with_a_copy(tmp_path):
     assert shown != made and not shown.modifiers and len(shown.data.polygons) == 12
     assert made.hide_get() and made.material_slots[0].material.name == "Paint"
     assert shown.matrix_world == made.matrix_world
-    refine_decide.turn(shown, "before")
+    decide.turn(shown, "before")
     assert discarded(shown, before) == made
 
 
@@ -204,7 +205,7 @@ def test_a_library_override_keeps_its_linked_mesh(tmp_path):
     shown, before, found = put(override, tmp_path / "job")
     assert not found.place["copy"] and shown == override and override.data.library is not None
     assert override.material_slots[0].link == "OBJECT" and override.material_slots[0].material.library is None
-    refine_decide.turn(shown, "before")
+    decide.turn(shown, "before")
     assert override.material_slots[0].material.library is not None
     discarded(shown, before)
 
@@ -219,7 +220,7 @@ def test_a_procedural_material_becomes_a_plain_one(tmp_path):
     tree.links.new(glass.outputs[0], tree.get_output_node("CYCLES").inputs["Surface"])
     refined.deliver(tmp_path, found.arrays)
     before = walk()
-    refine_result.put(refine_result.read(tmp_path), {**found.place, "keep": "IMAGE"}, made, bpy.context)
+    scene_refined.put(scene_refined.read(tmp_path), {**found.place, "keep": "IMAGE"}, made, bpy.context)
     assert base_colour(made.material_slots[0].material).image
     discarded(made, before)
 
@@ -237,7 +238,7 @@ def test_one_undo_step(tmp_path):
     bpy.ops.ed.redo()
     made = bpy.data.objects["Cube"]
     assert made.material_slots[0].material.name == "Paint refined"
-    refine_decide.turn(made, "before")
+    decide.turn(made, "before")
     assert made.material_slots[0].material.name == "Paint"
     discarded(made, before)
 
@@ -254,13 +255,13 @@ def test_what_does_not_fit_any_more_is_refused_whole(tmp_path):
     bpy.ops.object.mode_set(mode="OBJECT")
     before = walk()
     with pytest.raises(CannotImport, match="have changed"):
-        refine_result.put(refine_result.read(tmp_path), found.place, made, bpy.context)
+        scene_refined.put(scene_refined.read(tmp_path), found.place, made, bpy.context)
     assert differences(before, walk()) == set()
     (tmp_path / "mesh.npz").write_bytes(b"x")
     with pytest.raises(CannotImport, match="cannot be read"):
-        refine_result.read(tmp_path)
+        scene_refined.read(tmp_path)
     with pytest.raises(CannotImport, match="no result"):
-        refine_result.read(tmp_path / "nowhere")
+        scene_refined.read(tmp_path / "nowhere")
 
 
 def test_eight_uv_maps_are_all_that_there_can_be(tmp_path):
@@ -272,7 +273,7 @@ def test_eight_uv_maps_are_all_that_there_can_be(tmp_path):
     found = gather(bpy.context, made)
     refined.deliver(tmp_path, found.arrays, new_uvs=True)
     with pytest.raises(CannotImport, match="eight UV maps"):
-        refine_result.put(refine_result.read(tmp_path), found.place, made, bpy.context)
+        scene_refined.put(scene_refined.read(tmp_path), found.place, made, bpy.context)
     assert len(made.data.uv_layers) == 8 and not len(made.material_slots) and not bpy.data.materials
 
 
@@ -282,7 +283,7 @@ def test_found_under_another_name(tmp_path):
     place = gather(bpy.context, made).place
     made.name = "Two"
     hard.cube("One")
-    assert refine_result.find_object(place, bpy.context.scene) == made
-    assert refine_result.find_object({**place, "uid": -5}, bpy.context.scene).name == "One"
+    assert scene_refined.find_object(place, bpy.context.scene) == made
+    assert scene_refined.find_object({**place, "uid": -5}, bpy.context.scene).name == "One"
     with pytest.raises(CannotImport, match="no mesh object “Three”"):
-        refine_result.find_object({"object": "Three", "uid": -5}, bpy.context.scene)
+        scene_refined.find_object({"object": "Three", "uid": -5}, bpy.context.scene)

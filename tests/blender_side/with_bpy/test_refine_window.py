@@ -8,24 +8,16 @@ import bpy
 import pytest
 
 import dreamflow_blender
-from dreamflow_blender import (
-    addon,
-    importing,
-    jobs,
-    ops_refine,
-    ops_setup,
-    preview,
-    refine_decide,
-    refine_job,
-    refine_model,
-    service,
-    tasks,
-    ui,
-    ui_refine,
-)
+from dreamflow_blender.ops import refine as ops_refine
+from dreamflow_blender.scene import decide, preview
+from dreamflow_blender.session import findings, importing, jobs, models, service, tasks
+from dreamflow_blender.session import refine as refine_session
+from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import refine as ui_refine
+from dreamflow_blender.ui import sidebar
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import fake
 import hard
 import layout
@@ -80,7 +72,7 @@ def painted():
 
 def press(made):
     """As `execute` does it with a window."""
-    return refine_job.begin(bpy.context, made, bpy.context.scene.dreamflow_refine, jobs.add)
+    return refine_session.begin(bpy.context, made, bpy.context.scene.dreamflow_refine, jobs.add)
 
 
 def test_from_the_button_to_before_and_after_and_one_undo(enabled):
@@ -113,7 +105,7 @@ def test_from_the_button_to_before_and_after_and_one_undo(enabled):
     bpy.ops.dreamflow.before_after()
     bpy.ops.ed.undo()
     made = bpy.data.objects["Cube"]
-    assert made.material_slots[0].material.name == "Paint" and refine_decide.state_of(made) is None
+    assert made.material_slots[0].material.name == "Paint" and decide.state_of(made) is None
     bpy.context.view_layer.update()
     assert differences(before, walk()) == set()
     bpy.ops.ed.redo()
@@ -129,7 +121,7 @@ def test_apply(enabled):
     tick_until(idle)
     assert ui_refine.estimate(bpy.context.scene.dreamflow_refine).startswith("about ")
     bpy.ops.dreamflow.apply_refined()
-    assert refine_decide.state_of(made) is None and made.material_slots[0].material.name == "Paint refined"
+    assert decide.state_of(made) is None and made.material_slots[0].material.name == "Paint refined"
     assert bpy.ops.dreamflow.refine.poll()
 
 
@@ -138,7 +130,7 @@ def test_history_pause_stop_and_discard(enabled):
     enabled("good", 3.0)
     press(made)
     tick_until(lambda: jobs.running and jobs.running.stage == "fit")
-    assert "Learning its colours" in layout.draw(ui.DREAMFLOW_PT_main).said()
+    assert "Learning its colours" in layout.draw(sidebar.DREAMFLOW_PT_main).said()
     bpy.ops.dreamflow.pause_job()
     tick_until(lambda: jobs.running.paused)
     bpy.ops.dreamflow.pause_job()
@@ -147,7 +139,7 @@ def test_history_pause_stop_and_discard(enabled):
     tick_until(idle)
     assert made.material_slots[0].material.name == "Paint refined"
     bpy.ops.dreamflow.discard_refined()
-    drawn = layout.draw(ui.DREAMFLOW_PT_history)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_history)
     assert {"Put on the object", "Vary"} <= set(drawn.buttons()) and "Import" not in drawn.buttons()
     (past,) = jobs.need_store().history()
     bpy.ops.dreamflow.show_refined(number=past.job.id)  # again
@@ -162,8 +154,8 @@ def test_history_pause_stop_and_discard(enabled):
     assert made.material_slots[0].material.name == "Paint" and preview.find() is None
     assert not [i for i in bpy.data.images if preview.MARK in i]
     bpy.ops.dreamflow.delete_job(number=past.job.id)
-    refine_job.tidy()
-    assert not list(refine_job.objects_folder().glob("*.npz"))
+    refine_session.tidy()
+    assert not list(refine_session.objects_folder().glob("*.npz"))
 
 
 @pytest.mark.parametrize("behaviour", ["dies once", "dies in between", "fails"])
@@ -173,7 +165,7 @@ def test_failures_are_shown_and_resumed(enabled, behaviour):
     press(made)
     tick_until(lambda: jobs.trouble is not None)
     assert made.material_slots[0].material.name == "Paint" and preview.find() is None
-    assert "Retry" in layout.draw(ui.DREAMFLOW_PT_main).buttons()
+    assert "Retry" in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()
     (past,) = jobs.need_store().history()
     enabled("good", 0.2)
     bpy.ops.dreamflow.resume_job(number=past.job.id)
@@ -212,9 +204,9 @@ def test_what_cannot_be_refined_says_why(enabled):
 
 def test_models(enabled, monkeypatch):
     settings = bpy.context.scene.dreamflow_refine
-    monkeypatch.setattr(refine_model, "_look", lambda name: False)
-    monkeypatch.setattr(refine_model, "known_kinds", lambda: ("mug", "duck"))
-    refine_model._seen.clear()
+    monkeypatch.setattr(models, "_look", lambda name: False)
+    monkeypatch.setattr(models, "known_kinds", lambda: ("mug", "duck"))
+    models._seen.clear()
     settings.model = "SDXL"
     painted()
     assert not bpy.ops.dreamflow.refine.poll()
@@ -233,27 +225,27 @@ def test_models(enabled, monkeypatch):
     with pytest.raises(ValueError, match="not on this machine"):
         press(bpy.context.object)
     assert not jobs.need_store().entries()
-    ops_setup.models[:] = [{"name": "sdxl-refiner", "folder": None, "size": 6.1e9}]
+    findings.models[:] = [{"name": "sdxl-refiner", "folder": None, "size": 6.1e9}]
     settings.prompt = "a teapot of gold"
     said = layout.Fake()
     ui_refine.draw_dialog(said, bpy.context)
     assert said.buttons() == ["Fetch it (6.1 GB)"]
-    ops_setup.models[:] = [{"name": "sdxl-refiner", "folder": "/somewhere", "size": 6.1e9}]
+    findings.models[:] = [{"name": "sdxl-refiner", "folder": "/somewhere", "size": 6.1e9}]
     assert bpy.ops.dreamflow.refine.poll()
-    assert refine_model.choose(settings) == {"prior": "sdxl-refiner", "refiner": ""}
+    assert models.choose(settings) == {"prior": "sdxl-refiner", "refiner": ""}
     settings.anew = True
-    assert "Stable Diffusion" in refine_model.refusal(settings)
-    ops_setup.models.append({"name": "sd", "folder": "/there"})
-    assert refine_model.choose(settings) == {"prior": "sd", "refiner": "sdxl-refiner"}
-    ops_setup.models.clear()
+    assert "Stable Diffusion" in models.refusal(settings)
+    findings.models.append({"name": "sd", "folder": "/there"})
+    assert models.choose(settings) == {"prior": "sd", "refiner": "sdxl-refiner"}
+    findings.models.clear()
     settings.model = "BUILT_IN"
-    assert "mug, duck" in refine_model.refusal(settings)
+    assert "mug, duck" in models.refusal(settings)
     bpy.ops.dreamflow.refine_built_in()
     assert settings.model == "BUILT_IN" and bpy.ops.dreamflow.refine.poll()
     settings.prompt = "A photo of a red duck with a blue beak."
-    assert refine_model.refusal(settings) == ""
+    assert models.refusal(settings) == ""
     settings.model = "FOLDER"
-    assert "preferences" in refine_model.refusal(settings)
+    assert "preferences" in models.refusal(settings)
 
 
 def test_settings_reach_the_job(enabled):
@@ -263,7 +255,7 @@ def test_settings_reach_the_job(enabled):
     settings.anew, settings.seed, settings.negative = True, 7, "mud"
     made.rotation_euler.z = 1.5707963
     bpy.context.view_layer.update()
-    job, place = refine_job.make(bpy.context, made, settings, 90.0)
+    job, place = refine_session.make(bpy.context, made, settings, 90.0)
     assert (job.kind, job.strength, job.texture_size, job.keep_uvs, job.front) == ("refine", 0.45, 2048, False, 90)
     assert job.stages == ("texture", "refine") and job.seed == 7 and job.negative == "mud"
     assert place["refine"]["keep"] == "IMAGE" and Path(job.mesh).is_file()

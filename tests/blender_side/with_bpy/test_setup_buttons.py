@@ -1,14 +1,13 @@
-"""The buttons of set-up: check, accelerators, remove; the backend is the real one, from an environment where Set up
+"""The buttons of set-up: check, remove; the backend is the real one, from an environment where Set up
 makes it."""
 
 import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import bpy
-
-from dreamflow_blender import accelerators, addon, jobs, ops_setup, service, tasks, ui
+from dreamflow_blender.session import findings, jobs, service, tasks
+from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import sidebar
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layout
@@ -19,35 +18,25 @@ MODELS = ("sd", "sd-phi", "sdxl-refiner")
 
 
 @real
-def test_accelerators_without_a_toolkit_and_check_setup(user, tmp_path, monkeypatch):
+def test_check_setup(user, tmp_path, monkeypatch):
     set_up(user)
     (tmp_path / "a file").write_text("")
     python = service.python()
-    rna = bpy.ops.dreamflow.build_accelerators.get_rna_type()
-    dialog = SimpleNamespace(layout=layout.Fake(), bl_rna=rna)
-    ops_setup.DREAMFLOW_OT_build_accelerators.draw(dialog, bpy.context)
-    assert said(dialog.layout, accelerators.LICENCE) and "accept" in dialog.layout.props
-    assert bpy.ops.dreamflow.build_accelerators() == {"CANCELLED"} and tasks.current is None
-    monkeypatch.setattr(accelerators, "find_nvcc", lambda: None)
-    press("build_accelerators", accept=True)
-    assert "CUDA" in tasks.trouble.message and "Everything works without" in tasks.trouble.todo
-    for drawn in (layout.draw(ui.DREAMFLOW_PT_main), preferences()):
-        assert said(drawn, tasks.trouble.message, tasks.trouble.todo) and "Copy report" in drawn.buttons()
-    assert service.python() == python and python.is_file()
-
     addon.preferences().jobs_folder = str(tmp_path / "a file" / "jobs")
     press("check_setup")
     assert "a file" in tasks.trouble.message and "another folder" in tasks.trouble.todo
+    for drawn in (layout.draw(sidebar.DREAMFLOW_PT_main), preferences()):
+        assert said(drawn, tasks.trouble.message, tasks.trouble.todo) and "Copy report" in drawn.buttons()
     addon.preferences().jobs_folder = str(tmp_path / "other disk")
     monkeypatch.setenv("HOME", str(tmp_path / "a file"))
     press("check_setup")
     assert tasks.trouble is None
-    found = {check["name"]: check for check in ops_setup.checks}
+    found = {check["name"]: check for check in findings.checks}
     assert {"Python", "packages", "torch", "hash grid", "rasteriser", "memory", *MODELS} <= set(found)
     assert str(python.parents[1]) in found["Python"]["message"] and found["torch"]["state"] == "good"
     assert str(tmp_path / "other disk") in found["jobs"]["message"]
     drawn = preferences()
-    for check in ops_setup.checks:
+    for check in findings.checks:
         assert said(drawn, f"{check['name']}: {check['message']}")
     assert "rich 0.1" in found["packages"]["message"]
     assert mends(found["packages"])[1] == [("dreamflow.set_up", {"repair": True})]
@@ -57,14 +46,14 @@ def test_accelerators_without_a_toolkit_and_check_setup(user, tmp_path, monkeypa
     if os.name == "posix":
         drawn, buttons = mends(found["home"])
         assert not buttons and said(drawn, found["home"]["todo"])
-    assert {model["name"] for model in ops_setup.models} == {*MODELS}  # so that Fetch can tell their licences
+    assert {model["name"] for model in findings.models} == {*MODELS}  # so that Fetch can tell their licences
 
 
 @posix
 def test_remove_while_one_job_runs_and_another_waits(user):
     set_up(user, "slow")
     (user / "models").mkdir()
-    ops_setup.checks[:] = [{"name": "Python", "message": "is well", "state": "good", "fix": ""}]
+    findings.checks[:] = [{"name": "Python", "message": "is well", "state": "good", "fix": ""}]
     for name in ("a red mug", "a duck"):
         generate(name)
     tick_until(lambda: jobs.running and jobs.running.stage)
@@ -76,13 +65,13 @@ def test_remove_while_one_job_runs_and_another_waits(user):
     (waits,) = jobs.need_store().waiting()
     assert stopped.state == "interrupted" and waits.job.prompt == "a duck"
     assert (stopped.folder / "job.json").is_file() and (user / "models").is_dir()
-    drawn = layout.draw(ui.DREAMFLOW_PT_main)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert "Set up DreamFlow" in drawn.buttons() and "Generate" not in drawn.buttons()
     drawn = preferences()
     assert "Set up DreamFlow" in drawn.buttons() and "Remove" not in drawn.buttons()
     assert not said(drawn, "is well")  # of a Python that has gone
-    for name in ("check_setup", "list_models", "build_accelerators"):
+    for name in ("check_setup", "list_models"):
         assert "Set DreamFlow up first" in refused(name)
     set_up(user, "good")
-    assert {"Resume", "Generate"} <= set(layout.draw(ui.DREAMFLOW_PT_main).buttons())
-    assert "Start the queue" in layout.draw(ui.DREAMFLOW_PT_queue).buttons()
+    assert {"Resume", "Generate"} <= set(layout.draw(sidebar.DREAMFLOW_PT_main).buttons())
+    assert "Start the queue" in layout.draw(sidebar.DREAMFLOW_PT_queue).buttons()

@@ -13,17 +13,11 @@ import bpy
 import pytest
 
 import dreamflow_blender
-from dreamflow_blender import (
-    addon,
-    importing,
-    jobs,
-    ops_run,
-    pictures,
-    preview,
-    service,
-    tasks,
-    ui,
-)
+from dreamflow_blender.ops import generate as ops_generate
+from dreamflow_blender.scene import pictures, preview
+from dreamflow_blender.session import importing, jobs, service, tasks
+from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import sidebar
 
 sys.path.insert(0, str(Path(__file__).parent))
 import fake
@@ -82,7 +76,7 @@ def idle():
 
 def press_generate(prompt="a red mug"):
     bpy.context.scene.dreamflow.prompt = prompt
-    jobs.add(ops_run.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
+    jobs.add(ops_generate.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
 
 
 def test_register_twice(enabled):
@@ -166,7 +160,7 @@ def test_edit_mode_is_waited_for(enabled):
     for _ in range(5):
         jobs.tick()
     assert bpy.context.mode == "EDIT_MESH" and "Red mug" not in bpy.data.objects
-    assert "Object Mode" in layout.draw(ui.DREAMFLOW_PT_main).said()
+    assert "Object Mode" in layout.draw(sidebar.DREAMFLOW_PT_main).said()
     bpy.ops.object.mode_set(mode="OBJECT")
     tick_until(idle)
     assert "Red mug" in bpy.data.objects
@@ -192,7 +186,7 @@ def test_pause_and_continue(enabled):
     tick_until(lambda: jobs.running and jobs.running.stage)
     bpy.ops.dreamflow.pause_job()
     tick_until(lambda: jobs.running.paused)
-    drawn = layout.draw(ui.DREAMFLOW_PT_main)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert "Continue" in drawn.buttons() and "Paused" in drawn.said()
     at = jobs.running.share()
     time.sleep(0.3)
@@ -244,7 +238,7 @@ def test_failures_are_shown_and_retried(enabled, behaviour):
     press_generate()
     tick_until(lambda: jobs.trouble is not None)
     assert preview.find() is None and jobs.running is None
-    drawn = layout.draw(ui.DREAMFLOW_PT_main)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert "Retry" in drawn.buttons() and "Copy report" in drawn.buttons()
     assert ("Retry with less memory" in drawn.buttons()) == (
         behaviour == "fails" and bool(jobs.trouble.stage)
@@ -266,9 +260,9 @@ def test_report_without_the_prompt(enabled, monkeypatch):
     text = bpy.context.window_manager.clipboard
     if text:  # a background Blender may have no clipboard
         assert "out of memory" in text and "secret" not in text
-    from dreamflow_blender import report
+    from dreamflow_blender.backlog import bug_report
 
-    said = report.make(jobs.trouble.failed, {"Blender": "x"}, jobs.trouble.entry.job, jobs.last_ready, False)
+    said = bug_report.make(jobs.trouble.failed, {"Blender": "x"}, jobs.trouble.entry.job, jobs.last_ready, False)
     assert "12 of 12 GB" in said and "secret" not in said and str(Path.home()) not in said
 
 
@@ -307,7 +301,7 @@ def test_queue_goes_on_after_a_failure_and_then_waits(enabled):
         press_generate(name)
     tick_until(lambda: jobs.held)
     assert [e.job.prompt for e in jobs.need_store().waiting()] == ["a duck"]
-    assert "Start the queue" in layout.draw(ui.DREAMFLOW_PT_queue).buttons()
+    assert "Start the queue" in layout.draw(sidebar.DREAMFLOW_PT_queue).buttons()
     enabled("good", 0.1)
     bpy.ops.dreamflow.go_on()
     tick_until(idle)
@@ -322,7 +316,7 @@ def test_queue_order(enabled):
     car, duck = (e.job.id for e in jobs.need_store().waiting())
     bpy.ops.dreamflow.move_queued(number=duck, by=-1)
     assert [e.job.id for e in jobs.need_store().waiting()] == [duck, car]
-    drawn = layout.draw(ui.DREAMFLOW_PT_queue)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_queue)
     assert drawn.texts == ["a duck", "a car"]
     bpy.ops.dreamflow.remove_queued(number=car)
     assert [e.job.id for e in jobs.need_store().waiting()] == [duck]
@@ -338,11 +332,11 @@ def test_disabled_during_a_job_and_offered_again(enabled):
     dreamflow_blender.register()
     (past,) = jobs.need_store().history()
     assert past.state == "interrupted" and past.can_resume
-    assert "Resume" in layout.draw(ui.DREAMFLOW_PT_history).buttons()
-    assert {"Resume", "Leave it"} <= set(layout.draw(ui.DREAMFLOW_PT_main).buttons())
+    assert "Resume" in layout.draw(sidebar.DREAMFLOW_PT_history).buttons()
+    assert {"Resume", "Leave it"} <= set(layout.draw(sidebar.DREAMFLOW_PT_main).buttons())
     bpy.ops.dreamflow.leave_job(number=past.job.id)
-    assert "Resume" not in layout.draw(ui.DREAMFLOW_PT_main).buttons()
-    assert "Resume" in layout.draw(ui.DREAMFLOW_PT_history).buttons()
+    assert "Resume" not in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()
+    assert "Resume" in layout.draw(sidebar.DREAMFLOW_PT_history).buttons()
     enabled("good", 0.2)
     bpy.ops.dreamflow.resume_job(number=past.job.id)
     tick_until(idle)
@@ -353,7 +347,7 @@ def test_history(enabled):
     press_generate()
     tick_until(idle)
     (past,) = jobs.need_store().history()
-    drawn = layout.draw(ui.DREAMFLOW_PT_history)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_history)
     assert {"Import", "Vary"} <= set(drawn.buttons()) and "a red mug" in drawn.texts
     bpy.context.scene.dreamflow.prompt = "x"
     bpy.ops.dreamflow.use_settings(number=past.job.id)
@@ -374,10 +368,10 @@ def test_bad_settings_are_said(enabled):
     settings = bpy.context.scene.dreamflow
     settings.extra = "nerf.levels"
     with pytest.raises(ValueError, match=r"nerf\.levels=400"):
-        ops_run.make_job(settings)
+        ops_generate.make_job(settings)
     settings.extra = "nerf.levels=40 nerf.guidance_scale=9.5"
     settings.faces, settings.texture_size, settings.refine = 1234, "2048", False
-    job = ops_run.make_job(settings)
+    job = ops_generate.make_job(settings)
     assert job.overrides["nerf.guidance_scale"] == 9.5 and job.overrides["delivery.max_faces"] == 1234
     assert job.overrides["delivery.texture_size"] == 2048 and job.stages == ("nerf", "geometry", "texture")
     settings.prompt = "   "
@@ -399,21 +393,22 @@ def test_panel_before_set_up(enabled, monkeypatch):
     service.forget_state()
     monkeypatch.setattr(addon, "online_refusal", lambda: "Allow online access first")
     if not bpy.app.online_access_override:
-        assert layout.draw(ui.DREAMFLOW_PT_main).buttons()[0] == "Allow online access"
+        assert layout.draw(sidebar.DREAMFLOW_PT_main).buttons()[0] == "Allow online access"
     monkeypatch.setattr(addon, "online_refusal", lambda: "")
-    drawn = layout.draw(ui.DREAMFLOW_PT_main)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert "Set up DreamFlow" in drawn.buttons() and "Generate" not in drawn.buttons()
     assert not bpy.ops.dreamflow.generate.poll()
-    assert layout.draw(ui.DREAMFLOW_PT_queue) is None and layout.draw(ui.DREAMFLOW_PT_history) is None
+    assert layout.draw(sidebar.DREAMFLOW_PT_queue) is None and layout.draw(sidebar.DREAMFLOW_PT_history) is None
 
 
 def test_panels_and_preferences_draw(enabled):
     for open_panels in (True, False):
-        drawn = layout.draw(ui.DREAMFLOW_PT_main, open_panels)
+        drawn = layout.draw(sidebar.DREAMFLOW_PT_main, open_panels)
         assert "Generate" in drawn.buttons() and "preset" in drawn.props
-    from dreamflow_blender import ops_setup, ui_setup
+    from dreamflow_blender.session import findings
+    from dreamflow_blender.ui import setup as ui_setup
 
-    ops_setup.checks[:] = [
+    findings.checks[:] = [
         {
             "name": "torch",
             "message": "An NVIDIA card, but torch for the CPU.",
@@ -421,7 +416,7 @@ def test_panels_and_preferences_draw(enabled):
             "fix": "repair",
         }
     ]
-    ops_setup.models[:] = [
+    findings.models[:] = [
         {
             "title": "Stable Diffusion 2.1",
             "name": "sd",
@@ -437,8 +432,8 @@ def test_panels_and_preferences_draw(enabled):
 
 
 def test_set_up_runs_beside(enabled, monkeypatch):
-    from dreamflow_blender import environment
-    from dreamflow_blender.steps import Progress, SetupError
+    from dreamflow_blender.client.steps import Progress, SetupError
+    from dreamflow_blender.setup import environment
 
     def install(folder, requirements, options, stop, repair=False):
         yield Progress(0.3, "torch 2.13, 590 MB", "torch")
@@ -450,7 +445,7 @@ def test_set_up_runs_beside(enabled, monkeypatch):
     monkeypatch.setattr(addon, "online_refusal", lambda: "")
     bpy.ops.dreamflow.set_up()
     tick_until(lambda: tasks.current.line)
-    drawn = layout.draw(ui.DREAMFLOW_PT_main)
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert (
         drawn.bars == [(0.3, "30 %")] and "torch 2.13, 590 MB" in drawn.texts and "Cancel" in drawn.buttons()
     )
@@ -465,7 +460,7 @@ def test_set_up_runs_beside(enabled, monkeypatch):
     monkeypatch.setattr(environment, "install", broken)
     bpy.ops.dreamflow.set_up()
     tick_until(lambda: tasks.current is None)
-    assert "The disk is full." in layout.draw(ui.DREAMFLOW_PT_main).said()
+    assert "The disk is full." in layout.draw(sidebar.DREAMFLOW_PT_main).said()
     bpy.ops.dreamflow.dismiss()
     assert tasks.trouble is None
 

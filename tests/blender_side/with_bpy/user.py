@@ -11,9 +11,12 @@ import bpy
 import pytest
 
 import dreamflow_blender
-from dreamflow_blender import addon, importing, jobs, ops_run, ops_setup, service, tasks, ui
-from dreamflow_blender.folder import fingerprint
-from dreamflow_blender.ui_setup import draw_check, draw_preferences
+from dreamflow_blender.ops import generate as ops_generate
+from dreamflow_blender.session import findings, importing, jobs, service, tasks
+from dreamflow_blender.settings import addon
+from dreamflow_blender.setup.folder import fingerprint
+from dreamflow_blender.ui import sidebar
+from dreamflow_blender.ui.setup import draw_check, draw_preferences
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layout
@@ -63,8 +66,8 @@ def user(tmp_path, monkeypatch):
     bpy.context.preferences.addons.remove(entry)
     service.forget_state()
     tasks.dismiss()
-    ops_setup.checks.clear()
-    ops_setup.models.clear()
+    findings.checks.clear()
+    findings.models.clear()
 
 
 def set_up(user, behaviour=""):
@@ -75,7 +78,7 @@ def set_up(user, behaviour=""):
         for name in ("env-1/bin", "env-0", "tools/uv", "cache"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "setup.log").write_text("said\n")
-        (user / "worker.py").write_text(SMALL.format(tests=str(ROOT / "tests"), behaviour=behaviour))
+        (user / "worker.py").write_text(SMALL.format(tests=str(ROOT / "tests" / "tools"), behaviour=behaviour))
         python = target / "bin" / "python"
         python.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{user / 'worker.py'}'\n")
         python.chmod(0o755)
@@ -103,7 +106,7 @@ def press(button, **options):
     """Press it, and wait for the end of what it begins."""
     assert getattr(bpy.ops.dreamflow, button)(**options) == {"FINISHED"} and tasks.current is not None
     assert not bpy.ops.dreamflow.list_models.poll()  # one at a time
-    assert "Cancel" in layout.draw(ui.DREAMFLOW_PT_main).buttons()
+    assert "Cancel" in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()
     tick_until(lambda: tasks.current is None)
 
 
@@ -115,7 +118,7 @@ def refused(button):
 
 def generate(prompt, extra="geometry.size=64"):
     bpy.context.scene.dreamflow.prompt, bpy.context.scene.dreamflow.extra = prompt, extra
-    jobs.add(ops_run.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
+    jobs.add(ops_generate.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
 
 
 def idle():

@@ -1,0 +1,191 @@
+"""A job's folder: its name, its making, and the record of what happened in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from backend.errors import DiskError, InputError
+from backend.files import disk_errors
+from dreamflow_blender.contract.jobfolder import RESERVED, RESULTS, slug
+from dreamflow_blender.contract.protocol import (
+    MAX_PROMPT,
+    BadMessage,
+    Event,
+    Job,
+    clean_text,
+    decode,
+    decode_job,
+    encode,
+)
+
+_NOT_IN_NAMES = set('<>:"|?*\\/')  # on Windows; control characters besides
+
+
+def clean_prompt(text: str) -> str:
+    """What was typed as one line; raises InputError if it is empty or too long."""
+    prompt = clean_text(text)
+    if not prompt:
+        raise InputError("The prompt is empty.", 'Say what to make, as in "a red mug".')
+    if len(prompt) > MAX_PROMPT:
+        raise InputError(
+            f"The prompt is too long: expected at most {MAX_PROMPT:,} characters, got {len(prompt):,}.",
+            "Say it in a few words: a text encoder reads about 75.",
+        )
+    return prompt
+
+
+def default_folder(prompt: str, seed: int, root: Path) -> Path:
+    """Where this job goes if nothing else was said: root/SLUG-SEED."""
+    return root / f"{slug(prompt)}-{seed}"
+
+
+def unfit_name(name: str) -> str | None:
+    """Why not every system can have a folder of this name; None where it can."""
+    if name.split(".")[0].strip().lower() in RESERVED:
+        return "Windows keeps this name for a device"
+    if any(c in _NOT_IN_NAMES or ord(c) < 32 or ord(c) == 127 for c in name):
+        return f"folder names take no line breaks and none of {' '.join(sorted(_NOT_IN_NAMES))}"
+    if name != ".." and name[-1:] in (".", " "):
+        return "Windows drops the dot or space at its end"
+    return None
+
+
+def check_names(folder: Path) -> None:
+    """InputError where another system cannot have the folder, or one above it that is still to be made.
+
+    Jobs travel. What lies above and exists already is the user's own affair, except on Windows.
+    """
+    for path in (folder, *folder.parents):
+        unfit = unfit_name(path.name) if path.name else None
+        if unfit and (path == folder or os.name == "nt" or not path.exists()):
+            raise InputError(
+                f"{path.name!r} cannot be a job's folder on every system: {unfit}.",
+                "Choose another folder with --out.",
+            )
+
+
+def claim_folder(folder: Path, overwrite: bool = False, mesh: str = "") -> list[Path]:
+    """Makes the folder, with its parents, and sees that it can be written; removes nothing.
+
+    mesh  the file that the job begins with, which may lie in the folder
+    Returns the folders that it made, the innermost first, for `release`. Raises DiskError, and InputError
+    if another job (unless `overwrite`) or anything else is in it, or if its name will not do.
+    """
+    made: list[Path] = []
+    try:
+        with disk_errors(folder):
+            check_names(folder)
+            _check_free(folder, overwrite, mesh)
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / ".probe"
+            try:
+                probe.write_bytes(b"a byte that a full disk has no place for")
+            finally:
+                with suppress(OSError):  # never made: that error is on its way already
+                    probe.unlink()
+    except DiskError:
+        release(made)
+        raise
+    return made
+
+
+def release(made: list[Path]) -> None:
+    """Removes the folders that claim_folder made, as long as they are empty."""
+    for path in made:
+        with suppress(OSError):  # not empty, or never made
+            path.rmdir()
+
+
+def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
+    there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+    there = [name for name in there if folder / name != Path(mesh)]
+    if not set(there) - {"lock", "log.txt", ".probe"}:  # of a job that was killed before it began
+        return
+    if there and not {"job.json", "events.jsonl"} & set(there):
+        raise InputError(
+            f"{folder} is not empty and holds no job: {', '.join(there[:3])}.",
+            "Choose a new or empty folder with --out.",
+        )
+    if there and not overwrite:
+        raise InputError(
+            f"{folder} already holds a job.", "Choose another folder with --out, or add --overwrite."
+        )
+
+
+def clear_folder(folder: Path) -> None:
+    """Removes what an older job wrote, but for job.json, which the new one has replaced; raises DiskError."""
+    with disk_errors(folder):
+        for name in (*RESULTS, "events.jsonl", "snapshot.npz", "log.txt"):
+            (folder / name).unlink(missing_ok=True)
+        if (folder / "checkpoints").is_dir():
+            shutil.rmtree(folder / "checkpoints")
+
+
+class EventLog:
+    """events.jsonl of a folder, a line an event, on the disk at once and whole; raises DiskError."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "events.jsonl"
+        with disk_errors(self._path):
+            self._file = self._path.open("ab", buffering=0)
+            if self._path.is_file():
+                self._file.truncate(self._path.read_bytes().rfind(b"\n") + 1)  # a line that a crash has torn
+
+    def write(self, event: Event) -> None:
+        line = memoryview((encode(event) + "\n").encode("ascii"))
+        with disk_errors(self._path):
+            whole = os.fstat(self._file.fileno()).st_size  # the position may lie beyond it
+            try:
+                while line:  # a disk that fills up takes a part
+                    line = line[self._file.write(line) :]
+            except OSError:
+                with suppress(OSError):  # not a file: a pipe, a device
+                    self._file.truncate(whole)
+                raise
+
+    def close(self) -> None:
+        with suppress(OSError):  # whatever could not be written has been said by write
+            self._file.close()
+
+
+def read_job(folder: Path) -> Job:
+    """The job of this folder, wherever the folder has been moved to. Raises InputError and DiskError."""
+    path = folder / "job.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no job: there is no job.json in it.", "Give a job's folder.")
+    with disk_errors(path):
+        text = path.read_bytes()
+    try:
+        job = decode_job(json.dumps(json.loads(text)["job"]))
+    except (BadMessage, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} describes no job ({error}).", "Generate the object again.") from error
+    return replace(job, folder=str(folder))
+
+
+def read_events(folder: Path) -> list[Event]:
+    """What EventLog wrote. A torn last line, as a crash leaves it, is left out; raises DiskError."""
+    path = folder / "events.jsonl"
+    with disk_errors(path):
+        lines = path.read_bytes().split(b"\n")
+    whole = lines[:-1]  # the last piece is empty, or torn
+    try:
+        return [decode(line) for line in whole]
+    except BadMessage as error:
+        raise DiskError(f"{path} is damaged. {error}", "Start the job again.") from error
+
+
+def last_event(folder: Path) -> Event | None:
+    """None where nothing can be read."""
+    try:
+        events = read_events(folder)
+    except DiskError:
+        return None
+    return events[-1] if events else None

@@ -1,0 +1,98 @@
+"""A job's checkpoints on the disk: written in a thread, the newest two kept."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from backend.files import disk_errors
+from backend.stages.checkpoint import Saved, write
+
+KEPT = 2
+
+
+class Keeper:
+    """Writes checkpoints aside, one at a time, and keeps the newest of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "checkpoints"
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._written: list[Path] = []
+        self.seconds = 0.0  # of a processor that writing took from the run
+        self._number = max((_number(path) for path in listed(folder)), default=0)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last one is still being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, saved: Saved) -> None:
+        """Begin to write; waits for the one before. Raises what that one met: DiskError."""
+        self.wait()
+        self._number += 1
+        path = self._folder / f"{self._number:06d}-{saved.stage}-{saved.iteration}"
+        # no daemon: even a process that is ending finishes what it has begun to write
+        self._thread = threading.Thread(target=self._write, args=(path, saved), name="checkpoint")
+        self._thread.start()
+
+    def settle(self) -> None:
+        """Until nothing is being written; what went wrong with it is left for `wait` to raise."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def wait(self) -> None:
+        """Until nothing is being written. Raises DiskError."""
+        self.settle()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def news(self) -> list[Path]:
+        """The checkpoints written since this was last asked. Raises DiskError."""
+        if not self.busy:
+            self.wait()
+        found = self._written[:]
+        del self._written[: len(found)]
+        return found
+
+    def _write(self, path: Path, saved: Saved) -> None:
+        try:
+            write(path, saved)
+            self._written.append(path)
+            clean(self._folder.parent)
+        except Exception as error:  # noqa: BLE001  handed to the run's own thread, which raises it
+            self._error = error
+        finally:
+            self.seconds += time.thread_time()  # the thread is there for this one alone
+
+
+def clean(folder: Path, kept: int = KEPT) -> None:
+    """Remove all of a job's checkpoints but the newest, and what an interrupted write left; raises DiskError."""
+    for old in listed(folder)[kept:]:
+        with disk_errors(old), suppress(FileNotFoundError):
+            old.rename(old.with_name(f".{old.name}.old"))  # a half removed one must not look like a whole one
+    if (folder / "checkpoints").is_dir():
+        for rest in (folder / "checkpoints").glob(".*.old"):
+            shutil.rmtree(rest, ignore_errors=True)
+        for rest in (folder / "checkpoints").glob(".*.part"):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def listed(folder: Path) -> list[Path]:
+    """A job's checkpoints, the newest first."""
+    try:
+        found = [p for p in (folder / "checkpoints").iterdir() if _number(p)]
+    except OSError:
+        return []
+    return sorted(found, key=_number, reverse=True)
+
+
+def _number(path: Path) -> int:
+    """0 for a folder that is no checkpoint."""
+    head = path.name.split("-")[0]
+    return int(head) if head.isdecimal() and path.name.count("-") == 2 else 0

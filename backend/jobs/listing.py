@@ -1,0 +1,79 @@
+"""The jobs under a folder: what became of them, and what they take of the disk."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import InputError
+from backend.files import disk_errors
+from backend.jobs.folder import last_event, read_events, read_job
+from backend.jobs.lock import holder
+from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Progress
+
+DEPTH = 3  # folders below the root that are looked into
+
+
+@dataclass(frozen=True)
+class Listed:
+    folder: str
+    state: str  # "running", "finished", "cancelled", "failed", or "interrupted": it can be resumed
+    prompt: str
+    progress: str  # "texture 120/200", "" if there was none
+    size: int  # bytes
+
+
+def list_jobs(root: Path) -> list[Listed]:
+    """The jobs under `root`, by folder. Folders that hold no job are passed over."""
+    return [listed for folder in find_jobs(root) if (listed := _look(folder)) is not None]
+
+
+def find_jobs(root: Path, depth: int = DEPTH) -> list[Path]:
+    """Folders with a job.json, not looking into these."""
+    if (root / "job.json").is_file():
+        return [root]
+    try:
+        below = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
+    except OSError:
+        return []
+    return [job for folder in below for job in find_jobs(folder, depth - 1)] if depth else []
+
+
+def clean_jobs(root: Path) -> int:
+    """Remove the checkpoints of finished jobs; the bytes that this freed. Raises DiskError."""
+    freed = 0
+    for folder in find_jobs(root):
+        checkpoints = folder / "checkpoints"
+        if checkpoints.is_dir() and isinstance(last_event(folder), Finished) and holder(folder) is None:
+            freed += size_of(checkpoints)
+            with disk_errors(checkpoints):
+                shutil.rmtree(checkpoints)
+    return freed
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.lstat().st_size if not path.is_dir() else 0
+        except OSError:  # a job at work replaces its files
+            continue
+    return total
+
+
+def _look(folder: Path) -> Listed | None:
+    try:
+        job = read_job(folder)
+    except InputError:
+        return None
+    last = last_event(folder)
+    if holder(folder) is not None:
+        state = "running"
+    else:
+        ends: dict[type[Event], str] = {Finished: "finished", Cancelled: "cancelled", Failed: "failed"}
+        state = ends.get(type(last), "interrupted") if last is not None else "interrupted"
+    steps = [e for e in read_events(folder) if isinstance(e, Progress)] if last is not None else []
+    progress = f"{steps[-1].stage} {steps[-1].iteration}/{steps[-1].total}" if steps else ""
+    return Listed(str(folder), state, job.prompt, progress, size_of(folder))

@@ -1,0 +1,73 @@
+"""From the name a user gives (--prior, --refiner) to a Prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from backend.diffusion.prior import Prior
+from backend.errors import ModelError
+
+# Imports are inside, because diffusers takes seconds to import and the exact prior does without it.
+
+BUILT_IN = {"mini": "base", "mini-refiner": "refiner"}  # name: folder in backend/mini
+
+
+def built_in(name: str) -> Path:
+    """The folder of a key of BUILT_IN."""
+    return Path(__file__).parents[1] / "mini" / BUILT_IN[name]
+
+
+def default_refiner(prior: str) -> str:
+    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's is the SDXL refiner where
+    it has been fetched, all others refine themselves (""). ModelError where it was fetched but is not whole."""
+    if prior == "mini":
+        return "mini-refiner" if built_in("mini-refiner").exists() else ""
+    if prior != "sd":
+        return ""
+    from backend.weights.sources import find_if_fetched
+
+    return "sdxl-refiner" if find_if_fetched("sdxl-refiner") else ""
+
+
+def open_prior(
+    name_or_folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None
+) -> Prior:
+    """The prior "exact", the built-in "mini" and "mini-refiner", a model that `python -m backend models` lists, or
+    a folder in diffusers' layout.
+
+    phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
+    and so does None, except that "sd" takes "sd-phi" where it has been fetched. Raises ModelError.
+    """
+    if str(name_or_folder) == "exact":
+        from backend.objects.exact_prior import ExactPrior
+
+        return ExactPrior(torch.device(device))
+    from backend.models.model_folder import local_path, open_folder
+    from backend.weights.sources import NAMES, find_if_fetched, require
+
+    if str(name_or_folder) == "sd" and phi_folder is None:
+        phi_folder = find_if_fetched("sd-phi")
+    elif str(phi_folder) == "shared":
+        phi_folder = None
+    elif str(phi_folder) in NAMES:
+        phi_folder = require(str(phi_folder))
+    if str(name_or_folder) in BUILT_IN:
+        name_or_folder = built_in(str(name_or_folder))
+    elif str(name_or_folder) in NAMES:
+        name_or_folder = require(str(name_or_folder))
+    if not local_path(name_or_folder).exists():
+        raise ModelError(
+            f"There is no prior {str(name_or_folder)!r} on this machine.",
+            f"Give 'mini', 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
+            " or the path of a folder in diffusers' layout, the one that holds model_index.json"
+            " (Stable Diffusion 2.1, 2.1-base, or the SDXL refiner).",
+        )
+    from backend.models.sdxl_refiner import SDXLRefinerPrior
+    from backend.models.stable_diffusion import StableDiffusionPrior
+    from backend.objects.grammar import spell_out
+
+    if open_folder(name_or_folder).pipeline == "StableDiffusionXLImg2ImgPipeline":
+        return SDXLRefinerPrior(name_or_folder, device, spell_out)
+    return StableDiffusionPrior(name_or_folder, device, phi_folder, spell_out)

@@ -1,0 +1,202 @@
+"""`refine`: an artist's own object, made better without being touched (stage 3, or texture and refine)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator as Events
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backend.config import Preset
+from backend.diffusion.prior import Prior
+from backend.errors import InputError
+from backend.files import write_bytes, write_text
+from backend.jobs.lock import locked
+from backend.jobs.run import Asked, Delivery, nobody, run
+from backend.jobs.telemetry import Told
+from backend.kernels import Kernels, select
+from backend.meshes.read import read_mesh
+from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, numbered, write_png
+from backend.scene.mesh import Mesh, Sheet
+from backend.scene.scene import Scene, new_scene
+from backend.stages.chain import Moment, run_stages
+from backend.stages.checkpoint import Saved, restore_scene
+from backend.stages.memory import Ladder
+from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learnt
+from backend.texture.mask import border
+from backend.texture.painted import painted
+from backend.texture.placement import find_placement
+from backend.texture.repaint import Canvas, paint, prepare
+from backend.texture.sheets import plan_sheets
+from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.meshfile import ObjectArrays
+from dreamflow_blender.contract.protocol import Event, Job
+
+PAPER_STRENGTH = 0.3  # where the paper's stage 3 begins: presets' levels are spaced for it
+VIEWS = 64  # cameras that decide what is seen
+VIEW_SIZE = 256  # pixels a side of theirs
+SNAPSHOT = 512  # pixels a side, at most, of a texture on the way
+HALF = 0.55  # metres, of the field's box
+
+
+def refine(job: Job, asked: Asked = nobody) -> Events[Event, None, None]:
+    """Run a refine job in its existing folder, as `generate.generate` does a generate job.
+
+    Raises InputError where the mesh cannot be refined, before anything is begun.
+    """
+    with locked(Path(job.folder)):
+        work = Refining(job, *read_mesh(Path(job.mesh)))
+        yield from run(work.job, work, asked)
+
+
+class Refining:
+    """The work of a refine job (see run.Work). Everything but the field follows from job and mesh."""
+
+    def __init__(self, job: Job, mesh: ObjectArrays, notes: list[str]) -> None:
+        self._arrays, self._notes = mesh, list(notes)
+        self._weight = allowed(mesh, job.material)
+        self._placement = find_placement(mesh.v_pos, mesh.t_pos_idx, job.front)
+        self._placed = self._placement.place(mesh.v_pos)
+        self.job = job
+        if "texture" not in job.stages and painted(mesh, "cpu").plain:
+            self.job = dataclasses.replace(job, stages=("texture", "refine"))
+            self._notes.append("The object has one plain grey: its texture is made from nothing first.")
+        self._sheets: list[Sheet] = []
+        self._canvases: list[Canvas] = []  # for snapshots
+        self.figures: dict[str, float] = {}
+
+    @classmethod
+    def again(cls, job: Job) -> Refining:
+        """For a run that goes on: the object as it was kept beside it."""
+        kept = Path(job.folder) / "object.npz"
+        mesh, notes = read_mesh(kept if kept.is_file() else Path(job.mesh))
+        return cls(job, mesh, notes)
+
+    def settle(self, preset: Preset) -> Preset:
+        """Stage 3 from the job's strength, its levels as close as the preset's."""
+        walk = preset.refine
+        levels = walk.levels
+        if "refine.levels" not in self.job.overrides:
+            levels = max(1, round(levels * self.job.strength / PAPER_STRENGTH))
+        refined = dataclasses.replace(walk, start=self.job.strength, levels=levels)
+        return dataclasses.replace(preset, refine=refined)
+
+    def moments(
+        self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
+        saved: Saved | None, ladder: Ladder,
+    ) -> Iterator[Moment]:  # fmt: skip
+        folder, job = Path(self.job.folder), self.job
+        if not (folder / "object.npz").is_file() or saved is None:
+            write_bytes(folder / "object.npz", meshfile.to_bytes(self._arrays))
+            if job.mesh.lower().endswith(".glb"):
+                write_bytes(folder / "object.glb", Path(job.mesh).read_bytes())
+            else:
+                (folder / "object.glb").unlink(missing_ok=True)  # of an older job in this folder
+        self._kernels = kernels
+        self._mesh = Mesh(
+            torch.from_numpy(self._placed).to(device),
+            torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),
+        )
+        self._colours = painted(self._arrays, device)
+        self._shares = torch.from_numpy(self._weight).to(device)
+        kept = self._weight.max(1) == 0
+        self._edge = border(self._placed, self._arrays.t_pos_idx.astype(np.int64), kept)
+        self._sheets = plan_sheets(
+            self._arrays, self._placed, self._weight, job.keep_uvs, job.texture_size,
+            preset.delivery.texture_size, select("cpu").rasterize_ids, lambda: False,  # of arrays of the host
+        )  # fmt: skip
+        viewer = (refiner or prior) if "refine" in job.stages else prior
+        generator = torch.Generator(device).manual_seed(job.seed)
+        self._cameras = viewer.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
+
+        fit = fit_settings(job)
+        scene = fresh_scene(preset, fit, kernels, device, job.seed)
+        scene.mesh = self._mesh
+        for note in (*self._notes, *said_of(self._sheets)) if saved is None else ():
+            yield Moment("note", "refine", scene, note=note)
+        if saved is None:
+            yield Moment("fit", "fit", scene, total=fit.iterations)
+            for done, _ in fit_texture(scene.field, self._mesh, self._colours, fit, generator):
+                yield Moment("fit", "fit", scene, total=fit.iterations, done=done)
+            self.figures["fit_psnr"] = fit_psnr(scene.field, self._mesh, self._colours)
+            said = f"The field shows the object's own colours at {self.figures['fit_psnr']:.1f} dB."
+            yield Moment("note", "refine", scene, note=said)
+        if kept.any():
+            scene.field = HeldField(scene.field, self._mesh, self._shares)
+        if saved is not None:
+            restore_scene(saved, scene)
+        self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
+        if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
+            write_bytes(folder / "uvs.npz", meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
+            write_text(folder / "materials.json", described(self._arrays, self._sheets, numbered))
+        yield from run_stages(job, preset, prior, refiner, kernels, device, saved, ladder, scene)
+
+    def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
+        return prepare(
+            sheet, self._mesh, self._colours, self._shares, self._edge, self._cameras,
+            self._kernels.rasterize_ids, longest,
+        )  # fmt: skip
+
+    def snapshot(self, moment: Moment) -> Path:
+        """snapshot.png, and snapshot_2.png and so on beside it where there are more textures."""
+        folder = Path(self.job.folder)
+        for number, canvas in enumerate(self._canvases, 1):
+            image = paint(canvas, self._mesh, self._colours, learnt(moment.scene), polished=False)
+            write_png(folder / numbered("snapshot", number), image)
+        return folder / "snapshot.png"
+
+    def deliver(
+        self, moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, told: Told, asked: Asked
+    ) -> Delivery:
+        refined = Refined(
+            self.job, self._arrays, self._sheets, self._mesh, self._colours, self._kernels, self.canvas, self.figures
+        )  # fmt: skip
+        curves = {name: each.arrays() for name, each in told.curves.items()}
+        return finishing(refined, moment.scene, curves, told.sheets)
+
+
+def allowed(mesh: ObjectArrays, material: str) -> np.ndarray:
+    """[F,3] how much may change, of the one material where one is named. Raises InputError where nothing may."""
+    weight = mesh.weight.copy()
+    if material:
+        rows = np.nonzero(mesh.names == material)[0]
+        if not len(rows):
+            known = ", ".join(repr(str(name)) for name in mesh.names[:8])
+            raise InputError(f"The object has no material {material!r}.", f"It has {known}.")
+        weight[~np.isin(mesh.material, rows)] = 0
+    if not weight.any():
+        raise InputError(
+            "Nothing of the object may change: no face is selected, or all weights are zero.", "Select some faces."
+        )
+    return weight
+
+
+def fit_settings(job: Job) -> FitSettings:
+    """The preset's; `refine.levels` and its like are stage 3's own."""
+    return FITS[job.preset]
+
+
+def fresh_scene(
+    preset: Preset, fit: FitSettings, kernels: Kernels, device: torch.device, seed: int
+) -> Scene:
+    """A field as fine as the fit wants; nothing of its density is used."""
+    settings = dataclasses.replace(
+        preset.nerf, half=HALF, grid_levels=fit.grid_levels, grid_features=fit.grid_features,
+        grid_log2_size=fit.grid_log2_size, grid_finest=fit.grid_finest, hidden=fit.hidden, occupancy=2,
+    )  # fmt: skip
+    return new_scene(settings, kernels, device, seed)
+
+
+def said_of(sheets: list[Sheet]) -> list[str]:
+    """What was decided about the UVs, for a person."""
+    found = []
+    for sheet in sheets:
+        if sheet.new_uvs and sheet.why:
+            found.append(f"{sheet.why} New UVs are made beside them.")
+        copies = int(sheet.copy.sum())
+        if copies:
+            found.append(f"{copies:,} faces share the texels of others, as copies do: they get the same colours.")
+    return found

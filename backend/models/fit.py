@@ -1,0 +1,182 @@
+"""Whether a folder's parts fit each other and what we do with them. What would load and give something else is refused.
+
+Every check reads configurations alone, so that all is said before a weight is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backend.diffusion.denoiser import Prediction
+from backend.errors import ModelError
+
+OTHERS = {  # what a pipeline that we do not take is, for one sentence
+    "StableDiffusionXLPipeline": "SDXL itself, Turbo and Lightning included, reads two text encoders",
+    "StableDiffusionInpaintPipeline": "an inpainting model's network reads a mask as well",
+    "StableDiffusionXLInpaintPipeline": "an inpainting model's network reads a mask as well",
+    "StableDiffusionDepth2ImgPipeline": "its network reads a depth map as well",
+    "StableDiffusionInstructPix2PixPipeline": "its network reads a second picture as well",
+    "StableDiffusionUpscalePipeline": "an upscaler's network reads a small picture as well",
+    "StableDiffusionLatentUpscalePipeline": "an upscaler's network reads a small picture as well",
+    "StableUnCLIPPipeline": "its network reads an image's embedding as well",
+    "StableUnCLIPImg2ImgPipeline": "its network reads an image's embedding as well",
+    "LatentConsistencyModelPipeline": "a consistency model is distilled for a few steps",
+    "StableDiffusion3Pipeline": "a flow model has other noise levels",
+    "FluxPipeline": "a flow model has other noise levels",
+    "MVDreamPipeline": "its network draws four views at once",
+}
+FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # schedulers that only distilled models come with
+CONDITIONS = {  # of a UNet: what else it wants to be told where this is set
+    "class_embed_type": "a class or an embedding",
+    "num_class_embeds": "a class",
+    "encoder_hid_dim_type": "an image",
+    "time_cond_proj_dim": "the guidance scale",
+}
+
+
+def check_scheduler(path: Path, config: dict[str, Any]) -> Prediction:
+    """The prediction type; ModelError unless the noise levels are Stable Diffusion's (schedule.py)."""
+    expected = {
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "trained_betas": None,
+        "rescale_betas_zero_snr": False,
+    }
+    for name, value in expected.items():
+        got = config.get(name, value if name in ("trained_betas", "rescale_betas_zero_snr") else None)
+        if got != value:
+            raise ModelError(
+                f"{path}: the scheduler's {name} is {got}, expected {value}.",
+                "Use a model trained with Stable Diffusion's noise levels.",
+            )
+    prediction = config.get("prediction_type", "epsilon")  # absent in configurations older than the option
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ModelError(
+            f"{path}: the prediction type is {prediction}, expected epsilon or v_prediction.",
+            "Use another model.",
+        )
+    return "v_prediction" if prediction == "v_prediction" else "epsilon"
+
+
+def check_distilled(path: Path, scheduler: dict[str, Any], guidance: float | None) -> None:
+    """ModelError for a model distilled for a few steps (SD-Turbo, LCM), unless its guidance is stated.
+
+    Its configuration is Stable Diffusion's but for the scheduler, which comes with the spacing or the class of such
+    models. Why it is refused: docs/decisions.md.
+    """
+    signs = []
+    if scheduler.get("timestep_spacing") == "trailing":
+        signs.append("timestep_spacing trailing")
+    if scheduler.get("_class_name") in FEW_STEPS:
+        signs.append(f"class {scheduler['_class_name']}")
+    if signs and guidance is None:
+        raise ModelError(
+            f"{path} looks distilled for a few steps, as SD-Turbo and LCM are (its scheduler has {signs[0]}): it does"
+            " not denoise in small steps and wants no guidance, where the presets use 5 to 100.",
+            'Use Stable Diffusion 2.1-base (sd). To try it all the same, write {"guidance": 1} into its'
+            " dreamflow.json; if it is not distilled, write its training's guidance there.",
+        )
+
+
+def check_plain(path: Path, component: str, config: dict[str, Any]) -> None:
+    """ModelError where a component's weights are quantised, or an adapter is beside them.
+
+    path  the folder that holds the component's folder
+    """
+    if config.get("quantization_config"):
+        raise ModelError(
+            f"{path / component} is quantised, expected float16, bfloat16 or float32.",
+            "Use the model's weights in half or full precision.",
+        )
+    for place in (path, path / component):
+        if (place / "adapter_config.json").is_file():  # transformers would load what this names instead
+            raise ModelError(
+                f"{place} holds an adapter (adapter_config.json), which would not be used as it was meant.",
+                "Merge it into the model's weights, or use the folder without it.",
+            )
+
+
+def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
+    """ModelError unless latents, text widths and token counts match each other, and the UNet is told no more
+    than noise, time and text."""
+    unet, vae = configs["unet"], configs["vae"]
+    for name, told in CONDITIONS.items():
+        if unet.get(name) is not None:
+            raise ModelError(
+                f"{path}: the UNet wants to be told {told} as well ({name} is {unet[name]}).",
+                "Use a plain text-to-image model: Stable Diffusion 1 or 2.",
+            )
+    for name in ("shift_factor", "latents_mean", "latents_std"):
+        if vae.get(name) is not None:
+            raise ModelError(
+                f"{path}: the VAE's latents are shifted ({name} is {vae[name]}), expected scaled ones alone.",
+                "Use a model with Stable Diffusion's VAE.",
+            )
+    for got_name, got, expected_name, expected in _pairs(configs):
+        if got != expected:
+            raise ModelError(
+                f"{path} does not fit together: {got_name} {got}, expected {expected} ({expected_name}).",
+                "Use a folder whose parts belong together, or another model.",
+            )
+
+
+def _pairs(configs: dict[str, dict[str, Any]]) -> list[tuple[str, Any, str, Any]]:
+    """What has to be equal: name and value as got, name and value as expected."""
+    refiner = "text_encoder_2" in configs
+    unet, vae = configs["unet"], configs["vae"]
+    text = configs["text_encoder_2" if refiner else "text_encoder"]
+    tokenizer = configs["tokenizer_2" if refiner else "tokenizer"]
+    pooled: Any = text.get("projection_dim", 512)
+    ids: Any = unet.get("addition_time_embed_dim")
+    pooled_and_ids = pooled + 5 * ids if is_count(pooled) and is_count(ids) else "a number"
+    return [
+        ("UNet in_channels", unet.get("in_channels"), "VAE latent_channels", vae.get("latent_channels")),
+        ("UNet out_channels", unet.get("out_channels"), "VAE latent_channels", vae.get("latent_channels")),
+        (
+            "UNet cross_attention_dim",
+            unet.get("cross_attention_dim"),
+            "text hidden_size",
+            text.get("hidden_size"),
+        ),
+        (
+            "tokenizer model_max_length",
+            tokenizer.get("model_max_length"),
+            "text max_position_embeddings",
+            text.get("max_position_embeddings", 77),
+        ),
+        (
+            "UNet addition_embed_type",
+            unet.get("addition_embed_type"),
+            "the refiner's" if refiner else "Stable Diffusion's",
+            "text_time" if refiner else None,
+        ),
+        (
+            "UNet projection_class_embeddings_input_dim",
+            unet.get("projection_class_embeddings_input_dim"),
+            "pooled text and five numbers" if refiner else "Stable Diffusion's",
+            pooled_and_ids if refiner else None,
+        ),
+        ("UNet sample_size is a number", is_count(unet.get("sample_size")), "latent pixels", True),
+        (
+            "VAE block_out_channels is a list",
+            is_list_of_counts(vae.get("block_out_channels")),
+            "channels",
+            True,
+        ),
+        ("VAE scaling_factor is a number", is_scale(vae.get("scaling_factor", 0.18215)), "above zero", True),
+    ]
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_list_of_counts(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(map(is_count, value))
+
+
+def is_scale(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,160 @@
+"""Weights into memory: the only place that calls `from_pretrained`, from checked folders, offline, safetensors only."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from backend.device import give_back_blocks
+from backend.diffusion.denoiser import Network
+from backend.diffusion.graphs import Graphs, wanted
+from backend.diffusion.savings import Thrift
+from backend.errors import ModelError
+from backend.models.model_folder import ModelFolder
+from backend.weights.tokens import check_vocabulary, filler
+
+LARGE = 2**30  # bytes of a network
+transformers_logging.disable_progress_bar()  # the terminal belongs to the command line
+
+
+def network_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the card computes in it, else float32: SD 2.1's attention overflows float16."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def load_network(model: ModelFolder, device: torch.device) -> Network:
+    """The UNet, frozen."""
+    dtype = network_dtype(device)
+    unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
+    return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None)
+
+
+def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
+    """The VAE in float32, frozen: SDXL's overflows float16, and a render's gradient passes through it."""
+    vae = _load(AutoencoderKL, model, "vae", device, torch_dtype=torch.float32)
+    assert isinstance(vae, AutoencoderKL)
+    vae.register_to_config(scaling_factor=vae.config.scaling_factor * model.statement.vae_scale)
+    return vae
+
+
+def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, nn.Module]:
+    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller lets go of them."""
+    refiner = "text_encoder_2" in model.configs
+    kind = CLIPTextModelWithProjection if refiner else CLIPTextModel
+    encoder = _load(kind, model, "text_encoder_2" if refiner else "text_encoder", device, dtype=torch.float32)
+    tokenizer = load_tokenizer(model)
+    if len(tokenizer) > encoder.config.vocab_size:
+        raise ModelError(
+            f"{model.path}: tokenizer with {len(tokenizer)} tokens, expected at most {encoder.config.vocab_size}"
+            " (text encoder).",
+            "Use a folder whose parts belong together.",
+        )
+    return tokenizer, encoder
+
+
+def load_tokenizer(model: ModelFolder) -> CLIPTokenizer:
+    """Quick, without the encoder's weights."""
+    suffix = "_2" if "text_encoder_2" in model.configs else ""
+    folder = model.path / f"tokenizer{suffix}"
+    expected = filler(folder)
+    check_vocabulary(folder)
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(
+            model.path, subfolder=f"tokenizer{suffix}", local_files_only=True
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{folder}: {error}", "Copy the model again.") from error
+    if tokenizer.pad_token != expected:
+        raise ModelError(
+            f"{model.path}: transformers fills sentences up with {tokenizer.pad_token!r}, expected {expected!r}.",
+            "Install the versions of the requirements.",
+        )
+    return tokenizer
+
+
+def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, **dtype: torch.dtype) -> Any:
+    variant = "fp16" if ".fp16" in model.weights[component][0].name else None
+    try:
+        module, info = kind.from_pretrained(
+            model.home(component),
+            subfolder=component,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **dtype,
+        )
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{model.home(component) / component} cannot be loaded: {error}", "Copy the model again."
+        ) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(
+            f"{model.home(component) / component} lacks {len(missing)} tensors, {missing[0]} first.",
+            "Copy the model again.",
+        )
+    module.to(device).eval().requires_grad_(False)
+    if device.type == "cpu" and sum(p.numel() * p.element_size() for p in module.parameters()) > LARGE:
+        give_back_blocks()
+    if device.type == "cuda":  # how its convolutions read images
+        module.to(memory_format=torch.channels_last)
+    return module
+
+
+# GB beside the weights: as it comes, with the VAE's encoder checkpointed, and with D_phi's step as well
+COUNTED = {
+    ("sd", torch.bfloat16): (4.23, 1.78, 1.73),
+    ("sd", torch.float32): (4.78, 2.33, 1.47),
+    ("refiner", torch.bfloat16): (20.24, 10.44, 4.95),
+    ("refiner", torch.float32): (23.80, 14.00, 5.12),
+}
+
+# GB that a captured pass of two rows (guided D_p) keeps: D_phi's, of one, shares it on the same network
+CAPTURED = {
+    ("sd", torch.bfloat16): 0.14,
+    ("sd", torch.float32): 0.28,
+    ("refiner", torch.bfloat16): 0.40,
+    ("refiner", torch.float32): 0.80,
+}
+SIDE = {"sd": 512, "refiner": 1024}  # pixels, at which that was
+WIDTH = {"sd": 320, "refiner": 384}  # channels of the UNet's first block
+VAE_WIDTH = 128  # likewise
+
+
+def footprint(
+    model: ModelFolder, phi: ModelFolder | None, side: int, dtype: torch.dtype, thrift: Thrift
+) -> float:
+    """GB for the networks of `model` and of D_phi's own model, fed with images of `side` pixels a side."""
+    bytes_each = dtype.itemsize
+    weights = parameters(model, "unet") * bytes_each + parameters(model, "vae") * 4
+    if phi is not None:
+        weights += parameters(phi, "unet") * bytes_each
+    kind = "refiner" if "text_encoder_2" in model.configs else "sd"
+    rung = thrift.checkpoint_encode + thrift.checkpoint_fit
+    width = max(
+        model.configs["unet"]["block_out_channels"][0] / WIDTH[kind],
+        model.configs["vae"]["block_out_channels"][0] / VAE_WIDTH,
+    )
+    passes = COUNTED[kind, dtype][rung]
+    if thrift.graphs:
+        passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2
+
+
+def parameters(model: ModelFolder, component: str) -> int:
+    """How many numbers a component's files hold."""
+    count = 0
+    for path in model.weights[component]:
+        with safe_open(path, "pt") as file:
+            count += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  no mapping
+    return count

@@ -1,0 +1,262 @@
+"""D_p by Stable Diffusion 2.1(-base), with D_phi on Stable Diffusion 2.1 or on the same network.
+
+Images are NHWC in [0, 1] outside and NCHW in [-1, 1] in this file alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
+from backend.diffusion.lora import LoRAPhi
+from backend.diffusion.prior import Kind, Poses
+from backend.diffusion.savings import Thrift, save_network, save_vae
+from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.view_words import view_indices
+from backend.errors import InputError, ModelError
+from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
+from backend.models.model_folder import ModelFolder, describe, open_folder
+from backend.models.statement import Statement
+from backend.models.text import Embedding, encode_sentences, tokenize
+from backend.scene.camera import Camera
+
+# (prompt, negative, kinds) -> the prompt in the words that a model of these kinds was taught
+SpellOut = Callable[[str, str, Collection[str]], str]
+
+LATENT_SPACE = {"latent_channels": 4, "scaling_factor": 0.18215}  # of a VAE, with AutoencoderKL's defaults
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """A prompt as the networks read it."""
+
+    views: Text  # one row a view word, in the order of Statement.views
+    negative: Text  # one row
+    phi: Text  # one row, without view words, as D_phi's own network reads it
+    shared: Text  # the same as the prior's network reads it
+
+
+class StableDiffusionPrior:
+    """A Prior over a folder in diffusers' layout; epsilon or v prediction as its scheduler says.
+
+    phi_folder  a model for D_phi in the same latent space (SD 2.1, v prediction); None: D_p's own UNet, with
+                the adapter switched, which takes less memory
+    spell_out   for a model that states its kinds: reads their language (objects.grammar)
+
+    Networks are loaded when they are first needed. Raises ModelError where a folder is missing, damaged or does
+    not fit.
+    """
+
+    def __init__(
+        self, folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None,
+        spell_out: SpellOut | None = None,
+    ) -> None:  # fmt: skip
+        self._device, self._spell_out = torch.device(device), spell_out
+        self._model = open_folder(folder)
+        self._phi_model = self._model if phi_folder is None else open_folder(phi_folder)
+        check_same_latents(self._model, self._phi_model)
+        statement = self._model.statement
+        self.name = self._model.path.name
+        self.factor = self._model.factor
+        self.poses: Poses = statement.poses
+        self.backgrounds = statement.backgrounds
+        self.normal_background, self.guidance = statement.normal_background, statement.guidance
+        self.target, self.lora = statement.target, statement.lora
+        self.settings = statement.settings
+        self.native_size = statement.native_size
+        self.channels = int(self._model.configs["vae"]["latent_channels"])
+        self._thrift = Thrift()
+        self._fitted: tuple[LoRAPhi, Conditioning] | None = None  # the newest phi
+
+    @property
+    def _shared(self) -> bool:
+        return self._thrift.share or self._phi_model is self._model
+
+    @cached_property
+    def _network(self) -> Network:
+        network = load_network(self._model, self._device)
+        save_network(self._thrift, network)
+        return network
+
+    @cached_property
+    def _phi_network(self) -> Network:
+        network = load_network(self._phi_model, self._device)
+        save_network(self._thrift, network)
+        return network
+
+    @cached_property
+    def _vae(self) -> AutoencoderKL:
+        vae = load_vae(self._model, self._device)
+        save_vae(self._thrift, vae)
+        return vae
+
+    def load(self) -> None:
+        """Now, rather than when they are first needed."""
+        _ = self._network, self._vae
+
+    def release(self) -> None:
+        """Let go of all networks; they are loaded again when they are needed."""
+        self._fitted = None
+        for name in ("_network", "_phi_network", "_vae"):
+            self.__dict__.pop(name, None)
+
+    def save_memory(self, thrift: Thrift) -> None:
+        """From now on, without an end; D_phi begins anew where it changes its network."""
+        moves = thrift.share and not self._shared
+        self._thrift = thrift
+        if moves and self._fitted is not None:
+            phi, conditioning = self._fitted
+            phi.move(self._network, conditioning.shared)
+        if moves:
+            self.__dict__.pop("_phi_network", None)
+        for name in ("_network", "_phi_network"):
+            if name in self.__dict__:
+                save_network(thrift, self.__dict__[name])
+        if "_vae" in self.__dict__:
+            save_vae(thrift, self._vae)
+
+    def take_notes(self) -> list[str]:
+        """See Prior."""
+        loaded = [self.__dict__[name] for name in ("_network", "_phi_network") if name in self.__dict__]
+        return notes_of(loaded)
+
+    def footprint(self, size: int, thrift: Thrift) -> float:
+        """See Prior."""
+        phi_model = None if thrift.share or self._phi_model is self._model else self._phi_model
+        fed, _ = fed_size(size, size, self.native_size, self.factor)
+        return footprint(self._model, phi_model, fed, network_dtype(self._device), thrift)
+
+    def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
+        """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
+        sentences = write_sentences(self._model.statement, prompt, negative, kind, self._spell_out)
+        tokenize(load_tokenizer(self._model), sentences)
+        fed_size(size, size, self.native_size, self.factor)
+
+    def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
+        """All sentences through the text encoder, or out of the cache; the encoder is let go of afterwards."""
+        sentences = write_sentences(self._model.statement, prompt, negative, kind, self._spell_out)
+        text = encode_sentences(self._model, sentences, self._device, read_text)["hidden"]
+        n = len(self._model.statement.views)
+        views, rest = text[:n], text[n:]
+        own = shared = rest[1:]
+        if not self._shared:
+            own = encode_sentences(self._phi_model, sentences[-1:], self._device, read_text)["hidden"]
+        return Conditioning(Text(views), Text(rest[:1]), Text(own), Text(shared))
+
+    def encode(self, image: Tensor) -> Tensor:
+        """[B,H,W,3] in [0,1] to scaled latents [B,C,h,w], differentiable; small images are enlarged first."""
+        return to_latent(self._vae, image, self.native_size, self.factor)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Scaled latents [B,C,h,w] to [B,H,W,3] in [0,1], without a gradient."""
+        return to_image(self._vae, x)
+
+    @torch.no_grad()
+    def denoise(
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
+    ) -> Tensor:
+        """D_p(z) [B,C,h,w], guided; see Prior."""
+        text = conditioning.views.rows(view_indices(camera, self._model.statement.views))
+        return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
+
+    def phi(
+        self, conditioning: Conditioning, rank: int, learning_rate: float, warmup: int, seed: int
+    ) -> LoRAPhi:
+        """A fresh D_phi; it replaces the one before."""
+        network, text = self._network, conditioning.shared
+        if not self._shared:
+            network, text = self._phi_network, conditioning.phi
+        phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
+        save_network(self._thrift, network)  # of the adapters' layers as well
+        self._fitted = phi, conditioning
+        return phi
+
+    def describe(self) -> dict[str, Any]:
+        """Name, folders and hashes of the weights, for job.json."""
+        phi: Any = "shared" if self._shared else describe(self._phi_model)
+        return {"name": self.name, "prior": describe(self._model), "phi": phi}
+
+
+def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:
+    """ModelError unless D_phi's network lives in the latent space of D_p's VAE."""
+    if phi.pipeline != model.pipeline:
+        raise ModelError(
+            f"{phi.path} holds a {phi.pipeline}, expected a {model.pipeline} for D_phi.",
+            "Give Stable Diffusion 2.1, or let D_phi share the prior's network.",
+        )
+    pairs = [
+        (name, phi.configs["vae"].get(name, default), model.configs["vae"].get(name, default))
+        for name, default in LATENT_SPACE.items()
+    ]
+    for name, got, expected in [*pairs, ("pixels per latent", phi.factor, model.factor)]:
+        if got != expected:
+            raise ModelError(
+                f"{phi.path} does not fit {model.path}: its {name} is {got}, expected {expected}.",
+                "Give a model for D_phi that shares the prior's VAE, or let D_phi share the prior's network.",
+            )
+
+
+def write_sentences(
+    statement: Statement, prompt: str, negative: str, kind: Kind, spell_out: SpellOut | None = None
+) -> list[str]:
+    """One sentence a view word in the statement's order, then the negative, then the prompt without view words."""
+    if not prompt.strip():
+        raise InputError("The prompt is empty.", "Describe one object, for example: a red mug.")
+    if statement.kinds is not None:
+        if spell_out is None:
+            raise ModelError(
+                "This model reads the language of its kinds alone, and was opened without it.",
+                "Open it with backend.jobs.priors.open_prior.",
+            )
+        prompt = spell_out(prompt, negative, statement.kinds)
+    if kind == "normal":
+        prompt = statement.normal_prompt.format(prompt=prompt)
+    return [*(statement.view_prompt.format(prompt=prompt, view=view) for view in statement.views), negative, prompt]
+
+
+def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
+    """The last hidden states."""
+    return {"hidden": encoder(tokens).last_hidden_state}
+
+
+def fed_size(height: int, width: int, native: int, factor: int) -> tuple[int, int]:
+    """The size at which an image is encoded: its own, or enlarged so that its shorter side is `native`.
+
+    Raises InputError unless both sides are then whole numbers of latent pixels.
+    """
+    shorter = min(height, width)
+    scale = max(1.0, native / shorter)
+    fed = round(height * scale), round(width * scale)
+    if fed[0] % factor or fed[1] % factor:
+        raise InputError(
+            f"The prior cannot take an image of {height} x {width} pixels (fed as {fed[0]} x {fed[1]}).",
+            f"Render at a size whose sides are multiples of {factor}.",
+        )
+    return fed
+
+
+def to_latent(vae: AutoencoderKL, image: Tensor, native: int, factor: int) -> Tensor:
+    """[B,H,W,3] in [0,1] to [B,C,h,w], scaled, differentiable; the mode, so deterministic."""
+    if image.ndim != 4 or image.shape[-1] != 3:
+        raise InputError(f"An image is [B,H,W,3], got {list(image.shape)}.", "Pass renders without alpha.")
+    fed = fed_size(image.shape[1], image.shape[2], native, factor)
+    pixels = image.permute(0, 3, 1, 2) * 2 - 1
+    if fed != (image.shape[1], image.shape[2]):
+        pixels = nn.functional.interpolate(pixels, fed, mode="bilinear", align_corners=False)
+    mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+    return mode.float() * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def to_image(vae: AutoencoderKL, x: Tensor) -> Tensor:
+    """[B,C,h,w], scaled, to [B,H,W,3] in [0,1]."""
+    pixels: Tensor = vae.decode((x / vae.config.scaling_factor).to(vae.dtype)).sample
+    return (pixels.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)

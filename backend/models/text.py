@@ -1,0 +1,123 @@
+"""Sentences through a text encoder once: the embeddings are kept on disk, and the encoder is let go of.
+
+A file an embedding, in the user's cache folder ($DREAMFLOW_CACHE, if that is set), named by the hash of all
+that decides it: the encoder's weights and configuration, the tokenizer's files, torch's version, the kind of
+device, and the sentence. Each sentence goes through alone, so that the others in the job do not change its
+last bits. The cache is a convenience: what cannot be read or written is computed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from platformdirs import user_cache_path
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from backend.errors import DiskError, InputError
+from backend.files import write_bytes
+from backend.models.load import load_text, load_tokenizer
+from backend.models.model_folder import ModelFolder, file_hash
+
+VERSION = 1  # of what is in a file
+KEPT = 500  # files; one of Stable Diffusion's has 0.3 MB
+
+Embedding = dict[str, Tensor]  # rows of one: "hidden" [1,L,E], and for SDXL "pooled" [1,P]
+
+
+@torch.no_grad()
+def encode_sentences(
+    model: ModelFolder,
+    sentences: Sequence[str],
+    device: torch.device,
+    read: Callable[[nn.Module, Tensor], Embedding],
+) -> Embedding:
+    """The rows of all sentences, float32, on `device`; read(encoder, tokens [1,L]) gives one.
+
+    InputError for a sentence that is too long. ModelError where the encoder is needed and cannot be loaded.
+    """
+    known = _identity(model, device)
+    paths = {text: _folder() / f"{sha256((known + text).encode()).hexdigest()}.safetensors" for text in sentences}
+    rows = {text: found for text, path in paths.items() if (found := _read(path)) is not None}
+    missing = [text for text in paths if text not in rows]
+    if missing:
+        tokens = tokenize(load_tokenizer(model), missing)
+        _, encoder = load_text(model, device)
+        for text, row in zip(missing, tokens.to(device), strict=True):
+            rows[text] = {name: value.float().cpu() for name, value in read(encoder, row[None]).items()}
+        del encoder  # gigabytes, before anything else is loaded
+        for text in missing:
+            _keep(paths[text], rows[text])
+    names = rows[sentences[0]]
+    return {name: torch.cat([rows[text][name] for text in sentences]).to(device) for name in names}
+
+
+def tokenize(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> Tensor:
+    """[N, model_max_length] int64. InputError for a sentence that is too long: its end, the view, would be lost."""
+    limit = tokenizer.model_max_length
+    for sentence in sentences:
+        length = len(tokenizer(sentence).input_ids)
+        if length > limit:
+            raise InputError(
+                f"The prompt has {length} tokens with its view words, the model takes {limit}: {sentence!r}.",
+                "Shorten the prompt or the negative prompt.",
+            )
+    tokens: Tensor = tokenizer(
+        list(sentences), padding="max_length", max_length=limit, return_tensors="pt"
+    ).input_ids
+    return tokens
+
+
+def _folder() -> Path:
+    stated = os.environ.get("DREAMFLOW_CACHE")
+    root = Path(stated).expanduser() if stated else user_cache_path("dreamflow", appauthor=False)
+    return root / "text"
+
+
+def _identity(model: ModelFolder, device: torch.device) -> str:
+    """Everything but the sentence that an embedding depends on."""
+    encoder, tokenizer = (
+        next(name for name in model.configs if name.startswith(part)) for part in ("text_encoder", "tokenizer")
+    )
+    words = sorted(path for path in (model.path / tokenizer).iterdir() if path.is_file())
+    return json.dumps(
+        {
+            "version": VERSION,
+            "torch": torch.__version__,
+            "device": device.type,
+            "pipeline": model.pipeline,
+            "weights": [file_hash(path) for path in model.weights[encoder]],
+            "encoder": model.configs[encoder],
+            "tokenizer": {path.name: file_hash(path) for path in words},
+        },
+        sort_keys=True,
+    )
+
+
+def _read(path: Path) -> Embedding | None:
+    """None where it is not there, or damaged."""
+    try:
+        rows = safetensors.torch.load(path.read_bytes())
+    except (OSError, SafetensorError):
+        return None
+    with suppress(OSError):
+        path.touch()  # used today; see _keep
+    return rows if "hidden" in rows else None
+
+
+def _keep(path: Path, rows: Embedding) -> None:
+    """Writes it, and removes what has not been used for longest."""
+    with suppress(OSError, DiskError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, safetensors.torch.save({name: row.contiguous() for name, row in rows.items()}))
+        kept = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True)
+        for old in kept[KEPT:]:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+"""Delivery: the mesh made clean, unwrapped, baked and written, with the pictures that show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.config import Delivery
+from backend.kernels import Kernels
+from backend.meshes.write import write_result
+from backend.results.look import BACKGROUND, around, look_at_clay, look_at_texture
+from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
+from backend.scene.mesh import Mesh
+from backend.scene.scene import Scene
+from backend.scene.simplify import deliver
+from backend.texture.bake import bake, polish
+from backend.texture.unwrap import unwrap
+from dreamflow_blender.contract.protocol import Job
+
+
+@dataclass(frozen=True)
+class Delivered:
+    paths: dict[str, str]  # by file name
+    figures: dict[str, float]
+    mesh: Mesh  # with UVs
+    albedo: Tensor  # [S,S,3]
+
+
+PADDING = 4  # texels of gutter round a chart
+TURNTABLE_VIEWS = 36
+STEPS = 5  # of `finishing`: mesh, charts, texture, files, pictures
+
+
+def never() -> bool:
+    """Nobody stops it."""
+    return False
+
+
+def textured(
+    scene: Scene, settings: Delivery, kernels: Kernels, cancelled: Callable[[], bool] = never
+) -> Generator[int, None, tuple[Mesh, Tensor, dict[str, float]]]:
+    """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps."""
+    assert scene.mesh is not None, "hand over first"
+    mesh = deliver(scene.mesh, settings.max_faces)
+    yield 1
+    v_tex, t_tex_idx, method, _ = unwrap(
+        mesh.v_pos.cpu().numpy().astype(np.float32),
+        mesh.t_pos_idx.cpu().numpy(),
+        settings.texture_size,
+        padding=PADDING,
+        cancelled=cancelled,
+    )
+    yield 2
+    device = mesh.v_pos.device
+    mesh = Mesh(
+        mesh.v_pos, mesh.t_pos_idx, torch.from_numpy(v_tex).to(device), torch.from_numpy(t_tex_idx).to(device)
+    )
+    with torch.no_grad():
+        albedo = bake(mesh, scene.field.albedo, settings.texture_size, kernels.rasterize_ids)
+        albedo = polish(albedo, mesh, scene.field.albedo, torch.Generator(device).manual_seed(0))
+    figures = {
+        "faces": float(len(mesh.t_pos_idx)),
+        "vertices": float(len(mesh.v_pos)),
+        "texture_px": float(settings.texture_size),
+        "charts": float(method == "charts"),
+    }
+    yield 3
+    return mesh, albedo, figures
+
+
+def finish(
+    scene: Scene,
+    settings: Delivery,
+    kernels: Kernels,
+    folder: Path,
+    job: Job,
+    curves: dict[str, dict[str, Tensor]],
+    sheets: dict[str, Tensor],
+) -> Delivered:
+    """Write everything that a job delivers. Raises DiskError."""
+    work = finishing(scene, settings, kernels, folder, job, curves, sheets)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            delivered: Delivered = end.value
+            return delivered
+
+
+def finishing(
+    scene: Scene,
+    settings: Delivery,
+    kernels: Kernels,
+    folder: Path,
+    job: Job,
+    curves: dict[str, dict[str, Tensor]],
+    sheets: dict[str, Tensor],
+    cancelled: Callable[[], bool] = never,
+) -> Generator[int, None, Delivered]:
+    """`finish` step by step: yields how many of the STEPS are done.
+
+    cancelled   looked at while the charts are made, which may take a minute
+    """
+    mesh, albedo, figures = yield from textured(scene, settings, kernels, cancelled)
+    info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
+    paths = dict(write_result(folder, mesh, albedo, info))
+    yield 4
+
+    background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
+    eight = around(8, 192, mesh.v_pos.device)
+    result, _ = look_at_texture(mesh, albedo, eight, kernels, background)
+    clay = look_at_clay(mesh, eight, kernels, background)
+    write_views(folder / "views.png", {**sheets, "result": result.cpu(), "shape": clay.cpu()})
+    write_curves(folder / "curves.png", curves)
+    circle = around(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
+    turning, _ = look_at_texture(mesh, albedo, circle, kernels, background)
+    write_turntable(folder / "turntable.webp", turning.cpu())
+    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12].cpu())
+    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
+        paths[name] = str(folder / name)
+    yield STEPS
+    return Delivered(paths, figures, mesh, albedo)

@@ -1,0 +1,179 @@
+"""What a refine job delivers: the textures in full size, the mesh that they lie on, and pictures of it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from backend.files import write_bytes, write_text
+from backend.kernels import Kernels
+from backend.meshes.glb_edit import glb_of_sheets, repainted
+from backend.meshes.write import glb_bytes
+from backend.results.deliver import STEPS, TURNTABLE_VIEWS, Delivered
+from backend.results.look import BACKGROUND, around, look
+from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
+from backend.scene.mesh import Mesh, Sheet, vertex_normals
+from backend.scene.scene import Scene
+from backend.texture.painted import Painted
+from backend.texture.repaint import Canvas, paint
+from backend.texture.sheets import welded
+from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
+from dreamflow_blender.contract.protocol import Job
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What a refine job hands over to be delivered.
+
+    arrays   the object as it was read
+    sheets   its textures
+    mesh     the object placed, its colours before anything changed
+    canvas   a sheet at its full size
+    figures  of the run; the delivery's own come to them
+    """
+
+    job: Job
+    arrays: ObjectArrays
+    sheets: list[Sheet]
+    mesh: Mesh
+    colours: Painted
+    kernels: Kernels
+    canvas: Callable[[Sheet], Canvas]
+    figures: dict[str, float]
+
+
+def finishing(
+    refined: Refined, scene: Scene, curves: dict[str, dict[str, Tensor]], views: dict[str, Tensor]
+) -> Generator[int, None, Delivered]:
+    """Step by step: yields how many of the STEPS are done. Raises DiskError.
+
+    curves  [iterations] by stage and name; views [8,H,W,3] after each stage
+    """
+    from backend.texture.colour_field import learnt
+
+    arrays, sheets, mesh, colours = refined.arrays, refined.sheets, refined.mesh, refined.colours
+    folder, job, kernels = Path(refined.job.folder), refined.job, refined.kernels
+    yield 1
+    images: list[Tensor] = []
+    changed = 0.0
+    for sheet in sheets:
+        canvas = refined.canvas(sheet)
+        images.append(paint(canvas, mesh, colours, learnt(scene)))
+        changed += float((canvas.weight > 0).float().mean()) / len(sheets)
+    yield 2
+    result = chosen_uvs(arrays, sheets)
+    yield 3
+    for old in folder.glob("albedo_*.png"):  # of an older job in this folder
+        old.unlink(missing_ok=True)
+    files: dict[str, bytes] = {}
+    for number, image in enumerate(images, 1):
+        files[numbered("albedo", number)] = png_of(image)
+    files["mesh.npz"] = meshfile.to_bytes(result)
+    info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
+    pngs = [files[numbered("albedo", n)] for n in range(1, len(images) + 1)]
+    kept_glb = folder / "object.glb"
+    if kept_glb.is_file():
+        files["mesh.glb"] = repainted(kept_glb.read_bytes(), arrays, sheets, pngs)
+    elif len(sheets) == 1 and len(sheets[0].faces) == len(arrays.t_pos_idx):
+        files["mesh.glb"] = glb_bytes(result, pngs[0], info)
+    else:
+        files["mesh.glb"] = glb_of_sheets(result, arrays, sheets, pngs, info)
+    paths = {}
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+        paths[name] = str(folder / name)
+    write_text(folder / "materials.json", described(arrays, sheets, numbered))
+    paths["materials.json"] = str(folder / "materials.json")
+    yield 4
+    background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
+    sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), kernels, background).cpu()
+    write_views(folder / "views.png", {**views, "result": sheet_of_views})
+    write_curves(folder / "curves.png", curves)
+    turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), kernels, background).cpu()
+    write_turntable(folder / "turntable.webp", turning)
+    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12])
+    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
+        paths[name] = str(folder / name)
+    figures = refined.figures | {
+        "faces": float(len(arrays.t_pos_idx)),
+        "texture_px": float(max(max(s.height, s.width) for s in sheets)),
+        "textures": float(len(sheets)),
+        "new_uvs": float(sum(s.new_uvs for s in sheets)),
+        "share_changed": changed,  # of the texels that lie on the surface
+    }
+    yield STEPS
+    return Delivered(paths, figures, mesh, images[0][..., :3].float() / 255)
+
+
+def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
+    """The same triangles with the UVs that the textures are for; faces without a texture keep theirs."""
+    faces = len(arrays.t_pos_idx)
+    index = np.full((faces, 3), -1, np.int64)
+    parts: list[NDArray[np.float32]] = []
+    offset = 0
+    for sheet in sheets:
+        parts.append(sheet.v_tex)
+        index[sheet.faces] = sheet.t_tex_idx + offset
+        offset += len(sheet.v_tex)
+    rest = index[:, 0] < 0
+    if rest.any():
+        own = arrays.uv[rest] if len(arrays.uv) else np.zeros((int(rest.sum()), 3, 2), np.float32)
+        v_tex, t_tex_idx = welded(own)
+        parts.append(v_tex)
+        index[rest] = t_tex_idx + offset
+    size = np.ptp(arrays.v_pos.astype(np.float64), axis=0).max()  # at their own, tiny objects have no normals
+    scaled = ((arrays.v_pos - arrays.v_pos.astype(np.float64).mean(0)) / size).astype(np.float32)
+    triangles = torch.from_numpy(arrays.t_pos_idx.astype(np.int64))
+    normal = vertex_normals(Mesh(torch.from_numpy(scaled), triangles)).numpy()
+    normal[~normal.any(1)] = (0, 0, 1)
+    return MeshArrays(
+        arrays.v_pos, arrays.t_pos_idx, np.concatenate(parts).astype(np.float32), index.astype(np.int32), normal
+    )
+
+
+def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Callable[[str, int], str]) -> str:
+    """materials.json's content."""
+    textures = [
+        {
+            "file": numbered("albedo", number),
+            "materials": [str(arrays.names[row]) for row in sheet.materials],
+            "new_uvs": sheet.new_uvs,
+            "faces": len(sheet.faces),
+        }
+        for number, sheet in enumerate(sheets, 1)
+    ]
+    new_uvs = any(sheet.new_uvs for sheet in sheets)
+    return json.dumps({"textures": textures, "new_uvs": new_uvs}, indent=1) + "\n"
+
+
+def png_of(image: Tensor) -> bytes:
+    """[H,W,4] uint8 as a PNG that says it is sRGB; without alpha where there is nothing transparent."""
+    pixels = image.cpu().numpy()
+    if (pixels[..., 3] == 255).all():
+        pixels = np.ascontiguousarray(pixels[..., :3])
+    chunks = PngInfo()
+    chunks.add(b"sRGB", b"\x00")
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    write_bytes(path, png_of(image))
+
+
+def numbered(name: str, number: int) -> str:
+    """albedo.png, albedo_2.png, ..."""
+    return f"{name}.png" if number == 1 else f"{name}_{number}.png"

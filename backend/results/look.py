@@ -1,0 +1,71 @@
+"""Looking at a scene from where a person would: previews, contact sheets, turntables."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from backend.kernels import Kernels
+from backend.kernels.silhouette import edge_table
+from backend.scene.camera import Camera, orbit
+from backend.scene.mesh import Mesh
+from backend.scene.render_mesh import render_colour, render_shaded, render_texture
+from backend.scene.render_nerf import render_views
+from backend.scene.scene import Scene
+from backend.texture.bake import sample_texture
+
+ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: an object of radius 0.5 fills the frame
+BACKGROUND = 0.92  # a light grey, on which no colour of ours disappears
+
+
+def around(count: int, size: int, device: torch.device | str, first: float = 0.0) -> Camera:
+    """`count` views in a circle, from azimuth `first` (degrees) onwards."""
+    azimuth = first + torch.arange(count, device=device) * (360.0 / count)
+    same = torch.ones(count, device=device)
+    return orbit(azimuth, ELEVATION * same, DISTANCE * same, FOV * same, size, size)
+
+
+@torch.no_grad()
+def look(scene: Scene, cameras: Camera, kernels: Kernels, background: Tensor) -> Tensor:
+    """[B,H,W,3]: the field while there is no mesh, then the mesh in the field's colours."""
+    if scene.mesh is None:
+        return render_views(scene.field, scene.occupancy, cameras, background, scene.sampling).image
+    edges = edge_table(scene.mesh.t_pos_idx, len(scene.mesh.v_pos))
+    views = [
+        render_colour(
+            scene.mesh, edges, cameras[i : i + 1], kernels.rasterize_ids, background, scene.field.albedo
+        )
+        for i in range(len(cameras))
+    ]
+    return torch.cat([view.image for view in views])
+
+
+@torch.no_grad()
+def look_at_clay(mesh: Mesh, cameras: Camera, kernels: Kernels, background: Tensor) -> Tensor:
+    """[B,H,W,3]: the shape alone, in shaded grey."""
+    edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
+    views = [
+        render_shaded(mesh, edges, cameras[i : i + 1], kernels.rasterize_ids, background)
+        for i in range(len(cameras))
+    ]
+    return torch.cat([view.image for view in views])
+
+
+@torch.no_grad()
+def look_at_texture(
+    mesh: Mesh, albedo: Tensor, cameras: Camera, kernels: Kernels, background: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Image [B,H,W,3] and opacity [B,H,W,1] of what is delivered: the mesh under its texture [S,S,3]."""
+    edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
+    views = [
+        render_texture(
+            mesh,
+            edges,
+            cameras[i : i + 1],
+            kernels.rasterize_ids,
+            background,
+            lambda uv: sample_texture(albedo, uv),
+        )
+        for i in range(len(cameras))
+    ]
+    return torch.cat([view.image for view in views]), torch.cat([view.opacity for view in views])

@@ -1,0 +1,132 @@
+"""What the stages hand on: a field, then the sdf of a tetrahedral grid, then a mesh; and the hand-overs between."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from backend.config import NerfStage
+from backend.kernels import Kernels
+from backend.kernels.hashgrid import GridLayout
+from backend.scene import handover
+from backend.scene.camera import Camera
+from backend.scene.field import Backdrop, Field
+from backend.scene.isosurface import TetGrid, marching_tetrahedra
+from backend.scene.mesh import Mesh
+from backend.scene.occupancy import Occupancy
+from backend.scene.optimizer import adamw
+from backend.scene.render_mesh import render_colour
+from backend.scene.render_nerf import Sampling, render_views
+
+SETTLE_PASSES = 4  # over the views that were seen
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Views of the finished field, over black: what its surface should look like from outside."""
+
+    camera: Camera
+    image: Tensor  # [K,H,W,3], premultiplied
+    opacity: Tensor  # [K,H,W,1]
+
+
+@dataclass(frozen=True)
+class Box:
+    """The arguments of `tetrahedral_grid`."""
+
+    cells: int
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+
+@dataclass
+class Scene:
+    """What the stages hand on: the field, then the tetrahedra's sdf, then the mesh."""
+
+    field: Field
+    backdrop: Backdrop
+    occupancy: Occupancy
+    sampling: Sampling
+    grid: TetGrid | None = None
+    sdf: nn.Parameter | None = None  # [N], in cells, positive inside
+    offsets: nn.Parameter | None = None  # [N,3], a vertex moves by half a cell times tanh of it
+    mesh: Mesh | None = None  # the geometry of the texture and refine stages
+    seen: Seen | None = None  # what the field looked like when its surface was taken
+    box: Box | None = None  # what `grid` was made of
+    mean_opacity: float = 0.5  # of stage 1's renders, running
+
+
+def new_scene(settings: NerfStage, kernels: Kernels, device: torch.device, seed: int) -> Scene:
+    """A fresh field: a soft ball. Draws from torch's global generator inside a fork, by `seed`."""
+    layout = GridLayout(
+        settings.grid_levels, settings.grid_features, settings.grid_log2_size, finest=settings.grid_finest
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        field = Field(
+            layout, settings.hidden, settings.half, settings.density_bias, kernels.hash_encode
+        ).to(device)
+        backdrop = Backdrop(settings.hidden).to(device)
+    step = 2 * 3**0.5 * settings.half / settings.samples
+    sampling = Sampling(
+        settings.samples, settings.budget, settings.near, settings.orientation_points, kernels.march
+    )
+    return Scene(field, backdrop, Occupancy(field, settings.occupancy, step), sampling)
+
+
+def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> float:
+    """From density to the sdf of a tetrahedral grid round the object; the silhouettes' IoU at the threshold.
+
+    The threshold is the field's own: the one whose silhouettes agree best with the opacities that
+    `cameras` see. SceneError where no threshold gives a surface.
+    """
+    black = torch.zeros(3, device=scene.field.table.device)
+    out = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling)
+    scene.seen = Seen(cameras, out.image, out.opacity)
+    found = handover.hand_over(
+        scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0], kernels.rasterize_ids
+    )
+    scene.grid, scene.box = found.grid, Box(cells, found.lower, found.upper)
+    scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)
+    scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
+    scene.mesh = detached(surface(scene))
+    return found.iou
+
+
+def settle_colours(scene: Scene, kernels: Kernels, grid_rate: float, head_rate: float) -> None:
+    """Teach the surface the colours that the field showed there.
+
+    Rays end a little behind the isosurface, so the field's colours are right there and not on the
+    surface itself, which would otherwise lose about 5 dB at the hand-over and again where 2a moves it.
+    """
+    assert scene.mesh is not None and scene.seen is not None, "hand over first"
+    seen, field = scene.seen, scene.field
+    black = torch.zeros(3, device=field.table.device)
+    optimizer = adamw([([field.table], grid_rate), (field.colour_head.parameters(), head_rate)])
+    for index in list(range(len(seen.camera))) * SETTLE_PASSES:
+        view = slice(index, index + 1)
+        out = render_colour(
+            scene.mesh, None, seen.camera[view], kernels.rasterize_ids, black, field.albedo
+        )
+        solid = ((out.opacity > 0.5) & (seen.opacity[view] > 0.9)).float()
+        target = seen.image[view] / seen.opacity[view].clamp(min=0.5)
+        loss = (solid * (out.image - target)).square().sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+
+def surface(scene: Scene) -> Mesh:
+    """The isosurface as it stands, differentiable in sdf and offsets. SceneError where it has vanished."""
+    assert scene.grid is not None and scene.sdf is not None and scene.offsets is not None, "hand over first"
+    grid = scene.grid
+    vertices = grid.vertices + 0.45 * grid.spacing * torch.tanh(scene.offsets)
+    inside = torch.where(grid.border, scene.sdf.clamp(max=-0.1), scene.sdf)  # the surface stays closed
+    return marching_tetrahedra(vertices, inside * grid.spacing, grid)
+
+
+def detached(mesh: Mesh) -> Mesh:
+    return dataclasses.replace(mesh, v_pos=mesh.v_pos.detach())

@@ -1,0 +1,232 @@
+"""A run's whole state to disk and back.
+
+    FOLDER/checkpoints/NUMBER-STAGE-ITERATION/state.safetensors   every tensor
+                                              state.json          where the run stands, and the rest
+
+A checkpoint is written under a hidden name, flushed and renamed, so one that can be seen is whole. The
+last two are kept. It is copied to the CPU between two iterations and written by a thread of its own while
+the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from backend.config import STAGES
+from backend.errors import DeviceError, DiskError, NumericsError
+from backend.files import disk_errors
+from backend.scene.camera import Camera
+from backend.scene.isosurface import tetrahedral_grid
+from backend.scene.mesh import Mesh
+from backend.scene.scene import Box, Scene, Seen
+from backend.stages.apfo import TODO
+from backend.stages.stages import Stage
+
+VERSION = 1  # of the layout below
+_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A run between two iterations; tensors on the CPU, shared with nobody."""
+
+    stage: str
+    iteration: int  # of the stage, done
+    attempt: int  # at stage 1
+    ended: bool  # with what comes after the stage's last iteration
+    mean_opacity: float
+    box: Box | None  # of the tetrahedral grid
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]  # the pipeline's own: job, threads, kernels, versions, seconds
+
+    def passed(self, stage: str) -> bool:
+        """Whether this stage lies behind."""
+        here, there = STAGES.index(self.stage), STAGES.index(stage)
+        return there < here or (there == here and self.ended)
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it."""
+        return {name[len(prefix) :]: t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+def capture(
+    scene: Scene,
+    stage: Stage,
+    iteration: int,
+    attempt: int,
+    ended: bool,
+    others: Mapping[str, Tensor],
+    notes: dict[str, Any],
+) -> Saved:
+    """A copy of everything that the rest of the run depends on. Quick: it holds the run up.
+
+    Raises NumericsError where a number in it is a NaN or an infinity: on a card the loop looks every 16 iterations
+    only, and both checkpoints that are kept could be taken in between.
+    """
+    found: dict[str, Tensor] = dict(others)
+    for name, module in (("field", scene.field), ("backdrop", scene.backdrop), ("occupancy", scene.occupancy)):
+        found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    if scene.sdf is not None and scene.offsets is not None:
+        found |= {"sdf": scene.sdf, "offsets": scene.offsets}
+    if scene.mesh is not None:
+        found |= {"mesh.v_pos": scene.mesh.v_pos, "mesh.t_pos_idx": scene.mesh.t_pos_idx}
+    if scene.seen is not None:
+        camera = scene.seen.camera
+        found |= {"seen.c2w": camera.c2w, "seen.proj": camera.proj}
+        found |= {"seen.image": scene.seen.image, "seen.opacity": scene.seen.opacity}
+    for row, parameter in enumerate(_parameters(stage)):
+        moments = stage.optimizer.state.get(parameter, {})
+        found |= {f"optimizer.{row}.{name}": value for name, value in moments.items()}
+    if stage.phi is not None:
+        found |= {f"phi.{name}": value for name, value in stage.phi.state_dict().items()}
+    found["generator"] = stage.generator.get_state()
+    copies = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in found.items()}
+    for name, copy in copies.items():
+        if copy.is_floating_point() and not torch.isfinite(copy).all():
+            raise NumericsError(
+                f"stage {stage.name}, iteration {iteration}: {name} holds a NaN or an infinity, and is not saved.",
+                TODO,
+            )
+    return Saved(
+        stage.name, iteration, attempt, ended, scene.mean_opacity, scene.box, copies, json.loads(json.dumps(notes))
+    )
+
+
+def restore_scene(saved: Saved, scene: Scene) -> None:
+    """Into a fresh scene of the same settings."""
+    device = scene.field.table.device
+    for name, module in (("field", scene.field), ("backdrop", scene.backdrop), ("occupancy", scene.occupancy)):
+        module.load_state_dict(saved.part(f"{name}."))
+    scene.mean_opacity = saved.mean_opacity
+    on_device = {name: t.to(device) for name, t in saved.tensors.items() if not name.startswith("optimizer.")}
+    if saved.box is not None:
+        scene.box = saved.box
+        scene.grid = tetrahedral_grid(saved.box.cells, saved.box.lower, saved.box.upper).to(device)
+        scene.sdf = nn.Parameter(on_device["sdf"])
+        scene.offsets = nn.Parameter(on_device["offsets"])
+    if "mesh.v_pos" in on_device:
+        scene.mesh = Mesh(on_device["mesh.v_pos"], on_device["mesh.t_pos_idx"])
+    if "seen.image" in on_device:
+        image = on_device["seen.image"]
+        camera = Camera(on_device["seen.c2w"], on_device["seen.proj"], image.shape[1], image.shape[2])
+        scene.seen = Seen(camera, image, on_device["seen.opacity"])
+
+
+def restore_stage(saved: Saved, stage: Stage) -> None:
+    """Into a fresh stage of the restored scene."""
+    for row, parameter in enumerate(_parameters(stage)):
+        moments = saved.part(f"optimizer.{row}.")
+        state = stage.optimizer.state[parameter] if moments else {}
+        for name, value in moments.items():
+            # where AdamW keeps its step: on the CPU unless it is fused
+            here = name != "step" or bool(stage.optimizer.defaults.get("fused"))
+            state[name] = value.to(parameter.device if here else "cpu", copy=True)
+    if stage.phi is not None:
+        stage.phi.load_state_dict(saved.part("phi."))
+    drawn = saved.tensors["generator"]
+    if drawn.shape != stage.generator.get_state().shape:  # the kinds of devices draw in different ways
+        raise DeviceError(
+            f"This job was begun on another device, not on {stage.generator.device.type}.",
+            "Resume it on the device that it was begun on, or generate the object again.",
+        )
+    stage.generator.set_state(drawn)
+
+
+def _parameters(stage: Stage) -> list[nn.Parameter]:
+    return [p for group in stage.optimizer.param_groups for p in group["params"]]
+
+
+def write(path: Path, saved: Saved) -> None:
+    """A checkpoint's folder, whole or not at all; raises DiskError."""
+    temporary = path.with_name(f".{path.name}.part")
+    facts = {
+        "version": VERSION,
+        "stage": saved.stage,
+        "iteration": saved.iteration,
+        "attempt": saved.attempt,
+        "ended": saved.ended,
+        "mean_opacity": saved.mean_opacity,
+        "box": None if saved.box is None else vars(saved.box),
+        "notes": saved.notes,
+    }
+    try:
+        with disk_errors(path):
+            temporary.mkdir(parents=True, exist_ok=True)
+            with (temporary / "state.safetensors").open("wb") as file:
+                _write_tensors(file, saved.tensors)
+                _to_the_disk(file)
+            with (temporary / "state.json").open("wb") as file:
+                file.write(json.dumps(facts, indent=1).encode())
+                _to_the_disk(file)
+            temporary.rename(path)
+            _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # there only if something failed
+
+
+def load(path: Path) -> Saved:
+    """The checkpoint in this folder; DiskError where it is damaged or of another version."""
+    again = "Resume from another checkpoint, or generate the object again."
+    with disk_errors(path):
+        text, blob = (path / "state.json").read_bytes(), (path / "state.safetensors").read_bytes()
+    try:
+        facts = json.loads(text)
+        if facts.pop("version") != VERSION:
+            raise DiskError(f"The checkpoint {path} is of another version of DreamFlow.", again)
+        box = facts.pop("box")
+        if box is not None:
+            box = Box(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
+        if facts["stage"] not in STAGES:
+            raise ValueError(f"there is no stage {facts['stage']}")
+        return Saved(box=box, tensors=safetensors.torch.load(blob), **facts)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DiskError(f"The checkpoint {path} is damaged ({error}).", again) from error
+
+
+def _write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
+    """The safetensors format. Its own library turns a full disk into an error without an errno."""
+    header, place = {}, 0
+    for name, t in tensors.items():
+        size = t.numel() * t.element_size()
+        header[name] = {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [place, place + size]}
+        place += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for t in tensors.values():
+        file.write(t.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _to_the_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the rename itself outlives a power cut; Windows has no such call and does without."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

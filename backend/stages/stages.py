@@ -1,0 +1,232 @@
+"""The four stages: where the object and the prior meet, and the only place where they do.
+
+Each function builds a `Stage`, whose `steps(start)` walks over its noise levels. What a stage learns
+stays in the `Scene` (scene/scene.py), which the next one takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.optim import Optimizer
+
+from backend.config import GeometryStage, NerfStage, TextureStage, Walk
+from backend.diffusion.prior import Phi, Prior
+from backend.diffusion.schedule import NoiseLevel, noise_levels
+from backend.draws import draw_on_host
+from backend.errors import SceneError
+from backend.kernels import Kernels
+from backend.kernels.silhouette import Edges, edge_table
+from backend.scene import losses
+from backend.scene.camera import Camera, RenderOutput, rays
+from backend.scene.field import Backdrop
+from backend.scene.mesh import Mesh
+from backend.scene.optimizer import adamw, decay
+from backend.scene.render_mesh import render_colour, render_normals
+from backend.scene.render_nerf import render_nerf
+from backend.scene.scene import Scene, detached, settle_colours, surface
+from backend.stages.apfo import Step, apfo
+
+EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
+LOOK_UNTIL = 200  # iterations in which that is looked for
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage, ready to run; everything that changes is reachable for a checkpoint."""
+
+    name: str
+    walk: Walk
+    optimizer: Optimizer
+    phi: Phi | None
+    generator: Generator  # all that the stage draws comes from it
+    steps: Callable[[int], Iterator[Step]]  # from an iteration onwards
+
+
+@dataclass(frozen=True)
+class Guide:
+    """The prior's side of a stage."""
+
+    prior: Prior
+    conditioning: Any
+    guidance_scale: float
+
+    def denoise(self, z: Tensor, level: Any, camera: Camera) -> Tensor:
+        return self.prior.denoise(z, level, camera, self.conditioning, self.guidance_scale)
+
+
+def guide(prior: Prior, prompt: str, negative: str, walk: Walk, kind: Any = "colour") -> Guide:
+    """The prior, told what to look for."""
+    return Guide(prior, prior.prepare(prompt, negative, kind, walk.size), walk.guidance_scale)
+
+
+def behind(
+    scene: Scene, prior: Prior, camera: Camera, generator: Generator
+) -> Tensor | Backdrop:
+    """What stands behind the object this time: a random solid colour, or the background network."""
+    learned = draw_on_host(generator) < prior.backgrounds.learned_share
+    return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)
+
+
+def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator, seed: int) -> Stage:
+    """Stage 1: the field from nothing. SceneError where it turns out empty or full."""
+    field = scene.field
+    heads = [*field.density_head.parameters(), *field.colour_head.parameters()]
+    optimizer = adamw(
+        [
+            ([field.table], settings.grid_rate),
+            (heads, settings.head_rate),
+            (scene.backdrop.parameters(), settings.backdrop_rate),
+        ]
+    )
+    phi = _phi(g, settings, seed)
+
+    def render(camera: Camera) -> RenderOutput:
+        background = behind(scene, g.prior, camera, generator)
+        return render_nerf(field, scene.occupancy, camera, background, scene.sampling, generator)
+
+    def regularize(out: RenderOutput, iteration: int) -> Tensor:
+        total = out.opacity.new_zeros(())
+        if out.orientation is not None:
+            total = total + settings.orientation * out.orientation
+        if iteration >= settings.entropy_from * settings.iterations:
+            # Only fog is fought: the weight is the share of what is seen that is neither air nor solid.
+            foggy = losses.foggy_share(out.opacity.detach())
+            total = total + settings.entropy * foggy * losses.opacity_entropy(out.opacity)
+        return total
+
+    def steps(start: int) -> Iterator[Step]:
+        decay(optimizer, settings, start)
+        for step in _walk(g, settings, render, phi, regularize, optimizer, generator, start):
+            done = step.iteration + 1
+            if done % settings.occupancy_every == 0:
+                scene.occupancy.update(field, generator)
+                if done <= LOOK_UNTIL:
+                    seen = float(step.output.opacity.detach().mean())
+                    scene.mean_opacity += 0.3 * (seen - scene.mean_opacity)
+                    _check_opacity(scene.mean_opacity, done)
+            yield step  # last: a checkpoint taken here has the whole iteration
+
+    return Stage("nerf", settings, optimizer, phi, generator, steps)
+
+
+def _check_opacity(mean: float, iteration: int) -> None:
+    if mean < EMPTY or mean > FULL:
+        word = "empty" if mean < EMPTY else "full"
+        raise SceneError(
+            f"The scene is {word} after {iteration} iterations (mean opacity {mean:.0%}).",
+            "Try another seed or a plainer prompt.",
+        )
+
+
+def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
+    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
+        return None
+    warmup = min(settings.lora.warmup, settings.iterations // 10)
+    return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
+
+
+def levels_of(walk: Walk) -> list[NoiseLevel]:
+    """The noise levels of a stage, from its start to its end."""
+    return noise_levels(walk.start, walk.end, walk.levels)
+
+
+def _walk(
+    g: Guide,
+    walk: Walk,
+    render: Callable[[Camera], RenderOutput],
+    phi: Phi | None,
+    regularize: Callable[[RenderOutput, int], Tensor],
+    optimizer: Optimizer,
+    generator: Generator,
+    start: int,
+) -> Iterator[Step]:
+    """APFO with this stage's cameras and the learning rates' decay."""
+    space = g.prior.target if walk.target == "prior" else walk.target
+    decay(optimizer, walk, start)
+    for step in apfo(
+        levels_of(walk),
+        walk.views,
+        sample_camera=lambda: g.prior.poses.sample(generator, 1, walk.size, walk.size),
+        render=render,
+        encode=g.prior.encode,
+        decode=g.prior.decode if space == "pixel" else None,
+        prior=g.denoise,
+        phi=phi,
+        regularize=regularize,
+        optimizer=optimizer,
+        generator=generator,
+        start=start,
+    ):
+        decay(optimizer, walk, step.iteration + 1)
+        yield step
+
+
+def geometry_stage(
+    scene: Scene, g: Guide, settings: GeometryStage, kernels: Kernels, generator: Generator
+) -> Stage:
+    """Stage 2a: the shape, from its normal maps. D_phi(x) = x, as the paper found (section D.1)."""
+    assert scene.sdf is not None and scene.offsets is not None and scene.grid is not None, "hand over first"
+    spacing = scene.grid.spacing
+    optimizer = adamw(
+        [([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate)], weight_decay=0.0
+    )
+    background = torch.tensor(g.prior.normal_background, device=scene.sdf.device)
+    current: list[tuple[Mesh, Edges]] = []
+
+    def render(camera: Camera) -> RenderOutput:
+        mesh = surface(scene)
+        edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
+        current[:] = [(mesh, edges)]
+        return render_normals(mesh, edges, camera, kernels.rasterize_ids, background)
+
+    def regularize(out: RenderOutput, iteration: int) -> Tensor:
+        mesh, edges = current[0]
+        smooth = settings.consistency * losses.normal_consistency(mesh, edges.face, edges.other)
+        return smooth + settings.laplacian * losses.laplacian(mesh) / spacing**2
+
+    def steps(start: int) -> Iterator[Step]:
+        yield from _walk(g, settings, render, None, regularize, optimizer, generator, start)
+        scene.mesh = detached(surface(scene))
+        settle_colours(scene, kernels, settings.colour_grid_rate, settings.colour_head_rate)
+
+    return Stage("geometry", settings, optimizer, None, generator, steps)
+
+
+def texture_stage(
+    scene: Scene,
+    g: Guide,
+    settings: TextureStage,
+    kernels: Kernels,
+    generator: Generator,
+    seed: int,
+    name: str = "texture",
+) -> Stage:
+    """Stages 2b and 3: the field's colours on a mesh that stands still. Only prior and size differ."""
+    assert scene.mesh is not None, "hand over first"
+    mesh = detached(scene.mesh)
+    edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
+    field = scene.field
+    optimizer = adamw(
+        [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)]
+    )
+    phi = _phi(g, settings, seed)
+
+    def render(camera: Camera) -> RenderOutput:
+        background = behind(scene, g.prior, camera, generator)
+        if isinstance(background, Backdrop):
+            with torch.no_grad():
+                background = background(rays(camera)[1].reshape(-1, 3))
+        return render_colour(mesh, edges, camera, kernels.rasterize_ids, background, field.albedo)
+
+    def no_loss(out: RenderOutput, iteration: int) -> Tensor:
+        return out.image.new_zeros(())  # the paper regularises neither texture stage
+
+    def steps(start: int) -> Iterator[Step]:
+        yield from _walk(g, settings, render, phi, no_loss, optimizer, generator, start)
+
+    return Stage(name, settings, optimizer, phi, generator, steps)

@@ -1,0 +1,201 @@
+"""An object's textures: where they lie in its UVs, and how a field's colours come into them and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from backend.errors import InputError
+from backend.scene.mesh import Mesh, Sheet, face_cross
+from backend.texture.bake import CHUNK, Points, polish, texels_of
+from backend.texture.mask import fade_in, seen
+from backend.texture.painted import Painted
+
+GUTTER = 1 / 64  # of the texture's side: how far beyond a chart its new colours reach in an image that is kept
+MOST_POLISHED = 1_000_000  # faces; float32 tells no more of them apart
+Colour = Callable[[Tensor], Tensor]
+Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A sheet at the size of the texture, with all that does not change while a field learns.
+
+    now      [H,W,4] uint8, its colours as they are
+    points   of the object's surface, for P texels of the square of `size` pixels
+    index    [P] row * size + column
+    before   [P,3] the present colours there
+    weight   [P] in [0,1] how much may change; 0: not a bit
+    nearest  [size * size] the texel, a row of `index`, that each pixel is filled from
+    fill     [size * size] bool: pixels that take a colour from there
+    """
+
+    sheet: Sheet
+    now: Tensor
+    points: Points
+    index: Tensor
+    before: Tensor
+    weight: Tensor
+    nearest: Tensor
+    fill: Tensor
+    size: int
+
+
+def prepare(
+    sheet: Sheet,
+    mesh: Mesh,
+    colours: Painted,
+    weight: Tensor,
+    edge: NDArray[np.float32],
+    cameras: object,
+    rasterize_ids: Rasterize,
+    longest: int | None = None,
+) -> Canvas:
+    """mesh: the placed object; weight [F,3]; edge [N,3]: where change ends; longest: of a smaller canvas."""
+    height, width = sheet.height, sheet.width
+    if longest is not None and longest < max(height, width):
+        height, width = (max(1, n * longest // max(height, width)) for n in (height, width))
+    size = max(height, width)
+    device = mesh.v_pos.device
+    own = torch.from_numpy(sheet.faces[~sheet.copy]).to(device)
+    uv = Mesh(
+        mesh.v_pos,
+        mesh.t_pos_idx[own],
+        torch.from_numpy(sheet.v_tex).to(device),
+        torch.from_numpy(sheet.t_tex_idx[~sheet.copy]).to(device),
+    )
+    texels = texels_of(uv, size, rasterize_ids)
+    points = Points(own[texels.points.face], texels.points.bary)
+    here = colours.at(points)
+    share = (weight[points.face] * points.bary).sum(1).clamp(0, 1)
+    share = torch.where((weight[points.face] == 0).all(1) | (here[:, 3] == 0), 0.0, share)
+    kept = (weight[own] == 0).all(1)
+    if bool(kept.any()) and not bool(kept.all()):
+        share[torch.isin(texels.index, _touched(uv, kept, size, rasterize_ids))] = 0
+    free = (share > 0).nonzero()[:, 0]
+    position = points.position(mesh)
+    share[free] *= fade_in(position[free], edge)
+    share[free] *= _visible(texels.index[free], position[free], size, mesh, cameras, rasterize_ids)
+
+    empty = np.ones(size * size, bool)
+    empty[texels.index.cpu().numpy()] = False
+    far, (row, column) = distance_transform_edt(empty.reshape(size, size), return_indices=True)
+    order = torch.full((size * size,), -1, dtype=torch.int64)
+    order[texels.index.cpu()] = torch.arange(len(texels.index))
+    nearest = order[torch.from_numpy(row.astype(np.int64) * size + column).flatten()].to(device)
+    fill = share[nearest] > 0
+    if sheet.image is None:
+        now = _resize(here[nearest].view(size, size, 4), height, width)
+        now = (now * 255).round().to(torch.uint8)
+    else:
+        fill &= torch.from_numpy(far.flatten() <= max(2.0, GUTTER * size)).to(device)
+        now = torch.from_numpy(_fitted(sheet.image, height, width)).to(device)
+    return Canvas(sheet, now, points, texels.index, here[:, :3], share, nearest, fill, size)
+
+
+def _touched(uv: Mesh, which: Tensor, size: int, rasterize_ids: Rasterize) -> Tensor:
+    """The texels that a look-up on these faces touches."""
+    assert uv.t_tex_idx is not None
+    part = Mesh(uv.v_pos, uv.t_pos_idx[which], uv.v_tex, uv.t_tex_idx[which])
+    try:
+        return texels_of(part, size, rasterize_ids).index
+    except InputError:  # all of them smaller than a texel
+        return torch.zeros(0, dtype=torch.int64, device=uv.v_pos.device)
+
+
+def _visible(
+    index: Tensor, position: Tensor, size: int, mesh: Mesh, cameras: object, rasterize_ids: Rasterize
+) -> Tensor:
+    """[P] 1 where a texel or one beside it is seen; looked at in blocks where there are very many."""
+    step = max(1, size // 1024)
+    blocks = -(-size // step)
+    block = (index // size // step) * blocks + index % size // step
+    which, of = block.unique(return_inverse=True)
+    first = torch.zeros(len(which), dtype=torch.int64, device=index.device)
+    first[of.flip(0)] = torch.arange(len(of), device=index.device).flip(0)
+    found = torch.zeros(blocks * blocks, device=index.device)
+    found[which] = seen(position[first], mesh, cameras, rasterize_ids).float()  # type: ignore[arg-type]
+    wide = F.max_pool2d(found.view(1, 1, blocks, blocks), 3, 1, 1)
+    return wide.flatten()[block]
+
+
+@torch.no_grad()
+def paint(canvas: Canvas, mesh: Mesh, colours: Painted, colour: Colour, polished: bool = True) -> Tensor:
+    """[H,W,4] uint8: the texture in the field's colours where it may change; alpha and all else as they were."""
+    sheet, size = canvas.sheet, canvas.size
+    if not bool((canvas.weight > 0).any()):
+        return canvas.now
+    new = torch.cat([colour(part) for part in canvas.points.position(mesh).split(CHUNK)])
+    mixed = canvas.before + canvas.weight[:, None] * (new - canvas.before)
+    image = mixed[canvas.nearest].view(size, size, 3)
+    if polished and size > 1 and len(sheet.faces) <= MOST_POLISHED:
+        image = _polished(image, canvas, mesh, colours, colour)
+    height, width = canvas.now.shape[:2]
+    free = canvas.fill.view(size, size, 1)
+    if (height, width) != (size, size):
+        covered = torch.zeros(size * size, device=image.device)
+        covered[canvas.index[canvas.weight == 0]] = 1
+        image = _resize(image, height, width)
+        free = (_resize(free.float(), height, width) > 0.5) & (
+            _resize(covered.view(size, size, 1), height, width) == 0
+        )
+    free = free & (canvas.now[..., 3:] > 0)  # nobody sees what is transparent
+    painted = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return torch.cat((torch.where(free, painted, canvas.now[..., :3]), canvas.now[..., 3:]), 2)
+
+
+def _polished(image: Tensor, canvas: Canvas, mesh: Mesh, colours: Painted, colour: Colour) -> Tensor:
+    """Seams mended. `polish` asks for colours by position, but here they depend on the face too: it is given
+    a mesh whose positions say face and weights, each face as large as it is."""
+    sheet, device = canvas.sheet, image.device
+    rows = torch.from_numpy(sheet.faces[~sheet.copy]).to(device)
+    side = face_cross(mesh)[rows].norm(dim=1).clamp(min=1e-12).sqrt()
+    number = torch.arange(len(rows), device=device, dtype=torch.float32)
+    code = torch.zeros(len(rows), 3, 3, device=device)
+    code[..., 0] = number[:, None]
+    code[:, 1, 1] = side
+    code[:, 2, 2] = side
+    coded = Mesh(
+        code.view(-1, 3),
+        torch.arange(3 * len(rows), device=device).view(-1, 3),
+        torch.from_numpy(sheet.v_tex).to(device),
+        torch.from_numpy(sheet.t_tex_idx[~sheet.copy]).to(device),
+    )
+    assert coded.v_tex is not None and coded.t_tex_idx is not None
+    v_tex, t_tex_idx = coded.v_tex, coded.t_tex_idx
+    share = canvas.weight[canvas.nearest].view(canvas.size, canvas.size)
+
+    def wanted(where: Tensor) -> Tensor:
+        face = where[:, 0].round().long().clamp(0, len(rows) - 1)
+        b = where[:, 1:] / side[face, None]
+        bary = torch.cat((1 - b.sum(1, keepdim=True), b), 1)
+        points = Points(rows[face], bary)
+        uv = (v_tex[t_tex_idx[face]] * bary[..., None]).sum(1)
+        x = (uv[:, 0] * canvas.size).long().clamp(0, canvas.size - 1)
+        y = ((1 - uv[:, 1]) * canvas.size).long().clamp(0, canvas.size - 1)
+        before = colours.at(points)[:, :3]
+        return before + share[y, x][:, None] * (colour(points.position(mesh)) - before)
+
+    return polish(image, coded, wanted, Generator(device).manual_seed(0))
+
+
+def _resize(image: Tensor, height: int, width: int) -> Tensor:
+    """[h,w,C] float, by areas."""
+    if image.shape[:2] == (height, width):
+        return image
+    return F.interpolate(image.permute(2, 0, 1)[None], (height, width), mode="area")[0].permute(1, 2, 0)
+
+
+def _fitted(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """[h,w,4] uint8 at another size, the same bytes at its own."""
+    if image.shape[:2] == (height, width):
+        return image.copy()
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)).copy()

@@ -1,0 +1,313 @@
+"""Train the embedded prior's second edition: told the camera, four views at once, from the shipped base model.
+
+    python -m backend.training.rings --cache FOLDER [--minutes M] [--decay FROM TO] [--export FOLDER]
+
+FOLDER holds the albums, the state (rings.safetensors, rings.json) and rings.log, a line every 100 steps. Started again,
+it goes on from the state there. Every step's data follow from the seed and the step's number alone, so a run that was
+stopped and gone on with ends with the same bytes as one that was not (same machine, albums and arguments).
+
+The rate is constant; the average of the weights is what gets exported, so there is something to export at any time.
+--decay lets the rate fall to a twentieth between two numbers of pictures: the last session's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Generator, Tensor, nn
+from torch.optim import AdamW
+
+from backend.diffusion.camera_label import camera_label
+from backend.diffusion.joint_attention import join_frames
+from backend.diffusion.schedule import sigma_table
+from backend.errors import InputError
+from backend.jobs.priors import built_in
+from backend.models.load import load_network, load_text, load_vae
+from backend.models.model_folder import open_folder
+from backend.objects.grammar import describe
+from backend.objects.real_kinds import THINGS
+from backend.objects.shapes import KINDS
+from backend.training import networks
+from backend.training.dataset import LEARNED
+from backend.training.rings.export import write_rings_model
+from backend.training.rings.furniture import NAMES, credits, find_furniture, held_out_instances
+from backend.training.rings.real_things import open_real_albums
+from backend.training.rings.rings import FRAMES, NO_CAPTION_SHARE, Drawer, chance, open_ring_album, pick
+from backend.training.run import Run, precision
+from backend.training.train_unet import Sentences
+
+NAME = "rings"
+BATCH = 32  # pictures a step: 8 rings, or 32 single views of any rings
+JOINT_SHARE = 0.7  # of the steps
+RATE, WARMUP, CAMERA_RATE = 7e-4, 100, 3.0  # the camera embedding learns from nothing
+AVERAGE = 0.999
+CHUNK, CHUNKS = (
+    64,
+    16,
+)  # rings drawn and encoded at once, every CHUNK steps; chunks that batches are taken from
+LOG_STEPS, SAVE_SECONDS = 100, 300.0
+# How often a kind is drawn. Kinds that look different from everywhere take longer; the base knows the first ten.
+WEIGHTS = {
+    "mug": 3.0, "teapot": 3.0, "duck": 3.0, "ball": 0.6, "cone": 0.6, "donut": 0.8, "cube": 0.6, "chair": 2.0,
+    "car": 2.0, "table": 1.5, "lamp": 1.5, "bed": 1.5, "desk": 0.0, "cabinet": 0.0, "truck": 0.0,
+}  # fmt: skip
+FIRST_PICTURES = 64_000  # until then, kinds that the base does not know are drawn less, by this factor:
+FIRST_SHARE = 0.2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m backend.training.rings", description=__doc__)
+    parser.add_argument("--cache", type=Path, required=True, help="albums, state and log")
+    parser.add_argument("--minutes", type=float, default=120, help="of this session (default: 120)")
+    parser.add_argument(
+        "--decay",
+        type=int,
+        nargs=2,
+        metavar=("FROM", "TO"),
+        help="the rate falls from FROM pictures on, and training ends at TO",
+    )
+    parser.add_argument(
+        "--furniture", type=Path, help="the folder of the package's .sh3f files; without it, no real things"
+    )
+    parser.add_argument("--kinds", help="only these procedural kinds, with commas between them")
+    parser.add_argument("--export", type=Path, help="write the model folder from the state there, and stop")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    args.cache.mkdir(parents=True, exist_ok=True)
+    try:
+        trainer = Trainer(args.cache, args.seed, args.decay)
+        if args.export is not None:
+            trainer.export(args.export, args.furniture)
+        else:
+            kinds = args.kinds.split(",") if args.kinds else list(KINDS)
+            albums = [open_ring_album(args.cache, kind) for kind in kinds]
+            if args.furniture is not None:
+                wanted = [kind for kind in NAMES if WEIGHTS.get(kind, 1.0)]
+                albums += open_real_albums(args.furniture, args.cache, wanted)
+            trainer.train(albums, args.minutes)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+class Pool:
+    """Latents of the newest CHUNKS * CHUNK rings; chunk c is drawn from the seed and c, whenever it is asked for."""
+
+    def __init__(self, vae: AutoencoderKL, drawers: tuple[Drawer, Drawer], seed: int) -> None:
+        self.vae, self.drawers, self.seed = vae, drawers, seed
+        self.chunks: dict[int, tuple[Tensor, Tensor, list[str]]] = {}
+
+    def at(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Latents [R,4,C,h,w], cameras [R,4,4,4] and captions of R rings, for this step."""
+        newest = step // CHUNK
+        wanted = range(max(0, newest - CHUNKS + 1), newest + 1)
+        if list(self.chunks) != list(wanted):
+            self.chunks = {c: self.chunks[c] if c in self.chunks else self.make(c) for c in wanted}
+            latents, cameras, captions = zip(*self.chunks.values(), strict=True)
+            self.joined = (
+                torch.cat(latents),
+                torch.cat(cameras),
+                [text for texts in captions for text in texts],
+            )
+        return self.joined
+
+    @torch.no_grad()
+    def make(self, chunk: int) -> tuple[Tensor, Tensor, list[str]]:
+        generator = Generator().manual_seed(1_000_003 * self.seed + 2 * chunk)
+        drawer = self.drawers[chunk * CHUNK * BATCH >= FIRST_PICTURES]
+        rings = [drawer.draw(generator) for _ in range(CHUNK * (4 if chunk == 0 else 1))]
+        latents = []
+        for start in range(0, len(rings), 8):
+            pixels = torch.cat([ring.images for ring in rings[start : start + 8]]) * 2 - 1
+            latents.append(self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor)
+        z = torch.cat(latents)
+        captions = [describe(ring.description) for ring in rings]
+        return z.view(len(rings), FRAMES, *z.shape[1:]), torch.stack([ring.c2w for ring in rings]), captions
+
+
+class Trainer:
+    """The networks, their run in `cache`, and what a step does with them."""
+
+    def __init__(self, cache: Path, seed: int, decay: Sequence[int] | None) -> None:
+        self.cache, self.seed, self.decay = cache, seed, decay
+        torch.manual_seed(seed)
+        self.tokenizer = networks.save_tokenizer(cache / "tokenizer")
+        self.vae, self.unet, self.encoder = second_edition(self.tokenizer.get_vocab())
+        camera = list(self.unet.class_embedding.parameters())
+        rest = [
+            p for n in (self.unet, self.encoder) for p in n.parameters() if not any(p is c for c in camera)
+        ]
+        self.optimizer = AdamW(
+            [{"params": rest}, {"params": camera}], betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.parts: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.encoder}
+        self.run = Run(NAME, cache, self.parts, self.optimizer, AVERAGE)
+        self.run.restore()
+
+    def rate(self) -> float:
+        rate = RATE * min(1.0, (self.run.step + 1) / WARMUP)
+        if self.decay is not None:
+            begin, end = self.decay
+            rate *= 1 - 0.95 * min(1.0, max(0.0, (self.run.seen - begin) / (end - begin)))
+        return rate
+
+    def train(self, albums: list, minutes: float) -> None:
+        """Steps until the minutes, or the decay, are over."""
+        known = {kind: WEIGHTS.get(kind, 1.0) for kind in {album.kind for album in albums}}
+        first = {kind: w if kind in LEARNED else FIRST_SHARE * w for kind, w in known.items()}
+        pool = Pool(self.vae, (Drawer(albums, first), Drawer(albums, known)), self.seed)
+        sentences = Sentences(self.tokenizer)
+        self.unet.train()
+        self.encoder.train()
+        began = saved = time.monotonic()
+        spent, cpu, log = self.run.seconds, time.process_time(), Log(self.cache / f"{NAME}.log")
+        end = math.inf if self.decay is None else self.decay[1]
+        asked: list[int] = []  # to end: the step is finished and the state saved
+        signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+        while not asked and self.run.seen < end and time.monotonic() - began < 60 * minutes:
+            error, t, joint = self.one_step(pool, sentences)
+            self.run.step += 1
+            self.run.follow()
+            self.run.seconds = spent + time.monotonic() - began
+            log.note(error, t, joint)
+            if self.run.step % LOG_STEPS == 0:
+                log.write(self.run, time.process_time() - cpu)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                saved = time.monotonic()
+                self.run.save()
+        self.run.save()
+
+    def one_step(self, pool: Pool, sentences: Sentences) -> tuple[Tensor, Tensor, bool]:
+        """One update: the error a picture [B], its timestep [B], and whether rings were joint."""
+        run = self.run
+        generator = Generator().manual_seed(1_000_003 * self.seed + 2 * run.step + 1)
+        joint = chance(JOINT_SHARE, generator)
+        x, c2w, captions = take(pool.at(run.step), joint, generator)
+        for group, times in zip(self.optimizer.param_groups, (1.0, CAMERA_RATE), strict=True):
+            group["lr"] = self.rate() * times
+        error, t = ring_loss(
+            self.unet, self.encoder, sentences(captions), x, c2w, FRAMES if joint else 1, generator
+        )
+        loss = error.mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([*self.unet.parameters(), *self.encoder.parameters()], 1.0)
+        self.optimizer.step()
+        run.note(loss, BATCH)
+        return error.detach(), t, joint
+
+    def export(self, folder: Path, furniture: Path | None) -> None:
+        """The average as a model folder, with the credits of the real things in `furniture`.
+
+        InputError before the first state was saved.
+        """
+        if not self.run.seen:
+            raise InputError(f"There is no training state in {self.cache}.", "Train first, without --export.")
+        self.run.put_average()
+        items = (
+            [] if furniture is None else [i for i in find_furniture(furniture) if WEIGHTS.get(i.kind, 1.0)]
+        )
+        held = held_out_instances(items)
+        kinds = [kind for kind in THINGS if kind in KINDS or any(item.kind == kind for item in items)]
+        text = credits([item for item in items if item.id not in held]) if items else ""
+        write_rings_model(folder, self.parts | {"vae": self.vae}, kinds, text)
+
+
+def second_edition(vocabulary: dict[str, int]) -> tuple[AutoencoderKL, UNet2DConditionModel, nn.Module]:
+    """The shipped base model with a camera embedding that says nothing yet, and rows for the new words."""
+    cpu = torch.device("cpu")
+    model = open_folder(built_in("mini"))
+    old_tokenizer, old_encoder = load_text(model, cpu)
+    old_unet = load_network(model, cpu).unet
+    assert isinstance(old_unet, nn.Module)
+    unet = networks.make_unet(False, camera=True)
+    missing, unexpected = unet.load_state_dict(old_unet.float().state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("class_embedding.") for name in missing)
+    encoder = networks.make_text_encoder(False, len(vocabulary))
+    state = old_encoder.float().state_dict()
+    rows = next(name for name in state if name.endswith("token_embedding.weight"))
+    state[rows] = networks.grown_rows(old_tokenizer.get_vocab(), state[rows], vocabulary)
+    encoder.load_state_dict(state)
+    return load_vae(model, cpu).float(), unet, encoder
+
+
+def take(
+    pool: tuple[Tensor, Tensor, list[str]], joint: bool, generator: Generator
+) -> tuple[Tensor, Tensor, list[str]]:
+    """A batch: latents [BATCH,C,h,w], cameras [BATCH,4,4] and captions, of whole rings or of single views."""
+    latents, cameras, captions = pool
+
+    def said(ring: int) -> str:
+        return "" if chance(NO_CAPTION_SHARE, generator) else captions[ring]
+
+    if joint:
+        rings = [pick(len(latents), generator) for _ in range(BATCH // FRAMES)]
+        texts = [text for text in map(said, rings) for _ in range(FRAMES)]
+        return latents[rings].flatten(0, 1), cameras[rings].flatten(0, 1), texts
+    views = [(pick(len(latents), generator), pick(FRAMES, generator)) for _ in range(BATCH)]
+    ring, view = (list(column) for column in zip(*views, strict=True))
+    return latents[ring, view], cameras[ring, view], [said(r) for r in ring]
+
+
+def ring_loss(
+    unet: UNet2DConditionModel,
+    encoder: nn.Module,
+    tokens: Tensor,
+    x: Tensor,
+    c2w: Tensor,
+    frames: int,
+    generator: Generator,
+) -> tuple[Tensor, Tensor]:
+    """Mean squared error of v a picture [B], and its timestep [B]; one timestep a ring of `frames` pictures."""
+    t = torch.randint(1000, (len(x) // frames,), generator=generator).repeat_interleave(frames)
+    noise = torch.randn(x.shape, generator=generator)
+    sigma = sigma_table().float()[t][:, None, None, None]
+    signal = (1 + sigma**2).rsqrt()
+    join_frames(unet, frames)
+    with precision(x.device):
+        hidden = encoder(tokens).last_hidden_state
+        noisy = signal * (x + sigma * noise)
+        v = unet(noisy, t, encoder_hidden_states=hidden, class_labels=camera_label(c2w)).sample.float()
+    return (v - signal * (noise - sigma * x)).square().mean((1, 2, 3)), t
+
+
+class Log:
+    """Mean errors of the last LOG_STEPS steps by quarter of the noise, low to high; a JSON line each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.rows = path, {True: [], False: []}  # type: tuple[Path, dict[bool, list[Tensor]]]
+
+    def note(self, error: Tensor, t: Tensor, joint: bool) -> None:
+        self.rows[joint].append(torch.stack((t // 250, error)))
+
+    def write(self, run: Run, cpu: float) -> None:
+        line: dict[str, object] = {
+            "step": run.step,
+            "seen": run.seen,
+            "seconds": round(run.seconds),
+            "cpu": round(cpu),
+        }
+        for joint, name in ((False, "single"), (True, "joint")):
+            if not self.rows[joint]:
+                continue
+            quarter, error = torch.cat(self.rows[joint], 1)
+            line[name] = [round(float(error[quarter == q].mean()), 4) for q in range(4)]
+            line[f"{name} mean"] = round(float(error.mean()), 5)
+            self.rows[joint] = []
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

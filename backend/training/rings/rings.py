@@ -1,0 +1,194 @@
+"""The second edition's training data: rings of four views of one object, 90 degrees apart, before one background.
+
+A ring shares elevation, distance and background; captions say nothing of the view, the camera's matrix does. Albums
+hold maps, not pictures, as in training/dataset.py:
+
+    image = sum_p colour_p shade_p + fixed + (1 - alpha) background
+
+where `fixed` is what keeps its own colours (a real thing's wood or glass; procedural objects have none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Generator, Tensor
+
+from backend.files import write_bytes
+from backend.objects.kinds import COLOURS
+from backend.objects.shapes import KINDS, Description, build
+from backend.scene.camera import Camera, orbit
+from backend.training.dataset import (
+    NORMAL_BACKGROUND,
+    NORMAL_SHARE,
+    PART_SHARE,
+    POSES,
+    held_out,
+    random_background,
+    trace,
+)
+
+FRAMES = 4  # views a ring
+RING_POSES = replace(POSES, overhead_share=0.25)  # a vessel's inside is seen from above only
+RING_SIZE = 64  # pixels a side
+RINGS_A_KIND, RINGS_A_THING = 150, 20  # of a procedural kind, of each real thing
+EDGE = 4  # rays along a side of an edge pixel
+OWN_COLOURS_SHARE = 0.5  # of a real thing's pictures: as its maker coloured it
+NO_COLOUR_SHARE = 0.2  # of the captions of real things in their own colours: the colour is left out
+NO_CAPTION_SHARE = 0.10
+
+
+@dataclass(frozen=True)
+class RingAlbum:
+    """N = 4 R views of one object; rows 4 r .. 4 r + 3 are a ring.
+
+    shade    [N,P,H,W] uint8, how much of the pixel shows part p, times its shade
+    alpha    [N,H,W] uint8
+    normal   [N,3,H,W] uint8, (n + 1) / 2 in camera space, zero where alpha is zero
+    c2w      [N,4,4] float32
+    fixed    [N,3,H,W] uint8, what no colour changes, times coverage; None where there is nothing such
+    made     [N,3,H,W] uint8, a real thing in its own colours, times coverage; None for procedural objects
+    tint     whether a real thing's body may have another colour
+    colour   the word for its body's own colour; None where no word fits
+    material "wooden", "metal" or None
+    """
+
+    kind: str
+    shade: Tensor
+    alpha: Tensor
+    normal: Tensor
+    c2w: Tensor
+    fixed: Tensor | None = None
+    made: Tensor | None = None
+    tint: bool = True
+    colour: str | None = None
+    material: str | None = None
+
+    @property
+    def rings(self) -> int:
+        return len(self.c2w) // FRAMES
+
+
+def ring_cameras(count: int, generator: Generator, size: int) -> Camera:
+    """FRAMES * count cameras: each ring a random one of RING_POSES and the three that stand round it."""
+    first = RING_POSES.sample(generator, count, size, size)
+    azimuth = first.azimuth.repeat_interleave(FRAMES) + 360.0 / FRAMES * torch.arange(FRAMES).repeat(count)
+    elevation = first.elevation.repeat_interleave(FRAMES)
+    distance = first.position.norm(dim=1).repeat_interleave(FRAMES)
+    return orbit(azimuth, elevation, distance, torch.full_like(azimuth, POSES.fov[0]), size, size)
+
+
+def open_ring_album(
+    folder: Path, kind: str, count: int = RINGS_A_KIND, size: int = RING_SIZE, seed: int = 0
+) -> RingAlbum:
+    """A procedural kind's album, traced once and kept as safetensors in `folder`."""
+
+    def make() -> dict[str, Tensor]:
+        cameras = ring_cameras(count, Generator().manual_seed(seed), size)
+        shade, alpha, normal = trace(build(Description(kind)), cameras, EDGE)
+        return {"shade": shade, "alpha": alpha, "normal": normal, "c2w": cameras.c2w}
+
+    maps = kept(folder / f"rings-{kind}-{count}-{size}-{seed}.safetensors", make)
+    return RingAlbum(kind, maps["shade"], maps["alpha"], maps["normal"], maps["c2w"])
+
+
+def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors in the file, made and written first where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save({name: value.contiguous() for name, value in make().items()}))
+    return load_file(path)
+
+
+@dataclass(frozen=True)
+class RingPicture:
+    """One ring: what it shows, images [4,3,H,W] in [0,1], cameras [4,4,4]."""
+
+    description: Description
+    images: Tensor
+    c2w: Tensor
+
+
+def paint_ring(album: RingAlbum, ring: int, colours: Tensor | None, background: Tensor) -> Tensor:
+    """[4,3,H,W] in [0,1]: a ring in these colours [P,3], or as it was made, before this background [3]."""
+    rows = slice(FRAMES * ring, FRAMES * (ring + 1))
+    if colours is None:
+        assert album.made is not None
+        image = album.made[rows].float() / 255
+    else:
+        image = torch.einsum("nphw,pc->nchw", album.shade[rows].float() / 255, colours)
+        if album.fixed is not None:
+            image = image + album.fixed[rows].float() / 255
+    clear = 1 - album.alpha[rows, None].float() / 255
+    return (image + clear * background[:, None, None]).clamp(0, 1)
+
+
+def paint_ring_normals(album: RingAlbum, ring: int) -> Tensor:
+    """[4,3,H,W] in [0,1]: the ring's normal maps before NORMAL_BACKGROUND."""
+    rows = slice(FRAMES * ring, FRAMES * (ring + 1))
+    alpha = album.alpha[rows, None].float() / 255
+    return (
+        album.normal[rows].float() / 255 * alpha
+        + (1 - alpha) * torch.tensor(NORMAL_BACKGROUND)[:, None, None]
+    )
+
+
+class Drawer:
+    """Random rings of albums; every kind by its weight, its albums alike, never a held-out colour."""
+
+    def __init__(self, albums: Sequence[RingAlbum], weights: dict[str, float]) -> None:
+        self.of_kind: dict[str, list[RingAlbum]] = {}
+        for album in albums:
+            self.of_kind.setdefault(album.kind, []).append(album)
+        self.kinds = list(self.of_kind)
+        self.weights = torch.tensor([weights.get(kind, 1.0) for kind in self.kinds], dtype=torch.float32)
+
+    def draw(self, generator: Generator) -> RingPicture:
+        """One ring, at random."""
+        kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=generator))]
+        albums = self.of_kind[kind]
+        album = albums[pick(len(albums), generator)]
+        ring = pick(album.rings, generator)
+        normal_map = chance(NORMAL_SHARE, generator)
+        description, colours = (describe_made if album.made is None else describe_real)(album, generator)
+        description = replace(description, normal_map=normal_map)
+        background = random_background(generator)
+        images = (
+            paint_ring_normals(album, ring) if normal_map else paint_ring(album, ring, colours, background)
+        )
+        return RingPicture(description, images, album.c2w[FRAMES * ring : FRAMES * (ring + 1)])
+
+
+def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
+    """A procedural object in a random colour, now and then with a part in a colour of its own; its colours [P,3]."""
+    allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
+    colour = allowed[pick(len(allowed), generator)]
+    names, parts = list(KINDS[album.kind].parts), {}
+    if names and chance(PART_SHARE, generator):
+        parts[names[pick(len(names), generator)]] = list(COLOURS)[pick(len(COLOURS), generator)]
+    description = Description(album.kind, colour, parts)
+    return description, build(description).colours
+
+
+def describe_real(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
+    """A real thing as it was made (None), its material or colour named where one fits, or its body in a colour."""
+    if not album.tint or chance(OWN_COLOURS_SHARE, generator):
+        if album.material is not None and not chance(NO_COLOUR_SHARE, generator):
+            return Description(album.kind, material=album.material), None
+        named = album.colour if not chance(NO_COLOUR_SHARE, generator) else None
+        return Description(album.kind, named), None
+    allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
+    colour = allowed[pick(len(allowed), generator)]
+    return Description(album.kind, colour), torch.tensor(COLOURS[colour])[None]
+
+
+def pick(count: int, generator: Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+def chance(share: float, generator: Generator) -> bool:
+    return float(torch.rand(1, generator=generator)) < share

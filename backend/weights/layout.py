@@ -1,0 +1,70 @@
+"""Which files of a model's folder are read, in diffusers' layout.
+
+models/model_folder.py checks them, models/load.py has the libraries read them, and `models fetch` brings exactly
+them. Nothing heavy is imported: `models` lists without torch.
+"""
+
+from __future__ import annotations
+
+COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components that we use, and their classes
+    "StableDiffusionPipeline": {
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "scheduler": None,  # of any class: only its betas and prediction type are read
+    },
+    "StableDiffusionXLImg2ImgPipeline": {
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "tokenizer_2": "CLIPTokenizer",
+        "scheduler": None,
+    },
+}
+WEIGHT_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+CONFIG_NAMES = {
+    "scheduler": "scheduler_config.json",
+    "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
+}
+VOCABULARY = (
+    "vocab.json",
+    "merges.txt",
+)  # a CLIP tokenizer without them makes up a vocabulary of three tokens
+# What transformers reads beside them where it is there. The first says with what Stable Diffusion 2's sentences are
+# filled up, which its tokenizer_config.json states wrongly.
+TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json", "tokenizer.json")
+
+
+def config_file(component: str) -> str:
+    """The path of a component's configuration inside the model's folder."""
+    return f"{component}/{CONFIG_NAMES.get(component, 'config.json')}"
+
+
+def text_files(pipeline: str) -> tuple[str, ...]:
+    """The JSON and text files that a folder has to have."""
+    tokenizers = [name for name in COMPONENTS[pipeline] if name.startswith("tokenizer")]
+    return (
+        "model_index.json",
+        *(config_file(component) for component in COMPONENTS[pipeline]),
+        *(f"{tokenizer}/{name}" for tokenizer in tokenizers for name in VOCABULARY),
+    )
+
+
+def optional_files(pipeline: str) -> tuple[str, ...]:
+    """The JSON and text files that change what is read where they are there."""
+    tokenizers = [name for name in COMPONENTS[pipeline] if name.startswith("tokenizer")]
+    return tuple(f"{tokenizer}/{name}" for tokenizer in tokenizers for name in TOKENIZER_EXTRAS)
+
+
+def weight_stems(pipeline: str) -> tuple[str, ...]:
+    """The weight files without their ends, which say the precision."""
+    return tuple(
+        f"{name}/{WEIGHT_STEMS[name]}" for name in sorted(COMPONENTS[pipeline]) if name in WEIGHT_STEMS
+    )

@@ -1,0 +1,115 @@
+"""A list of prompts: a text file, one a line, `#` begins a comment; or a CSV with a header. No `bpy`.
+
+    prompt,seed,preset,height,nerf.levels
+    a red mug,1,draft,0.1,
+    a blue chair,,,0.9,400
+
+Columns beside `prompt` are optional: those of COLUMNS and any setting as "stage.setting". An empty cell is the
+command line's own value.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..contract.protocol import STAGES, clean_text
+from ..contract.settings import read_value
+
+COLUMNS: dict[str, type] = {
+    "prompt": str, "negative": str, "seed": int, "preset": str, "prior": str, "refiner": str,
+    "stages": str, "height": float, "faces": int, "texture": int,
+}  # fmt: skip
+_SETTINGS = (*STAGES, "delivery")
+_MAX_BYTES = 16 << 20
+
+
+class BadPrompts(ValueError):
+    """A list that cannot be carried out as it is written."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One prompt and what its line says beside it, by column."""
+
+    number: int  # in the file, from 1
+    prompt: str
+    values: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def read_prompts(path: Path) -> list[Line]:
+    """Raises BadPrompts, with the line's number."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise BadPrompts(f"{path} is too large to be a list of prompts.")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadPrompts(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise BadPrompts(f"{path} is not UTF-8 text.") from error
+    lines = _from_csv(text) if path.suffix.lower() == ".csv" else _from_text(text)
+    if not lines:
+        raise BadPrompts(f"There is no prompt in {path}.")
+    return lines
+
+
+def _from_text(text: str) -> list[Line]:
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        prompt = clean_text(line)
+        if prompt and not prompt.startswith("#"):
+            found.append(Line(number, prompt))
+    return found
+
+
+def _from_csv(text: str) -> list[Line]:
+    reader = csv.reader(io.StringIO(text))
+    header: list[str] = []
+    found = []
+    for row in reader:
+        cells = [cell.strip() for cell in row]
+        if not any(cells) or cells[0].startswith("#"):
+            continue
+        if not header:
+            header = [cell.lower() for cell in cells]
+            _check_header(header)
+            continue
+        if len(cells) > len(header):
+            raise BadPrompts(f"Line {reader.line_num} has {len(cells)} cells, the header {len(header)}.")
+        found.append(_line(reader.line_num, dict(zip(header, cells, strict=False))))
+    return found
+
+
+def _check_header(header: list[str]) -> None:
+    if "prompt" not in header:
+        raise BadPrompts("The first line of a CSV names its columns, and one of them has to be prompt.")
+    for name in header:
+        if name not in COLUMNS and name.partition(".")[0] not in _SETTINGS:
+            raise BadPrompts(
+                f"There is no column {name!r}: expected {', '.join(COLUMNS)}, or a setting as nerf.levels."
+            )
+        if header.count(name) > 1:
+            raise BadPrompts(f"The column {name!r} is there twice.")
+
+
+def _line(number: int, cells: dict[str, str]) -> Line:
+    prompt = clean_text(cells.pop("prompt", ""))
+    if not prompt:
+        raise BadPrompts(f"Line {number} has no prompt.")
+    values: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+    for name, cell in cells.items():
+        if not cell:
+            continue
+        try:
+            if name in COLUMNS:
+                values[name] = COLUMNS[name](cell)
+            else:
+                overrides[name] = read_value(name, cell)
+        except ValueError as error:
+            raise BadPrompts(f"Line {number}: {name} needs a number, got {cell!r}.") from error
+    return Line(number, prompt, values, overrides)

@@ -1,0 +1,142 @@
+"""From words to a Job, its folder, and its run from beginning to end. No `bpy`: the button and batch share it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import unicodedata
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..client.client import Client
+from ..contract.protocol import Cancelled, Event, Failed, Finished, Job, clean_text, decode_job, encode_job
+
+BUILT_IN = "mini"  # the prior that needs no download
+STABLE_DIFFUSION, SDXL_REFINER = "sd", "sdxl-refiner"  # names of `python -m backend models`
+_SAME = ("kind", "prompt", "negative", "seed", "preset", "prior", "refiner", "stages", "overrides")
+
+
+_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+
+
+class JobFailed(Exception):
+    """A job that ended without a result: what happened, what to do, and the details for a report."""
+
+    def __init__(self, failed: Failed) -> None:
+        super().__init__(f"{failed.message} {failed.todo}".strip())
+        self.failed = failed
+
+
+class JobCancelled(Exception):
+    """Somebody else stopped it."""
+
+
+def slug(text: str) -> str:
+    """A folder name on every system: a-z, 0-9 and dashes, and no device of Windows."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    name = re.sub(r"[^a-z0-9]+", "-", plain.lower())[:40].strip("-")
+    return f"{name}-object" if name in _DEVICES else name or "object"
+
+
+def new_folder(root: Path, prompt: str, seed: int) -> Path:
+    """A folder for one job alone; the backend makes it."""
+    return root / f"{slug(prompt)}-{seed}-{new_id()[:5]}"
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def new_job(folder: Path, prompt: str, negative: str = "", **fields: Any) -> Job:
+    """A job in this folder. Raises BadMessage (a ValueError) on a bad field."""
+    fields = {"kind": "generate", "prior": BUILT_IN, **fields}
+    return Job(
+        id=new_id(), prompt=clean_text(prompt), negative=clean_text(negative), folder=str(folder), **fields
+    )
+
+
+def read_job(folder: Path) -> Job | None:
+    """What job.json says was asked, wherever its folder has been moved; None where it says nothing."""
+    try:
+        record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        return replace(decode_job(json.dumps(record["job"])), folder=str(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the preset was resolved to, by stage; empty where job.json does not say."""
+    try:
+        settings = json.loads((folder / "job.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def is_same(one: Job, other: Job) -> bool:
+    """Whether both would give the same object on one machine."""
+    a, b = json.loads(encode_job(one)), json.loads(encode_job(other))
+    return all(a[name] == b[name] for name in _SAME)
+
+
+def has_result(folder: Path) -> bool:
+    return (folder / "mesh.npz").is_file() and (folder / "albedo.png").is_file()
+
+
+def can_resume(folder: Path) -> bool:
+    return (folder / "job.json").is_file() and not has_result(folder)
+
+
+def in_folder(job: Job, folder: Path) -> tuple[Job, str]:
+    """This job in `folder` (or one beside it if another job is there), and "done", "resume" or "new"."""
+    for attempt in range(1, 1000):
+        place = folder if attempt == 1 else folder.with_name(f"{folder.name}-{attempt}")
+        there = read_job(place)
+        if there is None and (not place.exists() or not any(place.iterdir())):
+            return replace(job, folder=str(place)), "new"
+        if there is not None and is_same(there, job):
+            return there, "done" if has_result(place) else "resume"
+    raise OSError(f"{folder} and a thousand folders beside it are taken")
+
+
+def run_job(client: Client, job: Job, how: str, heard: Callable[[Event], None]) -> Finished:
+    """Run a job to its end ("new", or "resume": from its newest checkpoint), telling `heard` every event.
+
+    Raises JobFailed, and JobCancelled.
+    """
+    if how == "resume":
+        client.resume(job.folder)
+    else:
+        client.submit(job)
+    for event in client.events():
+        heard(event)
+        if isinstance(event, Finished):
+            return event
+        if isinstance(event, Failed):
+            raise JobFailed(event)
+        if isinstance(event, Cancelled):
+            raise JobCancelled
+    raise JobFailed(Failed("worker", "The backend ended without a word.", "Try again."))
+
+
+def discard(folder: Path, root: Path) -> None:
+    """Delete a job's folder, but only one below `root` with a job in it. Raises OSError."""
+    inside = root.resolve() in folder.resolve().parents and not folder.is_symlink()
+    if inside and folder.is_dir() and {"job.json", "log.txt"} & {path.name for path in folder.iterdir()}:
+        shutil.rmtree(folder)
+
+
+def discard_soon(folder: Path, root: Path) -> None:
+    """The same in a thread, since it may be gigabytes; what cannot be deleted stays, which harms nobody."""
+
+    def delete() -> None:
+        with suppress(OSError):
+            discard(folder, root)
+
+    threading.Thread(target=delete, name="dreamflow deletes").start()

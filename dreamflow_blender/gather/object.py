@@ -1,0 +1,146 @@
+"""The object that is to be refined, as it stands at this frame: evaluated, triangulated, in its own surroundings.
+
+Everything is read from an evaluated copy. Of the user's file nothing is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import bpy
+import numpy as np
+from mathutils import Vector
+from numpy.typing import NDArray
+
+from .material import CannotRefine
+
+_CONVERTIBLE = {"CURVE", "SURFACE", "FONT", "META", "CURVES", "POINTCLOUD"}
+_MODES = {"OBJECT", "EDIT", "TEXTURE_PAINT", "VERTEX_PAINT", "WEIGHT_PAINT"}
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """mesh is Blender's, and lives as long as `evaluated`'s block.
+
+    v_pos       [V,3] float32 metres, turned and scaled as in the scene, from the object's own origin
+    tri         [F,3] int32 rows of v_pos, counter-clockwise seen from outside
+    loops       [F,3] int32 the mesh's loops at these corners
+    polygon     [F] int32
+    slot        [F] int32 material slots, of those that there are
+    own_loops   the mesh has the loops of the object's own one: no modifier has made faces
+    """
+
+    mesh: bpy.types.Mesh
+    v_pos: NDArray[np.float32]
+    tri: NDArray[np.int32]
+    loops: NDArray[np.int32]
+    polygon: NDArray[np.int32]
+    slot: NDArray[np.int32]
+    own_loops: bool
+
+
+def refusal(made: bpy.types.Object | None) -> str:
+    """Why this object cannot be refined, as far as one sees at once; "" where it can. Cheap: panels ask."""
+    if made is None:
+        return "Select the object to refine"
+    if made.type == "EMPTY" and made.instance_type == "COLLECTION":
+        return f"{made.name} shows a collection: make its objects real first (Object > Apply > Make Instances Real)"
+    if made.type in _CONVERTIBLE:
+        return f"{made.name} is not a mesh: convert it first (Object > Convert > Mesh)"
+    if made.type != "MESH":
+        return f"{made.name} is not a mesh"
+    if made.mode not in _MODES:
+        return "Leave this mode first"
+    if not made.visible_get():
+        return f"{made.name} is hidden: show it first"
+    if made.mode != "EDIT" and not len(made.data.polygons) and not len(made.modifiers):
+        return f"{made.name} has no faces"
+    return ""
+
+
+@contextmanager
+def evaluated(context: bpy.types.Context, made: bpy.types.Object) -> Iterator[Evaluated]:
+    """Raises CannotRefine."""
+    said = refusal(made)
+    if said:
+        raise CannotRefine(f"{said}.")
+    if made.mode == "EDIT":
+        made.update_from_editmode()  # as saving does
+    depsgraph = context.evaluated_depsgraph_get()
+    shown = made.evaluated_get(depsgraph)
+    mesh = shown.to_mesh(preserve_all_data_layers=True, depsgraph=depsgraph)
+    try:
+        if mesh is None or not len(mesh.polygons):
+            raise CannotRefine(f"{made.name} has no faces.")
+        yield _read(made, mesh, np.array(shown.matrix_world.to_3x3(), np.float64))
+    finally:
+        shown.to_mesh_clear()
+
+
+def _read(made: bpy.types.Object, mesh: bpy.types.Mesh, matrix: NDArray[np.float64]) -> Evaluated:
+    mesh.calc_loop_triangles()
+    triangles = mesh.loop_triangles
+    v_pos = column(mesh.vertices, "co", 3, np.float32).astype(np.float64) @ matrix.T
+    if not np.isfinite(v_pos).all():
+        raise CannotRefine(f"{made.name} has vertices that are no numbers: delete them (Mesh > Clean Up).")
+    tri, loops = column(triangles, "vertices", 3, np.int32), column(triangles, "loops", 3, np.int32)
+    if np.linalg.det(matrix) < 0:  # mirrored by its scale: its outside is still outside
+        tri, loops = tri[:, ::-1].copy(), loops[:, ::-1].copy()
+    polygon = column(triangles, "polygon_index", 1, np.int32)[:, 0]
+    slot = column(mesh.polygons, "material_index", 1, np.int32)[:, 0][polygon]
+    slot = np.clip(slot, 0, max(0, len(made.material_slots) - 1))
+    own = loop_print(mesh) == loop_print(made.data)
+    return Evaluated(mesh, v_pos.astype(np.float32), tri, loops, polygon, slot, own)
+
+
+def column(blocks: Any, name: str, width: int, kind: type) -> NDArray[Any]:
+    """[N,width] of a collection's values."""
+    flat: NDArray[Any] = np.empty(len(blocks) * width, kind)
+    blocks.foreach_get(name, flat)
+    return flat.reshape(-1, width)
+
+
+def loop_print(mesh: bpy.types.Mesh) -> str:
+    """The same for meshes whose faces have the same vertices in the same order, wherever these are."""
+    found = hashlib.sha1(column(mesh.loops, "vertex_index", 1, np.int32).tobytes())
+    found.update(column(mesh.polygons, "loop_total", 1, np.int32).tobytes())
+    return found.hexdigest()[:16]
+
+
+def front_of(made: bpy.types.Object, front: str, context: bpy.types.Context) -> float:
+    """The azimuth, in degrees from -Y towards +X, that the object faces in the scene.
+
+    front  "OBJECT": its own -Y; "CAMERA": where the scene's camera is; "VIEW": where one looks from
+    """
+    if front == "CAMERA":
+        camera = context.scene.camera
+        if camera is None:
+            raise CannotRefine("The scene has no camera: choose another front.")
+        if getattr(camera.data, "type", "") == "ORTHO":
+            towards = camera.matrix_world.to_3x3() @ Vector((0, 0, 1))
+        else:
+            towards = camera.matrix_world.translation - _middle(made)
+    elif front == "VIEW":
+        area = context.area  # that of the button: its own region has no view
+        if area is None or area.type != "VIEW_3D":
+            raise CannotRefine("There is no view here: choose another front.")
+        towards = area.spaces.active.region_3d.view_rotation @ Vector((0, 0, 1))
+    else:
+        turned = made.matrix_world.to_3x3()
+        towards = turned @ Vector((0, -1, 0))
+        if (
+            math.hypot(towards.x, towards.y) < 0.5 * towards.length
+        ):  # a file whose Y is up, laid down by a turn
+            towards = turned @ Vector((0, 0, 1))
+    if math.hypot(towards.x, towards.y) < 1e-6:
+        return 0.0
+    return math.degrees(math.atan2(towards.x, -towards.y))
+
+
+def _middle(made: bpy.types.Object) -> Vector:
+    return made.matrix_world @ (sum((Vector(c) for c in made.bound_box), Vector()) / 8)

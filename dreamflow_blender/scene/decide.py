@@ -1,0 +1,103 @@
+"""Before / after, Apply and Discard of a refined texture, as its object remembers it (refined.py)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import bpy
+
+from ..gather.material import principled_of
+from .nodes import refined_node, remove_nodes, show, show_again
+from .refined import KEY, NEW, OLD, drop_copy
+
+
+def state_of(made: bpy.types.Object | None) -> dict[str, Any] | None:
+    """What is on this object and not yet decided on; None where nothing is."""
+    if made is None or KEY not in made:
+        return None
+    try:
+        state = json.loads(str(made[KEY]))
+    except ValueError:
+        return None
+    return state if isinstance(state, dict) and isinstance(state.get("slots"), list) else None
+
+
+def turn(made: bpy.types.Object, to: str) -> None:
+    """Show it "before" or "after"."""
+    state = state_of(made)
+    if state is None or state["shown"] == to:
+        return
+    for entry in state["slots"]:
+        at = int(entry["slot"])
+        if entry["way"] == "image":
+            material = made.get(OLD + str(at))
+            if material is None or principled_of(material) is None:
+                continue
+            if to == "before":
+                show_again(material, entry["before"])
+            else:
+                node = refined_node(material)
+                if node is not None:
+                    show(material, node)
+        elif at < len(made.material_slots):
+            made.material_slots[at].material = made.get((OLD if to == "before" else NEW) + str(at))
+    made[KEY] = json.dumps({**state, "shown": to})
+
+
+def apply(made: bpy.types.Object) -> None:
+    """It stays as it is after; the old material is kept by its fake user."""
+    turn(made, "after")
+    _forget(made)
+
+
+def discard(made: bpy.types.Object, context: bpy.types.Context) -> bpy.types.Object | None:
+    """Everything as it was; the original where `made` was a copy."""
+    state = state_of(made)
+    if state is None:
+        return made
+    turn(made, "before")
+    ours: list[bpy.types.ID] = []
+    for entry in state["slots"]:
+        at = int(entry["slot"])
+        old, new = made.get(OLD + str(at)), made.get(NEW + str(at))
+        if entry["way"] == "image":
+            node = refined_node(old) if old is not None else None
+            if node is not None:
+                ours.append(node.image)
+                remove_nodes(old, node)
+            continue
+        if at < len(made.material_slots) and made.material_slots[at].link != entry["link"]:
+            made.material_slots[at].material = None
+            made.material_slots[at].link = entry["link"]
+        if old is not None and entry["fake"] is not None:
+            old.use_fake_user = bool(entry["fake"])
+        if new is not None:
+            node = refined_node(new)
+            ours += [new] + ([node.image] if node is not None else [])
+    _forget(made)
+    if state["added"] and len(made.data.materials) == 1:
+        made.data.materials.clear()  # `pop` would leave the object's slot behind
+    _remove_unused(ours)
+    if state["uv"] and state["uv"] in made.data.uv_layers:
+        made.data.uv_layers.remove(made.data.uv_layers[state["uv"]])
+    if not state["of"]:
+        return made
+    original = bpy.data.objects.get(state["of"])
+    drop_copy(made, original, context)
+    if original is not None and state["selected"] and original.name in context.view_layer.objects:
+        original.select_set(True)
+    return original
+
+
+def _remove_unused(blocks: list[bpy.types.ID]) -> None:
+    """Materials before images, each once, and only where nobody else has taken a liking to them."""
+    for kind, listed in ((bpy.types.Material, bpy.data.materials), (bpy.types.Image, bpy.data.images)):
+        for block in {b.as_pointer(): b for b in blocks if isinstance(b, kind)}.values():
+            if block.users == 0:
+                listed.remove(block)
+
+
+def _forget(made: bpy.types.Object) -> None:
+    for key in [k for k in made.keys() if k == KEY or k.startswith((OLD, NEW))]:  # noqa: SIM118  Blender's own
+        del made[key]

@@ -1,0 +1,305 @@
+"""The job at work and those that wait, as the window sees them; a timer that looks at the worker.
+
+State lives in this module, not in the user's file. A tick takes a few milliseconds: it hears what the client
+has collected, does at most one slow thing (a picture, the live mesh, the import), and asks for a redraw.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import bpy
+from bpy.app.handlers import persistent
+
+from ..backlog import work
+from ..backlog.running import Running
+from ..backlog.store import Entry, Store
+from ..contract import protocol as p
+from ..scene import pictures, preview, windows
+from ..settings import addon
+from . import importing, service, tasks
+
+BUSY, IDLE = 0.1, 0.5  # seconds between ticks
+HOLD_AFTER = 2  # failures in a row that no prompt is to blame for; then the queue waits for the user
+_TO_BLAME = ("input", "model")  # kinds of failure that concern one job alone
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What went wrong last: it stays in the panel until it is answered."""
+
+    failed: p.Failed
+    entry: Entry | None = None
+    stage: str = ""  # that was at work
+
+
+store: Store | None = None
+running: Running | None = None
+trouble: Trouble | None = None
+held = False  # the queue waits for the user
+last_ready: p.Ready | None = None  # what the worker said of itself, for a report
+_failures = 0
+
+
+# what the user asks for
+
+
+def add(job: p.Job, place: dict[str, Any]) -> None:
+    """To the end of the queue; it begins as soon as nothing else is at work."""
+    global held
+    pictures.warm_up()
+    need_store().put(Entry(job, place))
+    importing.expect(job.id)
+    held = False
+    wake()
+
+
+def again(entry: Entry, how: str, **changes: Any) -> None:
+    """Put a job of the history into the queue: "resume" it where it stopped, or "new" with changes."""
+    global held, trouble
+    if how == "resume":
+        need_store().put(replace(entry, state="waiting", error=None))
+        importing.expect(entry.job.id)
+        held = False
+        wake()
+    else:
+        fields = {name: getattr(entry.job, name) for name in p.Job.__dataclass_fields__}
+        fields |= changes
+        folder = work.new_folder(addon.jobs_folder(), fields["prompt"], fields["seed"])
+        place = {k: v for k, v in entry.place.items() if k in importing.PLACE}
+        add(p.Job(**{**fields, "id": work.new_id(), "folder": str(folder)}), place)
+    if trouble is not None and trouble.entry is not None and trouble.entry.job.id == entry.job.id:
+        trouble = None
+
+
+def pause_or_continue() -> None:
+    if running and service.client:
+        if running.paused:
+            if service.client.go_on():
+                running.paused, running.asked = False, ""
+        elif service.client.pause():
+            running.asked = "pause"
+
+
+def finish() -> None:
+    """Stop here: bake and import what there is."""
+    if running and service.client and service.client.finish():
+        running.asked, running.paused = "finish", False
+
+
+def discard() -> None:
+    """Stop, and delete the job's folder once the worker has let go of it."""
+    if running and service.client and service.client.cancel():
+        running.asked, running.paused = "discard", False
+
+
+def dismiss() -> None:
+    """The user has read what went wrong."""
+    global trouble
+    trouble = None
+
+
+def release() -> None:
+    """Do what waits."""
+    global held, _failures
+    held, _failures = False, 0
+    wake()
+
+
+# the timer
+
+
+def wake() -> None:
+    """See that the timer runs."""
+    if not bpy.app.background and not bpy.app.timers.is_registered(tick):
+        bpy.app.timers.register(tick, first_interval=0.01, persistent=True)
+
+
+def tick() -> float | None:
+    """The seconds until the next; None: there is nothing to look at."""
+    global trouble
+    try:
+        changed = _tick()
+    except Exception as error:  # noqa: BLE001  an exception would end the timer, and the panel would never move again
+        detail = "".join(traceback.format_exception(error))[-4000:]
+        trouble = Trouble(
+            p.Failed("internal", f"DreamFlow has a bug: {error}", "Copy the report.", detail), None
+        )
+        changed = True
+    if changed:
+        windows.redraw()
+    waiting = bool(need_store().waiting()) and not held
+    if running or waiting or tasks.current or importing.due() or pictures.wanted():
+        return BUSY
+    return IDLE if service.client is not None and service.client.alive else None
+
+
+def _tick() -> bool:
+    global running
+    changed = tasks.tick()
+    if service.client is not None:
+        for event in service.client.poll():
+            _hear(event)
+            changed = True
+    if running is None and not held:
+        changed |= _begin_next()
+    if not _one_slow_thing() and running is None:
+        service.free_the_device()
+        return changed
+    return True
+
+
+def _one_slow_thing() -> bool:
+    now = running
+    if now is not None and (now.picture is not None or now.snapshot is not None):
+        if now.picture is not None and not (now.pictured and now.snapshot is not None):
+            path, now.picture, now.pictured = now.picture, None, True
+            pictures.show(pictures.LIVE, path)
+        elif now.snapshot is not None:
+            path, now.snapshot, now.pictured = now.snapshot, None, False
+            if addon.setting("live_mesh", True) and now.asked not in ("finish", "discard"):
+                importing.show_preview(now.entry, path)
+        return True
+    if importing.due():
+        return _import_what_is_due()
+    return pictures.load_one()
+
+
+def _import_what_is_due() -> bool:
+    global trouble
+    try:
+        return importing.import_due(need_store())
+    except RuntimeError as error:  # what the operator reports
+        failed = p.Failed("import", str(error).removeprefix("Error: ").strip(), "The job's files are kept.")
+        trouble = Trouble(failed)
+        return True
+
+
+# what the worker says
+
+
+def _begin_next() -> bool:
+    global running
+    waiting = need_store().waiting()
+    interpreter = service.python() if waiting else None
+    if interpreter is None:
+        return False
+    entry = need_store().put(replace(waiting[0], state="running"))
+    client = service.need_client(interpreter)
+    running = Running(entry, stages=(*entry.job.stages, "deliver"))
+    pictures.drop(pictures.LIVE)
+    if work.can_resume(entry.folder):
+        client.resume(entry.folder)
+    else:
+        client.submit(entry.job)
+    return True
+
+
+def _hear(event: p.Event) -> None:
+    global last_ready
+    now = running
+    if isinstance(event, p.Ready):
+        last_ready = event
+    elif now is None:
+        return
+    elif isinstance(event, p.Finished | p.Cancelled | p.Failed):
+        _end(now, event)
+    else:
+        now.hear(event)
+
+
+def _end(now: Running, event: p.Finished | p.Cancelled | p.Failed) -> None:
+    global running, trouble, held, _failures
+    running = None
+    preview.clear()
+    number = now.entry.job.id
+    pictures.drop(number)
+    note = "" if isinstance(event, p.Finished) and now.asked != "finish" else now.share()
+    entry = replace(now.entry, note=note, seconds=now.entry.seconds + time.monotonic() - now.began)
+    if isinstance(event, p.Finished):
+        entry = replace(entry, state="finished", figures=dict(event.figures))
+    elif isinstance(event, p.Cancelled):
+        entry = replace(entry, state="cancelled")
+    else:
+        entry = replace(entry, state="failed", error=event)
+    need_store().put(entry)
+    if now.asked == "discard":
+        forget(number)
+    elif isinstance(event, p.Finished):
+        _failures = 0
+        importing.ready(number)
+    elif isinstance(event, p.Failed):
+        trouble = Trouble(event, entry, now.stage)
+        _failures = 0 if event.kind in _TO_BLAME else _failures + 1
+        held = event.kind == "version" or _failures >= HOLD_AFTER
+
+
+def forget(number: str) -> None:
+    """Out of the queue or the history, and its folder off the disk."""
+    entry = need_store().find(number)
+    importing.forget(number)
+    pictures.drop(number)
+    if entry is not None:
+        need_store().remove(number)
+        work.discard_soon(entry.folder, addon.jobs_folder())
+
+
+# the beginning and the end
+
+
+def let_go() -> None:
+    """End the worker, so that its files may be removed; a job at work goes on when asked to."""
+    service.close()
+    _interrupt()
+
+
+def _interrupt() -> None:
+    """The job at work has lost its worker: it is in the history, to be resumed."""
+    global running
+    if running is not None and store is not None:
+        with suppress(OSError):
+            store.put(replace(running.entry, state="interrupted", note=running.share()))
+    running = None
+    preview.clear()
+
+
+def need_store() -> Store:
+    """The queue and the history. What is left from the last time waits until the user says so."""
+    global store, held
+    if store is None:
+        store = Store(addon.user_folder(), addon.jobs_folder())
+        held = bool(store.waiting())
+    return store
+
+
+@persistent
+def _file_opened(*_: object) -> None:
+    pictures.warm_up()
+    importing.file_opened()
+    wake()
+
+
+def register() -> None:
+    bpy.app.handlers.load_post.append(_file_opened)
+    if not bpy.app.background:  # a startup file is opened before there are add-ons
+        bpy.app.timers.register(pictures.warm_up)
+    wake()
+
+
+def unregister() -> None:
+    """The worker ends before the extension's files go."""
+    global store, trouble, held, _failures
+    if _file_opened in bpy.app.handlers.load_post:
+        bpy.app.handlers.load_post.remove(_file_opened)
+    for function in (pictures.warm_up, tick):
+        if bpy.app.timers.is_registered(function):
+            bpy.app.timers.unregister(function)
+    tasks.stop()
+    let_go()
+    if store is not None:
+        store.close()
+    store, trouble, held, _failures = None, None, False, 0

@@ -1,0 +1,107 @@
+"""Which model refines, whether it is here, and whether it knows the prompt. Cheap: buttons ask with every redraw."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import bpy
+
+from ..backlog import work
+from ..settings import addon
+from . import findings, service
+
+LEAD_INS = ("a photo of", "a 3d model of")
+REFINER, SD = work.SDXL_REFINER, work.STABLE_DIFFUSION
+_FOLDERS = {  # of the sources that `python -m backend models` tries by itself; models.toml may name others
+    REFINER: ("stabilityai--stable-diffusion-xl-refiner-1.0",),
+    SD: ("sd2-community--stable-diffusion-2-1-base", "stabilityai--stable-diffusion-2-1-base"),
+}
+_LOOK_AGAIN = 3.0  # seconds
+_seen: dict[str, tuple[float, bool]] = {}
+
+
+def is_here(name: str) -> bool:
+    """Whether this model is on the machine: as the backend has said, else as its usual folders say."""
+    for item in findings.models:
+        if item.get("name") == name:
+            return bool(item.get("folder"))
+    now = time.monotonic()
+    if name not in _seen or now - _seen[name][0] > _LOOK_AGAIN:
+        _seen[name] = (now, _look(name))
+    return _seen[name][1]
+
+
+def _look(name: str) -> bool:
+    home = Path(
+        service.variables().get("HF_HOME") or os.environ.get("HF_HOME") or Path.home() / ".cache/huggingface"
+    )
+    for folder in _FOLDERS[name]:
+        if (home / "dreamflow" / folder / "fetched.json").is_file():
+            return True
+        if any((home / "hub" / f"models--{folder}").glob("snapshots/*/model_index.json")):
+            return True
+    return False
+
+
+def refusal(settings: Any) -> str:
+    """Why this model cannot refine what the settings say; "" where it can."""
+    if not settings.prompt.strip():
+        return "Say what the object is: the prompt is empty"
+    return missing(settings) or (unknown_words(settings.prompt) if settings.model == "BUILT_IN" else "")
+
+
+def missing(settings: Any) -> str:
+    """Why this model cannot be used here at all, whatever the prompt; "" where it can."""
+    if settings.model == "BUILT_IN":
+        return ""
+    if settings.model == "FOLDER":
+        named = addon.setting("refiner_folder", "") or addon.setting("prior_folder", "")
+        return "" if named else "Name the model's folder in the preferences"
+    if not is_here(REFINER):
+        return "The SDXL refiner is not on this machine: fetch it, or choose the built-in model"
+    if settings.anew and not is_here(SD):
+        return "To paint anew takes Stable Diffusion, too: fetch it, or leave that out"
+    return ""
+
+
+def choose(settings: Any) -> dict[str, str]:
+    """The job's prior and refiner. Raises ValueError with why not."""
+    said = refusal(settings)
+    if said:
+        raise ValueError(f"{said}.")
+    if settings.model == "BUILT_IN":
+        return {"prior": work.BUILT_IN, "refiner": ""}
+    if settings.model == "FOLDER":
+        paths = [addon.setting(name, "") for name in ("prior_folder", "refiner_folder")]
+        prior, refiner = (bpy.path.abspath(path) if path else "" for path in paths)
+        return {"prior": prior or refiner, "refiner": refiner if prior else ""}
+    if is_here(SD):
+        return {"prior": SD, "refiner": REFINER}
+    return {"prior": REFINER, "refiner": ""}
+
+
+def unknown_words(prompt: str) -> str:
+    """Why the built-in model cannot read this; "" where it names a thing that it knows. The backend looks closer."""
+    kinds = known_kinds()
+    said = prompt.lower().strip().rstrip(" .")
+    for lead in LEAD_INS:
+        said = said.removeprefix(lead).strip()
+    if not kinds or set(said.split(" with ")[0].replace(",", " ").split()) & set(kinds):
+        return ""
+    return f"The built-in model knows only: {', '.join(kinds)}"
+
+
+@cache
+def known_kinds() -> tuple[str, ...]:
+    """() where it does not say."""
+    folder = Path(__file__).resolve().parents[2] / "backend" / "mini" / "base"
+    try:
+        stated = json.loads((folder / "dreamflow.json").read_text(encoding="utf-8"))["kinds"]
+    except (OSError, ValueError, KeyError):
+        return ()
+    return tuple(str(kind) for kind in stated)

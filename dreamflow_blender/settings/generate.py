@@ -1,0 +1,139 @@
+"""What belongs to the file: the next object's description, as one group on the scene."""
+
+# ruff: noqa: N801  Blender's own naming
+
+from typing import Any
+
+import bpy
+from bpy.props import (
+    BoolProperty,
+    EnumProperty,
+    FloatProperty,
+    IntProperty,
+    PointerProperty,
+    StringProperty,
+)
+
+from ..contract.protocol import MAX_PROMPT, MAX_SEED, PRESETS
+from ..contract.settings import read_setting
+
+PRESET_ITEMS = [
+    ("draft", "Draft", "A first look, in minutes"),
+    ("fast", "Fast", "The paper's sizes on a shortened schedule"),
+    ("paper", "Paper", "The paper's full schedule and sizes"),
+]
+assert {item[0] for item in PRESET_ITEMS} == set(PRESETS)
+
+MODEL_ITEMS = [
+    ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours, needs no download"),
+    (
+        "STABLE_DIFFUSION",
+        "Stable Diffusion",
+        "Any prompt; needs its weights, and a graphics card to be quick",
+    ),
+    ("FOLDER", "Own folder", "A model of your own in diffusers' layout, named in the preferences"),
+]
+TEXTURE_ITEMS = [
+    ("PRESET", "As the preset", "The size that belongs to the preset"),
+    *((str(size), f"{size} px", f"{size} by {size} pixels") for size in (512, 1024, 2048, 4096)),
+]
+PLACE_ITEMS = [
+    ("CURSOR", "3D cursor", "Where the 3D cursor is when Generate is pressed"),
+    ("ORIGIN", "World origin", "In the middle of the world"),
+]
+
+
+class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
+    prompt: StringProperty(  # type: ignore[valid-type]
+        name="Prompt",
+        description="What to make, in a few words",
+        default="a red mug",
+        maxlen=MAX_PROMPT,
+        options={"TEXTEDIT_UPDATE"},
+    )
+    negative: StringProperty(  # type: ignore[valid-type]
+        name="Negative", description="What it should not look like", maxlen=MAX_PROMPT
+    )
+    seed: IntProperty(  # type: ignore[valid-type]
+        name="Seed",
+        description="The same seed and settings give the same object; another seed, another one",
+        default=42,
+        min=0,
+        max=MAX_SEED,
+    )
+    preset: EnumProperty(  # type: ignore[valid-type]
+        name="Preset", description="How well, and how long", items=PRESET_ITEMS, default="draft"
+    )
+    model: EnumProperty(  # type: ignore[valid-type]
+        name="Model", description="What knows how things look", items=MODEL_ITEMS, default="BUILT_IN"
+    )
+    geometry: BoolProperty(  # type: ignore[valid-type]
+        name="Tune the shape", description="Sharpen the shape once its outline is there", default=True
+    )
+    texture: BoolProperty(  # type: ignore[valid-type]
+        name="Tune the texture", description="Paint the finished shape anew", default=True
+    )
+    refine: BoolProperty(  # type: ignore[valid-type]
+        name="Refine", description="Add detail to the texture at high resolution", default=True
+    )
+    faces: IntProperty(  # type: ignore[valid-type]
+        name="Faces",
+        description="At most this many triangles; 0 leaves it to the preset",
+        min=0,
+        max=1_000_000,
+    )
+    texture_size: EnumProperty(  # type: ignore[valid-type]
+        name="Texture", description="The texture's size in pixels", items=TEXTURE_ITEMS, default="PRESET"
+    )
+    height: FloatProperty(  # type: ignore[valid-type]
+        name="Height",
+        description="How tall the object stands; 0 leaves it as it was made, about 1 m across",
+        default=1.0,
+        min=0.0,
+        soft_max=10.0,
+        max=1000.0,
+        subtype="DISTANCE",
+        unit="LENGTH",
+    )
+    place: EnumProperty(  # type: ignore[valid-type]
+        name="Place", description="Where to put the object", items=PLACE_ITEMS, default="CURSOR"
+    )
+    extra: StringProperty(  # type: ignore[valid-type]
+        name="More",
+        description="Settings over the preset's, for those who know: nerf.levels=400 nerf.guidance_scale=10",
+    )
+
+
+def read_extra(text: str) -> dict[str, Any]:
+    """ "nerf.levels=400 ..." as a Job wants it. Raises ValueError with a sentence for the user."""
+    found: dict[str, Any] = {}
+    for part in text.replace(",", " ").split():
+        if not part.partition("=")[1] or "." not in part.partition("=")[0]:
+            raise ValueError(f"Write more settings as nerf.levels=400, not {part!r}.")
+        name, value = read_setting(part)
+        found[name] = value
+    return found
+
+
+def overrides(settings: Any) -> dict[str, Any]:
+    """ "stage.setting" -> value, as a Job wants them. Raises ValueError with a sentence for the user."""
+    found = read_extra(settings.extra)
+    if settings.faces:
+        found["delivery.max_faces"] = max(settings.faces, 4)
+    if settings.texture_size != "PRESET":
+        found["delivery.texture_size"] = int(settings.texture_size)
+    return found
+
+
+def stages(settings: Any) -> tuple[str, ...]:
+    return ("nerf", *(name for name in ("geometry", "texture", "refine") if getattr(settings, name)))
+
+
+def register() -> None:
+    bpy.utils.register_class(DREAMFLOW_PG_settings)
+    bpy.types.Scene.dreamflow = PointerProperty(type=DREAMFLOW_PG_settings)
+
+
+def unregister() -> None:
+    del bpy.types.Scene.dreamflow
+    bpy.utils.unregister_class(DREAMFLOW_PG_settings)

@@ -1,0 +1,129 @@
+"""What the next refinement is to be, as one group on the scene."""
+
+# ruff: noqa: N801  Blender's own naming
+
+# No postponed annotations here: Blender reads the properties from them.
+
+from types import SimpleNamespace
+from typing import Any
+
+import bpy
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+
+from ..contract.protocol import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, MIN_STRENGTH
+from .generate import PRESET_ITEMS
+
+MODEL_ITEMS = [
+    (
+        "SDXL",
+        "SDXL refiner",
+        "Any prompt, photorealistic; needs its weights, and a graphics card to be quick",
+    ),
+    ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours, needs no download"),
+    ("FOLDER", "Own folder", "A refiner of your own in diffusers' layout, named in the preferences"),
+]
+FACES_ITEMS = [
+    ("ALL", "All faces", "The whole object"),
+    ("SELECTED", "Selected faces", "As selected in Edit Mode; all others stay as they are to the bit"),
+    ("SLOT", "Active material", "The faces of the active material slot"),
+    ("GROUP", "Vertex group", "The active vertex group as a soft mask: its weights say how much may change"),
+]
+FRONT_ITEMS = [
+    ("OBJECT", "Its own front", "The object faces its own -Y, as Blender's front view looks at it"),
+    ("CAMERA", "Camera", "The object faces the scene's camera"),
+    ("VIEW", "This view", "The object faces you, as this view shows it now"),
+]
+KEEP_ITEMS = [
+    ("NEW", "New material", "Beside the old one, which stays in the file"),
+    ("IMAGE", "New image", "In the old material: objects that share it change, too"),
+]
+SIZE_ITEMS = [
+    ("OWN", "As it is", "As large as its image is; without one, the preset's size"),
+    *((str(size), f"{size} px", f"{size} by {size} pixels") for size in (1024, 2048, 4096)),
+]
+STRENGTHS = (
+    (0.14, "cleans up"),
+    (0.24, "sharpens"),
+    (0.34, "adds detail"),
+    (0.44, "changes details"),
+    (1, "repaints"),
+)
+
+
+class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
+    prompt: StringProperty(  # type: ignore[valid-type]
+        name="Prompt",
+        description="What the object is, in a few words",
+        maxlen=MAX_PROMPT,
+        options={"TEXTEDIT_UPDATE"},
+    )
+    negative: StringProperty(  # type: ignore[valid-type]
+        name="Negative", description="What it should not look like", maxlen=MAX_PROMPT
+    )
+    strength: FloatProperty(  # type: ignore[valid-type]
+        name="Strength",
+        description="0.1 cleans up, 0.2 sharpens, 0.3 adds detail, 0.5 repaints",
+        default=0.3,
+        min=MIN_STRENGTH,
+        max=MAX_STRENGTH,
+        step=5,
+        precision=2,
+        subtype="FACTOR",
+    )
+    preset: EnumProperty(  # type: ignore[valid-type]
+        name="Preset", description="How well, and how long", items=PRESET_ITEMS, default="draft"
+    )
+    model: EnumProperty(  # type: ignore[valid-type]
+        name="Model", description="What knows how things look", items=MODEL_ITEMS, default="SDXL"
+    )
+    texture_size: EnumProperty(  # type: ignore[valid-type]
+        name="Texture", description="The new texture's size in pixels", items=SIZE_ITEMS, default="OWN"
+    )
+    keep_uvs: BoolProperty(  # type: ignore[valid-type]
+        name="Keep my UVs",
+        description="Where they are usable; else, and without this, a further UV map is made, and yours stays",
+        default=True,
+    )
+    faces: EnumProperty(  # type: ignore[valid-type]
+        name="Change", description="Which faces", items=FACES_ITEMS, default="ALL"
+    )
+    front: EnumProperty(  # type: ignore[valid-type]
+        name="Front", description="Which side is its front", items=FRONT_ITEMS, default="OBJECT"
+    )
+    keep: EnumProperty(  # type: ignore[valid-type]
+        name="Result", description="Where the result goes", items=KEEP_ITEMS, default="NEW"
+    )
+    anew: BoolProperty(  # type: ignore[valid-type]
+        name="Paint anew first",
+        description="Make the texture from nothing, then refine it: for objects whose colours are of no use",
+        default=False,
+    )
+    seed: IntProperty(  # type: ignore[valid-type]
+        name="Seed", description="Another seed, other details", default=42, min=0, max=MAX_SEED
+    )
+    advanced: BoolProperty(  # type: ignore[valid-type]
+        name="Advanced", description="Show what is seldom needed", default=False, options={"SKIP_SAVE"}
+    )
+    extra: StringProperty(  # type: ignore[valid-type]
+        name="More", description="Settings over the preset's, for those who know: refine.levels=40 refine.size=512"
+    )
+
+
+def strength_word(settings: Any) -> str:
+    """What the strength means."""
+    return next(word for most, word in STRENGTHS if settings.strength < most)
+
+
+def frozen(settings: Any) -> SimpleNamespace:
+    """What they say now."""
+    return SimpleNamespace(**{name: getattr(settings, name) for name in DREAMFLOW_PG_refine.__annotations__})
+
+
+def register() -> None:
+    bpy.utils.register_class(DREAMFLOW_PG_refine)
+    bpy.types.Scene.dreamflow_refine = PointerProperty(type=DREAMFLOW_PG_refine)
+
+
+def unregister() -> None:
+    del bpy.types.Scene.dreamflow_refine
+    bpy.utils.unregister_class(DREAMFLOW_PG_refine)

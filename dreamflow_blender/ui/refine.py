@@ -1,0 +1,190 @@
+"""Refine in the sidebar: what is selected, its dialog, and before / after. It draws and decides nothing."""
+
+# ruff: noqa: N801  Blender's own naming
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+from bpy.app.translations import pgettext_iface as translated
+
+from ..contract import words
+from ..gather.object import refusal
+from ..scene import decide
+from ..session import findings, jobs, models, service, tasks
+from ..settings.refine import strength_word
+from . import parts as ui_parts
+from .parts import Layout
+
+
+class DREAMFLOW_PT_refine(bpy.types.Panel):
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "DreamFlow"
+    bl_label = "Refine"
+    bl_order = 1
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return service.python() is not None and context.object is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout, made = self.layout, context.object
+        room = ui_parts.columns(context)
+        layout.label(text=words.shorten(made.name, room - 3), icon="OBJECT_DATA", translate=False)
+        state = decide.state_of(made)
+        if state is not None:
+            draw_decide(layout, context, state["shown"] == "after")
+            return
+        layout.operator("dreamflow.refine", text=button_text(context), icon="BRUSH_DATA")
+        said = refusal(made)
+        if said:
+            ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+        elif models.missing(context.scene.dreamflow_refine):
+            draw_missing(layout, context, context.scene.dreamflow_refine.prompt or first_prompt(made))
+            layout.prop(context.scene.dreamflow_refine, "model", text="")
+        for note in notes():
+            ui_parts.paragraph(layout, context, note, "INFO")
+
+
+def button_text(context: bpy.types.Context) -> str:
+    """ "Refine with SDXL..." """
+    model = context.scene.dreamflow_refine.model
+    if model == "SDXL":
+        return "Refine with SDXL..."
+    return "Refine with built-in..." if model == "BUILT_IN" else "Refine..."
+
+
+def draw_decide(layout: Layout, context: bpy.types.Context, after: bool) -> None:
+    row = layout.row()
+    row.operator(
+        "dreamflow.before_after", text="Show before" if after else "Show after", icon="ARROW_LEFTRIGHT"
+    )
+    buttons = layout.row(align=True)
+    buttons.operator("dreamflow.apply_refined", icon="CHECKMARK")
+    buttons.operator("dreamflow.discard_refined", icon="X")
+
+
+def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
+    """What the next refinement is to be."""
+    settings = context.scene.dreamflow_refine
+    ui_parts.prompt_field(layout, settings)
+    form = layout.column()
+    form.use_property_split = True
+    form.use_property_decorate = False
+    form.prop(settings, "model")
+    said = models.refusal(settings)
+    if said and not models.missing(settings):
+        ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+    draw_missing(layout, context, settings.prompt)
+    form = layout.column()
+    form.use_property_split = True
+    form.use_property_decorate = False
+    form.prop(settings, "strength", slider=True)
+    row = form.row()
+    row.alignment = "RIGHT"
+    row.label(text=strength_word(settings))
+    form.prop(settings, "preset")
+    form.prop(settings, "faces")
+    target = chosen_name(context)
+    if target:
+        row = form.row()
+        row.alignment = "RIGHT"
+        row.label(text=words.shorten(target, 40), translate=False)
+    form.prop(settings, "front")
+    form.prop(settings, "texture_size")
+    form.prop(settings, "keep_uvs")
+    form.prop(settings, "keep")
+    said = estimate(settings)
+    if said:
+        row = layout.row()
+        row.alignment = "CENTER"
+        row.active = False
+        row.label(text=said, translate=False)
+    row = layout.row()  # no `layout.panel`: in a dialog it ends Blender 4.3
+    row.alignment = "LEFT"
+    icon = "DOWNARROW_HLT" if settings.advanced else "RIGHTARROW"
+    row.prop(settings, "advanced", icon=icon, emboss=False)
+    if settings.advanced:
+        body = layout.column()
+        body.use_property_split = True
+        body.use_property_decorate = False
+        for name in ("anew", "negative", "seed", "extra"):
+            body.prop(settings, name)
+
+
+def estimate(settings: Any) -> str:
+    """ "about 2 min, 1.4 GB of memory", as the last refinements here have taken; "" where nothing is known."""
+    if models.refusal(settings):
+        return ""
+    prior = models.choose(settings)["prior"]
+    before = [
+        entry
+        for entry in jobs.need_store().history()
+        if entry.job.kind == "refine" and entry.state == "finished" and entry.seconds and not entry.note
+        if (entry.job.preset, entry.job.prior) == (settings.preset, prior)
+    ][:5]
+    if not before:
+        return ""
+    took = sum(entry.seconds for entry in before) / len(before)
+    memory = before[0].figures.get("memory_gb", 0.0)
+    more = f", {memory:.1f} GB {translated('of memory')}" if memory else ""
+    return f"{translated('about')} {words.duration(took)}{more}"
+
+
+def draw_missing(layout: Layout, context: bpy.types.Context, prompt: str) -> None:
+    """What the model lacks, and what to do about it."""
+    settings = context.scene.dreamflow_refine
+    said = models.missing(settings)
+    if not said:
+        return
+    ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+    if settings.model != "SDXL":
+        return
+    if tasks.current is not None:
+        layout.label(
+            text=f"{translated(tasks.current.title)}  {100 * tasks.current.fraction:.0f} %", translate=False
+        )
+        return
+    missing = models.SD if models.is_here(models.REFINER) else models.REFINER
+    known = next((item for item in findings.models if item.get("name") == missing), None)
+    size = f" ({float(known['size']) / 1e9:.1f} GB)" if known and known.get("size") else ""
+    row = layout.row(align=True)
+    row.operator(
+        "dreamflow.fetch_model", text=f"{translated('Fetch it')}{size}", icon="IMPORT"
+    ).model = missing
+    if not models.unknown_words(prompt):
+        row.operator("dreamflow.refine_built_in", icon="BRUSH_DATA")
+
+
+def chosen_name(context: bpy.types.Context) -> str:
+    """The slot or the group that "active" means now."""
+    made, settings = context.object, context.scene.dreamflow_refine
+    if made is None:
+        return ""
+    if settings.faces == "SLOT":
+        return made.active_material.name if made.active_material else translated("no material")
+    if settings.faces == "GROUP":
+        group = made.vertex_groups.active
+        return group.name if group else translated("no vertex group")
+    return ""
+
+
+def first_prompt(made: bpy.types.Object) -> str:
+    """What it was made from, where it is one of ours; else what it is called."""
+    said = str(made.get("dreamflow_prompt", ""))
+    if said:
+        return said
+    name = made.name.rsplit(".", 1)[0] if made.name[-3:].isdigit() else made.name
+    return name.replace("_", " ").strip().lower()
+
+
+def notes() -> list[str]:
+    """What the job at work should be known for."""
+    now = jobs.running
+    place = now.entry.place.get("refine") if now is not None else None
+    return [str(note) for note in place.get("notes", [])] if isinstance(place, dict) else []
+
+
+CLASSES = (DREAMFLOW_PT_refine,)

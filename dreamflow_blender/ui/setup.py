@@ -1,0 +1,136 @@
+"""The preferences: set-up, its check, models, and what belongs to this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+from bpy.app.translations import pgettext_iface as translated
+
+from ..contract import words
+from ..session import findings, service, tasks
+from . import parts as ui_parts
+from .parts import Layout
+
+PLACEHOLDERS = {  # what an empty field means
+    "environment_folder": "in Blender's user folder",
+    "models_folder": "in Blender's user folder",
+    "jobs_folder": "in Blender's user folder",
+    "python": "found on this machine, or fetched",
+    "torch_index": "the build that fits the card",
+    "proxy": "as the system has it",
+    "prior_folder": "none",
+    "refiner_folder": "none: the model refines itself",
+    "collection": "the scene's own collection",
+}
+CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
+
+
+def draw_preferences(layout: Layout, preferences: Any) -> None:
+    context = bpy.context
+    ui_parts.task(layout, context)
+    ui_parts.trouble(layout, context)
+    draw_backend(layout, context, preferences)
+    draw_models(layout, context, preferences)
+    header, body = layout.panel("dreamflow_prefs_work", default_closed=False)
+    header.label(text="Work")
+    if body:
+        column = _column(body)
+        for name in ("device", "threads", "memory_gb", "idle_minutes", "checkpoint_seconds", "jobs_folder"):
+            _field(column, preferences, name)
+    header, body = layout.panel("dreamflow_prefs_scene", default_closed=False)
+    header.label(text="In the scene")
+    if body:
+        column = _column(body)
+        for name in ("live_mesh", "auto_import", "mark_asset", "collection"):
+            _field(column, preferences, name)
+
+
+def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
+    state = service.state()
+    header, body = layout.panel("dreamflow_prefs_backend", default_closed=False)
+    header.label(text="Set-up")
+    if not body:
+        return
+    if state.state == "ready":
+        size = f", {state.size_gb:.1f} GB" if state.size_gb else ""
+        torch = f", torch {state.torch}" if state.torch else ""
+        body.label(text=f"{translated('Ready')}{torch}{size}", icon="CHECKMARK", translate=False)
+        if state.note:
+            ui_parts.paragraph(body, context, state.note, "INFO")
+    else:
+        ui_parts.paragraph(body, context, state.why, "INFO")
+        ui_parts.set_up_button(body, context, repair=state.state == "broken")
+    if state.python is not None:
+        row = body.row(align=True)
+        row.operator("dreamflow.check_setup", icon="VIEWZOOM")
+        row.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
+        row.operator("dreamflow.remove_setup", icon="TRASH")
+        row.operator("dreamflow.open_log", icon="TEXT")
+    for check in findings.checks:
+        draw_check(body, context, check)
+    column = _column(body)
+    for name in ("environment_folder", "python", "torch_index", "proxy"):
+        _field(column, preferences, name)
+
+
+def draw_check(layout: Layout, context: bpy.types.Context, check: dict[str, Any]) -> None:
+    """One line of `doctor`, with its mending button where there is one to press here."""
+    row = layout.row()
+    icon = CHECK_ICONS.get(str(check.get("state")), "INFO")
+    ui_parts.paragraph(row, context, f"{check.get('name', '')}: {check.get('message', '')}", icon)
+    side = row.row()
+    side.alignment = "RIGHT"
+    match check.get("fix"):
+        case "setup":
+            side.operator("dreamflow.set_up", text="Set up", icon="IMPORT")
+        case "repair":
+            side.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
+        case "models":
+            known = {model.get("name") for model in findings.models}
+            if check.get("name") in known or not known:
+                fetch = side.operator("dreamflow.fetch_model", text="Fetch", icon="IMPORT")
+                fetch.model = str(check.get("name", ""))
+        case _:
+            if check.get("todo") and check.get("state") == "problem":
+                ui_parts.paragraph(layout, context, str(check["todo"]))
+
+
+def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
+    header, body = layout.panel("dreamflow_prefs_models", default_closed=False)
+    header.label(text="Models")
+    if not body:
+        return
+    row = body.row()
+    row.label(text="Built-in", icon="CHECKMARK")
+    row.label(text="comes with DreamFlow")
+    for model in findings.models:
+        draw_model(body, model)
+    if tasks.current is None:
+        body.operator("dreamflow.list_models", icon="FILE_REFRESH")
+    column = _column(body)
+    for name in ("models_folder", "prior_folder", "refiner_folder"):
+        _field(column, preferences, name)
+
+
+def draw_model(layout: Layout, model: dict[str, Any]) -> None:
+    row = layout.row()
+    here = bool(model.get("folder"))
+    row.label(text=str(model.get("title", "")), translate=False, icon="CHECKMARK" if here else "BLANK1")
+    about = f"{translated('about')} " if model.get("approximate") else ""
+    size = f"{about}{float(model.get('size', 0)) / 1e9:.1f} GB"
+    licence = str(model.get("licence", ""))
+    row.label(text=words.shorten(f"{size}, {licence}", 48), translate=False)
+    if not here:
+        row.operator("dreamflow.fetch_model", icon="IMPORT").model = str(model.get("name", ""))
+
+
+def _column(layout: Layout) -> Layout:
+    column = layout.column()
+    column.use_property_split = True
+    column.use_property_decorate = False
+    return column
+
+
+def _field(layout: Layout, preferences: Any, name: str) -> None:
+    layout.prop(preferences, name, placeholder=translated(PLACEHOLDERS.get(name, "")))

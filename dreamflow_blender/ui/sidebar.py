@@ -1,0 +1,288 @@
+"""The sidebar: View3D > Sidebar > DreamFlow. It draws and decides nothing."""
+
+# ruff: noqa: N801  Blender's own naming
+
+from __future__ import annotations
+
+import bpy
+from bpy.app.translations import pgettext_iface as translated
+
+from ..backlog.store import Entry
+from ..contract import words
+from ..scene import pictures
+from ..session import estimates, importing, jobs, service, tasks
+from ..settings import addon
+from . import parts as ui_parts
+from .parts import Layout
+
+HISTORY_ROWS = 12
+
+
+class _Sidebar:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "DreamFlow"
+
+
+class DREAMFLOW_PT_main(_Sidebar, bpy.types.Panel):
+    bl_label = "DreamFlow"
+
+    def draw_header_preset(self, context: bpy.types.Context) -> None:
+        self.layout.operator("dreamflow.open_preferences", text="", icon="PREFERENCES", emboss=False)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        state = service.state()
+        ui_parts.task(layout, context)
+        ui_parts.trouble(layout, context)
+        if state.python is None:
+            if tasks.current is None:
+                draw_not_set_up(layout, context)
+            return
+        if state.state == "outdated" and tasks.current is None:
+            box = layout.box()
+            ui_parts.paragraph(box, context, state.why, "INFO")
+            box.operator("dreamflow.set_up", icon="IMPORT")
+        if jobs.running is not None:
+            draw_running(layout, context)
+        else:
+            draw_offer(layout, context)
+        draw_waiting_import(layout, context)
+        draw_form(layout, context)
+
+
+def draw_not_set_up(layout: Layout, context: bpy.types.Context) -> None:
+    state = service.state()
+    broken = state.state == "broken"
+    ui_parts.paragraph(
+        layout,
+        context,
+        state.why
+        if broken
+        else "DreamFlow needs a Python of its own: about 2 GB on disk, nothing to compile, no administrator."
+        " Works offline afterwards.",
+    )
+    ui_parts.set_up_button(layout, context, repair=broken)
+    row = layout.row()
+    folder = addon.environment_folder()
+    if folder.is_relative_to(addon.user_folder()):
+        row.label(text="Goes into Blender's user folder")
+    else:
+        room = ui_parts.columns(context) - 4
+        row.label(text=words.shorten_start(str(folder), room), translate=False)
+    row.operator("dreamflow.open_preferences", text="", icon="FILE_FOLDER", emboss=False)
+
+
+def draw_running(layout: Layout, context: bpy.types.Context) -> None:
+    now = jobs.running
+    assert now is not None
+    box = layout.box()
+    head = box.row()
+    head.label(text=words.shorten(now.entry.job.prompt, ui_parts.columns(context) - 4), translate=False)
+    head.operator("dreamflow.discard_job", text="", icon="X", emboss=False)
+    icon = pictures.icon(pictures.LIVE)
+    if icon:
+        box.template_icon(icon_value=icon, scale=ui_parts.picture_size(context))
+    line = box.row()
+    line.label(text=ui_parts.stage_line(now), translate=False)
+    right = line.row()
+    right.alignment = "RIGHT"
+    right.label(text=ui_parts.time_left(now), translate=False)
+    ui_parts.bar(box, now.fraction, f"{100 * now.fraction:.0f} %" if now.stage else translated("Starting"))
+    row = box.row()  # empty at first, so that the buttons below stay where they are
+    row.scale_y = 0.7
+    row.label(text=f"{translated('Loss')}  {words.sparkline(now.losses, 24)}", translate=False)
+    buttons = box.row(align=True)
+    if now.paused:
+        buttons.operator("dreamflow.pause_job", text="Continue", icon="PLAY")
+    else:
+        buttons.operator("dreamflow.pause_job", icon="PAUSE")
+    buttons.operator("dreamflow.finish_job", icon="CHECKMARK")
+    if now.warnings:
+        ui_parts.paragraph(box, context, now.warnings[-1], "INFO")
+
+
+def draw_offer(layout: Layout, context: bpy.types.Context) -> None:
+    """What was at work when Blender or the machine died."""
+    for entry in jobs.need_store().to_offer()[:1]:
+        box = layout.box()
+        text = f"{translated('Interrupted')}: {entry.job.prompt}{f', {entry.note}' if entry.note else ''}"
+        ui_parts.paragraph(box, context, text, "RECOVER_LAST")
+        row = box.row(align=True)
+        row.operator("dreamflow.resume_job", icon="PLAY").number = entry.job.id
+        row.operator("dreamflow.leave_job", icon="X").number = entry.job.id
+
+
+def draw_waiting_import(layout: Layout, context: bpy.types.Context) -> None:
+    if importing.pending() and importing.waits_for():
+        text = f"{translated('Finished. It comes in after')}: {translated(importing.waits_for())}"
+        ui_parts.paragraph(layout, context, text, "CHECKMARK")
+
+
+def draw_form(layout: Layout, context: bpy.types.Context) -> None:
+    settings = context.scene.dreamflow
+    ui_parts.prompt_field(layout, settings)
+    form = layout.column()
+    form.use_property_split = True
+    form.use_property_decorate = False
+    form.prop(settings, "negative")
+    form.prop(settings, "preset")
+    form.prop(settings, "model")
+    seed = form.row(align=True)
+    seed.prop(settings, "seed")
+    seed.operator("dreamflow.roll_seed", text="", icon="FILE_REFRESH")
+
+    header, body = layout.panel("dreamflow_shape", default_closed=True)
+    header.label(text="Shape and texture")
+    if body:
+        body.use_property_split = True
+        body.use_property_decorate = False
+        body.prop(settings, "height")
+        body.prop(settings, "place")
+        body.prop(settings, "faces")
+        if not settings.faces:
+            note = body.row()
+            note.active, note.scale_y = False, 0.6
+            note.alignment = "RIGHT"
+            note.label(text="0: as the preset")
+        body.prop(settings, "texture_size")
+    header, body = layout.panel("dreamflow_advanced", default_closed=True)
+    header.label(text="Advanced")
+    if body:
+        column = body.column(heading="Stages", align=True)
+        column.use_property_split = True
+        column.use_property_decorate = False
+        for name in ("geometry", "texture", "refine"):
+            column.prop(settings, name)
+        more = body.column()
+        more.use_property_split = True
+        more.use_property_decorate = False
+        more.prop(settings, "extra")
+
+    text = "Generate" if jobs.running is None else "Add to queue"
+    ui_parts.big_button(layout, "dreamflow.generate", text, "SHADERFX" if jobs.running is None else "ADD")
+    estimate = estimates.sentence(settings)
+    if estimate:
+        row = layout.row()
+        row.scale_y = 0.7
+        row.alignment = "CENTER"
+        row.active = False
+        row.label(text=estimate, translate=False)
+
+
+class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
+    bl_label = "Selected"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        made = context.object
+        return made is not None and "dreamflow_prompt" in made
+
+    def draw(self, context: bpy.types.Context) -> None:
+        made = context.object
+        room = ui_parts.columns(context)
+        column = self.layout.column(align=True)
+        column.label(text=words.shorten(str(made["dreamflow_prompt"]), room), translate=False)
+        column.label(text=f"{translated('Seed')} {made.get('dreamflow_seed', '')}", translate=False)
+        text = "Mark as asset" if made.asset_data is None else "Renew asset"
+        self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
+
+
+class DREAMFLOW_PT_queue(_Sidebar, bpy.types.Panel):
+    bl_label = "Queue"
+    bl_order = 8  # below what belongs to the selected object
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return service.python() is not None and bool(jobs.need_store().waiting())
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        waiting = jobs.need_store().waiting()
+        if jobs.held and jobs.running is None:
+            layout.operator("dreamflow.go_on", icon="PLAY")
+        column = layout.column(align=True)
+        for number, entry in enumerate(waiting):
+            row = column.row(align=True)
+            row.label(text=words.shorten(entry.job.prompt, ui_parts.columns(context) - 11), translate=False)
+            for by, icon, able in ((-1, "TRIA_UP", number > 0), (1, "TRIA_DOWN", number < len(waiting) - 1)):
+                cell = row.row(align=True)
+                cell.enabled = able
+                move = cell.operator("dreamflow.move_queued", text="", icon=icon, emboss=False)
+                move.number, move.by = entry.job.id, by
+            row.operator("dreamflow.remove_queued", text="", icon="X", emboss=False).number = entry.job.id
+
+
+class DREAMFLOW_PT_history(_Sidebar, bpy.types.Panel):
+    bl_label = "History"
+    bl_order = 9
+    bl_options = {"DEFAULT_CLOSED"}  # noqa: RUF012
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return service.python() is not None and bool(jobs.need_store().history())
+
+    def draw(self, context: bpy.types.Context) -> None:
+        entries = jobs.need_store().history()
+        for entry in entries[:HISTORY_ROWS]:
+            draw_past(self.layout, context, entry)
+        if len(entries) > HISTORY_ROWS:
+            self.layout.label(text=f"{len(entries) - HISTORY_ROWS} {translated('older')}", translate=False)
+
+
+def draw_past(layout: Layout, context: bpy.types.Context, entry: Entry) -> None:
+    """One job of the history."""
+    box = layout.box()
+    room = ui_parts.columns(context)
+    row = box.row()
+    icon = pictures.want(entry.job.id, entry.thumbnail)
+    if pictures.wanted():
+        jobs.wake()
+    if icon:
+        row.template_icon(icon_value=icon, scale=2.6)
+    lines = row.column(align=True)
+    lines.scale_y = 0.9
+    lines.label(text=words.shorten(entry.job.prompt, room - 9), translate=False)
+    lines.label(text=words.shorten(what_became(entry), room - 9), translate=False)
+    buttons = box.row(align=True)
+    number = entry.job.id
+    if entry.can_resume:
+        buttons.operator("dreamflow.resume_job").number = number
+    if entry.result and entry.job.kind == "refine":
+        buttons.operator("dreamflow.show_refined").number = number
+        buttons.operator("dreamflow.vary_job").number = number
+    elif entry.result:
+        buttons.operator("dreamflow.import_result", text="Import").number = number
+        buttons.operator("dreamflow.vary_job").number = number
+    elif entry.so_far:
+        so_far = buttons.operator("dreamflow.import_result", text="Import so far")
+        so_far.number, so_far.so_far = number, True
+    else:
+        buttons.operator("dreamflow.vary_job").number = number
+    buttons.operator("dreamflow.use_settings", text="", icon="EYEDROPPER").number = number
+    buttons.operator("dreamflow.open_folder", text="", icon="FILE_FOLDER").number = number
+    buttons.operator("dreamflow.delete_job", text="", icon="TRASH").number = number
+
+
+def what_became(entry: Entry) -> str:
+    """ "seed 42   2 min", "stopped at 61 %" """
+    at = f" {translated('at')} {entry.note}" if entry.note else ""
+    if entry.state == "finished":
+        seconds = entry.seconds or entry.figures.get("seconds", 0)
+        took = f"   {words.duration(seconds)}" if seconds else ""
+        return f"{translated('seed')} {entry.job.seed}{took}"
+    said = {"cancelled": "stopped", "interrupted": "interrupted", "failed": "failed"}[entry.state]
+    return f"{translated(said)}{at}"
+
+
+def draw_status(self: bpy.types.Header, context: bpy.types.Context) -> None:
+    """In Blender's status bar, while something runs."""
+    now = jobs.running
+    if now is not None:
+        row = self.layout.row()
+        row.ui_units_x = 12
+        text = f"{words.shorten(now.entry.job.prompt, 24)}: {ui_parts.stage_line(now)}"
+        ui_parts.bar(row, now.fraction, text)
+
+
+CLASSES = (DREAMFLOW_PT_main, DREAMFLOW_PT_selected, DREAMFLOW_PT_queue, DREAMFLOW_PT_history)

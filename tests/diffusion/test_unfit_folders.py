@@ -1,0 +1,96 @@
+"""Folders that people have and that would load, or fail late: each is refused in a sentence before a weight is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from backend.errors import ModelError
+from backend.jobs.priors import open_prior
+from backend.models.model_folder import open_folder
+from tests.diffusion import published_others as rejected
+from tests.tools import published_configs as published
+from tests.tools.real_folders import write_texts
+
+
+def others() -> dict[str, tuple[dict[str, published.Json], str]]:
+    """Folders that people have, and what is said of them."""
+    turbo = published.SD_TURBO
+
+    def changed(
+        name: str, start: dict[str, published.Json] = published.SD21, **values: Any
+    ) -> dict[str, Any]:
+        return start | {name: start[name] | values}
+
+    def pipeline(name: Any) -> dict[str, Any]:
+        return changed("model_index.json", _class_name=name)
+
+    scheduler, unet, vae = "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"
+    return {
+        "sd-turbo": (turbo, r"distilled.*timestep_spacing trailing.*dreamflow\.json"),
+        "lcm": (changed(scheduler, _class_name="LCMScheduler"), "distilled.*class LCMScheduler"),
+        "lcm-unet": (changed(unet, time_cond_proj_dim=256), "told the guidance scale as well"),
+        "lcm-pipeline": (pipeline("LatentConsistencyModelPipeline"), "distilled for a few steps"),
+        "sd2-inpainting": (rejected.SD2_INPAINTING, "reads a mask as well"),
+        "inpainting-as-plain": (
+            rejected.SD2_INPAINTING | {"model_index.json": published.SD21["model_index.json"]},
+            "in_channels 9, expected 4",
+        ),
+        "depth": (pipeline("StableDiffusionDepth2ImgPipeline"), "reads a depth map as well"),
+        "depth-as-plain": (changed(unet, in_channels=5), "in_channels 5, expected 4"),
+        "x4-upscaler": (rejected.X4_UPSCALER, "upscaler's network reads a small picture"),
+        "unclip": (pipeline("StableUnCLIPImg2ImgPipeline"), "reads an image's embedding as well"),
+        "unclip-as-plain": (
+            changed(unet, class_embed_type="projection"),
+            "told a class or an embedding as well",
+        ),
+        "sdxl-base": (rejected.SDXL_BASE, "reads two text encoders"),
+        "sdxl-base-as-refiner": (
+            changed("model_index.json", rejected.SDXL_BASE, _class_name="StableDiffusionXLImg2ImgPipeline"),
+            "cross_attention_dim 2048, expected 1280",
+        ),
+        "sd3": (pipeline("StableDiffusion3Pipeline"), "flow model"),
+        "flux": (pipeline("FluxPipeline"), "flow model"),
+        "mvdream": (pipeline("MVDreamPipeline"), "draws four views at once"),
+        "of one's own": (pipeline(["pipeline_mvdream", "MVDreamPipeline"]), "draws four views at once"),
+        "no name": (pipeline(None), "holds a None, expected one of"),
+        "ip-adapter": (changed(unet, encoder_hid_dim_type="ip_image_proj"), "told an image as well"),
+        "playground-vae": (
+            changed(vae, latents_mean=[-1.6574, 1.886, -1.383, 2.5155]),
+            "latents are shifted",
+        ),
+        "sd3-vae": (changed(vae, shift_factor=0.0609), "latents are shifted"),
+        "no scale": (changed(vae, scaling_factor=None), "scaling_factor is a number False"),
+        "quantised unet": (
+            changed(unet, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+            "unet is quantised",
+        ),
+        "quantised encoder": (
+            changed("text_encoder/config.json", quantization_config={"quant_method": "quanto"}),
+            "text_encoder is quantised",
+        ),
+        "zero terminal snr": (
+            changed(scheduler, rescale_betas_zero_snr=True),
+            "rescale_betas_zero_snr is True",
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", others())
+def test_folders_that_do_not_fit_are_refused_in_a_sentence(kind: str, tmp_path: Path) -> None:
+    files, message = others()[kind]
+    folder = tmp_path / kind
+    write_texts(folder, files)
+    for component in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        if (folder / component).is_dir():
+            stem = "model" if "text" in component else "diffusion_pytorch_model"
+            save_file({"weight": torch.zeros(1)}, folder / component / f"{stem}.safetensors")
+    with pytest.raises(ModelError, match=message) as caught:
+        open_prior(folder, "cpu")
+    assert caught.value.todo
+    with pytest.raises(ModelError, match=message):
+        open_folder(folder)

@@ -1,0 +1,49 @@
+"""Which networks a job's words lead to: D_phi's own or shared, and the refiner that belongs to the prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.cli.arguments import parser, to_job
+from backend.jobs.priors import default_refiner, open_prior
+from backend.weights import sources
+
+
+def test_phi_is_shared_or_a_model_of_its_own(base_folder: Path, v_folder: Path) -> None:
+    assert open_prior(base_folder, "cpu").describe()["phi"] == "shared"
+    assert open_prior(base_folder, "cpu", "shared").describe()["phi"] == "shared"
+    own = open_prior(base_folder, "cpu", v_folder).describe()["phi"]
+    assert own["folder"] == str(v_folder) and own["prediction"] == "v_prediction"
+
+
+def test_stable_diffusion_takes_its_own_phi_unless_it_is_told_to_share(
+    base_folder: Path, v_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"sd": base_folder, "sd-phi": v_folder}
+    monkeypatch.setattr(sources, "find", lambda model: here.get(model.name))
+    assert open_prior("sd", "cpu").describe()["phi"]["folder"] == str(v_folder)
+    assert open_prior("sd", "cpu", "shared").describe()["phi"] == "shared"
+
+
+def test_the_refiner_of_stable_diffusion_is_sdxls_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "find", lambda model: Path("somewhere"))
+    assert default_refiner("sd") == "sdxl-refiner"
+    monkeypatch.setattr(sources, "find", lambda model: None)
+    assert default_refiner("sd") == "" and default_refiner("exact") == default_refiner("/a/folder") == ""
+
+
+def test_the_command_line_takes_phi() -> None:
+    told = to_job(parser().parse_args(["generate", "a red mug", "--prior", "sd", "--phi", "shared"]))
+    assert told.phi == "shared"
+    assert to_job(parser().parse_args(["generate", "a red mug"])).phi == ""
+
+
+def test_networks_are_loaded_late_and_let_go_of(base_folder: Path) -> None:
+    prior = open_prior(base_folder, "cpu")
+    assert not {"_network", "_vae"} & set(vars(prior))
+    prior.load()
+    assert {"_network", "_vae"} <= set(vars(prior))
+    prior.release()
+    assert not {"_network", "_phi_network", "_vae"} & set(vars(prior))

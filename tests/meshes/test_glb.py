@@ -1,0 +1,104 @@
+"""A GLB comes back with new colours and everything else as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.meshes.glb import parse, read_glb
+from backend.meshes.parts import from_parts
+from backend.meshes.write import glb_bytes
+from backend.results.deliver_refined import chosen_uvs, png_of
+from backend.scene.mesh import Sheet
+from dreamflow_blender.contract.meshfile import BadMeshFile
+from tests.tools.made_meshes import grid_ball, stripes
+from tests.tools.refine_run import run_file, shorten
+
+
+def a_glb(**material: object) -> bytes:
+    """An exported ball with an extra attribute, a camera, a name and a moved node."""
+    import torch
+
+    v, tri, uv, polygon = grid_ball()
+    arrays = from_parts(v, tri, uv=uv, polygon=polygon)
+    sheet = Sheet(np.arange(0), np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), np.zeros(0, bool), 1, 1,
+                  None, (), False, "")  # fmt: skip
+    mesh = chosen_uvs(arrays, [sheet])
+    glb = parse(glb_bytes(mesh, png_of(torch.from_numpy(stripes())), {"prompt": "é 🦆"}))
+    document = glb.document
+    primitive = document["meshes"][0]["primitives"][0]
+    count = document["accessors"][0]["count"]
+    joints = np.arange(4 * count, dtype=np.uint8).tobytes()
+    made = {"bufferView": glb.append(joints), "componentType": 5121, "type": "VEC4", "count": count}
+    document["accessors"].append(made)
+    primitive["attributes"]["JOINTS_0"] = len(document["accessors"]) - 1
+    document["cameras"] = [{"type": "perspective", "perspective": {"yfov": 1, "znear": 0.1}}]
+    document["nodes"][0] |= {"translation": [5, 6, 7], "scale": [2, 2, -2], "extras": {"mine": [1, 2]}}
+    document["materials"][0] |= {"alphaMode": "MASK", "emissiveFactor": [0.1, 0, 0]}
+    document["materials"][0]["pbrMetallicRoughness"] |= material
+    return glb.content()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short():
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        yield
+
+
+def test_read_in_our_axes() -> None:
+    arrays = read_glb(a_glb(), [])
+    assert np.allclose(arrays.v_pos.mean(0), (5, -7, 6), atol=0.2)  # (x, y, z) of theirs is (x, -z, y)
+    assert arrays.images[0].shape == (64, 64, 4) and np.array_equal(arrays.images[0], stripes())
+
+
+def test_all_but_the_image_comes_back_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "a.glb").write_bytes(a_glb())
+    run_file(tmp_path / "job", tmp_path / "a.glb")
+    old, new = parse(a_glb()), parse((tmp_path / "job" / "mesh.glb").read_bytes())
+    assert new.binary[: len(old.binary)] == old.binary
+    changed = {k for k in new.document if new.document[k] != old.document.get(k)}
+    assert changed == {"images", "textures", "materials", "bufferViews", "buffers"}
+    assert new.document["images"][0] == old.document["images"][0]
+    before, after = read_glb(a_glb(), []), read_glb(new.content(), [])
+    material = new.document["materials"][0]
+    assert material["pbrMetallicRoughness"]["baseColorTexture"] == {"index": 1}
+    material["pbrMetallicRoughness"]["baseColorTexture"] = {"index": 0}
+    assert material == old.document["materials"][0]
+    for name in ("v_pos", "t_pos_idx", "uv", "material", "names"):
+        assert np.array_equal(getattr(before, name), getattr(after, name)), name
+    assert (before.images[0] != after.images[0]).any()
+
+
+def test_new_uvs_stand_beside_the_old_and_double_vertices_with_all_they_have(tmp_path: Path) -> None:
+    (tmp_path / "a.glb").write_bytes(a_glb(baseColorFactor=[0.5, 1, 1, 1]))
+    run_file(tmp_path / "job", tmp_path / "a.glb", keep_uvs=False)
+    content = (tmp_path / "job" / "mesh.glb").read_bytes()
+    old, new = parse(a_glb()), parse(content)
+    primitives = [g.document["meshes"][0]["primitives"][0] for g in (old, new)]
+    assert set(primitives[1]["attributes"]) == {*primitives[0]["attributes"], "TEXCOORD_1"}
+    pbr = new.document["materials"][0]["pbrMetallicRoughness"]
+    assert pbr["baseColorTexture"]["texCoord"] == 1 and "baseColorFactor" not in pbr
+    for name in primitives[0]["attributes"]:
+        a, b = (
+            g.accessor(p["attributes"][name])[g.accessor(p["indices"])[:, 0].astype(int)]
+            for g, p in zip((old, new), primitives, strict=True)
+        )
+        assert np.array_equal(a, b), name
+    assert json.loads(json.dumps(new.document["nodes"])) == old.document["nodes"]
+
+
+@pytest.mark.parametrize("cut", [3, 11, 40, 700, 5000])
+def test_a_file_cut_short_is_refused(cut: int) -> None:
+    with pytest.raises(BadMeshFile):
+        read_glb(a_glb()[:cut], [])
+
+
+def test_packed_meshes_are_refused() -> None:
+    glb = parse(a_glb())
+    glb.document["extensionsRequired"] = ["KHR_draco_mesh_compression"]
+    with pytest.raises(BadMeshFile, match="without compression"):
+        read_glb(glb.content(), [])

@@ -1,0 +1,252 @@
+"""A run that was stopped and resumed gives the same bytes as one that was not."""
+
+import dataclasses
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from backend.config import resolve
+from backend.errors import DeviceError, DiskError, NumericsError, SceneError
+from backend.jobs import generate, resume
+from backend.jobs import keeper as jobs_keeper
+from backend.jobs import run as running
+from backend.kernels import select
+from backend.results import deliver
+from backend.stages import chain, checkpoint
+from backend.stages.stages import Stage
+from dreamflow_blender.contract import protocol as p
+from tests.tools.oracle import Oracle
+from tests.tools.tiny import tiny_job
+
+RESULTS = ("mesh.npz", "albedo.png", "views.png")
+
+
+@pytest.fixture(autouse=True)
+def oracle(monkeypatch):
+    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    for name in ("write_turntable", "write_curves"):  # a second each, and not what is compared
+        monkeypatch.setattr(deliver, name, lambda path, _: path.touch())
+    monkeypatch.setattr(deliver, "TURNTABLE_VIEWS", 12)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A whole run's results, and a copy of every checkpoint that it wrote."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "open_prior", lambda *_: Oracle())
+        patch.setattr(deliver, "write_turntable", lambda path, _: path.touch())
+        patch.setattr(deliver, "write_curves", lambda path, _: path.touch())
+        patch.setattr(jobs_keeper.clean, "__defaults__", (1000,))
+        events = list(generate.generate(tiny_job(folder, checkpoint_seconds=0.0)))
+    assert isinstance(events[-1], p.Finished)
+    return folder
+
+
+def results(folder):
+    return {name: (folder / name).read_bytes() for name in RESULTS}
+
+
+def resumed(kept, tmp_path, path):
+    folder = tmp_path / "job"
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(kept / "job.json", folder)
+    shutil.copytree(path, folder / "checkpoints" / path.name)
+    torch.manual_seed(99)  # whatever this process has drawn before
+    events = list(resume.resume(folder))
+    assert isinstance(events[-1], p.Finished)
+    return folder
+
+
+def at(kept, stage, iteration, ended=False):
+    for path in jobs_keeper.listed(kept):
+        facts = json.loads((path / "state.json").read_text())
+        if (facts["stage"], facts["iteration"], facts["ended"]) == (stage, iteration, ended):
+            return path
+    raise AssertionError("no such checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("stage", "iteration", "ended"),
+    [
+        ("nerf", 4, False),
+        ("nerf", 24, True),
+        ("geometry", 6, False),  # its last iteration, without the colours that are settled after it
+        ("geometry", 6, True),
+        ("texture", 3, False),
+        ("refine", 4, True),
+    ],
+)
+def test_resumed_is_the_same(kept, tmp_path, stage, iteration, ended):
+    path = at(kept, stage, iteration, ended)
+    assert results(resumed(kept, tmp_path, path)) == results(kept)
+
+
+def test_everything_of_a_stage_is_reachable():
+    assert {f.name for f in dataclasses.fields(Stage)} == {
+        "name", "walk", "optimizer", "phi", "generator", "steps"
+    }  # fmt: skip
+
+
+def test_the_second_attempt_resumes(tmp_path, monkeypatch):
+    """A first seed that gives no surface, and a run stopped in the second."""
+    real = generate.run_stages.__globals__["look_at_hand_over"]
+    calls = []
+
+    def fails_once(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise SceneError("The scene is empty.")
+        return real(*arguments)
+
+    monkeypatch.setitem(generate.run_stages.__globals__, "look_at_hand_over", fails_once)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    events = list(generate.generate(tiny_job(whole)))
+    assert any(isinstance(e, p.Warning) and "another seed" in e.message for e in events)
+
+    calls.clear()
+    started = 0
+
+    def asked():
+        return "cancel" if started == 2 and seen == 5 else None
+
+    seen = 0
+    run = generate.generate(tiny_job(cut, checkpoint_seconds=0.0), asked)
+    for event in run:
+        if isinstance(event, p.Started):
+            started, seen = started + 1, 0
+        seen += isinstance(event, p.Checkpoint)
+    assert isinstance(event, p.Cancelled)
+    assert checkpoint.load(jobs_keeper.listed(cut)[0]).attempt == 1
+    assert isinstance(list(resume.resume(cut))[-1], p.Finished)
+    assert results(cut) == results(whole)
+
+
+def test_two_are_kept_and_others_cleaned(tmp_path):
+    (tmp_path / "checkpoints" / ".000009-nerf-1.part").mkdir(parents=True)
+    list(generate.generate(tiny_job(tmp_path, checkpoint_seconds=0.0)))
+    left = sorted(f.name for f in (tmp_path / "checkpoints").iterdir())
+    assert len(left) == 2 and left[-1].endswith("refine-4")
+
+
+def test_a_damaged_one_is_passed_over(kept, tmp_path):
+    folder = tmp_path / "job"
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(kept / "job.json", folder)
+    older, newer = at(kept, "texture", 2), at(kept, "texture", 4)
+    for path in (older, newer):
+        shutil.copytree(path, folder / "checkpoints" / path.name)
+    blob = folder / "checkpoints" / newer.name / "state.safetensors"
+    blob.write_bytes(blob.read_bytes()[:-100])
+    events = list(resume.resume(folder))
+    assert "damaged" in next(e for e in events if isinstance(e, p.Warning)).message
+    assert results(folder) == results(kept)
+
+
+@pytest.mark.parametrize("where", ["fsync", "rename"])
+def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
+    whole, full = tmp_path / "whole", tmp_path / "full"
+    list(generate.generate(tiny_job(whole)))
+
+    def fails(self, *_, **__):
+        if where == "fsync" or "texture" in str(self):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, *_, **__)
+
+    if where == "fsync":
+        monkeypatch.setattr(checkpoint, "_to_the_disk", fails)
+    else:
+        real = getattr(Path, where)
+        monkeypatch.setattr(Path, where, fails)
+    with pytest.raises(DiskError, match="disk is full"):
+        list(generate.generate(tiny_job(full, checkpoint_seconds=0.0)))
+    monkeypatch.undo()
+    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    for path in (full / "checkpoints").glob("*"):
+        checkpoint.load(path)
+    assert not list((full / "checkpoints").glob(".*"))
+    assert isinstance(list(resume.resume(full))[-1], p.Finished)
+    assert results(full) == results(whole)
+
+
+def test_clocks_change_nothing(tmp_path, kept, monkeypatch):
+    """Previews, snapshots and checkpoints after every iteration, or none."""
+    monkeypatch.setattr(running.Watch, "PREVIEW_EVERY", 0.0)
+    job = tiny_job(tmp_path, checkpoint_seconds=0.0, snapshot_seconds=0.0)
+    events = list(generate.generate(job))
+    assert sum(isinstance(e, p.Snapshot) for e in events) > 10
+    assert results(tmp_path) == results(kept)
+
+
+def test_tensors_are_safetensors(tmp_path):
+    import safetensors.torch
+
+    tensors = {
+        "a": torch.randn(3, 4), "b": torch.tensor(7), "c": torch.zeros(0, 3), "d": torch.tensor([True, False]),
+        "e": torch.arange(5, dtype=torch.uint8), "f": torch.randn(2).bfloat16(),
+    }  # fmt: skip
+    path = tmp_path / "t.safetensors"
+    with path.open("wb") as file:
+        checkpoint._write_tensors(file, tensors)
+    found = safetensors.torch.load_file(path)
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+
+
+class Elsewhere(torch.Generator):
+    """Draws as a card does: its state is a seed and an offset."""
+
+    def get_state(self):
+        return torch.zeros(16, dtype=torch.uint8)
+
+
+def after_two(tmp_path):
+    """(moment after two iterations, the folder with their checkpoint)."""
+    job = tiny_job(tmp_path / "job", stages=("nerf",))
+    preset = resolve("draft", job.overrides)
+    for moment in chain.run_stages(job, preset, Oracle(), None, select("cpu"), torch.device("cpu")):
+        if moment.what == "step" and moment.done == 2:
+            return moment, Path(job.folder)
+    raise AssertionError("a stage has two iterations")
+
+
+def take(moment):
+    return checkpoint.capture(moment.scene, moment.work, moment.done, 0, False, {"curve.nerf.loss": torch.ones(2)}, {})
+
+
+@pytest.mark.parametrize("where", ["moments", "field", "curve"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_nan_is_never_saved_and_the_older_checkpoint_stays(tmp_path, where, value):
+    moment, folder = after_two(tmp_path)
+    keeper = jobs_keeper.Keeper(folder)
+    keeper.save(take(moment))
+    keeper.wait()
+    before = [(path.name, (path / "state.safetensors").read_bytes()) for path in jobs_keeper.listed(folder)]
+    assert len(before) == 1
+    optimizer = moment.work.optimizer
+    others = {"curve.nerf.loss": torch.ones(2)}
+    if where == "moments":
+        optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].view(-1)[5] = value
+    elif where == "field":
+        moment.scene.field.table.data[3] = value
+    else:
+        others["curve.nerf.loss"][1] = value
+    named = {"moments": r"optimizer\.0\.exp_avg_sq", "field": r"field\.table", "curve": r"curve\.nerf\.loss"}[where]
+    with pytest.raises(NumericsError, match=rf"stage nerf, iteration 2: {named} holds a NaN or an infinity"):
+        keeper.save(checkpoint.capture(moment.scene, moment.work, 2, 0, False, others, {}))
+    keeper.wait()
+    after = [(path.name, (path / "state.safetensors").read_bytes()) for path in jobs_keeper.listed(folder)]
+    assert after == before
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused_with_a_sentence(tmp_path):
+    """A card draws in another way than the processor, and torch would only say that a state has the wrong size."""
+    moment, _ = after_two(tmp_path)
+    saved = take(moment)
+    elsewhere = dataclasses.replace(moment.work, generator=Elsewhere())
+    with pytest.raises(DeviceError, match=r"begun on another device.*Resume it on the device"):
+        checkpoint.restore_stage(saved, elsewhere)

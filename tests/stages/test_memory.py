@@ -1,0 +1,207 @@
+"""Running out of memory in the middle: one rung down, the same draws again, and the same result."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from backend import device
+from backend.config import resolve
+from backend.diffusion.savings import THRIFTS
+from backend.errors import InputError, OutOfMemory
+from backend.jobs import generate
+from backend.kernels import Kernels, select
+from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.scene.scene import Scene
+from backend.stages import chain, memory
+from backend.stages.memory import Ladder, make_plan
+from dreamflow_blender.contract.protocol import Finished, Job, Warning
+from tests.tools.cuda_calls import CudaCalls
+from tests.tools.oracle import Oracle
+from tests.tools.tiny import OVERRIDES, tiny_job
+from tests.tools.tiny_models import build
+
+FEW = OVERRIDES | {"nerf.levels": 2, "nerf.views": 2, "nerf.size": 16, "nerf.samples": 16}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return build(root / "base", "sd21-base"), build(root / "own", "sd21", seed=1)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Kernels:
+    return select("cpu")
+
+
+def out_of_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Failing:
+    """Calls through, and fails at these calls, counted from 1."""
+
+    def __init__(self, real: Callable, *at: int) -> None:
+        self.real, self.at, self.calls = real, at, 0
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        self.calls += 1
+        if self.calls in self.at:
+            out_of_memory()
+        return self.real(*args, **named)
+
+
+def run(prior: Any, kernels: Kernels, ladder: Ladder | None = None) -> tuple[Scene, list[str], list[int]]:
+    """The nerf stage, up to the hand-over: (scene, what was said, iterations done)."""
+    job = Job("memory", "generate", "a ball", "unused", overrides=FEW, stages=("nerf",), seed=3)
+    notes, done = [], []
+    for moment in chain.run_stages(job, resolve("draft", FEW), prior, None, kernels, CPU, None, ladder):
+        if moment.what == "eased":
+            notes.append(moment.note)
+        elif moment.what == "step":
+            done.append(moment.done)
+        elif moment.what == "ended":
+            return moment.scene, notes, done
+    raise AssertionError("a stage ends")
+
+
+def state(scene: Scene) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in scene.field.state_dict().items()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folders: tuple[Path, Path], kernels: Kernels) -> dict[str, torch.Tensor]:
+    scene, notes, _ = run(StableDiffusionPrior(folders[0], CPU, folders[1]), kernels)
+    assert notes == []
+    return state(scene)
+
+
+@pytest.mark.parametrize("where", ["encode", "fit", "D_phi", "D_p", "optimiser"])
+def test_wherever_it_runs_out_the_result_is_the_same(
+    where: str, folders: tuple[Path, Path], kernels: Kernels, undisturbed: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, so that it comes to the second rung: both compute again what they do not keep, to the same bits."""
+    from backend.diffusion.lora import LoRAPhi
+
+    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    if where in ("encode", "D_p"):
+        name = {"encode": "encode", "D_p": "denoise"}[where]
+        monkeypatch.setattr(prior, name, Failing(getattr(prior, name), 3, 4))
+    elif where == "optimiser":
+        real = Failing(chain.nerf_stage.__globals__["apfo"].__globals__["gradient_norm"], 3, 4)
+        monkeypatch.setitem(chain.nerf_stage.__globals__["apfo"].__globals__, "gradient_norm", real)
+    else:
+        name = {"fit": "_predict", "D_phi": "__call__"}[where]
+        failing = Failing(getattr(LoRAPhi, name), *((5, 6) if where == "fit" else (3, 4)))
+        monkeypatch.setattr(LoRAPhi, name, lambda self, *args: failing(self, *args))
+    scene, notes, done = run(prior, kernels)
+    assert len(notes) == 2 and done == [1, 2, 3, 4]
+    assert all("Out of memory in stage nerf, iteration 2" in note for note in notes)
+    assert "encoder checkpointed" in notes[0] and "D_phi's step checkpointed" in notes[1]
+    for name, value in state(scene).items():
+        assert torch.equal(value, undisturbed[name]), name
+
+
+def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
+    folders: tuple[Path, Path], kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 2, 3, 4, 5))
+    ladder = Ladder(resolve("draft", FEW), prior, None)
+    _, notes, done = run(prior, kernels, ladder)
+    assert len(notes) == len(THRIFTS) - 1 == ladder.rung and done == [1, 2, 3, 4]
+    assert "attention in slices" in notes[2] and "the prior's own network" in notes[3]
+    assert prior.describe()["phi"] == "shared"
+
+    monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 1))
+    with pytest.raises(OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"):
+        run(prior, kernels, ladder)
+
+
+def test_a_prior_without_networks_says_at_once_what_to_change(kernels: Kernels) -> None:
+    prior = Oracle()
+    prior.denoise = Failing(prior.denoise, 3)  # type: ignore[method-assign]
+    with pytest.raises(OutOfMemory, match=r"iteration 2.*--set nerf\.budget=100000"):
+        run(prior, kernels)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_processor_runs_out_in_other_words(error: Exception) -> None:
+    assert memory.is_out_of_memory(error)
+    assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_what_is_to_be_changed_by_stage(folders: tuple[Path, Path]) -> None:
+    preset, sd = resolve("paper"), StableDiffusionPrior(folders[0], CPU)  # native size 64
+    assert memory.what_to_change("texture", preset, sd) == "Lower texture.size: --set texture.size=256"
+    small = dataclasses.replace(preset, refine=dataclasses.replace(preset.refine, size=64))
+    assert "--stages nerf,geometry,texture" in memory.what_to_change("refine", small, sd)
+    assert memory.what_to_change("geometry", preset, Oracle()).endswith("geometry.size=256")
+
+
+class Sized(Oracle):
+    """Needs 20 GB less 4 a rung for 1024 px."""
+
+    def footprint(self, size: int, thrift: Any) -> float:
+        return (20 - 4 * sum(vars(thrift).values())) * (size / 1024) ** 2
+
+
+def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    preset, stages = resolve("paper"), ("nerf", "geometry", "texture", "refine")
+
+    def planned(gigabytes: float, at_least: int = 0) -> memory.Plan:
+        monkeypatch.setattr(memory, "capacity_gb", lambda _: gigabytes)
+        return make_plan(stages, preset, Oracle(), Sized(), CPU, at_least)
+
+    assert planned(80).rung == 0 and planned(80).note() == ""
+    assert planned(80, at_least=2).rung == 2  # a run that goes on stays thrifty
+    tight = planned(16)
+    assert tight.rung == 2 and tight.fits and "D_phi's step checkpointed" in tight.note()
+    assert tight.needed["refine"] == pytest.approx(12 + 1.05 + 0.39, abs=0.05)
+    assert tight.needed["nerf"] == pytest.approx(2.01 + 0.39, abs=0.05)
+    never = planned(1)
+    assert never.rung == len(THRIFTS) - 1 and not never.fits and "may not fit" in never.note()
+
+
+def test_a_job_warns_goes_on_and_remembers(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StableDiffusionPrior.denoise
+    failing = Failing(real, 3)
+    monkeypatch.setattr(StableDiffusionPrior, "denoise", lambda self, *args: failing(self, *args))
+    job = tiny_job(tmp_path / "job", prior=str(folders[0]), stages=("nerf",), overrides=FEW, checkpoint_seconds=0.0)
+    events = list(generate.generate(job))
+    assert isinstance(events[-1], Finished)
+    said = [event.message for event in events if isinstance(event, Warning)]
+    assert len(said) == 1 and "encoder checkpointed" in said[0]
+    states = sorted((tmp_path / "job" / "checkpoints").glob("*/state.json"))
+    assert '"rung": 1' in states[-1].read_text(encoding="utf-8")
+    assert '"memory"' in (tmp_path / "job" / "job.json").read_text(encoding="utf-8")
+
+
+def test_a_limit_of_the_user_s(cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan counts with it, and torch's allocator is told; nonsense is refused."""
+    cuda = device.pick_device("cuda")
+    for said, expected in (("", 24.0), ("6", 6.0), ("99", 24.0)):
+        monkeypatch.setenv("DREAMFLOW_MEMORY_GB", said)
+        assert memory.capacity_gb(cuda) == expected
+        device.prepare_device(cuda, 0)
+        assert cuda_calls.fractions.pop() == (pytest.approx(expected / 24), 0)
+    for nonsense in ("much", "0", "-3", "nan"):
+        monkeypatch.setenv("DREAMFLOW_MEMORY_GB", nonsense)
+        with pytest.raises(InputError, match="DREAMFLOW_MEMORY_GB"):
+            memory.capacity_gb(cuda)
+
+
+def test_what_was_held() -> None:
+    held = torch.ones(200_000_000 // 4)
+    now = psutil.Process().memory_info().rss / 1e9
+    assert held[0] == 1 and 0.2 < now < 1.05 * memory.peak_gb(CPU) < 64

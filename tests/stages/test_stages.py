@@ -1,0 +1,148 @@
+"""The stages on a prior that knows the answer: they must find it, and say so where they cannot."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from backend.config import DRAFT, Walk
+from backend.errors import NumericsError, SceneError
+from backend.kernels import Kernels, select
+from backend.results.look import around, look
+from backend.scene import scene as scene_state
+from backend.scene.mesh import is_closed, signed_volume
+from backend.scene.optimizer import adamw, decay
+from backend.stages import stages
+from backend.stages.apfo import Step
+from tests.tools.here import generator, here
+from tests.tools.oracle import BLUE, RADIUS, RED, Oracle, ball
+
+NERF = dataclasses.replace(
+    DRAFT.nerf, levels=25, views=4, size=32, samples=48, occupancy=24, grid_levels=4, grid_log2_size=12,
+    grid_finest=32, hidden=16, orientation_points=128,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Kernels:
+    return select(here())
+
+
+@pytest.fixture(scope="module")
+def trained(kernels: Kernels) -> scene_state.Scene:
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+    run(stages.nerf_stage(scene, told(NERF), NERF, generator(), 0))
+    return scene
+
+
+def told(walk: Walk, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
+    return stages.guide(prior or Oracle(), "a ball", "", walk, kind)
+
+
+def run(stage: stages.Stage) -> list[Step]:
+    return list(stage.steps(0))
+
+
+def silhouette_iou(scene: scene_state.Scene, kernels: Kernels) -> float:
+    cameras = around(4, 48, here(), first=20)
+    white, black = (look(scene, cameras, kernels, torch.full((3,), v, device=here())) for v in (1.0, 0.0))
+    mask = (white - black).mean(-1) < 0.5
+    true = ball(cameras)[1][..., 0]
+    return float((mask & true).sum() / (mask | true).sum())
+
+
+def test_the_field_becomes_the_ball(trained: scene_state.Scene, kernels: Kernels) -> None:
+    field_only = dataclasses.replace(trained, mesh=None)
+    assert silhouette_iou(field_only, kernels) > 0.9
+
+
+def test_the_hand_over_is_a_closed_ball(trained: scene_state.Scene, kernels: Kernels) -> None:
+    scene = dataclasses.replace(trained)
+    cameras = Oracle.poses.sample(generator(), 8, 32, 32)
+    iou = scene_state.hand_over(scene, cameras, 16, kernels)
+    assert iou > 0.75 and scene.mesh is not None
+    assert is_closed(scene.mesh)
+    assert signed_volume(scene.mesh) == pytest.approx(4 / 3 * torch.pi * RADIUS**3, rel=0.2)
+
+
+def test_geometry_finds_the_right_radius(trained: scene_state.Scene, kernels: Kernels) -> None:
+    scene = dataclasses.replace(trained)
+    scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
+    assert scene.grid is not None
+    # start from a ball that is a quarter too small
+    radius = 0.75 * RADIUS
+    scene.sdf = torch.nn.Parameter((radius - scene.grid.vertices.norm(dim=1)) / scene.grid.spacing)
+    scene.mesh = scene_state.detached(scene_state.surface(scene))
+    before = silhouette_iou(scene, kernels)
+    # it has to grow by two cells in few updates, which smoothness would slow down
+    walk = dataclasses.replace(
+        DRAFT.geometry, levels=30, views=4, size=48, sdf_rate=5e-2, cells=14, consistency=0.01, laplacian=0.02
+    )
+    run(stages.geometry_stage(scene, told(walk, "normal"), walk, kernels, generator()))
+    after = silhouette_iou(scene, kernels)
+    assert before < 0.6 and after > 0.85, (before, after)
+    assert is_closed(scene.mesh)
+
+
+def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels) -> None:
+    scene = scene_state.new_scene(NERF, kernels, here(), 3)  # a field that knows no colour
+    shape = dataclasses.replace(trained)
+    scene_state.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
+    scene.mesh = shape.mesh
+    walk = dataclasses.replace(
+        DRAFT.texture, levels=15, views=4, size=32, grid_rate=3e-2, head_rate=2e-2
+    )
+    before = [p.detach().clone() for p in scene.field.density_head.parameters()]
+    run(stages.texture_stage(scene, told(walk), walk, kernels, generator(), 0))
+    points = torch.tensor([[0.0, -0.3, 0.3], [0.0, -0.3, -0.3]], device=here())
+    assert torch.allclose(scene.field.albedo(points).cpu(), torch.tensor([RED, BLUE]), atol=0.12)
+    for old, new in zip(before, scene.field.density_head.parameters(), strict=True):
+        assert torch.equal(old, new)  # the shape's network is left alone
+
+
+@pytest.mark.parametrize(("density", "word"), [(-600.0, "empty"), (600.0, "full")])
+def test_an_empty_or_full_scene_is_noticed(kernels: Kernels, density: float, word: str) -> None:
+    walk = dataclasses.replace(NERF, grid_rate=0.0, head_rate=0.0, half=1.2, samples=16, occupancy_every=4)
+    scene = scene_state.new_scene(walk, kernels, here(), 0)
+    with torch.no_grad():
+        scene.field.density_head[-1].bias.fill_(density)
+    scene.occupancy.update(scene.field, None, decay=0.0)
+    with pytest.raises(SceneError, match=word) as caught:
+        run(stages.nerf_stage(scene, told(walk), walk, generator(), 0))
+    assert caught.value.todo
+
+
+@pytest.mark.parametrize("fault", [float("nan"), float("inf")])
+def test_a_nan_is_named_with_its_iteration(kernels: Kernels, fault: float) -> None:
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+    stage = stages.nerf_stage(scene, told(NERF, prior=Oracle(fault)), NERF, generator(), 0)
+    before = scene.field.table.detach().clone()
+    with pytest.raises(NumericsError, match="iteration 0: D_p"):
+        run(stage)
+    assert torch.equal(before, scene.field.table)  # stopped before it could spoil anything
+
+
+def test_learning_rates_fall_at_the_end(kernels: Kernels) -> None:
+    walk = dataclasses.replace(NERF, levels=10, views=1, decay_from=0.5)
+    optimizer = adamw([([torch.nn.Parameter(torch.zeros(1))], 1.0)])
+    rates = []
+    for iteration in range(11):
+        decay(optimizer, walk, iteration)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:6] == [1.0] * 6 and rates[10] == pytest.approx(0.1) and rates == sorted(rates, reverse=True)
+
+
+def test_a_stage_can_start_in_the_middle(kernels: Kernels) -> None:
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+    stage = stages.nerf_stage(scene, told(NERF), NERF, generator(), 0)
+    steps = list(stage.steps(NERF.iterations - 3))
+    assert [s.iteration for s in steps] == [97, 98, 99]
+    assert steps[0].level.timestep < 100
+
+
+def test_backgrounds_follow_the_priors_policy(kernels: Kernels) -> None:
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+    prior, g = Oracle(), generator()
+    camera = prior.poses.sample(g, 1, 8, 8)
+    seen = {tuple(round(v, 2) for v in stages.behind(scene, prior, camera, g).tolist()) for _ in range(40)}
+    assert seen == {(0.15,) * 3, (0.5,) * 3, (0.85,) * 3}

@@ -1,0 +1,1 @@
+"""What the tests share: tiny jobs, stand-in networks, meshes, servers."""

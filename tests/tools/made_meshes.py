@@ -1,0 +1,50 @@
+"""Meshes built by code, for the tests of refine: plain ones, and all kinds of difficult ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.meshes.parts import from_parts
+from dreamflow_blender.contract.meshfile import ObjectArrays
+
+
+def grid_ball(rows: int = 12, columns: int = 24, radius: float = 0.49):
+    """A ball of latitude and longitude: v_pos, triangles, their corners' UVs, and each one's quad."""
+    lat = np.linspace(-np.pi / 2, np.pi / 2, rows + 1)
+    lon = np.linspace(-np.pi, np.pi, columns + 1)
+    v, uv = [], []
+    for i, a in enumerate(lat):
+        for j, b in enumerate(lon):
+            v.append((np.cos(a) * np.sin(b), -np.cos(a) * np.cos(b), np.sin(a)))
+            uv.append((j / columns, i / rows))
+    tri, polygon = [], []
+    for i in range(rows):
+        for j in range(columns):
+            a = i * (columns + 1) + j
+            b, c, d = a + 1, a + columns + 2, a + columns + 1
+            for t in ((a, b, c), (a, c, d)):
+                if not (i == 0 and t == (a, b, c)) and not (i == rows - 1 and t == (a, c, d)):  # at the poles
+                    tri.append(t)
+                    polygon.append(i * columns + j)
+    tri = np.array(tri)
+    return radius * np.array(v), tri, np.array(uv)[tri], np.array(polygon)
+
+
+def stripes(size: int = 64, alpha: int = 255) -> np.ndarray:
+    """[S,S,4] uint8: what no refinement would leave as it is."""
+    image = np.full((size, size, 4), alpha, np.uint8)
+    x = np.arange(size)
+    image[..., 0] = 60 + 120 * (x // 8 % 2)
+    image[..., 1] = 90
+    image[..., 2] = (40 + 3 * x)[:, None] % 200
+    return image
+
+
+def painted_ball(**changes) -> ObjectArrays:
+    v, tri, uv, polygon = grid_ball()
+    parts = {
+        "uv": uv, "polygon": polygon, "image": [0], "base": [(1.0, 1.0, 1.0, 1.0)], "names": ["paint"],
+        "images": (stripes(),),
+    }  # fmt: skip
+    parts |= changes
+    return from_parts(parts.pop("v", v), parts.pop("tri", tri), **parts)

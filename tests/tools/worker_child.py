@@ -1,0 +1,101 @@
+"""`python -m backend worker` with the prior that knows a ball: a process for tests to talk to.
+
+    worker_child.py                    the worker
+    worker_child.py generate FOLDER    a tiny job without a worker, which says what it does: see `run`
+    worker_child.py resume FOLDER      goes on with it
+
+    LOADING      seconds that loading the prior takes, all in one go
+    ITERATION    seconds that the denoiser takes
+    UNWRAP       seconds that the unwrapping process takes
+    CARD_FAILS   a file: while it is there the denoiser raises what a card does after an illegal access
+
+Like the real one, it hears requests before it imports torch.
+"""
+
+import io
+import os
+import sys
+import time
+from pathlib import Path
+
+from backend.worker import desk
+
+
+def seconds(name):
+    return float(os.environ.get(name, "0"))
+
+
+def prepare():
+    """Put other things in the places of some real ones."""
+    import torch
+
+    from backend.jobs import run as running
+    from backend.results import deliver
+    from backend.texture import unwrap
+    from tests.tools.oracle import Oracle
+
+    class Slow(Oracle):
+        def denoise(self, *arguments):
+            time.sleep(seconds("ITERATION"))
+            if "CARD_FAILS" in os.environ and Path(os.environ["CARD_FAILS"]).exists():
+                raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+            return super().denoise(*arguments)
+
+    def load(*_):
+        print("a library talks")
+        os.write(1, b"and its C code, too\n")
+        time.sleep(seconds("LOADING"))
+        return Slow()
+
+    running.open_prior = load
+    deliver.TURNTABLE_VIEWS = 4
+    deliver.write_curves = lambda path, _: path.touch()  # a second, and nothing that is looked at here
+    if "UNWRAP" in os.environ:
+        unwrap.CHILD = Path(__file__).with_name("slow_unwrap.py")
+
+
+def say(words):
+    os.write(1, words.encode() + b"\n")
+
+
+def run(command, folder):
+    """With a checkpoint after every iteration, each written in two halves with a word in between."""
+    from backend.jobs import generate, resume
+    from backend.jobs.folder import EventLog
+    from backend.stages import checkpoint
+    from tests.tools.tiny import tiny_job
+
+    def write_tensors(file, tensors):
+        whole = io.BytesIO()
+        real_write(whole, tensors)
+        half = len(whole.getvalue()) // 2
+        file.write(whole.getvalue()[:half])
+        file.flush()
+        say("writing")
+        time.sleep(0.02)
+        file.write(whole.getvalue()[half:])
+
+    real_write, checkpoint._write_tensors = checkpoint._write_tensors, write_tensors
+    job = tiny_job(folder, checkpoint_seconds=0.0, snapshot_seconds=0.2)
+    events = generate.generate(job) if command == "generate" else resume.resume(folder)
+    log = None
+    for event in events:
+        log = log or EventLog(folder)
+        log.write(event)
+        say(f"{type(event).__name__.lower()} {getattr(event, 'stage', '')}")
+    assert "mesh.glb" in event.paths
+
+
+class PreparedWorker(desk.Worker):
+    def work(self):
+        prepare()
+        super().work()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        prepare()
+        run(sys.argv[1], Path(sys.argv[2]))
+    else:
+        desk.Worker = PreparedWorker
+        desk.serve()

@@ -1,0 +1,124 @@
+"""Training of rings: it starts as the shipped model, and a run in two parts ends with the bytes of one in one part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from backend.diffusion.camera_label import camera_label
+from backend.diffusion.joint_attention import join_frames
+from backend.errors import InputError
+from backend.jobs.priors import built_in
+from backend.models.load import load_network, load_text
+from backend.models.model_folder import open_folder
+from backend.objects.shapes import KINDS
+from backend.training import networks
+from backend.training.rings import __main__
+from backend.training.rings.export import write_rings_model
+from backend.training.rings.rings import FRAMES, Drawer, RingAlbum, open_ring_album, ring_cameras
+
+
+def test_step_0_is_the_shipped_model(tmp_path: Path) -> None:
+    tokenizer = networks.save_tokenizer(tmp_path)
+    _, unet, encoder = __main__.second_edition(tokenizer.get_vocab())
+    model = open_folder(built_in("mini"))
+    old_tokenizer, old_encoder = load_text(model, torch.device("cpu"))
+    old_unet = load_network(model, torch.device("cpu")).unet.float()
+    told = {"padding": "max_length", "max_length": networks.TEXT_LENGTH, "return_tensors": "pt"}
+    text = "a normal map of a red duck with a blue beak"
+    camera = ring_cameras(1, torch.Generator().manual_seed(0), 64)
+    x = torch.randn(FRAMES, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    t = torch.tensor([900, 600, 300, 10])
+    join_frames(unet, 1)
+    with torch.no_grad():
+        new = encoder(tokenizer(text, **told).input_ids).last_hidden_state
+        old = old_encoder.float()(old_tokenizer(text, **told).input_ids).last_hidden_state
+        a = unet(
+            x, t, encoder_hidden_states=new.expand(FRAMES, -1, -1), class_labels=camera_label(camera.c2w)
+        ).sample
+        b = old_unet(x, t, encoder_hidden_states=old.expand(FRAMES, -1, -1)).sample
+    assert torch.equal(new, old)
+    assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_every_old_token_keeps_its_row_and_every_new_one_is_its_own() -> None:
+    rows = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    grown = networks.grown_rows({"a": 0, "b": 1, "end": 2}, rows, {"a": 0, "b": 1, "c": 2, "d": 3, "end": 4})
+    assert torch.equal(grown[[0, 1, 4]], rows)
+    assert not torch.allclose(grown[2], grown[3], atol=1e-3)
+    with pytest.raises(ValueError, match="no end"):
+        networks.grown_rows({"a": 0, "end": 2}, rows, {"a": 0})
+
+
+@pytest.fixture
+def albums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RingAlbum]:
+    monkeypatch.setattr(__main__, "BATCH", 8)
+    monkeypatch.setattr(__main__, "CHUNK", 2)
+    monkeypatch.setattr(__main__, "CHUNKS", 2)
+    return [open_ring_album(tmp_path / "albums", kind, count=2) for kind in ("ball", "cone")]
+
+
+def run(folder: Path, albums: list[RingAlbum], pictures: int) -> dict[str, torch.Tensor]:
+    trainer = __main__.Trainer(folder, 3, (10**6, pictures))  # ends at `pictures`, no decay before
+    trainer.train(albums, 60)
+    return {name: value.detach().clone() for name, value in trainer.run.parameters().items()} | {
+        f"average.{name}": value.clone() for name, value in trainer.run.average.items()
+    }
+
+
+def test_going_on_ends_with_the_same_bytes(tmp_path: Path, albums: list[RingAlbum]) -> None:
+    whole = run(tmp_path / "whole", albums, 56)
+    run(tmp_path / "torn", albums, 24)
+    torn = run(tmp_path / "torn", albums, 56)
+    assert whole.keys() == torn.keys()
+    assert all(torch.equal(whole[name], torn[name]) for name in whole)
+    moved = [name for name in whole if "class_embedding.linear_2" in name and whole[name].abs().max() > 0]
+    assert len(moved) == 4  # weight and bias, and their averages
+
+
+def test_a_joint_batch_is_whole_rings_and_a_single_one_is_not(albums: list[RingAlbum]) -> None:
+    latents = torch.arange(5.0)[:, None, None, None, None] * 10 + torch.arange(4.0)[:, None, None, None]
+    cameras = torch.zeros(5, FRAMES, 4, 4)
+    pool = (latents.expand(5, FRAMES, 1, 2, 2), cameras, list("abcde"))
+    x, c2w, texts = __main__.take(pool, True, torch.Generator().manual_seed(0))
+    assert c2w.shape == (8, 4, 4)
+    assert (x[:, 0, 0, 0].view(-1, FRAMES) % 10 == torch.arange(4.0)).all()
+    assert texts[:4] == [texts[0]] * 4
+    x, _, texts = __main__.take(pool, False, torch.Generator().manual_seed(0))
+    said = [text for text in zip(texts, (x[:, 0, 0, 0] // 10).long().tolist(), strict=True) if text[0]]
+    assert all("abcde"[row] == text for text, row in said)
+    assert len({float(v) for v in x[:, 0, 0, 0]}) > 4
+
+
+def test_a_kind_is_drawn_by_its_weight_and_never_in_a_held_out_colour(albums: list[RingAlbum]) -> None:
+    drawer = Drawer(albums, {"ball": 3.0})
+    generator = torch.Generator().manual_seed(0)
+    drawn = [drawer.draw(generator) for _ in range(200)]
+    kinds = [picture.description.kind for picture in drawn]
+    assert 130 <= kinds.count("ball") <= 170
+    assert ("ball", "grey") not in {(p.description.kind, p.description.colour) for p in drawn}
+    assert 10 <= sum(p.description.normal_map for p in drawn) <= 55
+    assert all(p.description.view is None and p.images.shape == (4, 3, 64, 64) for p in drawn)
+
+
+def test_an_export_is_whole_states_the_ring_and_credits_the_makers(tmp_path: Path, albums: list[RingAlbum]) -> None:
+    run(tmp_path / "run", albums, 16)
+    trainer = __main__.Trainer(tmp_path / "run", 3, None)
+    trainer.export(tmp_path / "model", None)
+    stated = json.loads((tmp_path / "model" / "dreamflow.json").read_text("utf-8"))
+    assert (stated["camera"], stated["frames"], stated["view_prompt"]) == ("c2w", FRAMES, "{prompt}")
+    assert stated["settings"]["nerf.levels"] * stated["settings"]["nerf.views"] == 400
+    assert "views" not in stated and set(stated["kinds"]) == set(KINDS)
+    unet = UNet2DConditionModel.from_pretrained(tmp_path / "model" / "unet", local_files_only=True)
+    average = trainer.run.average
+    assert all(torch.equal(p, average[f"unet.{name}"].half().float()) for name, p in unet.named_parameters())
+    size = sum(file.stat().st_size for file in (tmp_path / "model").rglob("*") if file.is_file())
+    assert size < 25e6
+    write_rings_model(tmp_path / "model", trainer.parts | {"vae": trainer.vae}, ["ball"], "by Somebody\n")
+    assert (tmp_path / "model" / "CREDITS.txt").read_text("utf-8") == "by Somebody\n"
+    with pytest.raises(InputError, match="no training state"):
+        __main__.Trainer(tmp_path / "nothing", 3, None).export(tmp_path / "model", None)
