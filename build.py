@@ -38,7 +38,6 @@ BLENDERS_PYTHON = (3, 11)
 
 PROBE = "import sys, venv, ensurepip, ssl; print(*sys.version_info[:2], sys.maxsize > 2**32)"
 
-
 spec = importlib.util.spec_from_file_location("torch_build", TORCH_RULE)
 assert spec is not None and spec.loader is not None
 torch_build = importlib.util.module_from_spec(spec)
@@ -156,9 +155,8 @@ def setup(dev: bool = False, look_again: bool = False) -> None:
     ):
         base = find_python()
         shutil.rmtree(VENV, ignore_errors=True)
-        run_step(
-            f"Python from {shutil.which(base[0]) or base[0]}", [*base, "-m", "venv", "--clear", str(VENV)]
-        )
+        from_where = shutil.which(base[0]) or base[0]
+        run_step(f"Python from {from_where}", [*base, "-m", "venv", "--clear", str(VENV)])
     pip = [*python, "-m", "pip", "--disable-pip-version-check", "--no-input"]
     print(f"  torch: {choice.sentence}")
     if not is_installed(pin):
@@ -285,11 +283,7 @@ def package_of(line: str) -> str:
     """What a line of pip's says that it is doing; empty if it says nothing of the kind."""
     parts = line.split()
     if len(parts) > 1 and parts[0] in ("Collecting", "Downloading", "Building", "Processing"):
-        size = (
-            line[line.rindex("(") :].strip()
-            if parts[0] == "Downloading" and line.rstrip().endswith(")")
-            else ""
-        )
+        size = parts[-2] + " " + parts[-1] if parts[0] == "Downloading" and parts[-1].endswith(")") else ""
         return f"{Path(parts[1]).name.split('-')[0].split('=')[0]} {size}".strip()
     return "writing files" if line.startswith("Installing collected packages") else ""
 
@@ -315,9 +309,8 @@ class Ticker:
         width = shutil.get_terminal_size().columns - 1
         while not self._done.wait(0.5 if terminal else 15):
             line = f"  {self._name}: {self.detail}   {words(time.monotonic() - self._began)}"
-            print(
-                f"\r{line[:width]:<{width}}" if terminal else line, end="" if terminal else "\n", flush=True
-            )
+            line = f"\r{line[:width]:<{width}}" if terminal else line + "\n"
+            print(line, end="", flush=True)
         if terminal:
             print(f"\r{'':<{width}}\r", end="", flush=True)
 
@@ -357,12 +350,6 @@ def package() -> int:
     return subprocess.call([*find_python(), str(ROOT / ".ci" / "package.py")], env=clean_env())
 
 
-def accelerators(arguments: list[str]) -> int:
-    """nvdiffrast and tiny-cuda-nn into the environment: optional, and only with a CUDA toolkit to compile them."""
-    setup()
-    return call(str(ROOT / ".ci" / "accelerators.py"), *arguments)
-
-
 def call(*arguments: str, **variables: str) -> int:
     """Runs our Python at the root of the repository, with this program's terminal; returns its exit code."""
     sys.stdout.flush()
@@ -393,7 +380,8 @@ def main() -> int:
         if args.command == "package":
             return package()
         if args.command == "accelerators":
-            return accelerators(rest)
+            setup()
+            return call(str(ROOT / ".ci" / "accelerators.py"), *rest)
         if args.command == "setup":
             setup(look_again=True)
             print(f"DreamFlow is set up in {VENV}")

@@ -18,7 +18,7 @@ SPILLING = 0.9
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of this name, see `choose_device`; for those who have nobody to tell a note."""
+    """The device of this name, as `choose_device` gives it, for callers that show no notes."""
     return choose_device(name)[0]
 
 
@@ -35,7 +35,7 @@ def choose_device(name: str) -> tuple[torch.device, str]:
         try:
             return _card(), ""
         except DeviceError as error:
-            return torch.device("cpu"), f"The processor does the work. {error.message} {error.todo}"
+            return torch.device("cpu"), f"Running on the CPU. {error.message} {error.todo}"
     if name == "cuda":
         if not torch.cuda.is_available():
             built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no card"

@@ -91,7 +91,7 @@ def test_a_card_that_torch_has_no_kernels_for(monkeypatch: pytest.MonkeyPatch) -
     assert torch.__version__ in raised.value.message and "CUDA 12.6" in raised.value.todo
     device, note = choose_device("auto")
     assert device == CPU
-    assert note.startswith("The processor does the work.") and "sm_61" in note and "CUDA 12.6" in note
+    assert note.startswith("Running on the CPU.") and "sm_61" in note and "CUDA 12.6" in note
 
 
 def test_a_card_newer_than_torch_wants_a_newer_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_job_says_why_it_does_not_use_the_card(
     first, second = next(events), next(events)
     events.close()
     assert isinstance(first, p.Ready) and first.devices == ("cpu",)
-    assert isinstance(second, p.Warning) and second.message.startswith("The processor does the work.")
+    assert isinstance(second, p.Warning) and second.message.startswith("Running on the CPU.")
     assert "has no kernels" in running.ready().kernels_why["device"]
 
 

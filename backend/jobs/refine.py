@@ -17,7 +17,7 @@ from backend.files import write_bytes, write_text
 from backend.jobs.lock import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
-from backend.kernels import Kernels, select
+from backend.kernels import Kernels
 from backend.meshes.read import read_mesh
 from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, numbered, write_png
 from backend.scene.mesh import Mesh, Sheet
@@ -106,7 +106,7 @@ class Refining:
         self._edge = border(self._placed, self._arrays.t_pos_idx.astype(np.int64), kept)
         self._sheets = plan_sheets(
             self._arrays, self._placed, self._weight, job.keep_uvs, job.texture_size,
-            preset.delivery.texture_size, select("cpu").rasterize_ids, lambda: False,  # of arrays of the host
+            preset.delivery.texture_size, kernels.rasterize_ids, lambda: False,
         )  # fmt: skip
         viewer = (refiner or prior) if "refine" in job.stages else prior
         generator = torch.Generator(device).manual_seed(job.seed)

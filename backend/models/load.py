@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,20 +64,27 @@ def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, 
 
 
 def load_tokenizer(model: ModelFolder) -> CLIPTokenizer:
-    """Quick, without the encoder's weights."""
-    suffix = "_2" if "text_encoder_2" in model.configs else ""
-    folder = model.path / f"tokenizer{suffix}"
+    """Quick, without the encoder's weights. Remembered while the files' sizes and times stay the same: a job asks for
+    it in each of its stages."""
+    folder = model.path / ("tokenizer_2" if "text_encoder_2" in model.configs else "tokenizer")
+    try:
+        stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read ({error.strerror}).", "Copy the model again.") from error
+    return _tokenizer(folder, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> CLIPTokenizer:
     expected = filler(folder)
     check_vocabulary(folder)
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(
-            model.path, subfolder=f"tokenizer{suffix}", local_files_only=True
-        )
+        tokenizer = CLIPTokenizer.from_pretrained(folder.parent, subfolder=folder.name, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{folder}: {error}", "Copy the model again.") from error
     if tokenizer.pad_token != expected:
         raise ModelError(
-            f"{model.path}: transformers fills sentences up with {tokenizer.pad_token!r}, expected {expected!r}.",
+            f"{folder}: transformers fills sentences up with {tokenizer.pad_token!r}, expected {expected!r}.",
             "Install the versions of the requirements.",
         )
     return tokenizer

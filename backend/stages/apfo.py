@@ -19,7 +19,7 @@ from backend.diffusion.schedule import NoiseLevel
 from backend.errors import NumericsError
 from backend.scene.camera import Camera, RenderOutput
 
-TODO = "Try another seed; with half precision, run the model in bfloat16 or float32."  # after a NaN
+AFTER_A_NAN = "Try another seed; with half precision, run the model in bfloat16 or float32."
 
 
 class Denoiser(Protocol):
@@ -126,5 +126,5 @@ def require_finite(iteration: int, **tensors: Tensor) -> None:
         if not finite:
             raise NumericsError(
                 f"iteration {iteration}: {name} holds a NaN or an infinity.",
-                TODO,
+                AFTER_A_NAN,
             )

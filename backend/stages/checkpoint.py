@@ -30,7 +30,7 @@ from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Box, Scene, Seen
-from backend.stages.apfo import TODO
+from backend.stages.apfo import AFTER_A_NAN
 from backend.stages.stages import Stage
 
 VERSION = 1  # of the layout below
@@ -105,7 +105,7 @@ def capture(
         if copy.is_floating_point() and not torch.isfinite(copy).all():
             raise NumericsError(
                 f"stage {stage.name}, iteration {iteration}: {name} holds a NaN or an infinity, and is not saved.",
-                TODO,
+                AFTER_A_NAN,
             )
     return Saved(
         stage.name, iteration, attempt, ended, scene.mean_opacity, scene.box, copies, json.loads(json.dumps(notes))

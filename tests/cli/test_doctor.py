@@ -170,7 +170,7 @@ def test_a_card_beside_a_torch_for_the_processor(tmp_path, monkeypatch):
 
 
 def test_a_card_that_cannot_be_used_and_one_that_warp_finds_no_driver_for():
-    note = "The processor does the work. This torch has no kernels for the GTX 1080."
+    note = "Running on the CPU. This torch has no kernels for the GTX 1080."
     torch = {"version": "2.13.0", "cuda": "13.0", "threads": 4, "mps": False, "gpus": [], "unusable": note}
     checks = list(doctor._torch({"driver": {}, "torch": torch}, {}))
     assert [(check.message, check.fix) for check in checks if check.state == "problem"] == [(note, "driver")]

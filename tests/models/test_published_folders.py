@@ -192,6 +192,14 @@ def test_a_damaged_vocabulary_is_refused(base: Path, name: str, text: str, messa
         open_prior(base, "cpu").check("a red mug", "", "colour", 64)
 
 
+def test_a_tokenizer_is_read_again_only_when_its_files_change(base: Path) -> None:
+    model = open_folder(base)
+    assert load_tokenizer(model) is load_tokenizer(open_folder(base))
+    (base / "tokenizer" / "merges.txt").write_text("x y\n", "utf-8")
+    with pytest.raises(ModelError, match="line 1: 'x y' does not join"):
+        load_tokenizer(model)
+
+
 @pytest.mark.parametrize(("name", "kind"), HUB_NAMES.items())
 def test_what_is_fetched_reads_as_what_is_published(
     name: str, kind: str, hub: HubServer, folders: dict[str, Path]

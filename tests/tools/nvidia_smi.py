@@ -1,4 +1,7 @@
-"""What nvidia-smi says on machines of other people, as they have shown it in public bug reports (retyped, shortened).
+"""What nvidia-smi says on other people's machines, old and new, whole and broken.
+
+About half of the banners are retyped and shortened from public bug reports; the others, and most rows of the query, are
+filled in after them in the same format.
 
 Each machine: the exit code and the output of plain `nvidia-smi`, and the rows of `--query-gpu=name,driver_version,
 compute_cap` (None: this nvidia-smi does not know the field, and says so with code 2).
