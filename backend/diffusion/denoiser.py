@@ -109,7 +109,9 @@ class Network:
 
 def notes_of(networks: Sequence[Network]) -> list[str]:
     """What their graphs have to say, once."""
-    return [note for network in networks if network.graphs is not None for note in network.graphs.take_notes()]
+    return [
+        note for network in networks if network.graphs is not None for note in network.graphs.take_notes()
+    ]
 
 
 @contextmanager

@@ -71,7 +71,12 @@ class PoseRange:
             between(1, *self.elevation),
         )
         return orbit(
-            between(0, *self.azimuth), elevation, between(2, *self.distance), between(3, *self.fov), height, width
+            between(0, *self.azimuth),
+            elevation,
+            between(2, *self.distance),
+            between(3, *self.fov),
+            height,
+            width,
         )
 
 
@@ -169,9 +174,7 @@ class Prior(Protocol):
         """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; one view word a camera."""
         ...
 
-    def phi(
-        self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int
-    ) -> Phi | None:
+    def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> Phi | None:
         """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
         ...
 

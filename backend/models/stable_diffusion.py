@@ -219,7 +219,11 @@ def write_sentences(
         prompt = spell_out(prompt, negative, statement.kinds)
     if kind == "normal":
         prompt = statement.normal_prompt.format(prompt=prompt)
-    return [*(statement.view_prompt.format(prompt=prompt, view=view) for view in statement.views), negative, prompt]
+    return [
+        *(statement.view_prompt.format(prompt=prompt, view=view) for view in statement.views),
+        negative,
+        prompt,
+    ]
 
 
 def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:

@@ -40,7 +40,14 @@ def render_nerf(
     """
     origins, directions = (r.reshape(-1, 3) for r in rays(camera))
     samples = sampling.march(
-        origins, directions, occupancy.cells, field.extent, sampling.near, sampling.samples, generator, sampling.budget
+        origins,
+        directions,
+        occupancy.cells,
+        field.extent,
+        sampling.near,
+        sampling.samples,
+        generator,
+        sampling.budget,
     )
     points = samples.points(origins, directions)
     features = field.features(points)
@@ -78,7 +85,9 @@ def orientation_loss(
     step = 2 * field.extent / field.layout.finest
     normals = field.normal(points[chosen], max(step, 1e-3))
     away = (normals * directions[samples.ray[chosen]]).sum(-1).clamp(min=0)
-    weight = weights.detach()[chosen]  # only normals are moved: with the weights free, it thins the surface instead
+    weight = weights.detach()[
+        chosen
+    ]  # only normals are moved: with the weights free, it thins the surface instead
     return (weight * away.square()).sum() * (total / len(chosen))
 
 

@@ -64,9 +64,7 @@ def guide(prior: Prior, prompt: str, negative: str, walk: Walk, kind: Any = "col
     return Guide(prior, prior.prepare(prompt, negative, kind, walk.size), walk.guidance_scale)
 
 
-def behind(
-    scene: Scene, prior: Prior, camera: Camera, generator: Generator
-) -> Tensor | Backdrop:
+def behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
     """What stands behind the object this time: a random solid colour, or the background network."""
     learned = draw_on_host(generator) < prior.backgrounds.learned_share
     return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)

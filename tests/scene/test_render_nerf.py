@@ -15,7 +15,9 @@ SAMPLING = Sampling(samples=64, budget=2**18, near=0.1, orientation_points=256)
 @pytest.fixture
 def scene() -> tuple[Field, Occupancy]:
     torch.manual_seed(0)
-    field = Field(GridLayout(4, 2, 10, finest=32), 16, 1.0, 40.0, select(here(), "torch").hash_encode).to(here())
+    field = Field(GridLayout(4, 2, 10, finest=32), 16, 1.0, 40.0, select(here(), "torch").hash_encode).to(
+        here()
+    )
     return field, Occupancy(field, 24, step=2 * 3**0.5 / 64)
 
 

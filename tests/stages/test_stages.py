@@ -89,9 +89,7 @@ def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels
     shape = dataclasses.replace(trained)
     scene_state.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
     scene.mesh = shape.mesh
-    walk = dataclasses.replace(
-        DRAFT.texture, levels=15, views=4, size=32, grid_rate=3e-2, head_rate=2e-2
-    )
+    walk = dataclasses.replace(DRAFT.texture, levels=15, views=4, size=32, grid_rate=3e-2, head_rate=2e-2)
     before = [p.detach().clone() for p in scene.field.density_head.parameters()]
     run(stages.texture_stage(scene, told(walk), walk, kernels, generator(), 0))
     points = torch.tensor([[0.0, -0.3, 0.3], [0.0, -0.3, -0.3]], device=here())
