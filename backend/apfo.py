@@ -113,9 +113,9 @@ def shrink(image: Tensor, like: Tensor) -> Tensor:
 
 
 def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm over all gradients, a scalar on their device."""
+    """The Euclidean norm over all gradients, a scalar on the parameters' device; there is a parameter."""
     norms = [p.grad.norm() for p in parameters if p.grad is not None]
-    return torch.stack(norms).norm() if norms else torch.zeros(())
+    return torch.stack(norms).norm() if norms else torch.zeros((), device=parameters[0].device)
 
 
 def require_finite(iteration: int, **tensors: Tensor) -> None:

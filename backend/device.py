@@ -17,10 +17,11 @@ MEMORY_LIMIT = "DREAMFLOW_MEMORY_GB"  # an environment variable: of a card's mem
 def pick_device(name: str) -> torch.device:
     """ "auto" takes an NVIDIA card if torch can use one, else the processor.
 
-    Raises DeviceError where the device asked for is not there.
+    A card has its index: some of torch.cuda's functions want one. Raises DeviceError where the device asked
+    for is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no card"
         raise DeviceError(
@@ -29,21 +30,26 @@ def pick_device(name: str) -> torch.device:
         )
     if name == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("There is no Apple GPU that torch can use.", "Use --device cpu.")
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
 def prepare_device(device: torch.device, threads: int) -> int:
-    """Deterministic algorithms, and `threads` of the processor (0: torch's choice); the number in use."""
+    """Everything of this process that a run on `device` depends on, whatever ran before it.
+
+    Deterministic algorithms on the processor alone: torch's sums and enlargements have none on a card and
+    would raise. `threads` of the processor (0: torch's choice). Returns the number in use.
+    """
     if threads:
         torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
     if device.type == "cpu":
-        torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and we read none
     elif device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory / 1e9
         torch.cuda.set_per_process_memory_fraction(min(1.0, memory_limit_gb() / whole), device)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cuda.matmul.allow_tf32 = True
+        # TF32 keeps 10 bits: enough for a network's convolutions, half a pixel off for a vertex times a matrix.
+        torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = True
     return torch.get_num_threads()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,9 @@ import torch
 
 from backend.config import NerfStage, Preset, Walk
 from backend.device import memory_limit_gb
+from backend.diffusion.graphs import wanted
 from backend.diffusion.prior import Prior
-from backend.diffusion.thrift import THRIFTS
+from backend.diffusion.thrift import THRIFTS, Thrift
 from backend.errors import OutOfMemory
 from backend.kernels.hashgrid import GridLayout
 
@@ -61,10 +62,15 @@ def peak_gb(device: torch.device) -> float:
     return float(getattr(held, "peak_wset", held.rss)) / 1e9  # Windows; elsewhere what it holds now
 
 
-def needed_gb(name: str, preset: Preset, prior: Prior, rung: int) -> float:
+def thrift_of(rung: int, graphs: bool) -> Thrift:
+    """What a prior is asked to save on this rung, with CUDA graphs or without."""
+    return replace(THRIFTS[rung][1], graphs=graphs)
+
+
+def needed_gb(name: str, preset: Preset, prior: Prior, rung: int, graphs: bool = False) -> float:
     """An estimate of a stage's peak."""
     walk: Walk = getattr(preset, name)
-    return prior.footprint(walk.size, THRIFTS[rung][1]) + _scene_gb(walk, preset.nerf)
+    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(walk, preset.nerf)
 
 
 def _scene_gb(walk: Walk, nerf: NerfStage) -> float:
@@ -82,6 +88,7 @@ class Plan:
     rung: int  # of THRIFTS
     needed: dict[str, float]  # GB by stage, estimated
     capacity: float  # GB
+    graphs: bool = False  # CUDA graphs, where there is room for them on this rung; `needed` counts them then
 
     @property
     def fits(self) -> bool:
@@ -117,13 +124,18 @@ def make_plan(
 ) -> Plan:
     """The first rung, from `at_least` on, where every stage should fit; else the last one that helps."""
     capacity = capacity_gb(device)
+    theirs = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
+
+    def plan_of(rung: int, graphs: bool) -> Plan:
+        needed = {name: round(needed_gb(name, preset, theirs[name], rung, graphs), 2) for name in stages}
+        return Plan(rung, needed, capacity, graphs)
+
     plans = []
     for rung in range(at_least, len(THRIFTS)):
-        theirs = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
-        needed = {name: round(needed_gb(name, preset, theirs[name], rung), 2) for name in stages}
-        plans.append(Plan(rung, needed, capacity))
+        plans.append(plan_of(rung, graphs=False))
         if plans[-1].fits:
-            return plans[-1]
+            captured = plan_of(rung, graphs=wanted(device))
+            return captured if captured.fits else plans[-1]
     least = plans[-1].needed
     return next(plan for plan in plans if plan.needed == least)
 
@@ -131,16 +143,24 @@ def make_plan(
 class Ladder:
     """Where a run stands on it."""
 
-    def __init__(self, preset: Preset, prior: Prior, refiner: Prior | None, rung: int = 0) -> None:
-        self.rung, self._preset = rung, preset
+    def __init__(
+        self, preset: Preset, prior: Prior, refiner: Prior | None, rung: int = 0, graphs: bool = False
+    ) -> None:
+        self.rung, self.graphs, self._preset = rung, graphs, preset
         self._prior, self._refiner = prior, refiner
+        self._said: list[str] = []
         self._apply()
 
     def step_down(self, stage: str, iteration: int, error: BaseException, device: torch.device) -> str:
         """One rung down; the sentence for the user. Raises OutOfMemory from `error` where no rung is left."""
         prior = self._refiner if self._refiner is not None and stage == "refine" else self._prior
         needed = [needed_gb(stage, self._preset, prior, rung) for rung in range(len(THRIFTS))]
-        if self.rung == len(THRIFTS) - 1 or needed[0] == needed[-1]:  # no networks: no rung helps
+        networks = needed[0] != needed[-1]  # without them no rung helps
+        if networks and self.graphs:
+            self.graphs = False
+            self._apply()
+            return f"Out of memory in stage {stage}, iteration {iteration}. It goes on from there without CUDA graphs."
+        if self.rung == len(THRIFTS) - 1 or not networks:
             raise OutOfMemory(
                 f"Stage {stage} ran out of memory in iteration {iteration}, with all savings in use:"
                 f" {capacity_gb(device):.1f} GB are there.",
@@ -167,6 +187,13 @@ class Ladder:
         with says_what_to_change(what, todo):
             return work()
 
+    def take_notes(self) -> list[str]:
+        """What the priors have to say that has not been said in this run."""
+        found = [note for prior in (self._prior, self._refiner) if prior is not None for note in prior.take_notes()]
+        fresh = [note for note in dict.fromkeys(found) if note not in self._said]
+        self._said += fresh
+        return fresh
+
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are needed."""
         let_go(self._prior, self._refiner)
@@ -174,7 +201,7 @@ class Ladder:
     def _apply(self) -> None:
         for prior in (self._prior, self._refiner):
             if prior is not None:
-                prior.save_memory(THRIFTS[self.rung][1])
+                prior.save_memory(thrift_of(self.rung, self.graphs))
 
 
 def let_go(*priors: Prior | None) -> None:

@@ -27,7 +27,7 @@ from backend.kernels import Kernels, select
 from backend.lock import locked
 from backend.memory import Ladder, make_plan, peak_gb, says_what_to_change
 from backend.pictures import BACKGROUND, around, look, look_at_clay
-from backend.record import versions, write_job
+from backend.record import add_note, versions, write_job
 from backend.report import write_preview
 from backend.scene_state import settle_colours
 from backend.snapshot import as_it_stands, write_snapshot
@@ -193,7 +193,7 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
         theirs(name).check(job.prompt, job.negative, kind_of(name), getattr(preset, name).size)
     left = [name for name in job.stages if saved is None or not saved.passed(name)]
     plan = make_plan(left, preset, prior, refiner, device, saved.notes.get("rung", 0) if saved else 0)
-    ladder = Ladder(preset, prior, refiner, plan.rung)
+    ladder = Ladder(preset, prior, refiner, plan.rung, plan.graphs)
     if left:
         first = theirs(left[0])
         # The text encoder before the networks, and gone when they come: both at once are a third more.
@@ -250,6 +250,9 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
                 told.curves[moment.stage].add(moment.step)
                 if watch.due_report(moment.done):
                     yield watch.progress(moment.stage, moment.step, getattr(preset, moment.stage).levels)
+                for note in ladder.take_notes():
+                    add_note(folder, note)
+                    yield Warning(note)
                 yield from _show(moment, watch, job, work, kernels)
                 if watch.due_checkpoint() and not (keeper.busy and job.checkpoint_seconds):
                     save(moment)

@@ -13,7 +13,7 @@ import torch
 import backend
 from backend.config import Preset
 from backend.diffusion.prior import Prior
-from backend.files import write_text
+from backend.files import disk_errors, write_text
 from backend.kernels import Kernels
 from backend.memory import Plan
 from dreamflow_blender.contract.protocol import Job
@@ -54,3 +54,12 @@ def write_job(
         "models": {"prior": prior.describe(), "refiner": (refiner or prior).describe()},
     }
     write_text(Path(job.folder) / "job.json", json.dumps(record, indent=2) + "\n")
+
+
+def add_note(folder: Path, note: str) -> None:
+    """To job.json's "notes": how a run was carried out otherwise than planned. Raises DiskError."""
+    path = folder / "job.json"
+    with disk_errors(path):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    record["notes"] = [*record.get("notes", []), note]
+    write_text(path, json.dumps(record, indent=2) + "\n")

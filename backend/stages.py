@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from backend.apfo import Step, apfo
 from backend.config import GeometryStage, NerfStage, TextureStage, Walk
 from backend.diffusion.prior import Phi, Prior
+from backend.draws import draw_on_host
 from backend.errors import SceneError
 from backend.kernels import Kernels
 from backend.kernels.silhouette import Edges, edge_table
@@ -67,8 +68,8 @@ def behind(
     scene: Scene, prior: Prior, camera: Camera, generator: Generator
 ) -> Tensor | Backdrop:
     """What stands behind the object this time: a random solid colour, or the background network."""
-    learned = torch.rand(1, generator=generator, device=generator.device) < prior.backgrounds.learned_share
-    return scene.backdrop if bool(learned) else prior.backgrounds.sample_solid(generator)
+    learned = draw_on_host(generator) < prior.backgrounds.learned_share
+    return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)
 
 
 def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator, seed: int) -> Stage:
@@ -180,8 +181,7 @@ def geometry_stage(
 
     def regularize(out: RenderOutput, iteration: int) -> Tensor:
         mesh, edges = current[0]
-        pairs = torch.stack((edges.face, edges.other), 1)[edges.other >= 0]
-        smooth = settings.consistency * losses.normal_consistency(mesh, pairs)
+        smooth = settings.consistency * losses.normal_consistency(mesh, edges.face, edges.other)
         return smooth + settings.laplacian * losses.laplacian(mesh) / spacing**2
 
     def steps(start: int) -> Iterator[Step]:

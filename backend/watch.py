@@ -18,11 +18,15 @@ from dreamflow_blender.contract.protocol import Progress
 
 @dataclass
 class Curves:
-    """Per iteration of one stage; the tensors stay on their device until they are read."""
+    """Per iteration of one stage; the tensors stay on their device until they are read.
+
+    before  what a checkpoint held, each [iterations] float32 on the CPU: the rest may lie on a card
+    """
 
     loss: list[Tensor] = field(default_factory=list)
     gap: list[Tensor] = field(default_factory=list)
     gradient: list[Tensor] = field(default_factory=list)
+    before: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, step: Step) -> None:
         self.loss.append(step.loss)
@@ -31,10 +35,11 @@ class Curves:
 
     def arrays(self) -> dict[str, Tensor]:
         """Each [iterations] float32, on the CPU."""
-        return {
-            name: torch.stack(values).cpu() if values else torch.zeros(0)
-            for name, values in vars(self).items()
-        }
+        found = {}
+        for name, values in (("loss", self.loss), ("gap", self.gap), ("gradient", self.gradient)):
+            new = torch.stack(values).cpu() if values else torch.zeros(0)
+            found[name] = torch.cat([self.before[name], new]) if name in self.before else new
+        return found
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Told:
         self.seconds = dict(saved.notes["seconds"])
         for stage in STAGES:
             if parts := saved.part(f"curve.{stage}."):
-                self.curves[stage] = Curves(**{name: list(values.unbind()) for name, values in parts.items()})
+                self.curves[stage] = Curves(before=parts)
 
 
 class Chore:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from backend.device import pick_device, prepare_device
 from backend.kernels import hashgrid, select
 from backend.kernels import march as marching
 from backend.kernels.hashgrid import PRIMES, GridLayout
@@ -41,15 +42,15 @@ Case = Callable[..., None]
 
 
 class Bench:
-    def __init__(self, device: str, rounds: int) -> None:
+    def __init__(self, device: torch.device, rounds: int) -> None:
         self.device, self.rounds = device, rounds
         self.generator = torch.Generator().manual_seed(0)
         self.met: list[bool] = []
 
     def clock(self, wall: bool = False) -> float:
-        if self.device == "cuda":
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
-        if self.device == "cuda" or wall:
+        if self.device.type == "cuda" or wall:
             return time.perf_counter()
         spent = os.times()  # children are 0 on Windows
         return time.process_time() + spent.children_user + spent.children_system
@@ -120,7 +121,7 @@ def hash_grid(bench: Bench) -> None:
 
 def threads(bench: Bench) -> None:
     fast = select(bench.device)
-    if bench.device != "cpu" or fast.names["hash grid"] == "torch" or (os.cpu_count() or 1) < 2:
+    if bench.device.type != "cpu" or fast.names["hash grid"] == "torch" or (os.cpu_count() or 1) < 2:
         return
     table = (bench.random(SMALL.entries, SMALL.features) - 0.5).requires_grad_()
 
@@ -184,7 +185,7 @@ def rasteriser(bench: Bench) -> None:
     bench.require(f"{name} against the torch twin, at least 10", ratio, ratio >= 10)
 
 
-def ball_cells(device: str) -> Tensor:
+def ball_cells(device: torch.device) -> Tensor:
     """[64,64,64] bool: a ball of radius 0.3 in a box of half-side 1."""
     side = (torch.arange(64) + 0.5) / 32 - 1
     cells = torch.stack(torch.meshgrid(side, side, side, indexing="ij"), -1)
@@ -282,12 +283,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=tuple(parts), nargs="+", default=tuple(parts))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    chosen = select(options.device)
+    device = pick_device(options.device)
+    prepare_device(device, 1)
+    chosen = select(device)
     for what, name in chosen.names.items():
         print(f"{what}: {name}. {chosen.why[what]}")
-    print(f"torch {torch.__version__}, {options.device}\n")
-    bench = Bench(options.device, options.rounds)
+    print(f"torch {torch.__version__}, {device}\n")
+    bench = Bench(device, options.rounds)
     for name in options.only:
         parts[name](bench)
     print(f"kernels: {sum(bench.met)} of {len(bench.met)} met")

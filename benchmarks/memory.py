@@ -5,7 +5,7 @@
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
 libraries' kernels. Attention is taken to be a fused kernel, which keeps no matrix. The figures are the
-table in backend/memory.py; 3D, a gigabyte at most, is not among them.
+tables in backend/diffusion/footprint.py; 3D, a gigabyte at most, is not among them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.schedule import noise_levels
 from backend.diffusion.stable_diffusion import to_latent
-from backend.diffusion.thrift import THRIFTS, Thrift, save_memory
+from backend.diffusion.thrift import THRIFTS, Thrift, save_network, save_vae
 from backend.scene.camera import orbit
 from tests.diffusion.tiny_models import NUMBERS, unet, vae
 
@@ -96,7 +96,8 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
         if with_phi and kind == "sd" and not thrift.share:
             base = unet("sd21", NUMBERS["sd21", "full"]).to(dtype).requires_grad_(False)
         for network in {id(own): own, id(base): base}.values():
-            save_memory(thrift, Network(network, "epsilon", dtype), encoder)
+            save_network(thrift, Network(network, "epsilon", dtype))
+        save_vae(thrift, encoder)
         weights = alive.now
         row = torch.empty(1, 77, numbers.text_width)
         refined = {"pooled": torch.empty(1, numbers.projection), "time_ids": torch.empty(1, 5)}
@@ -121,6 +122,20 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
     return weights / 1e9, alive.peak / 1e9
 
 
+def captured(kind: str, dtype: torch.dtype) -> float:
+    """GB that guided D_p's pass keeps where it is captured as a CUDA graph: the most that is alive in it."""
+    name: Any = "refiner" if kind == "refiner" else "sd21-base"
+    numbers = NUMBERS[name, "full"]
+    alive = Alive()
+    with torch.device("meta"), alive, torch.no_grad():
+        network = Network(unet(name, numbers).to(dtype), "epsilon", dtype)
+        weights = alive.now
+        sized = (torch.empty(2, numbers.projection), torch.empty(2, 5)) if kind == "refiner" else ()
+        text = Text(torch.empty(2, 77, numbers.text_width), *sized)
+        network.predict(torch.empty(2, 4, numbers.latent_size, numbers.latent_size), LEVEL, text)
+    return (alive.peak - weights) / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the UNets")
@@ -132,6 +147,7 @@ def main() -> None:
         for words, thrift in THRIFTS:
             weights, peak = iteration(kind, thrift, getattr(torch, options.dtype))
             print(f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB", flush=True)
+        print(f"{kind:8s} a captured pass keeps {captured(kind, getattr(torch, options.dtype)):.2f} GB")
 
 
 if __name__ == "__main__":

@@ -29,12 +29,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend import stages
 from backend.config import STAGES, Preset, resolve
+from backend.device import pick_device, prepare_device
 from backend.diffusion.load import network_dtype
 from backend.diffusion.open_prior import open_prior
 from backend.diffusion.thrift import THRIFTS
 from backend.kernels import Kernels, select
 from backend.scene_state import Scene, hand_over, new_scene
 from benchmarks.probes import Lists, Probe, ProbedPhi, Waits
+from dreamflow_blender.contract.protocol import DEVICES
 from tests.diffusion.tiny_models import build
 
 TINY = {
@@ -49,7 +51,8 @@ class Bench:
     """The stages, each with its prior, and a scene to stand on."""
 
     def __init__(self, size: str, device: str, models: Path, rung: int = 0) -> None:
-        self.device = torch.device(device)
+        self.device = pick_device(device)
+        prepare_device(self.device, 0)
         self.kernels: Kernels = select(self.device)
         self.preset: Preset = resolve("paper", TINY if size == "tiny" else {})
         for name in ("sd21-base", "sd21", "refiner"):
@@ -253,7 +256,7 @@ def report(bench: Bench, name: str, iterations: int, peak: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", choices=("tiny", "full"), default="tiny")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--stages", choices=STAGES, nargs="+", default=STAGES)
     parser.add_argument(

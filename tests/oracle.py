@@ -79,6 +79,9 @@ class Oracle:
 
     def release(self) -> None: ...
 
+    def take_notes(self) -> list[str]:
+        return []
+
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from backend.kernels import Kernels, select
 from backend.memory import Ladder, make_plan
 from backend.scene_state import Scene
 from dreamflow_blender.contract.protocol import Finished, Job, Warning
+from tests.cuda_calls import CudaCalls
 from tests.diffusion.tiny_models import build
 from tests.oracle import Oracle
 from tests.tiny import OVERRIDES, tiny_job
@@ -185,18 +185,14 @@ def test_a_job_warns_goes_on_and_remembers(
     assert '"memory"' in (tmp_path / "job" / "job.json").read_text(encoding="utf-8")
 
 
-def test_a_limit_of_the_user_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_of_the_user_s(cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan counts with it, and torch's allocator is told; nonsense is refused."""
-    told: list[float] = []
-    card = types.SimpleNamespace(total_memory=24e9)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, _: told.append(share))
-    cuda = torch.device("cuda")
+    cuda = device.pick_device("cuda")
     for said, expected in (("", 24.0), ("6", 6.0), ("99", 24.0)):
         monkeypatch.setenv("DREAMFLOW_MEMORY_GB", said)
         assert memory.capacity_gb(cuda) == expected
         device.prepare_device(cuda, 0)
-        assert told.pop() == pytest.approx(expected / 24)
+        assert cuda_calls.fractions.pop() == (pytest.approx(expected / 24), 0)
     for nonsense in ("much", "0", "-3", "nan"):
         monkeypatch.setenv("DREAMFLOW_MEMORY_GB", nonsense)
         with pytest.raises(InputError, match="DREAMFLOW_MEMORY_GB"):

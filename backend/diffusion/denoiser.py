@@ -6,12 +6,13 @@ z / sqrt(1 + sigma^2), since 1 / sqrt(1 + sigma^2) = sqrt(alpha_bar), and a time
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backend.diffusion.graphs import Graphs, Inputs
 from backend.diffusion.schedule import NoiseLevel
@@ -71,10 +72,13 @@ class Network:
     dtype: torch.dtype = torch.float32  # of the weights; inputs are cast to it, outputs to float32
     graphs: Graphs | None = None  # passes without a gradient go through them
 
-    def predict(self, z: Tensor, level: NoiseLevel, text: Text, who: str = "D_p") -> Tensor:
+    def predict(
+        self, z: Tensor, level: NoiseLevel, text: Text, who: str = "D_p", camera: Tensor | None = None
+    ) -> Tensor:
         """The raw output, epsilon or v, [B,C,h,w] float32, for z [B,C,h,w] and B rows of text.
 
-        who  tells D_p from D_phi, which may be the same UNet with adapters
+        who     tells D_p from D_phi, which may be the same UNet with adapters
+        camera  [B,E] float32, D_phi's: added to what the UNet makes of the timestep
         """
         inputs = {
             "sample": (z * scale_in(level)).to(self.dtype),
@@ -84,20 +88,45 @@ class Network:
         if text.pooled is not None:
             assert text.time_ids is not None, "they come together"
             inputs |= {"text_embeds": text.pooled.to(self.dtype), "time_ids": text.time_ids}
+        if camera is not None:
+            inputs["camera"] = camera
         if self.graphs is None or torch.is_grad_enabled():
             return self._run(inputs).float()
         return self.graphs(who, self._run, inputs).float()
 
     def _run(self, inputs: Inputs) -> Tensor:
         added = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
-        output = self.unet(
-            inputs["sample"],
-            inputs["timestep"],
-            encoder_hidden_states=inputs["hidden"],
-            added_cond_kwargs=added or None,
-        )
+        with added_to_time(self.unet, inputs.get("camera")):
+            output = self.unet(
+                inputs["sample"],
+                inputs["timestep"],
+                encoder_hidden_states=inputs["hidden"],
+                added_cond_kwargs=added or None,
+            )
         sample: Tensor = output.sample
         return sample
+
+
+def notes_of(networks: Sequence[Network]) -> list[str]:
+    """What their graphs have to say, once."""
+    return [note for network in networks if network.graphs is not None for note in network.graphs.take_notes()]
+
+
+@contextmanager
+def added_to_time(unet: Any, extra: Tensor | None) -> Iterator[None]:
+    """In the body, the UNet's embedding of the timestep has `extra` [B,E] added to it."""
+    if extra is None:
+        yield
+        return
+
+    def add(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        return output + extra.to(output.dtype)
+
+    hook = unet.time_embedding.register_forward_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def scale_in(level: NoiseLevel) -> float:

@@ -52,15 +52,16 @@ class FixedPoses:
         high = OVERHEAD_TO - (OVERHEAD_TO - ELEVATION[1]) * (count - i) / (count * OVERHEAD_SHARE)
         self.elevation = torch.where(overhead, high, low).float()
         self.distance = (DISTANCE[0] + (DISTANCE[1] - DISTANCE[0]) * (i * 0.7548776662 % 1)).float()
+        self._moved: tuple[Tensor, ...] = (self.azimuth, self.elevation, self.distance)  # where cameras were asked for
 
     def __len__(self) -> int:
         return len(self.azimuth)
 
     def cameras(self, index: Tensor, height: int, width: int) -> Camera:
         """Those of the list at `index` [B] int64, on its device."""
-        azimuth, elevation, distance = (
-            t[index.cpu()].to(index.device) for t in (self.azimuth, self.elevation, self.distance)
-        )
+        if self._moved[0].device != index.device:  # once: a copy to a card is waited for
+            self._moved = tuple(t.to(index.device) for t in self._moved)
+        azimuth, elevation, distance = (t.index_select(0, index) for t in self._moved)
         return orbit(azimuth, elevation, distance, torch.full_like(distance, FOV), height, width)
 
     def draw(self, generator: Generator, count: int) -> Tensor:
@@ -131,6 +132,10 @@ class ExactPrior:
 
     def save_memory(self, thrift: Thrift) -> None:
         """It has no networks."""
+
+    def take_notes(self) -> list[str]:
+        """It has none."""
+        return []
 
     def load(self) -> None:
         """What it needs is made by `prepare`."""

@@ -21,6 +21,13 @@ COUNTED = {
     ("refiner", torch.bfloat16): (20.24, 10.44, 4.95),
     ("refiner", torch.float32): (23.80, 14.00, 5.12),
 }
+# GB that a captured pass of two rows (guided D_p) keeps: D_phi's, of one, shares it on the same network
+CAPTURED = {
+    ("sd", torch.bfloat16): 0.14,
+    ("sd", torch.float32): 0.28,
+    ("refiner", torch.bfloat16): 0.40,
+    ("refiner", torch.float32): 0.80,
+}
 SIDE = {"sd": 512, "refiner": 1024}  # pixels, at which that was
 WIDTH = {"sd": 320, "refiner": 384}  # channels of the UNet's first block
 VAE_WIDTH = 128  # likewise
@@ -40,7 +47,10 @@ def footprint(
         model.configs["unet"]["block_out_channels"][0] / WIDTH[kind],
         model.configs["vae"]["block_out_channels"][0] / VAE_WIDTH,
     )
-    return weights / 1e9 + COUNTED[kind, dtype][rung] * width * (side / SIDE[kind]) ** 2
+    passes = COUNTED[kind, dtype][rung]
+    if thrift.graphs:
+        passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2
 
 
 def parameters(model: ModelFolder, component: str) -> int:

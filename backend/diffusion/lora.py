@@ -1,7 +1,7 @@
 """D_phi: a LoRA and a camera embedding on a diffusion UNet, fitted to the renders (Algorithm 1, line 7).
 
-The UNet may be D_p's own. Outside of `fit` and `__call__` its adapters are off and no hook is registered,
-so that D_p is exactly the network that was loaded.
+The UNet may be D_p's own. Outside of `fit` and `__call__` its adapters are off, so that D_p is exactly the network
+that was loaded. Weights change in place, as captured passes (graphs.py) need it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class LoRAPhi:
         self.network, self.text, self.steps = network, text, 0
         self._after: tuple[Tensor, Tensor] | None = None  # the generator and the loss after the newest fit
         self._repeats = False
-        self._told: Tensor | None = None  # the camera's embedding where a captured pass reads it
         if network.graphs is not None:
             network.graphs.clear()
         self._unet = unet = network.unet
@@ -94,8 +93,8 @@ class LoRAPhi:
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate * min(1.0, (self.steps + 1) / max(1, self.warmup))
         self._optimizer.zero_grad(set_to_none=True)
-        with torch.enable_grad(), self._active(camera):
-            loss = (self._predict(x + level.sigma * noise, level) - target).square().mean()
+        with torch.enable_grad(), self._active():
+            loss = (self._predict(x + level.sigma * noise, level, camera) - target).square().mean()
             loss.backward()  # here, so that recomputed activations see the adapters as well
         self._optimizer.step()
         self.steps += 1
@@ -109,8 +108,8 @@ class LoRAPhi:
     @torch.no_grad()
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
         """D_phi(z) [B,C,h,w], without a gradient."""
-        with self._active(camera):
-            output = self._predict(z, level)
+        with self._active():
+            output = self._predict(z, level, camera)
         return from_prediction(output, z, level, self.network.prediction)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -140,29 +139,18 @@ class LoRAPhi:
                 saved = state[f"adamw.{moment}.{name}"].to(parameter.device, copy=True)
                 self._optimizer.state[parameter][moment] = saved
 
-    def _predict(self, z: Tensor, level: NoiseLevel) -> Tensor:
-        return self.network.predict(z, level, self.text.repeated(len(z)), "D_phi")
+    def _predict(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
+        text = self.text.repeated(len(z))
+        return self.network.predict(z, level, text, "D_phi", self.camera_embedding(camera.c2w))
 
     @contextmanager
-    def _active(self, camera: Camera) -> Iterator[None]:
-        """The UNet as D_phi: adapters on, the camera's embedding added to the timestep's."""
-        embedding = self.camera_embedding(camera.c2w)
-        if self.network.graphs is not None and not torch.is_grad_enabled():
-            if self._told is None or self._told.shape != embedding.shape:
-                self._told = embedding.clone()
-                self.network.graphs.clear()  # D_phi's would read the one before
-            embedding = self._told.copy_(embedding)
-
-        def add_camera(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-            return output + embedding.to(output.dtype)
-
-        hook = self._unet.time_embedding.register_forward_hook(add_camera)
+    def _active(self) -> Iterator[None]:
+        """The UNet as D_phi: adapters on."""
         self._switch(on=True)
         try:
             yield
         finally:
             self._switch(on=False)
-            hook.remove()
 
     def _switch(self, on: bool) -> None:
         for layer in self._layers:  # what unet.enable_adapters does, without walking all modules every call

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.thrift import Thrift
+from backend.draws import draw_on_host
 from backend.scene.camera import Camera, orbit
 
 Kind = Literal["colour", "normal"]
@@ -30,8 +31,12 @@ class Backgrounds:
         """[3] RGB in [0,1]."""
         if self.solids is None:
             return torch.rand(3, generator=generator, device=generator.device)
-        index = int(torch.randint(len(self.solids), (1,), generator=generator, device=generator.device))
-        return torch.tensor(self.solids[index], device=generator.device)
+        if generator.device.type == "cpu":
+            index = int(torch.randint(len(self.solids), (1,), generator=generator))
+        else:
+            index = int(draw_on_host(generator) * len(self.solids))
+        # filled in on the device: copied there, it would be waited for
+        return torch.stack([torch.full((), value, device=generator.device) for value in self.solids[index]])
 
 
 class Poses(Protocol):
@@ -184,6 +189,10 @@ class Prior(Protocol):
 
     def release(self) -> None:
         """Let go of what takes memory, until it is needed again."""
+        ...
+
+    def take_notes(self) -> list[str]:
+        """What the user should know since this was last asked, such as that CUDA graphs are not used."""
         ...
 
     def describe(self) -> dict[str, Any]:

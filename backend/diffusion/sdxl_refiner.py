@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from backend.diffusion.denoiser import Network, Text, denoise_guided
+from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
 from backend.diffusion.footprint import footprint
 from backend.diffusion.load import load_network, load_tokenizer, load_vae, network_dtype
 from backend.diffusion.lora import LoRAPhi
@@ -29,7 +29,7 @@ from backend.diffusion.stable_diffusion import (
     write_sentences,
 )
 from backend.diffusion.text_cache import Embedding, encode_sentences, tokenize
-from backend.diffusion.thrift import Thrift, save_memory
+from backend.diffusion.thrift import Thrift, save_network, save_vae
 from backend.diffusion.views import view_indices
 from backend.scene.camera import Camera
 
@@ -60,15 +60,19 @@ class SDXLRefinerPrior:
 
     @cached_property
     def _network(self) -> Network:
-        return load_network(self._model, self._device)
+        network = load_network(self._model, self._device)
+        save_network(self._thrift, network)
+        return network
 
     @cached_property
     def _vae(self) -> AutoencoderKL:
-        return load_vae(self._model, self._device)
+        vae = load_vae(self._model, self._device)
+        save_vae(self._thrift, vae)
+        return vae
 
     def load(self) -> None:
         """Now, rather than when they are first needed."""
-        save_memory(self._thrift, self._network, self._vae)
+        _ = self._network, self._vae
 
     def release(self) -> None:
         """Let go of both networks; they are loaded again when they are needed."""
@@ -79,7 +83,13 @@ class SDXLRefinerPrior:
         """From now on, without an end."""
         self._thrift = thrift
         if "_network" in self.__dict__:
-            self.load()
+            save_network(thrift, self._network)
+        if "_vae" in self.__dict__:
+            save_vae(thrift, self._vae)
+
+    def take_notes(self) -> list[str]:
+        """See Prior."""
+        return notes_of([self._network] if "_network" in self.__dict__ else [])
 
     def footprint(self, size: int, thrift: Thrift) -> float:
         """See Prior."""
@@ -131,7 +141,7 @@ class SDXLRefinerPrior:
     ) -> LoRAPhi:
         """A fresh D_phi on D_p's own network; it replaces the one before."""
         phi = LoRAPhi(self._network, conditioning.phi, rank, learning_rate, warmup, seed)
-        self.load()  # what save_memory has asked for, of the adapters' layers as well
+        save_network(self._thrift, self._network)  # of the adapters' layers as well
         return phi
 
     def describe(self) -> dict[str, Any]:

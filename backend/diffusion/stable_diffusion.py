@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from backend.diffusion.denoiser import Network, Text, denoise_guided
+from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
 from backend.diffusion.footprint import footprint
 from backend.diffusion.load import load_network, load_tokenizer, load_vae, network_dtype
 from backend.diffusion.lora import LoRAPhi
@@ -24,7 +24,7 @@ from backend.diffusion.prior import Kind, Poses
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.statement import Statement
 from backend.diffusion.text_cache import Embedding, encode_sentences, tokenize
-from backend.diffusion.thrift import Thrift, save_memory
+from backend.diffusion.thrift import Thrift, save_network, save_vae
 from backend.diffusion.views import view_indices
 from backend.errors import InputError, ModelError
 from backend.scene.camera import Camera
@@ -78,19 +78,25 @@ class StableDiffusionPrior:
 
     @cached_property
     def _network(self) -> Network:
-        return load_network(self._model, self._device)
+        network = load_network(self._model, self._device)
+        save_network(self._thrift, network)
+        return network
 
     @cached_property
     def _phi_network(self) -> Network:
-        return load_network(self._phi_model, self._device)
+        network = load_network(self._phi_model, self._device)
+        save_network(self._thrift, network)
+        return network
 
     @cached_property
     def _vae(self) -> AutoencoderKL:
-        return load_vae(self._model, self._device)
+        vae = load_vae(self._model, self._device)
+        save_vae(self._thrift, vae)
+        return vae
 
     def load(self) -> None:
         """Now, rather than when they are first needed."""
-        save_memory(self._thrift, self._network, self._vae)
+        _ = self._network, self._vae
 
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are needed."""
@@ -109,7 +115,14 @@ class StableDiffusionPrior:
             self.__dict__.pop("_phi_network", None)
         for name in ("_network", "_phi_network"):
             if name in self.__dict__:
-                save_memory(thrift, self.__dict__[name], self._vae)
+                save_network(thrift, self.__dict__[name])
+        if "_vae" in self.__dict__:
+            save_vae(thrift, self._vae)
+
+    def take_notes(self) -> list[str]:
+        """See Prior."""
+        loaded = [self.__dict__[name] for name in ("_network", "_phi_network") if name in self.__dict__]
+        return notes_of(loaded)
 
     def footprint(self, size: int, thrift: Thrift) -> float:
         """See Prior."""
@@ -157,7 +170,7 @@ class StableDiffusionPrior:
         if not self._shared:
             network, text = self._phi_network, conditioning.phi
         phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
-        save_memory(self._thrift, network, self._vae)
+        save_network(self._thrift, network)  # of the adapters' layers as well
         self._fitted = phi, conditioning
         return phi
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact prior does
 
 @dataclass(frozen=True)
 class Thrift:
-    """All but `share` change results by rounding at most."""
+    """What is saved, and what is spent. All but `share` change results by rounding at most."""
 
     checkpoint_encode: bool = False  # the VAE's activations are computed again on the way back
     checkpoint_fit: bool = False  # likewise the UNet's in D_phi's step
     slice_attention: bool = False  # head by head, where the device has no fused kernel
     share: bool = False  # D_phi on D_p's own network
+    graphs: bool = False  # CUDA graphs, which keep the memory of a pass to themselves
 
 
 # each takes what those before it take; what it is called in a sentence
@@ -48,13 +49,18 @@ def checkpoint_encoder(vae: AutoencoderKL) -> None:
             block.forward = again  # type: ignore[method-assign]
 
 
-def save_memory(thrift: Thrift, network: Network, vae: AutoencoderKL) -> None:
-    """What concerns single networks. Nothing is undone: a run that has once been short of memory stays thrifty."""
+def save_vae(thrift: Thrift, vae: AutoencoderKL) -> None:
+    """Of an encoder that has been loaded. Nothing is undone, here and below."""
+    if thrift.checkpoint_encode:
+        checkpoint_encoder(vae)
+
+
+def save_network(thrift: Thrift, network: Network) -> None:
+    """Of a UNet that has been loaded, or whose layers have changed."""
     unet: Any = network.unet
     if network.graphs is not None:
         network.graphs.clear()
-    if thrift.checkpoint_encode:
-        checkpoint_encoder(vae)
+        network.graphs.allowed = thrift.graphs
     if thrift.checkpoint_fit:
         unet.enable_gradient_checkpointing()
     if thrift.slice_attention:

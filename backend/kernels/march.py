@@ -127,7 +127,7 @@ def composite(density: Tensor, values: Tensor, samples: Samples) -> tuple[Tensor
     Nothing is divided by the opacity and no background is added; a ray without samples gives zeros.
     """
     depth_of = density * samples.dt
-    transmittance = torch.exp(-_Before.apply(depth_of, *_ends(samples.ray), False))
+    transmittance = torch.exp(-_Before.apply(depth_of, *_ends(samples.ray, samples.n_rays), False))
     weights = -torch.expm1(-depth_of) * transmittance
     t = samples.t[:, None].to(values.dtype)
     columns = torch.cat((torch.ones_like(t), t, values), 1)
@@ -158,11 +158,11 @@ class _Before(torch.autograd.Function):
         return _Before.apply(g, first, last, not ctx.behind), None, None, None
 
 
-def _ends(ray: Tensor) -> tuple[Tensor, Tensor]:
+def _ends(ray: Tensor, n_rays: int) -> tuple[Tensor, Tensor]:
     """Of each sample, the position of its ray's first and last sample in the list, [S] each."""
-    _, which, count = torch.unique_consecutive(ray, return_inverse=True, return_counts=True)
+    count = ray.new_zeros(n_rays).index_add(0, ray, torch.ones_like(ray))  # of integers: exact in any order
     last = count.cumsum(0)
-    return (last - count)[which], (last - 1)[which]
+    return (last - count)[ray], (last - 1)[ray]
 
 
 def _enter_and_leave(origins: Tensor, directions: Tensor, half: float) -> tuple[Tensor, Tensor]:

@@ -49,8 +49,9 @@ def snap(pos_clip: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     w = pos_clip[:, 3:]
     drawable = (w[:, 0] > MIN_W) & pos_clip.isfinite().all(1)
     ndc = torch.where(drawable[:, None], pos_clip[:, :3], 0) / torch.where(drawable[:, None], w, 1)
-    size = torch.tensor((width, height), dtype=ndc.dtype, device=ndc.device)
-    screen = ((ndc[:, :2] * 0.5 + 0.5) * size * SUBPIXEL + 0.5).floor()
+    # by numbers: a tensor of both would be copied to a card, and waited for
+    x, y = (ndc[:, :2] * 0.5 + 0.5).unbind(1)
+    screen = (torch.stack((x * width, y * height), 1) * SUBPIXEL + 0.5).floor()
     return (
         screen.clamp(-FARTHEST, FARTHEST).to(torch.int32),
         torch.where(drawable, ndc[:, 2].float(), torch.nan),

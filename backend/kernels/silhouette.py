@@ -19,6 +19,8 @@ from torch import Tensor
 
 from backend.kernels.raster import MIN_W
 
+LAST = 2**63 - 1  # a key after all edges
+
 
 @dataclass(frozen=True)
 class Edges:
@@ -38,22 +40,24 @@ class Edges:
 
 def edge_table(tri: Tensor, n_vertices: int) -> Edges:
     """The edges of tri [F,3]; compute it once for each topology."""
-    tri = tri.long()
-    ends = torch.stack((tri[:, [0, 1]], tri[:, [1, 2]], tri[:, [2, 0]]), 1).reshape(-1, 2)
-    third = tri[:, [2, 0, 1]].reshape(-1)
+    a, b, c = tri.long().unbind(1)
+    ends = torch.stack((a, b, b, c, c, a), 1).reshape(-1, 2)
+    third = torch.stack((c, a, b), 1).reshape(-1)
     face = torch.arange(len(tri), device=tri.device).repeat_interleave(3)
-    real = ends[:, 0] != ends[:, 1]  # a face may name a vertex twice
-    ends, third, face = ends[real], third[real], face[real]
     low, high = torch.minimum(*ends.unbind(1)), torch.maximum(*ends.unbind(1))  # six times faster than amin(1)
-    key, order = (low * n_vertices + high).sort(stable=True)
-    _, count = key.unique_consecutive(return_counts=True)
-    first = count.cumsum(0) - count
-    second = (first + 1).clamp(max=max(len(order) - 1, 0))
+    # A face may name a vertex twice. What is no edge gets the largest key, and one such key is always there:
+    # whether it is needed only the device knows, and asking would mean waiting for it.
+    key = torch.where(low == high, LAST, low * n_vertices + high)
+    key, order = torch.cat((key, key.new_full((1,), LAST))).sort(stable=True)
+    begins = torch.cat((key.new_ones(1, dtype=torch.bool), key[1:] != key[:-1])).nonzero()[:, 0]
+    first, count = begins[:-1], begins.diff()
+    second = torch.minimum(first + 1, begins[-1])
+    at, other = order[first], order[second].clamp(max=max(len(face) - 1, 0))
     return Edges(
-        ends=ends[order[first]],
-        face=face[order[first]],
-        other=torch.where(count == 2, face[order[second]], -1),
-        third=third[order[first]],
+        ends=ends[at],
+        face=face[at],
+        other=torch.where(count == 2, face[other], -1) if len(face) else face,
+        third=third[at],
     )
 
 
@@ -70,37 +74,39 @@ def antialias(colour: Tensor, depth: Tensor, pos_clip: Tensor, tri: Tensor, edge
     """
     height, width, channels = colour.shape
     flat, depth = colour.reshape(-1, channels), depth.detach().reshape(-1)
-    chosen = _silhouette(pos_clip.detach(), tri.long(), edges)
+    tri = tri.long()
+    in_front = pos_clip.detach()[:, 3] > MIN_W
+    ends, corner, wanted = edges.ends, edges.third, _silhouette(pos_clip.detach(), in_front, tri, edges)
+    if colour.device.type == "cpu":  # a card does the work for all edges sooner than it says which ones they are
+        chosen = wanted.nonzero()[:, 0]
+        ends, corner, wanted = ends[chosen], corner[chosen], wanted[chosen]
+    safe = torch.where(in_front[:, None], pos_clip, 1)
     a, b, third = (
-        _project(pos_clip.index_select(0, index), height, width)
-        for index in (edges.ends[chosen, 0], edges.ends[chosen, 1], edges.third[chosen])
+        _project(safe.index_select(0, index), height, width) for index in (ends[:, 0], ends[:, 1], corner)
     )
-    steep = ((b[1] - a[1]).abs() >= (b[0] - a[0]).abs()).detach()
-    targets, changes = [], []
-    for along, across, mine, length, lines in ((0, 1, steep, width, height), (1, 0, ~steep, height, width)):
-        crossing = _crossings(a, b, third, mine, along, across, lines)
-        if crossing is None:
-            continue
-        place, edge_depth, line, surface_is_before = crossing
-        cell = (place.detach() - 0.5).floor().long()  # the crossing is between cell and cell + 1
-        within = (cell >= 0) & (cell < length - 1)
-        cell = cell.clamp(0, max(length - 2, 0))
-        strides = (1, width) if along == 0 else (width, 1)
-        before = cell * strides[0] + line * strides[1]
-        after = (before + strides[0]).clamp(max=height * width - 1)
-        near = torch.where(surface_is_before, before, after)
-        far = torch.where(surface_is_before, after, before)
-        # the outline is seen where it lies in front of what is behind it, and its surface too
-        seen = within & (edge_depth < depth[far]) & (depth[near] < depth[far])
-        covered = torch.where(surface_is_before, place - (cell + 0.5), cell + 1.5 - place)  # from near, 0..1
-        kept = _outermost(covered.detach(), near * 2 + surface_is_before.long(), seen, 2 * height * width)
-        covered, near, far = covered[kept], near[kept], far[kept]
-        targets.append(torch.where(covered.detach() > 0.5, far, near))
-        difference = flat.index_select(0, near) - flat.index_select(0, far)
-        changes.append((covered - 0.5)[:, None] * difference)
-    if targets:
-        flat = flat.index_add(0, torch.cat(targets), torch.cat(changes))
-    return flat.view(height, width, channels)
+    found = _crossings(a, b, third, wanted, height, width)
+    if found is None:
+        return colour
+    cell = (found.place.detach() - 0.5).floor().long()  # the crossing is between cell and cell + 1
+    length = torch.where(found.steep, width, height)
+    within = (cell >= 0) & (cell < length - 1)
+    cell = torch.minimum(cell.clamp(min=0), (length - 2).clamp(min=0))
+    along, across = torch.where(found.steep, 1, width), torch.where(found.steep, width, 1)
+    before = cell * along + found.line * across
+    after = (before + along).clamp(max=height * width - 1)
+    near = torch.where(found.surface_is_before, before, after)
+    far = torch.where(found.surface_is_before, after, before)
+    # the outline is seen where it lies in front of what is behind it, and its surface too
+    seen = within & (found.depth < depth[far]) & (depth[near] < depth[far])
+    # from near, 0..1
+    covered = torch.where(found.surface_is_before, found.place - (cell + 0.5), cell + 1.5 - found.place)
+    pairs = 2 * height * width
+    pair = near * 2 + found.surface_is_before.long() + torch.where(found.steep, 0, pairs)
+    kept = _outermost(covered.detach(), pair, seen, 2 * pairs)
+    target = torch.where(covered.detach() > 0.5, far, near)
+    difference = flat.index_select(0, near) - flat.index_select(0, far)
+    change = torch.where(kept, covered - 0.5, 0)[:, None] * difference
+    return flat.index_add(0, target, change).view(height, width, channels)
 
 
 def _project(pos_clip: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,49 +115,76 @@ def _project(pos_clip: Tensor, height: int, width: int) -> tuple[Tensor, Tensor,
     return (x / w * 0.5 + 0.5) * width, (y / w * 0.5 + 0.5) * height, z / w
 
 
-def _silhouette(pos_clip: Tensor, tri: Tensor, edges: Edges) -> Tensor:
-    """Rows of edges that have faces on one side only, as seen from the camera."""
-    in_front = pos_clip[:, 3] > MIN_W
+def _silhouette(pos_clip: Tensor, in_front: Tensor, tri: Tensor, edges: Edges) -> Tensor:
+    """[E] bool: edges that have faces on one side only, as seen from the camera."""
     xy = pos_clip[:, :2] / torch.where(in_front, pos_clip[:, 3], 1)[:, None]
     a, b, c = (xy.index_select(0, tri[:, k]) for k in range(3))
     facing = ((b - a)[:, 0] * (c - a)[:, 1] - (c - a)[:, 0] * (b - a)[:, 1]).sign()
     facing = torch.where(in_front[tri].all(1), facing, 0)  # faces that are not drawn hide nothing
     outline = (edges.other < 0) | (facing[edges.face] * facing[edges.other.clamp(min=0)] <= 0)
-    drawn = in_front[edges.ends].all(1) & in_front[edges.third]
-    return (outline & drawn).nonzero()[:, 0]
+    return outline & in_front[edges.ends].all(1) & in_front[edges.third]
+
+
+@dataclass(frozen=True)
+class _Crossings:
+    """R places where edges cross lines of pixel centres: those on rows first, each in the order of the edges.
+
+    place  [R] along the line, pixels; differentiable
+    depth  [R] z/w of the edge there
+    line   [R] int64
+    steep  [R] bool, on rows; else on columns
+    surface_is_before  [R] bool, the surface's side along the line
+    """
+
+    place: Tensor
+    depth: Tensor
+    line: Tensor
+    steep: Tensor
+    surface_is_before: Tensor
 
 
 def _crossings(
     a: tuple[Tensor, ...], b: tuple[Tensor, ...], third: tuple[Tensor, ...],
-    mine: Tensor, along: int, across: int, lines: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:  # fmt: skip
-    """Where edges cross lines of pixel centres: place (differentiable), depth, line, surface's side."""
-    edge = mine.nonzero()[:, 0]
+    wanted: Tensor, height: int, width: int,
+) -> _Crossings | None:  # fmt: skip
+    """Those of the wanted edges; None where there is none."""
+    steep = ((b[1] - a[1]).abs() >= (b[0] - a[0]).abs()).detach()
+
+    def axes(point: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Coordinates along the lines that the edge crosses, and across them."""
+        return torch.where(steep, point[0], point[1]), torch.where(steep, point[1], point[0])
+
+    (a_along, a_across), (b_along, b_across) = axes(a), axes(b)
     with torch.no_grad():
-        ends = torch.stack((a[across][edge], b[across][edge]), 1)
+        third_along, third_across = axes(third)
+        ends = torch.stack((a_across, b_across), 1)
+        lines = torch.where(steep, height, width)
         # half-open, so that two edges that share a vertex do not both cross its line
-        first = (ends.amin(1) - 0.5).ceil().clamp(0, lines).long()
-        last = ((ends.amax(1) - 0.5).ceil() - 1).clamp(-1, lines - 1).long()
-        count = (last - first + 1).clamp(min=0)
-        rows = torch.repeat_interleave(torch.arange(len(edge), device=edge.device), count)
-        if len(rows) == 0:
+        first = torch.minimum((ends.amin(1) - 0.5).ceil().clamp(min=0), lines).long()
+        last = torch.minimum(((ends.amax(1) - 0.5).ceil() - 1).clamp(min=-1), lines - 1).long()
+        count = torch.where(wanted, (last - first + 1).clamp(min=0), 0)
+        e = torch.repeat_interleave(torch.arange(len(count), device=count.device), count)
+        if len(e) == 0:
             return None
-        line = first[rows] + torch.arange(len(rows), device=rows.device) - (count.cumsum(0) - count)[rows]
-    e = edge[rows]
-    start, slope = a[across].index_select(0, e), (b[across] - a[across]).index_select(0, e)
+        line = first[e] + torch.arange(len(e), device=e.device) - (count.cumsum(0) - count)[e]
+        order = (~steep[e]).byte().sort(stable=True)[1]
+        e, line = e[order], line[order]
+    start, slope = a_across.index_select(0, e), (b_across - a_across).index_select(0, e)
     t = (line + 0.5 - start) / slope
-    place = a[along].index_select(0, e) + t * (b[along] - a[along]).index_select(0, e)
+    place = a_along.index_select(0, e) + t * (b_along - a_along).index_select(0, e)
     with torch.no_grad():
         edge_depth = a[2][e] + t * (b[2] - a[2])[e]
-        level = a[along][e] + (third[across][e] - start) / slope * (b[along] - a[along])[e]
-        surface_is_before = third[along][e] < level
-    return place, edge_depth, line, surface_is_before
+        level = a_along[e] + (third_across[e] - start) / slope * (b_along - a_along)[e]
+        surface_is_before = third_along[e] < level
+    return _Crossings(place, edge_depth, line, steep[e], surface_is_before)
 
 
 def _outermost(covered: Tensor, pair: Tensor, seen: Tensor, pairs: int) -> Tensor:
-    """Of the seen crossings between the same two pixels, the row of the one that covers most."""
-    rows = seen.nonzero()[:, 0]
-    most = covered.new_full((pairs,), -1.0).scatter_reduce_(0, pair[rows], covered[rows], "amax")
-    rows = rows[covered[rows] == most[pair[rows]]]
-    first = rows.new_full((pairs,), len(covered)).scatter_reduce_(0, pair[rows], rows, "amin")
-    return rows[first[pair[rows]] == rows]
+    """[R] bool: of the seen crossings between the same two pixels, the first of those that cover most."""
+    rows = torch.arange(len(covered), device=covered.device)
+    share = torch.where(seen, covered, -1.0)
+    most = covered.new_full((pairs,), -1.0).scatter_reduce_(0, pair, share, "amax")
+    best = seen & (covered == most[pair])
+    candidates = torch.where(best, rows, len(covered))
+    first = rows.new_full((pairs,), len(covered)).scatter_reduce_(0, pair, candidates, "amin")
+    return best & (first[pair] == rows)

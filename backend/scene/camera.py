@@ -20,7 +20,7 @@ NEAR, FAR = 0.05, 20.0  # metres; the clip range of `proj`
 class Camera:
     """A batch of B pinhole cameras that share one image size.
 
-    c2w   [B,4,4] float32, camera to world
+    c2w   [B,4,4] float32, camera to world: a rotation and a translation
     proj  [B,4,4] float32, camera to clip, z in [-1,1], y down
     height, width  pixels
     """
@@ -37,8 +37,10 @@ class Camera:
 
     @property
     def mvp(self) -> Tensor:
-        """[B,4,4], world to clip."""
-        return self.proj @ torch.linalg.inv(self.c2w)
+        """[B,4,4], world to clip. c2w turns and moves, and nothing else: so its inverse is written down."""
+        back = self.c2w[:, :3, :3].mT
+        w2c = torch.cat((torch.cat((back, -back @ self.c2w[:, :3, 3:]), 2), self.c2w[:, 3:]), 1)
+        return self.proj @ w2c
 
     @property
     def azimuth(self) -> Tensor:

@@ -57,7 +57,7 @@ class Field(nn.Module):
 
         The grid's kernels have no second derivative, so a loss on normals goes through this.
         """
-        corners = torch.cat((torch.zeros(1, 3), torch.eye(3))).to(x) * step
+        corners = F.pad(torch.eye(3, dtype=x.dtype, device=x.device), (0, 0, 1, 0)) * step
         here, ahead = self.density((x[:, None] + corners).reshape(-1, 3)).view(-1, 4).split((1, 3), 1)
         return F.normalize(here - ahead, dim=-1, eps=1e-6)
 

@@ -23,6 +23,36 @@ PAIRS = tuple(combinations(range(4), 2))  # the six edges of a tetrahedron, as p
 NEAREST = 5e-3  # crossings stay this share of an edge away from its ends, so that no face collapses
 
 
+def _triangle_table() -> Tensor:
+    """[16,2,3] int64: for each set of inside corners (bit i = corner i) up to two triangles of the
+    tetrahedron's edges, counter-clockwise seen from outside; -1 where there is no triangle."""
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    table = torch.full((16, 2, 3), -1)
+
+    def edge(a: int, b: int) -> int:
+        return PAIRS.index((min(a, b), max(a, b)))
+
+    for code in range(1, 15):
+        inside = [i for i in range(4) if code >> i & 1]
+        outside = [i for i in range(4) if not code >> i & 1]
+        if len(inside) == 2:
+            (a, b), (c, d) = inside, outside
+            loop = [edge(a, c), edge(a, d), edge(b, d), edge(b, c)]
+        else:
+            loop = [edge(a, b) for a in inside for b in outside]
+        p, q, r = (corners[list(PAIRS[e])].mean(0) for e in loop[:3])
+        outwards = corners[outside].mean(0) - corners[inside].mean(0)
+        if torch.linalg.cross(q - p, r - p) @ outwards < 0:
+            loop.reverse()
+        table[code, 0] = torch.tensor(loop[:3])
+        if len(loop) == 4:
+            table[code, 1] = torch.tensor([loop[0], loop[2], loop[3]])
+    return table
+
+
+TRIANGLES = _triangle_table()
+
+
 @dataclass(frozen=True)
 class TetGrid:
     """Tetrahedra that fill a box.
@@ -33,6 +63,7 @@ class TetGrid:
     tet_edges  [T,6] int64, rows of edges, in the order of `PAIRS`
     border     [N] bool, vertices on the hull: outside, where the surface is to be closed
     spacing    side of the cubic cells, metres
+    triangles  TRIANGLES, on the device of the rest
     """
 
     vertices: Tensor
@@ -41,6 +72,7 @@ class TetGrid:
     tet_edges: Tensor
     border: Tensor
     spacing: float
+    triangles: Tensor = TRIANGLES
 
     def to(self, device: torch.device | str) -> TetGrid:
         return TetGrid(
@@ -50,6 +82,7 @@ class TetGrid:
             self.tet_edges.to(device),
             self.border.to(device),
             self.spacing,
+            self.triangles.to(device),
         )
 
 
@@ -98,36 +131,6 @@ def tetrahedral_grid(cells: int, lower: Sequence[float] | Tensor, upper: Sequenc
     return TetGrid(vertices, tet, edges, row[midpoint], border, spacing)
 
 
-def _triangle_table() -> Tensor:
-    """[16,2,3] int64: for each set of inside corners (bit i = corner i) up to two triangles of the
-    tetrahedron's edges, counter-clockwise seen from outside; -1 where there is no triangle."""
-    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    table = torch.full((16, 2, 3), -1)
-
-    def edge(a: int, b: int) -> int:
-        return PAIRS.index((min(a, b), max(a, b)))
-
-    for code in range(1, 15):
-        inside = [i for i in range(4) if code >> i & 1]
-        outside = [i for i in range(4) if not code >> i & 1]
-        if len(inside) == 2:
-            (a, b), (c, d) = inside, outside
-            loop = [edge(a, c), edge(a, d), edge(b, d), edge(b, c)]
-        else:
-            loop = [edge(a, b) for a in inside for b in outside]
-        p, q, r = (corners[list(PAIRS[e])].mean(0) for e in loop[:3])
-        outwards = corners[outside].mean(0) - corners[inside].mean(0)
-        if torch.linalg.cross(q - p, r - p) @ outwards < 0:
-            loop.reverse()
-        table[code, 0] = torch.tensor(loop[:3])
-        if len(loop) == 4:
-            table[code, 1] = torch.tensor([loop[0], loop[2], loop[3]])
-    return table
-
-
-TRIANGLES = _triangle_table()
-
-
 def marching_tetrahedra(vertices: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
     """The surface where `sdf` is zero.
 
@@ -151,16 +154,18 @@ def marching_tetrahedra(vertices: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:
     pos_a, pos_b = vertices.index_select(0, a), vertices.index_select(0, b)
     v_pos = pos_a + share[:, None] * (pos_b - pos_a)
 
-    # the triangles, of crossed tetrahedra only
+    # the triangles: a crossed tetrahedron has one, and a second where two of its corners are inside
     bits = inside.to(torch.uint8)
     code = torch.zeros(len(grid.tets), dtype=torch.uint8, device=sdf.device)
+    corners = torch.zeros_like(code)
     for i in range(4):
-        code |= bits[grid.tets[:, i]] << i
-    hit = ((code > 0) & (code < 15)).nonzero()[:, 0]
-    local = TRIANGLES.to(sdf.device)[code[hit].long()].reshape(-1, 3)  # [2*hits,3] edges of the tetrahedron
-    owner = hit.repeat_interleave(2)
-    real = local[:, 0] >= 0
-    edges = grid.tet_edges[owner[real]].gather(1, local[real])
+        here = bits[grid.tets[:, i]]
+        code |= here << i
+        corners += here
+    hit = torch.stack(((corners > 0) & (corners < 4), corners == 2), 1)
+    owner, which = hit.nonzero(as_tuple=True)
+    local = grid.triangles[code[owner].long(), which]  # [F,3] edges of the tetrahedron
+    edges = grid.tet_edges[owner].gather(1, local)
     row = torch.empty(len(grid.edges), dtype=torch.int64, device=sdf.device)
     row[crossed] = torch.arange(len(crossed), device=sdf.device)
     return Mesh(v_pos, row[edges])

@@ -21,11 +21,12 @@ def foggy_share(opacity: Tensor) -> Tensor:
     return half.sum() / shown.sum().clamp(min=1)
 
 
-def normal_consistency(mesh: Mesh, face_pairs: Tensor) -> Tensor:
-    """Sum of 1 - cos between neighbouring faces; face_pairs [E,2] int64."""
+def normal_consistency(mesh: Mesh, face: Tensor, other: Tensor) -> Tensor:
+    """Sum of 1 - cos between neighbouring faces; face, other [E] int64, -1 where there is no other."""
     normals = face_normals(mesh)
-    a, b = normals.index_select(0, face_pairs[:, 0]), normals.index_select(0, face_pairs[:, 1])
-    return (1 - (a * b).sum(-1)).sum()
+    a, b = normals.index_select(0, face), normals.index_select(0, other.clamp(min=0))
+    bend = 1 - (a * b).sum(-1)
+    return torch.where(other >= 0, bend, 0).sum()  # choosing rows would mean waiting for their number
 
 
 def laplacian(mesh: Mesh) -> Tensor:

@@ -78,3 +78,9 @@ def test_slices_and_sizes():
     views = camera([0.0, 90.0, 180.0], 0.0)
     assert len(views[1:]) == 2 and torch.equal(views[1:2].position, views.position[1:2])
     assert (views.resized(96, 128).height, views.resized(96, 128).width) == (96, 128)
+
+
+def test_the_inverse_of_a_camera_is_written_down_and_right():
+    views = camera(torch.linspace(-180, 180, 64), 37.0)
+    expected = views.proj.double() @ torch.linalg.inv(views.c2w.double())
+    assert torch.allclose(views.mvp.double(), expected, atol=2e-6)

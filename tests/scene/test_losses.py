@@ -21,10 +21,10 @@ def test_fog_is_counted_among_what_is_seen() -> None:
 
 def test_a_flat_pair_is_consistent_and_a_folded_one_is_not() -> None:
     pairs = torch.tensor([[0, 1]])
-    assert losses.normal_consistency(SQUARE, pairs) < 1e-6
+    assert losses.normal_consistency(SQUARE, *pairs.T) < 1e-6
     folded = SQUARE.v_pos.clone()
     folded[3] = torch.tensor([0.5, 0.5, 0.7071])  # the second face stands upright on the diagonal
-    upright = losses.normal_consistency(Mesh(folded, SQUARE.t_pos_idx), pairs)
+    upright = losses.normal_consistency(Mesh(folded, SQUARE.t_pos_idx), *pairs.T)
     assert torch.isclose(upright, torch.tensor(1.0), atol=1e-3)
 
 

@@ -17,13 +17,15 @@ from diffusers import AutoencoderKL
 from platformdirs import user_cache_path
 from torch import Generator, nn
 
+from backend.device import pick_device, prepare_device
 from backend.diffusion.load import load_network, load_text, load_vae
 from backend.diffusion.mini import export, networks, samples, train_unet, train_vae
 from backend.diffusion.mini.dataset import LEARNED, Album, open_album, smaller
 from backend.diffusion.mini.training import Run, new_optimizer, width
 from backend.diffusion.models import open_folder
 from backend.diffusion.open_prior import open_prior
-from backend.errors import InputError
+from backend.errors import DeviceError, InputError
+from dreamflow_blender.contract.protocol import DEVICES
 
 PARTS = ("vae", "base", "refiner")
 DECAY = {"vae": 0.997, "base": 0.9995, "refiner": 0.9995}  # of the moving averages
@@ -45,30 +47,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--cache", type=Path, default=user_cache_path("dreamflow") / "mini", help="states and data"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--export", action="store_true", help="only write the folders from the states there are"
     )
     args = parser.parse_args(arguments)
-    if args.device == "cpu":
-        torch.set_num_threads(1)  # two parts side by side are faster than one on two threads
     args.cache.mkdir(parents=True, exist_ok=True)
     try:
+        device = pick_device(args.device)
+        # one thread: two parts side by side are faster than one on two threads
+        prepare_device(device, 1 if device.type == "cpu" else 0)
         if not args.export:
             parts = PARTS if args.part is None else (args.part,)
             for part in parts:
-                train_part(part, args, args.minutes / len(parts))
-        write_folders(args.cache, args.out, torch.device(args.device))
-    except InputError as error:
+                train_part(part, args, device, args.minutes / len(parts))
+        write_folders(args.cache, args.out, device)
+    except (InputError, DeviceError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def train_part(part: str, args: argparse.Namespace, minutes: float) -> None:
+def train_part(part: str, args: argparse.Namespace, device: torch.device, minutes: float) -> None:
     """Train one part for some minutes, or until its planned number of pictures."""
-    device = torch.device(args.device)
     albums = [open_album(args.cache, kind) for kind in LEARNED]
     torch.manual_seed(args.seed)
     parts = new_networks(part, args.cache)
