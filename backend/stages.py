@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from backend.apfo import Step, apfo
 from backend.config import GeometryStage, NerfStage, TextureStage, Walk
 from backend.diffusion.prior import Phi, Prior
+from backend.diffusion.ring_cameras import rings_of
 from backend.draws import draw_on_host
 from backend.errors import SceneError
 from backend.kernels import Kernels
@@ -96,7 +97,8 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
         if iteration >= settings.entropy_from * settings.iterations:
             # Only fog is fought: the weight is the share of what is seen that is neither air nor solid.
             foggy = losses.foggy_share(out.opacity.detach())
-            total = total + settings.entropy * foggy * losses.opacity_entropy(out.opacity)
+            entropy = losses.opacity_entropy(out.opacity) / len(out.opacity)  # of a view, as the loss is
+            total = total + settings.entropy * foggy * entropy
         return total
 
     def steps(start: int) -> Iterator[Step]:
@@ -146,7 +148,7 @@ def _walk(
     for step in apfo(
         walk.noise_levels(),
         walk.views,
-        sample_camera=lambda: g.prior.poses.sample(generator, 1, walk.size, walk.size),
+        sample_camera=lambda: rings_of(g.prior.poses.sample(generator, 1, walk.size, walk.size), g.prior.frames),
         render=render,
         encode=g.prior.encode,
         decode=g.prior.decode if space == "pixel" else None,

@@ -12,7 +12,8 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-CAMERA_NUMBERS = 16
+from backend.diffusion.statement import CAMERA_NUMBERS
+
 CAMERA_CONFIG: dict[str, Any] = {
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": CAMERA_NUMBERS,

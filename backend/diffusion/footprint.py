@@ -1,7 +1,7 @@
 """How much memory a prior's networks take: their weights by counting, what an iteration adds by a table.
 
 The table is what benchmarks/memory.py counts with networks of the real size: the most that is alive at once
-beside the weights, in an iteration at batch 1 with D_phi. Other sizes are scaled from it.
+beside the weights, in an iteration at batch 1 with D_phi. Other sizes and rings of views are scaled from it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def footprint(
     passes = COUNTED[kind, dtype][rung]
     if thrift.graphs:
         passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
-    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.statement.frames
 
 
 def parameters(model: ModelFolder, component: str) -> int:

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from backend.device import give_back_blocks
 from backend.diffusion.denoiser import Network
 from backend.diffusion.graphs import Graphs, wanted
+from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.models import ModelFolder
 from backend.errors import ModelError
 
@@ -33,7 +34,11 @@ def load_network(model: ModelFolder, device: torch.device) -> Network:
     """The UNet, frozen."""
     dtype = network_dtype(device)
     unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
-    return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None)
+    assert isinstance(unet, UNet2DConditionModel)
+    told, frames = model.statement.camera == "c2w", model.statement.frames
+    if frames > 1:
+        join_frames(unet, frames)
+    return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None, told, frames)
 
 
 def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from backend.diffusion.denoiser import Prediction
-from backend.diffusion.statement import Statement, make_statement
+from backend.diffusion.statement import CAMERA_NUMBERS, Statement, make_statement
 from backend.errors import ModelError
 
 A_FOLDER = "Give the path of a folder in diffusers' layout, the one that holds model_index.json."
@@ -124,7 +124,7 @@ def _open_folder(path: Path) -> ModelFolder:
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
     prediction = check_scheduler(path, configs["scheduler"])
-    check_fit(path, configs)
+    check_fit(path, configs, statement)
     if not statement.native_size:
         native_size = configs["unet"]["sample_size"] * latent_factor(configs)
         statement = replace(statement, native_size=native_size)
@@ -220,12 +220,14 @@ def check_scheduler(path: Path, config: dict[str, Any]) -> Prediction:
     return "v_prediction" if prediction == "v_prediction" else "epsilon"
 
 
-def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
+def check_fit(path: Path, configs: dict[str, dict[str, Any]], statement: Statement) -> None:
     """ModelError unless latents, text widths and token counts of the components match each other."""
     refiner = "text_encoder_2" in configs
     unet, vae = configs["unet"], configs["vae"]
     text = configs["text_encoder_2" if refiner else "text_encoder"]
     tokenizer = configs["tokenizer_2" if refiner else "tokenizer"]
+    told = statement.camera == "c2w"
+    told_by = "a camera's matrix, as dreamflow.json states" if told else "Stable Diffusion's"
     pooled: Any = text.get("projection_dim", 512)
     ids: Any = unet.get("addition_time_embed_dim")
     pooled_and_ids = pooled + 5 * ids if is_count(pooled) and is_count(ids) else "a number"
@@ -253,9 +255,10 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
         (
             "UNet projection_class_embeddings_input_dim",
             unet.get("projection_class_embeddings_input_dim"),
-            "pooled text and five numbers" if refiner else "Stable Diffusion's",
-            pooled_and_ids if refiner else None,
+            "pooled text and five numbers" if refiner else told_by,
+            pooled_and_ids if refiner else CAMERA_NUMBERS if told else None,
         ),
+        ("UNet class_embed_type", unet.get("class_embed_type"), told_by, "projection" if told else None),
         ("UNet sample_size is a number", is_count(unet.get("sample_size")), "latent pixels", True),
         ("VAE block_out_channels is a list", is_list_of_counts(vae.get("block_out_channels")), "channels", True),
     ]

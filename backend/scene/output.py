@@ -13,7 +13,7 @@ class RenderOutput:
 
     image        [B,H,W,3] in [0,1], over the background
     opacity      [B,H,W,1] in [0,1]
-    orientation  scalar: the orientation loss (Ref-NeRF, Eq. 11), where the renderer was asked for it
+    orientation  scalar: the orientation loss of a view (Ref-NeRF, Eq. 11), where the renderer was asked for it
     """
 
     image: Tensor
