@@ -28,7 +28,8 @@ from tests.tiny import OVERRIDES
 
 def draft(day: Day, say: Say) -> None:
     """A whole job, and one that is cancelled and goes on."""
-    few = OVERRIDES | {"nerf.levels": 2} if day.tiny else {}
+    least = {f"{stage}.{what}": 1 for stage in STAGES for what in ("levels", "views")} | {"nerf.levels": 4}
+    few = OVERRIDES | least | {"delivery.texture_size": 64} if day.tiny else {}
     kind = {
         "device": "cuda",
         "prior": "exact",
@@ -40,7 +41,7 @@ def draft(day: Day, say: Say) -> None:
         folder = day.folder / name
         folder.mkdir()
         job = Job(name, "generate", "a red mug", str(folder), **kind)
-        began, stop = time.monotonic(), iter(range(9))
+        began, stop = time.monotonic(), iter(range(5))  # two looks a moment
 
         def asked(stop: Iterator[int] = stop, name: str = name) -> str | None:
             if name == "resumed" and next(stop, None) is None:

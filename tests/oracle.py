@@ -23,7 +23,8 @@ def ball(camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     b = (origins * directions).sum(-1)
     under = b * b - ((origins * origins).sum(-1) - RADIUS**2)
     hit = origins + directions * (-b - under.clamp(min=0).sqrt())[..., None]
-    colour = torch.where(hit[..., 2:] > 0, torch.tensor(RED), torch.tensor(BLUE))
+    red, blue = (torch.tensor(colour, device=hit.device) for colour in (RED, BLUE))
+    colour = torch.where(hit[..., 2:] > 0, red, blue)
     return colour, (under > 0)[..., None], hit / RADIUS
 
 

@@ -13,7 +13,8 @@ from backend.kernels import Kernels, select
 from backend.optimizer import adamw, decay
 from backend.pictures import around, look
 from backend.scene.mesh import is_closed, signed_volume
-from tests.oracle import BLUE, RADIUS, RED, Oracle, ball, generator
+from tests.here import generator, here
+from tests.oracle import BLUE, RADIUS, RED, Oracle, ball
 
 NERF = dataclasses.replace(
     DRAFT.nerf, levels=25, views=4, size=32, samples=48, occupancy=24, grid_levels=4, grid_log2_size=12,
@@ -23,12 +24,12 @@ NERF = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def kernels() -> Kernels:
-    return select("cpu")
+    return select(here())
 
 
 @pytest.fixture(scope="module")
 def trained(kernels: Kernels) -> scene_state.Scene:
-    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
     run(stages.nerf_stage(scene, told(NERF), NERF, generator(), 0))
     return scene
 
@@ -42,8 +43,8 @@ def run(stage: stages.Stage) -> list[Step]:
 
 
 def silhouette_iou(scene: scene_state.Scene, kernels: Kernels) -> float:
-    cameras = around(4, 48, "cpu", first=20)
-    white, black = (look(scene, cameras, kernels, torch.full((3,), v)) for v in (1.0, 0.0))
+    cameras = around(4, 48, here(), first=20)
+    white, black = (look(scene, cameras, kernels, torch.full((3,), v, device=here())) for v in (1.0, 0.0))
     mask = (white - black).mean(-1) < 0.5
     true = ball(cameras)[1][..., 0]
     return float((mask & true).sum() / (mask | true).sum())
@@ -83,7 +84,7 @@ def test_geometry_finds_the_right_radius(trained: scene_state.Scene, kernels: Ke
 
 
 def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels) -> None:
-    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 3)  # a field that knows no colour
+    scene = scene_state.new_scene(NERF, kernels, here(), 3)  # a field that knows no colour
     shape = dataclasses.replace(trained)
     scene_state.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
     scene.mesh = shape.mesh
@@ -92,8 +93,8 @@ def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels
     )
     before = [p.detach().clone() for p in scene.field.density_head.parameters()]
     run(stages.texture_stage(scene, told(walk), walk, kernels, generator(), 0))
-    points = torch.tensor([[0.0, -0.3, 0.3], [0.0, -0.3, -0.3]])
-    assert torch.allclose(scene.field.albedo(points), torch.tensor([RED, BLUE]), atol=0.12)
+    points = torch.tensor([[0.0, -0.3, 0.3], [0.0, -0.3, -0.3]], device=here())
+    assert torch.allclose(scene.field.albedo(points).cpu(), torch.tensor([RED, BLUE]), atol=0.12)
     for old, new in zip(before, scene.field.density_head.parameters(), strict=True):
         assert torch.equal(old, new)  # the shape's network is left alone
 
@@ -101,7 +102,7 @@ def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels
 @pytest.mark.parametrize(("density", "word"), [(-600.0, "empty"), (600.0, "full")])
 def test_an_empty_or_full_scene_is_noticed(kernels: Kernels, density: float, word: str) -> None:
     walk = dataclasses.replace(NERF, grid_rate=0.0, head_rate=0.0, half=1.2, samples=16, occupancy_every=4)
-    scene = scene_state.new_scene(walk, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(walk, kernels, here(), 0)
     with torch.no_grad():
         scene.field.density_head[-1].bias.fill_(density)
     scene.occupancy.update(scene.field, None, decay=0.0)
@@ -112,7 +113,7 @@ def test_an_empty_or_full_scene_is_noticed(kernels: Kernels, density: float, wor
 
 @pytest.mark.parametrize("fault", [float("nan"), float("inf")])
 def test_a_nan_is_named_with_its_iteration(kernels: Kernels, fault: float) -> None:
-    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
     stage = stages.nerf_stage(scene, told(NERF, prior=Oracle(fault)), NERF, generator(), 0)
     before = scene.field.table.detach().clone()
     with pytest.raises(NumericsError, match="iteration 0: D_p"):
@@ -131,7 +132,7 @@ def test_learning_rates_fall_at_the_end(kernels: Kernels) -> None:
 
 
 def test_a_stage_can_start_in_the_middle(kernels: Kernels) -> None:
-    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
     stage = stages.nerf_stage(scene, told(NERF), NERF, generator(), 0)
     steps = list(stage.steps(NERF.iterations - 3))
     assert [s.iteration for s in steps] == [97, 98, 99]
@@ -139,7 +140,7 @@ def test_a_stage_can_start_in_the_middle(kernels: Kernels) -> None:
 
 
 def test_backgrounds_follow_the_priors_policy(kernels: Kernels) -> None:
-    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 0)
+    scene = scene_state.new_scene(NERF, kernels, here(), 0)
     prior, g = Oracle(), generator()
     camera = prior.poses.sample(g, 1, 8, 8)
     seen = {tuple(round(v, 2) for v in stages.behind(scene, prior, camera, g).tolist()) for _ in range(40)}

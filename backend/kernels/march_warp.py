@@ -115,7 +115,7 @@ def march(
     step, cells, device = twin.step_length(half, n_samples), len(occupancy), origins.device
     along = [row.contiguous() for row in twin.in_cells(origins, directions, half, near, cells)]
     grid = occupancy.reshape(-1).view(torch.uint8)
-    parts = []
+    pieces = []
     for first, jitter in twin.chunks(origins, n_samples, generator):
         rows = len(jitter)
         start, end, low, slope = (row[first : first + rows] for row in along)
@@ -126,13 +126,16 @@ def march(
         counts = torch.zeros(rows, dtype=torch.int64, device=device)
         begins = torch.zeros(rows, dtype=torch.int32, device=device)
         _launch(_count, rows, [*inputs, _array(counts), _array(begins)], device)
+        pieces.append((first, jitter, inputs, begins, counts))  # the descriptors do not keep jitter alive
+    totals = torch.stack([counts.sum() for *_, counts in pieces]).tolist()  # one wait for all
+    parts = []
+    for (first, _, inputs, begins, counts), total in zip(pieces, totals, strict=True):
         ends = counts.cumsum(0)
-        total = int(ends[-1]) if rows else 0
         ray = torch.empty(total, dtype=torch.int64, device=device)
         t = torch.empty(total, dtype=torch.float32, device=device)
         if total:
             outputs = [_array(begins), _array(ends), first, _array(ray), _array(t)]
-            _launch(_write, rows, [*inputs, *outputs], device)
+            _launch(_write, len(counts), [*inputs, *outputs], device)
         parts.append((ray, t))
     ray, t = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
     return twin.thinned(ray, t, step, budget, len(origins))

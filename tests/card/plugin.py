@@ -22,7 +22,9 @@ REPORT = "DREAMFLOW_CARD_REPORT"
 def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, Any]:
     if torch.backends.cuda.is_built():
         pytest.exit("The pretended card stands on a torch without CUDA.", 1)
-    if session.config.getoption("numprocesses", None):  # the tests run in other processes, which come here, too
+    if session.config.getoption(
+        "numprocesses", None
+    ):  # the tests run in other processes, which come here, too
         return (yield)
     with PretendedCard() as card:
         result = yield

@@ -11,6 +11,7 @@ import torch
 from benchmarks import card as script
 from benchmarks.card_parts import Day, Say, Wrong
 from benchmarks.card_runs import PARTS
+from tests.card import accelerators
 from tests.card.pretended import PretendedCard
 
 pytestmark = pytest.mark.skipif(
@@ -24,12 +25,19 @@ def card() -> Iterator[PretendedCard]:
         yield made
 
 
-def test_every_part_passes(card: PretendedCard, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.timeout(1200)
+def test_every_part_passes(
+    card: PretendedCard, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With nvdiffrast and tiny-cuda-nn, which are stood in for as well."""
+    accelerators.install_nvdiffrast(monkeypatch)
+    accelerators.install_tinycudann(monkeypatch)
     assert script.main(["--tiny", "--output", str(tmp_path / "card.md")]) == 0, capsys.readouterr().out
     said = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert f"{len(PARTS)} of {len(PARTS)} parts passed" in said and "rehearsal" in said
     for part in PARTS:
         assert f"## {part}: passed" in said
+    assert said.count("compared above") == 2 and "tcnn, to table" in said and "nvdiffrast, gradient" in said
     assert "nerf, graphs" in said and "refine, plain" in said and card.replays > 0
 
 

@@ -132,6 +132,9 @@ class Passes:
             return x * 2
         if self.wrong == "from the host":
             return x * torch.ones(x.shape).to("cuda")
+        if self.wrong == "keeps" and self.calls > 1:  # what it has made of the numbers of its capture
+            self.kept = x * 3 if self.calls == 2 else self.kept
+            return self.kept + 0
         if self.wrong == "counts":
             return x * self.calls
         if self.wrong == "runs out" and self.calls > 1:
@@ -158,6 +161,7 @@ class Passes:
         ("from the host", "synchronizing"),
         ("waits late", "capturing"),
         ("counts", "differed from the pass itself by"),
+        ("keeps", "differed from the pass itself by 50"),
         ("runs out", "out of memory"),
         ("runs out late", "out of memory"),
         ("draws", "generator"),

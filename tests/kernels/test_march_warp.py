@@ -7,6 +7,7 @@ pytest.importorskip("warp", reason="warp-lang is not installed")
 
 from backend.kernels import march, march_warp
 from backend.scene.camera import orbit, rays
+from tests.card.pretended import PretendedCard
 
 HALF, NEAR = 0.8, 0.1
 
@@ -127,3 +128,16 @@ def test_the_samples_are_the_twins_on_a_card(seeded):
         cells = some_cells(128, 0.05, 0, "cuda")
         found.append(kernel.march(*views(256, 0, "cuda"), cells, HALF, NEAR, 512, generator, 300_000))
     assert_same(*found)
+
+
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="the pretended card stands on a torch without CUDA")
+def test_a_card_is_waited_for_once_however_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the paper's size the rays come in 16 pieces."""
+    monkeypatch.setattr(march, "CHUNK", 64 * 16)
+    with PretendedCard() as card:
+        cells, given = some_cells(16, 0.4, 1, "cuda"), views(16, 2, "cuda")
+        before = card.waits.total()
+        found = march_warp.march(*given, cells, HALF, NEAR, 16)
+        assert card.waits.total() - before == 1, card.report()
+        assert_same(found, march.march(*given, cells, HALF, NEAR, 16))
+    assert len(found.ray) > 100

@@ -12,13 +12,14 @@ from backend.scene.camera import orbit, rays
 from backend.scene.handover import bounding_box, hand_over, pick_threshold, sdf_from_density, surface_distance
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh, components, is_closed, signed_volume
+from tests.here import here
 
 DENSE, SHARP = 150.0, 400.0  # per metre; the logistic's slope
 
 
 @pytest.fixture(scope="module")
 def grid():
-    return tetrahedral_grid(24, (-0.5,) * 3, (0.5,) * 3)
+    return tetrahedral_grid(24, (-0.5,) * 3, (0.5,) * 3).to(here())
 
 
 def sphere(points, radius=0.35):
@@ -26,12 +27,12 @@ def sphere(points, radius=0.35):
 
 
 def box(points, half):
-    q = points.abs() - torch.tensor(half)
+    q = points.abs() - torch.tensor(half, device=points.device)
     return -(q.clamp(min=0).norm(dim=-1) + q.amax(-1).clamp(max=0))
 
 
 def rod(points, radius=0.02):
-    along = torch.nn.functional.normalize(torch.tensor([1.0, 0.7, 0.4]), dim=0)
+    along = torch.nn.functional.normalize(torch.tensor([1.0, 0.7, 0.4], device=points.device), dim=0)
     t = (points @ along).clamp(-0.35, 0.35)
     return radius - (points - t[:, None] * along).norm(dim=-1)
 
@@ -50,13 +51,13 @@ def cameras(count=6, size=32):
         torch.full((count,), 45.0),
         size,
         size,
-    )
+    ).to(here())
 
 
 def opacities(density, camera, steps=100):
     """[K,h,w] by plain quadrature along every ray."""
     origins, directions = rays(camera)
-    t = torch.linspace(0.8, 2.0, steps)
+    t = torch.linspace(0.8, 2.0, steps, device=origins.device)
     points = origins[..., None, :] + directions[..., None, :] * t[:, None]
     depth = density(points.reshape(-1, 3)).view(points.shape[:-1]).sum(-1) * (t[1] - t[0])
     return 1 - torch.exp(-depth)
@@ -91,8 +92,8 @@ def test_a_hollow_shell_is_filled(grid):
 
 def test_specks_are_dropped_and_companions_kept(grid):
     def scene(points):
-        speck = 0.04 - (points - torch.tensor([0.35, 0.35, 0.35])).norm(dim=-1)
-        companion = 0.12 - (points - torch.tensor([-0.3, -0.3, -0.3])).norm(dim=-1)
+        speck = 0.04 - (points - torch.tensor([0.35, 0.35, 0.35], device=points.device)).norm(dim=-1)
+        companion = 0.12 - (points - torch.tensor([-0.3, -0.3, -0.3], device=points.device)).norm(dim=-1)
         return torch.maximum(torch.maximum(sphere(points, 0.25), speck), companion)
 
     sdf = sdf_from_density(density_of(scene)(grid.vertices), DENSE / 2, grid)
@@ -100,7 +101,7 @@ def test_specks_are_dropped_and_companions_kept(grid):
 
 
 def test_a_full_box_is_closed_at_the_border(grid):
-    sdf = sdf_from_density(torch.full((len(grid.vertices),), 80.0), 10.0, grid)
+    sdf = sdf_from_density(torch.full((len(grid.vertices),), 80.0, device=here()), 10.0, grid)
     mesh = marching_tetrahedra(grid.vertices, sdf, grid)
     assert is_closed(mesh) and signed_volume(mesh) > 0.5
 
@@ -142,7 +143,7 @@ def test_fog_around_the_object_does_not_become_the_object(grid):
 
 def test_the_whole_hand_over_spends_its_cells_on_the_object():
     def small(points):
-        return box(points - torch.tensor([0.1, 0.0, -0.1]), (0.2, 0.1, 0.15))
+        return box(points - torch.tensor([0.1, 0.0, -0.1], device=points.device), (0.2, 0.1, 0.15))
 
     density, camera = density_of(small), cameras(count=4)
     start = time.perf_counter()
@@ -155,15 +156,15 @@ def test_the_whole_hand_over_spends_its_cells_on_the_object():
 
 
 def test_nothing_there_is_an_error_with_a_remedy(grid):
-    camera, nothing = cameras(count=1), torch.zeros(len(grid.vertices))
-    target = torch.zeros(1, 32, 32)
+    camera, nothing = cameras(count=1), torch.zeros(len(grid.vertices), device=here())
+    target = torch.zeros(1, 32, 32, device=here())
     for action in (
         lambda: sdf_from_density(nothing, 10.0, grid),
         lambda: sdf_from_density(nothing + 5.0, 10.0, grid),
         lambda: pick_threshold(nothing, grid, target, camera, rasterize_ids),
         lambda: pick_threshold(nothing * torch.nan, grid, target, camera, rasterize_ids),
-        lambda: bounding_box(torch.zeros(4, 4, 4, dtype=torch.bool), 1.0, 0.1),
-        lambda: hand_over(lambda p: torch.zeros(len(p)), 1.0, 8, camera, target, rasterize_ids),
+        lambda: bounding_box(torch.zeros(4, 4, 4, dtype=torch.bool, device=here()), 1.0, 0.1),
+        lambda: hand_over(lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target, rasterize_ids),
     ):
         with pytest.raises(SceneError) as caught:
             action()

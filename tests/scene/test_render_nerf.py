@@ -11,6 +11,7 @@ from backend.scene.camera import Camera, orbit
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
 from backend.scene.render_nerf import Sampling, render_nerf, render_views
+from tests.here import generator, here
 
 SAMPLING = Sampling(samples=64, budget=2**18, near=0.1, orientation_points=256)
 
@@ -18,17 +19,17 @@ SAMPLING = Sampling(samples=64, budget=2**18, near=0.1, orientation_points=256)
 @pytest.fixture
 def scene() -> tuple[Field, Occupancy]:
     torch.manual_seed(0)
-    field = Field(GridLayout(4, 2, 10, finest=32), 16, 1.0, 40.0, select("cpu", "torch").hash_encode)
+    field = Field(GridLayout(4, 2, 10, finest=32), 16, 1.0, 40.0, select(here(), "torch").hash_encode).to(here())
     return field, Occupancy(field, 24, step=2 * 3**0.5 / 64)
 
 
 def camera(size: int = 24) -> Camera:
-    ones = torch.ones(1)
+    ones = torch.ones(1, device=here())
     return orbit(30 * ones, 20 * ones, 1.5 * ones, 50 * ones, size, size)
 
 
 def test_a_ball_is_opaque_in_the_middle_and_air_in_the_corners(scene: tuple[Field, Occupancy]) -> None:
-    background = torch.tensor([0.9, 0.1, 0.2])
+    background = torch.tensor([0.9, 0.1, 0.2], device=here())
     out = render_nerf(*scene, camera(), background, SAMPLING)
     assert out.image.shape == (1, 24, 24, 3) and out.opacity.shape == (1, 24, 24, 1)
     assert out.opacity[0, 12, 12] > 0.99 and out.opacity[0, 0, 0] < 0.01
@@ -38,23 +39,23 @@ def test_a_ball_is_opaque_in_the_middle_and_air_in_the_corners(scene: tuple[Fiel
 
 def test_without_a_generator_it_draws_nothing(scene: tuple[Field, Occupancy]) -> None:
     state = torch.random.get_rng_state()
-    first = render_nerf(*scene, camera(), torch.zeros(3), SAMPLING)
-    second = render_nerf(*scene, camera(), torch.zeros(3), SAMPLING)
+    first = render_nerf(*scene, camera(), torch.zeros(3, device=here()), SAMPLING)
+    second = render_nerf(*scene, camera(), torch.zeros(3, device=here()), SAMPLING)
     assert torch.equal(first.image, second.image)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_the_same_generator_gives_the_same_picture(scene: tuple[Field, Occupancy]) -> None:
     def once() -> torch.Tensor:
-        return render_nerf(*scene, camera(), torch.zeros(3), SAMPLING, torch.Generator().manual_seed(5)).image
+        return render_nerf(*scene, camera(), torch.zeros(3, device=here()), SAMPLING, generator(5)).image
 
     assert torch.equal(once(), once())
 
 
 def test_gradients_reach_field_and_backdrop(scene: tuple[Field, Occupancy]) -> None:
     field, occupancy = scene
-    backdrop = Backdrop(8)
-    out = render_nerf(field, occupancy, camera(), backdrop, SAMPLING, torch.Generator().manual_seed(0))
+    backdrop = Backdrop(8).to(here())
+    out = render_nerf(field, occupancy, camera(), backdrop, SAMPLING, generator())
     assert out.orientation is not None
     (out.image.sum() + out.orientation).backward()
     for parameter in [*field.parameters(), *backdrop.parameters()]:
@@ -62,23 +63,23 @@ def test_gradients_reach_field_and_backdrop(scene: tuple[Field, Occupancy]) -> N
 
 
 def test_a_convex_ball_has_hardly_any_surface_that_faces_away(scene: tuple[Field, Occupancy]) -> None:
-    out = render_nerf(*scene, camera(), torch.zeros(3), SAMPLING, torch.Generator().manual_seed(0))
+    out = render_nerf(*scene, camera(), torch.zeros(3, device=here()), SAMPLING, generator())
     assert out.orientation is not None
     assert out.orientation / out.opacity.sum() < 0.05
 
 
 def test_the_budget_bounds_the_samples(scene: tuple[Field, Occupancy]) -> None:
     few = Sampling(samples=64, budget=500, near=0.1, orientation_points=0)
-    out = render_nerf(*scene, camera(), torch.zeros(3), few)
+    out = render_nerf(*scene, camera(), torch.zeros(3, device=here()), few)
     assert torch.isfinite(out.image).all()
 
 
 def test_views_are_the_single_renders(scene: tuple[Field, Occupancy]) -> None:
-    az = torch.tensor([0.0, 90.0])
-    ones = torch.ones(2)
+    az = torch.tensor([0.0, 90.0], device=here())
+    ones = torch.ones(2, device=here())
     both = orbit(az, 10 * ones, 1.5 * ones, 50 * ones, 16, 16)
-    views = render_views(*scene, both, torch.zeros(3), SAMPLING)
-    alone = render_nerf(*scene, both[1:2], torch.zeros(3), SAMPLING)
+    views = render_views(*scene, both, torch.zeros(3, device=here()), SAMPLING)
+    alone = render_nerf(*scene, both[1:2], torch.zeros(3, device=here()), SAMPLING)
     assert torch.equal(views.image[1:], alone.image)
 
 

@@ -1,0 +1,219 @@
+"""Whole jobs on the pretended card: every kind and prior, stopped and resumed, out of memory; what they wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backend import checkpoint, pipeline
+from backend.diffusion import exact
+from backend.errors import OutOfMemory
+from dreamflow_blender.contract import protocol as p
+from tests import refine_run
+from tests.card import accelerators
+from tests.card.iterations import by_place, waits_by_iteration
+from tests.card.pretended import PretendedCard
+from tests.diffusion.tiny_models import build
+from tests.made_meshes import painted_ball
+from tests.tiny import tiny_job
+
+pytestmark = [
+    pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch has CUDA: there is a card to ask"),
+    pytest.mark.slow,  # two minutes of one core; .ci/run has a step for them
+]
+
+FEW: dict[str, Any] = {"nerf.levels": 2, "geometry.levels": 1, "texture.levels": 1, "refine.levels": 1}
+LORA = {f"{stage}.phi": "lora" for stage in ("nerf", "texture", "refine")}
+
+
+@pytest.fixture
+def card() -> Iterator[PretendedCard]:
+    with PretendedCard() as card:
+        yield card
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """SD 2.1-base, SD 2.1 for D_phi, and the refiner, in the sizes of tests."""
+    root = tmp_path_factory.mktemp("models")
+    build(root / "base", "sd21-base")
+    build(root / "v", "sd21", seed=1)
+    build(root / "refiner", "refiner", seed=2)
+    return {"prior": str(root / "base"), "phi": str(root / "v"), "refiner": str(root / "refiner")}
+
+
+@pytest.fixture(autouse=True)
+def small_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exact prior's pictures are traced at the size of the stage, not at 128 pixels."""
+    monkeypatch.setattr(exact, "TRACED", 16)
+
+
+def finished(folder: Path, events: Iterator[p.Event]) -> list[p.Event]:
+    told = list(events)
+    assert isinstance(told[-1], p.Finished), told[-1]
+    for name in ("mesh.npz", "mesh.glb", "albedo.png", "views.png", "turntable.webp", "curves.png"):
+        assert (folder / name).stat().st_size > 0
+    return told
+
+
+def generate(folder: Path, overrides: dict[str, Any], **changes: Any) -> list[p.Event]:
+    job = tiny_job(folder, device="cuda", overrides=FEW | overrides, **changes)
+    return finished(folder, pipeline.generate(job))
+
+
+def test_the_exact_prior(card, tmp_path):
+    told = generate(tmp_path / "job", {}, prior="exact", snapshot_seconds=0.0)
+    ready = next(event for event in told if isinstance(event, p.Ready))
+    assert "cuda" in ready.device.lower() or "Pretended" in ready.device
+    assert any(isinstance(event, p.Snapshot) for event in told)
+    assert any(isinstance(event, p.Preview) for event in told)
+    assert card.operators["convolution"] == 0 and card.operators["index_add"] > 0
+
+
+def test_the_embedded_prior(card, tmp_path):
+    generate(tmp_path / "job", {}, prior="mini")
+    assert card.operators["convolution"] > 100
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job on the embedded prior with a learnt D_phi in every stage that can have one."""
+    folder = tmp_path_factory.mktemp("whole") / "job"
+    with PretendedCard() as card:
+        generate(folder, LORA, prior="mini")
+        assert card.operators["_fused_adamw_"] + card.operators["_foreach_addcdiv_"] > 0
+    return folder
+
+
+def test_stable_diffusion_and_the_refiner(card, tmp_path, folders):
+    size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
+    generate(tmp_path / "job", LORA | size, **folders)
+    assert card.operators["convolution"] > 1000
+
+
+@pytest.mark.parametrize(
+    "stage", ["nerf", "texture"]
+)  # test_checkpoint.py, on the plugin's card, has them all
+def test_stopped_and_resumed_it_ends_the_same(card, whole, tmp_path, stage):
+    folder = tmp_path / "job"
+    job = tiny_job(folder, device="cuda", prior="mini", overrides=FEW | LORA, checkpoint_seconds=0.0)
+
+    def asked() -> str | None:
+        return "cancel" if any(f"-{stage}-" in path.name for path in checkpoint.listed(folder)) else None
+
+    *_, last = pipeline.generate(job, asked)
+    assert isinstance(last, p.Cancelled)
+    finished(folder, pipeline.resume(folder))
+    for name in ("mesh.npz", "albedo.png"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_the_cpu_then_the_card_then_the_cpu(tmp_path):
+    """In one process, as a worker that is kept between jobs."""
+
+    def on(name: str, device: str) -> bytes:
+        job = tiny_job(tmp_path / name, device=device, prior="mini", overrides=FEW)
+        finished(tmp_path / name, pipeline.generate(job))
+        return (tmp_path / name / "mesh.npz").read_bytes()
+
+    with PretendedCard() as card:
+        first = on("first", "cpu")
+        assert not card.operators
+        on("second", "cuda")
+        assert card.operators.total() > 10000
+        torch.cuda.empty_cache()
+        assert on("third", "cpu") == first
+
+
+def test_out_of_memory_steps_down_and_goes_on(tmp_path, folders):
+    changes = {"nerf.size": 16, "texture.size": 64} | LORA
+    stages = ("nerf", "geometry", "texture")
+    job = tiny_job(
+        tmp_path / "job", device="cuda", overrides=FEW | changes, stages=stages, prior=folders["prior"]
+    )
+    with PretendedCard() as card:
+        real, asked = card.memory.put, []
+
+        def put(tensor: torch.Tensor) -> None:
+            asked.append(1)
+            if len(asked) == 6000:  # in the middle of an iteration
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            real(tensor)
+
+        card.memory.put = put  # type: ignore[method-assign]
+        told = finished(tmp_path / "job", pipeline.generate(job))
+    assert any("Out of memory in stage" in event.message for event in told if isinstance(event, p.Warning))
+
+
+def test_a_card_that_is_too_small_says_what_to_change(tmp_path):
+    job = tiny_job(tmp_path / "job", device="cuda", prior="exact", overrides=FEW)
+    with PretendedCard(memory=400e3), pytest.raises(OutOfMemory) as caught:
+        list(pipeline.generate(job))
+    assert caught.value.todo
+
+
+def refine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    refine_run.shorten(monkeypatch)
+    arrays = painted_ball(**changes)
+    _, albedo, _ = refine_run.run_arrays(tmp_path / "job", arrays, device="cuda")
+    assert albedo.shape[-1] == 4
+
+
+@pytest.mark.parametrize("with_nvdiffrast", [False, True], ids=["warp", "nvdiffrast"])
+def test_refine_of_an_object_with_uvs(card, tmp_path, monkeypatch, with_nvdiffrast):
+    calls = accelerators.install_nvdiffrast(monkeypatch) if with_nvdiffrast else []
+    refine(tmp_path, monkeypatch)
+    assert card.operators.total() > 1000 and bool(calls) == with_nvdiffrast
+
+
+def test_refine_of_a_selection(card, tmp_path, monkeypatch):
+    arrays = painted_ball()
+    selected = arrays.v_pos[arrays.t_pos_idx].mean(1)[:, 2] > 0
+    refine(tmp_path, monkeypatch, weight=np.repeat(selected[:, None], 3, 1).astype(np.float32))
+
+
+def test_a_job_with_both_accelerators(card, tmp_path, monkeypatch):
+    drawn, encoded = (
+        accelerators.install_nvdiffrast(monkeypatch),
+        accelerators.install_tinycudann(monkeypatch),
+    )
+    generate(tmp_path / "job", {}, prior="mini")
+    assert drawn and encoded
+
+
+MOST = {"nerf": 1, "geometry": 5, "texture": 2, "refine": 2}  # waits of an iteration
+EXACT = {"nerf": 3, "geometry": 7, "texture": 4, "refine": 4}  # which picks its pictures by the view's word
+
+
+@pytest.mark.parametrize("name", ["exact", "mini", "stable diffusion"])
+def test_waits_of_an_iteration(card, tmp_path, folders, name):
+    known = {
+        "backend/kernels/march_warp.py march: tolist",
+        "backend/scene/isosurface.py marching_tetrahedra: nonzero",
+        "backend/kernels/silhouette.py edge_table: nonzero",
+        "backend/kernels/silhouette.py _crossings: repeat_interleave",
+        "backend/kernels/raster.py fragments: nonzero",
+    }
+    if name == "exact":
+        known |= {
+            "backend/diffusion/views.py view_words: tolist",
+            "backend/diffusion/exact.py posterior_mean: nonzero",
+        }
+    few = {"nerf.levels": 3, "geometry.levels": 2, "texture.levels": 2, "refine.levels": 2}
+    changes: dict[str, Any] = {"prior": name}
+    if name == "stable diffusion":
+        changes = dict(folders)
+        few |= LORA | {"geometry.size": 64, "texture.size": 64, "refine.size": 64}
+    found = waits_by_iteration(card, tiny_job(tmp_path / "job", device="cuda", overrides=few, **changes))
+    assert set(found) == set(p.STAGES)
+    most = EXACT if name == "exact" else MOST
+    for stage, iterations in found.items():
+        assert iterations
+        for waits in iterations:
+            assert set(by_place(waits)) <= known, f"{stage}: {by_place(waits)}"
+            assert waits.total() <= most[stage], f"{stage}: {by_place(waits)}"
