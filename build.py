@@ -161,7 +161,10 @@ def setup(dev: bool = False, look_again: bool = False) -> None:
     print(f"  torch: {choice.sentence}")
     if not is_installed(pin):
         (VENV / "torch-build").write_text(choice.build)
-        run_step(pin.replace("==", " "), [*pip, "install", "--progress-bar", "off", *torch_source(pip, pin, choice)])
+        run_step(
+            pin.replace("==", " "),
+            [*pip, "install", "--progress-bar", "off", *torch_source(pip, pin, choice)],
+        )
     run_step("packages", [*pip, "install", "--progress-bar", "off", "-r", str(requirements)])
     check_torch(choice)
     (VENV / f"installed-{requirements.stem}").write_text(wanted(requirements))
@@ -211,7 +214,9 @@ def would_bring(pip: list[str], what: list[str]) -> Optional[str]:
             [*pip, "install", *quick, "--report", "-", *what],
             capture_output=True, text=True, encoding="utf-8", timeout=90, env=clean_env(),
         )  # fmt: skip
-    except subprocess.TimeoutExpired:  # pip is downloading the package to look into it: it is there, and large
+    except (
+        subprocess.TimeoutExpired
+    ):  # pip is downloading the package to look into it: it is there, and large
         return ""
     return torch_build.brought(ran.stdout) if ran.returncode == 0 else None
 
@@ -241,9 +246,22 @@ def bring_blender() -> str:
         return ""
     if version != [str(part) for part in BLENDERS_PYTHON]:
         return f"{BLENDER[0]} needs Python {'.'.join(map(str, BLENDERS_PYTHON))}, this is {'.'.join(version)}"
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--progress-bar", "off"]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "install",
+        "--progress-bar",
+        "off",
+    ]
     tail = try_step("Blender for the tests", [*pip, "-c", str(ROOT / "requirements.txt"), *BLENDER])
-    return f"{BLENDER[0]} could not be installed ({tail[-1].strip() if tail else LOG})" if tail is not None else ""
+    return (
+        f"{BLENDER[0]} could not be installed ({tail[-1].strip() if tail else LOG})"
+        if tail is not None
+        else ""
+    )
 
 
 def run_step(name: str, command: list[str]) -> None:

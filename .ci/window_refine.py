@@ -87,7 +87,9 @@ def drive(zip_file: Path, pictures: Path) -> None:
         hands.picture(pictures / "refine-before.png")
         ask(hands, button, pictures)
         hands.wait("said yes to the dialog: it is at work", lambda t: bool(t["stage"]), 180)
-        hands.wait("the texture changes in the viewport", lambda t: t["preview"] and t["material"] == "Paint", 600)
+        hands.wait(
+            "the texture changes in the viewport", lambda t: t["preview"] and t["material"] == "Paint", 600
+        )
         time.sleep(1)
         hands.picture(pictures / "refine-during.png")
         hands.wait("the object shows it", lambda t: t["undecided"] and not t["preview"], 900)
@@ -164,7 +166,9 @@ def main() -> int:
     hands.ORDER = hands.WATCH.with_suffix(".do")
     for left in (hands.WATCH, hands.ORDER):
         left.unlink(missing_ok=True)
-    screen = subprocess.Popen(["Xvfb", hands.DISPLAY, "-screen", "0", "1600x900x24"], stderr=subprocess.DEVNULL)
+    screen = subprocess.Popen(
+        ["Xvfb", hands.DISPLAY, "-screen", "0", "1600x900x24"], stderr=subprocess.DEVNULL
+    )
     time.sleep(1)
     began = time.monotonic()
     try:

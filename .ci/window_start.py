@@ -21,7 +21,9 @@ import bpy
 WATCH = Path(os.environ["DREAMFLOW_WATCH"])
 ORDER = WATCH.with_suffix(".do")
 EXTENSION = "bl_ext.user_default.dreamflow"
-TOOK: dict[str, list[tuple[float, float]]] = {}  # of the main thread: ms, and ms of the processor; by what was done
+TOOK: dict[
+    str, list[tuple[float, float]]
+] = {}  # of the main thread: ms, and ms of the processor; by what was done
 
 done = ""  # the last order, or why it failed
 
@@ -139,7 +141,9 @@ def tell() -> float:
 
 
 def tell_of_jobs() -> dict[str, Any]:
-    jobs, preview, service, tasks = map(ours, ("session.jobs", "scene.preview", "session.service", "session.tasks"))
+    jobs, preview, service, tasks = map(
+        ours, ("session.jobs", "scene.preview", "session.service", "session.tasks")
+    )
     running, store = jobs.running, jobs.need_store()
     trouble = jobs.trouble.failed.message if jobs.trouble else tasks.trouble.message if tasks.trouble else ""
     return {

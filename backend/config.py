@@ -28,7 +28,9 @@ class Walk:
     views: int  # l, updates at each level
     size: int  # pixels a side of a render
     guidance_scale: float  # diffusers' convention, 1 + omega of the paper; a prior may state its own
-    decay_from: float = 1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
+    decay_from: float = (
+        1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
+    )
     target: str = "prior"  # of TARGETS: where x_hat lies
 
     @property
@@ -156,7 +158,9 @@ def resolve(name: str, overrides: dict[str, Any] | None = None) -> Preset:
         stage_name, _, setting = key.partition(".")
         stage = vars(preset).get(stage_name)
         if stage is None or setting not in vars(stage):
-            raise InputError(f"There is no setting {key!r}.", "Settings are written stage.setting, as nerf.levels.")
+            raise InputError(
+                f"There is no setting {key!r}.", "Settings are written stage.setting, as nerf.levels."
+            )
         current = vars(stage)[setting]
         if isinstance(current, float) and isinstance(value, int) and abs(value) < 2**63:
             value = value if isinstance(value, bool) else float(value)

@@ -11,7 +11,9 @@ import torch
 
 from backend.errors import CardFailed, DeviceError, InputError
 
-MEMORY_LIMIT = "DREAMFLOW_MEMORY_GB"  # an environment variable: of a card's memory, this process takes no more
+MEMORY_LIMIT = (
+    "DREAMFLOW_MEMORY_GB"  # an environment variable: of a card's memory, this process takes no more
+)
 # Of a card's memory, where its driver spills: the desktop has the rest. A run that spills gets many times slower and is
 # never told; one that meets its limit gets torch's error, and goes on with less (memory.Ladder).
 SPILLING = 0.9
@@ -38,7 +40,9 @@ def choose_device(name: str) -> tuple[torch.device, str]:
             return torch.device("cpu"), f"Running on the CPU. {error.message} {error.todo}"
     if name == "cuda":
         if not torch.cuda.is_available():
-            built = "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no card"
+            built = (
+                "this torch was built without CUDA" if torch.version.cuda is None else "torch sees no card"
+            )
             raise DeviceError(
                 f"There is no usable NVIDIA card: {built}.",
                 "Use --device cpu, or install the card's driver and a CUDA build of torch.",
@@ -74,7 +78,10 @@ def _without_kernels(device: torch.device) -> tuple[str, str]:
         f" (sm_{major}{minor}): it was built for {built_for}."
     )
     if major < 8:  # builds for CUDA 12.6 go back to sm_50, later ones do not
-        return message, "Use --device cpu, or install torch's build for CUDA 12.6, the last one for older cards."
+        return (
+            message,
+            "Use --device cpu, or install torch's build for CUDA 12.6, the last one for older cards.",
+        )
     return message, "Use --device cpu, or install a newer build of torch."
 
 
@@ -135,5 +142,7 @@ def memory_limit_gb() -> float | None:
     except ValueError:
         limit = math.nan
     if not limit > 0:
-        raise InputError(f"{MEMORY_LIMIT} has to be a number of GB above 0, got {said!r}.", "Change or unset it.")
+        raise InputError(
+            f"{MEMORY_LIMIT} has to be a number of GB above 0, got {said!r}.", "Change or unset it."
+        )
     return limit

@@ -73,7 +73,14 @@ NO_MEMORY = (
 )
 
 # torch, its libraries and Warp, of whatever goes wrong on a card
-CARD = ("cuda error", "cuda driver error", "cudnn error", "cublas_status", "cusolver_status", "cusparse_status")
+CARD = (
+    "cuda error",
+    "cuda driver error",
+    "cudnn error",
+    "cublas_status",
+    "cusolver_status",
+    "cusparse_status",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

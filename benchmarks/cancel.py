@@ -95,7 +95,9 @@ def measure(moments: int, prior: str, seed: int, longest: float) -> dict[str, li
                 raise SystemExit(f"{end.message} {end.detail}")
             if not isinstance(end, p.Cancelled):
                 folder = ""
-            if isinstance(end, p.Cancelled) and times[where][-1] > 1.4:  # the worker may have given its job up
+            if (
+                isinstance(end, p.Cancelled) and times[where][-1] > 1.4
+            ):  # the worker may have given its job up
                 time.sleep(1.0)
             if worker.process.poll() is not None:
                 worker = Worker()
@@ -105,7 +107,9 @@ def measure(moments: int, prior: str, seed: int, longest: float) -> dict[str, li
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--moments", type=int, default=50)
     parser.add_argument("--prior", default="exact")
     parser.add_argument("--seed", type=int, default=0)

@@ -42,7 +42,9 @@ def draft(day: Day, say: Say) -> None:
         folder = day.folder / name
         folder.mkdir()
         prompt = "a ball" if day.tiny else "a red mug"
-        job = Job(name, "generate", prompt, str(folder), stages=STAGES if name == "whole" else ("nerf",), **kind)
+        job = Job(
+            name, "generate", prompt, str(folder), stages=STAGES if name == "whole" else ("nerf",), **kind
+        )
         began, stop = time.monotonic(), iter(range(5))  # two looks a moment
 
         def asked(stop: Iterator[int] = stop, name: str = name) -> str | None:

@@ -146,7 +146,10 @@ def main() -> None:
     for kind in options.only:
         for words, thrift in THRIFTS:
             weights, peak = iteration(kind, thrift, getattr(torch, options.dtype))
-            print(f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB", flush=True)
+            print(
+                f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB",
+                flush=True,
+            )
         print(f"{kind:8s} a captured pass keeps {captured(kind, getattr(torch, options.dtype)):.2f} GB")
 
 

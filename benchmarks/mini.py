@@ -180,7 +180,9 @@ def pipeline_lines(found: list[mini_pipeline.Result], jobs: int) -> list[Line]:
         return sum(values) / len(values)
 
     faces = [r.face for r in found if r.face is not None]
-    alone = [Line("pipeline: longest run, s", max(r.seconds for r in found), SECONDS, True)] if jobs == 1 else []
+    alone = (
+        [Line("pipeline: longest run, s", max(r.seconds for r in found), SECONDS, True)] if jobs == 1 else []
+    )
     return [
         Line("pipeline: mean iou", mean([r.iou for r in found]), MEAN_IOU),
         Line("pipeline: least iou", min(r.iou for r in found), LEAST_IOU),
@@ -202,7 +204,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=len(mini_pipeline.SEEDS))
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each with its share of cores")
     parser.add_argument("--out", type=Path, default=None, help="keep the pipeline's job folders here")
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="as in `backend generate`")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], help="as in `backend generate`"
+    )
     args = parser.parse_args()
     prepare_device(torch.device("cpu"), torch.get_num_threads())
     cache = user_cache_path("dreamflow") / "mini"

@@ -37,7 +37,9 @@ OBJECTS = (
 SEEDS = (1, 2)
 VIEWS, SIZE = 24, 64
 GREY = 0.5
-FACES_APART = 0.02  # mean squared difference of a true object's front and back from which a second face would show
+FACES_APART = (
+    0.02  # mean squared difference of a true object's front and back from which a second face would show
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,16 @@ class Run:
 def generate(run: Run, prior: str, refiner: str, threads: int, settings: list[str]) -> tuple[float, float]:
     """Seconds and peak GB of the command. SystemExit where it fails."""
     command = [sys.executable, "-m", "backend", "generate", run.prompt, "--prior", prior, "--preset", "draft"]
-    command += ["--seed", str(run.seed), "--out", str(run.folder), "--threads", str(threads), "--overwrite", "--json"]
+    command += [
+        "--seed",
+        str(run.seed),
+        "--out",
+        str(run.folder),
+        "--threads",
+        str(threads),
+        "--overwrite",
+        "--json",
+    ]
     command += ["--refiner", refiner] if refiner else []
     for setting in settings:
         command += ["--set", setting]

@@ -21,7 +21,9 @@ from dreamflow_blender.contract.protocol import Finished, Job
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prior", default="exact")
     parser.add_argument("--prompt", default="a red mug")
     parser.add_argument("--preset", default="draft")
@@ -42,7 +44,9 @@ def main() -> int:
     checkpoints, pictures = event.figures["share_checkpoints"], event.figures["share_pictures"]
     print(f"{asked.preset}, {asked.prior}: {event.figures['seconds']:.0f} s")
     print(f"{counts['checkpoint']} checkpoints: {checkpoints:.2%} of the run (promised: 2 %)")
-    print(f"{counts['preview']} previews, {counts['snapshot']} snapshots: {pictures:.2%} of the run (promised: 3 %)")
+    print(
+        f"{counts['preview']} previews, {counts['snapshot']} snapshots: {pictures:.2%} of the run (promised: 3 %)"
+    )
     return checkpoints >= 0.02 or pictures >= 0.03
 
 

@@ -139,8 +139,13 @@ def main() -> int:
         met += not misses
         total += 1
         figures = f"{before:8.1f} {after:8.1f} {after - before:6.1f} {kept:6.1f}"
-        print(f"{prompt:22} {figures}  {time.monotonic() - began:5.0f}  {'; '.join(misses) or 'met'}", flush=True)
-    print(f"memory of {'the card' if torch.cuda.is_available() else 'this process'}: {most.get('memory_gb', 0):.2f} GB")
+        print(
+            f"{prompt:22} {figures}  {time.monotonic() - began:5.0f}  {'; '.join(misses) or 'met'}",
+            flush=True,
+        )
+    print(
+        f"memory of {'the card' if torch.cuda.is_available() else 'this process'}: {most.get('memory_gb', 0):.2f} GB"
+    )
     print(f"refine: {met} of {total} met")
     return 0 if met == total else 1
 

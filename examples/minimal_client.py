@@ -15,7 +15,9 @@ WORKER = (sys.executable, "-m", "backend", "worker")
 ENDS = ("finished", "cancelled", "failed", "refused")
 
 
-def generate(prompt: str, folder: str, command: Sequence[str] = WORKER, **settings: Any) -> Iterator[dict[str, Any]]:
+def generate(
+    prompt: str, folder: str, command: Sequence[str] = WORKER, **settings: Any
+) -> Iterator[dict[str, Any]]:
     """The events of a job, the last of which is one of ENDS; `settings` are other fields of Job."""
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert worker.stdin is not None and worker.stdout is not None

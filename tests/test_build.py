@@ -17,7 +17,9 @@ build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
 
 
-TORCH = "class version: cuda = {!r}\nclass cuda: is_available = staticmethod(lambda: False)\n"  # without a card
+TORCH = (
+    "class version: cuda = {!r}\nclass cuda: is_available = staticmethod(lambda: False)\n"  # without a card
+)
 
 
 def wheel(index, name, version="1.0", needs=(), code=""):
@@ -119,7 +121,9 @@ def test_set_up_once_mended_when_broken(clone):
     ran, _ = run(clone, "setup")
     assert ran.returncode == 0 and "Python from" in ran.stdout and "torch2.0" in packages(root)
 
-    ran, _ = run(clone, "setup", DREAMFLOW_TORCH_INDEX="cu130")  # another build: begun again, with its libraries
+    ran, _ = run(
+        clone, "setup", DREAMFLOW_TORCH_INDEX="cu130"
+    )  # another build: begun again, with its libraries
     assert ran.returncode == 0 and "the build for CUDA 13.0" in ran.stdout and "asked for" in ran.stdout
     assert {"torch2.0", "nvidia-toy-cu131.0"} <= set(packages(root).split())
     assert "NOTE: torch 2.0 is built for CUDA 13.0 and finds no NVIDIA card" in ran.stdout
@@ -147,9 +151,14 @@ def test_which_torch(clone, monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):  # never the large build unasked
         build.torch_source(pip, pin, for_cpu)
     said = capsys.readouterr().err
-    assert "nowhere/cpu does not answer" in said and "DREAMFLOW_TORCH_INDEX=cu130 takes the build for CUDA" in said
+    assert (
+        "nowhere/cpu does not answer" in said
+        and "DREAMFLOW_TORCH_INDEX=cu130 takes the build for CUDA" in said
+    )
 
-    monkeypatch.setenv("PIP_INDEX_URL", cpu)  # a source that has a build without CUDA: no need to ask elsewhere
+    monkeypatch.setenv(
+        "PIP_INDEX_URL", cpu
+    )  # a source that has a build without CUDA: no need to ask elsewhere
     assert build.torch_source(pip, pin, for_cpu) == ["--no-deps", pin]
     with pytest.raises(SystemExit):  # nor the processor's in place of the card's
         build.torch_source(pip, pin, for_card)
@@ -184,7 +193,10 @@ def test_a_build_that_there_is_not():
         [sys.executable, ROOT / "build.py", "setup"], capture_output=True, text=True,
         env=os.environ | {build.TORCH_INDEX_VARIABLE: "cu128"},
     )  # fmt: skip
-    assert ran.returncode == 1 and "no build 'cu128' of torch: name cpu, cu130, cu126, or an address" in ran.stderr
+    assert (
+        ran.returncode == 1
+        and "no build 'cu128' of torch: name cpu, cu130, cu126, or an address" in ran.stderr
+    )
 
 
 def test_blender_is_not_a_must(monkeypatch):

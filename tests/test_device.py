@@ -44,7 +44,11 @@ def test_a_large_networks_activations_go_back_to_the_system() -> None:
     def kept(how: str) -> float:
         environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", HOLD, how], capture_output=True, text=True, check=True, env=os.environ | environment
+            [sys.executable, "-c", HOLD, how],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | environment,
         )
         return float(done.stdout)
 

@@ -29,7 +29,9 @@ def test_of_a_card_without_waiting_uniform_and_again_from_a_state():
         assert [draw_on_host(generator) for _ in range(200)] == drawn[100:]
         other = draw_on_host(torch.Generator("cuda").manual_seed(4))
     values = torch.tensor(drawn).sort().values
-    assert (values - torch.linspace(0, 1, 300)).abs().max() < 0.1  # Kolmogorov and Smirnov: 0.08 once in 20 times
+    assert (
+        values - torch.linspace(0, 1, 300)
+    ).abs().max() < 0.1  # Kolmogorov and Smirnov: 0.08 once in 20 times
     assert len(set(drawn)) == 300 and other not in drawn
 
 

@@ -54,13 +54,15 @@ def add_refine(
         allow_abbrev=False,
     )
     r.add_argument("mesh", metavar="MESH", type=Path, help="a .glb, .obj, .ply, or Blender's object.npz")
-    r.add_argument("prompt", metavar="PROMPT", help="what it is, as in \"a red mug\"")
+    r.add_argument("prompt", metavar="PROMPT", help='what it is, as in "a red mug"')
     r.add_argument("--out", metavar="DIR", type=Path, help="the job's folder (default: out/PROMPT-SEED)")
     r.add_argument(
         "--strength", type=float, default=0.3,
         help=f"{MIN_STRENGTH} (cleans up) over 0.3 (adds detail) to {MAX_STRENGTH} (paints anew); default: 0.3",
     )  # fmt: skip
-    r.add_argument("--texture", action="store_true", help="make the texture anew first, whatever colours there are")
+    r.add_argument(
+        "--texture", action="store_true", help="make the texture anew first, whatever colours there are"
+    )
     r.add_argument("--new-uvs", action="store_true", help="make new UVs even where its own are usable")
     r.add_argument(
         "--texture-size", metavar="PIXELS", type=whole_number, default=0,
@@ -74,10 +76,14 @@ def add_refine(
     r.add_argument("--preset", choices=PRESETS, default="draft", help="how well, how long (default: draft)")
     r.add_argument("--prior", metavar="NAME_OR_FOLDER", default="mini", help="as of generate (default: mini)")
     r.add_argument("--refiner", metavar="NAME_OR_FOLDER", default="", help="as of generate")
-    r.add_argument("--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)")
+    r.add_argument(
+        "--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)"
+    )
     r.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")
     r.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    r.add_argument("--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)")
+    r.add_argument(
+        "--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)"
+    )
     r.add_argument(
         "--set", metavar="STAGE.SETTING=VALUE", type=setting, action="append", default=[],
         help="replace one of the preset's settings, as in refine.levels=40",
@@ -90,7 +96,9 @@ def to_refine_job(args: argparse.Namespace) -> Job:
     """The job that the arguments describe; raises InputError."""
     prompt = clean_prompt(args.prompt)
     if not args.mesh.is_file():
-        raise InputError(f"There is no file {args.mesh}.", "Give the path of a .glb, .obj, .ply or .npz file.")
+        raise InputError(
+            f"There is no file {args.mesh}.", "Give the path of a .glb, .obj, .ply or .npz file."
+        )
     try:
         return Job(
             id=uuid.uuid4().hex[:12],
@@ -180,11 +188,15 @@ def parser() -> argparse.ArgumentParser:
         "--phi", metavar="NAME_OR_FOLDER", default="",
         help=f"D_phi's own model, or shared: the prior's network, which takes less memory (default: {its_choice})",
     )  # fmt: skip
-    g.add_argument("--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)")
+    g.add_argument(
+        "--seed", metavar="N", type=whole_number, default=42, help=f"0 to {MAX_SEED} (default: 42)"
+    )
     g.add_argument("--stages", metavar="LIST", default=",".join(STAGES), help="default: %(default)s")
     g.add_argument("--negative", metavar="TEXT", default="", help="what it should not look like")
     g.add_argument("--device", choices=DEVICES, default="auto", help="where to compute (default: auto)")
-    g.add_argument("--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)")
+    g.add_argument(
+        "--threads", metavar="N", type=whole_number, default=0, help="of the CPU (default: automatic)"
+    )
     g.add_argument(
         "--set",
         metavar="STAGE.SETTING=VALUE",

@@ -67,7 +67,9 @@ def headline(job: Job, ready: Ready) -> str:
         f"{used[0]} kernels" if len(used) == 1 else ", ".join(f"{k}: {v}" for k, v in ready.kernels.items())
     )
     threads = f"{ready.threads} thread{'s' if ready.threads != 1 else ''}"
-    first = f"{job.prompt}   {job.preset}   {job.prior} prior   seed {job.seed}   {device} ({threads}, {kernels})"
+    first = (
+        f"{job.prompt}   {job.preset}   {job.prior} prior   seed {job.seed}   {device} ({threads}, {kernels})"
+    )
     slower = [f"  {kernel}: {why}" for kernel, why in ready.kernels_why.items() if why]
     return "\n".join([first, *slower])
 

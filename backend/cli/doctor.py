@@ -214,7 +214,9 @@ def _plans(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
             savings = f", with {'; '.join(plan['savings'])}" if plan["savings"] else ""
             yield Check("memory", "good", f"{there}{savings}.")
         else:
-            yield Check("memory", "note", f"{there}: it may not fit. Take a smaller preset or another device.")
+            yield Check(
+                "memory", "note", f"{there}: it may not fit. Take a smaller preset or another device."
+            )
 
 
 def _folders(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:

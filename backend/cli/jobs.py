@@ -12,7 +12,9 @@ from typing import TextIO
 def add(commands: argparse._SubParsersAction) -> None:
     """Their arguments."""
     r = commands.add_parser(
-        "resume", help="go on with a job that was stopped", description="Go on from a job's newest checkpoint."
+        "resume",
+        help="go on with a job that was stopped",
+        description="Go on from a job's newest checkpoint.",
     )
     r.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")
     r.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
@@ -21,7 +23,9 @@ def add(commands: argparse._SubParsersAction) -> None:
         "what", nargs="?", choices=("list", "clean"), default="list",
         help="clean removes the checkpoints of finished jobs",
     )  # fmt: skip
-    j.add_argument("--root", metavar="DIR", type=Path, default=Path("out"), help="where to look (default: out)")
+    j.add_argument(
+        "--root", metavar="DIR", type=Path, default=Path("out"), help="where to look (default: out)"
+    )
     j.add_argument("--json", action="store_true", help="one JSON object a line")
     commands.add_parser(
         "worker",
@@ -44,7 +48,9 @@ def carry_out(args: argparse.Namespace, out: TextIO) -> int:
         if args.json:
             line = json.dumps(asdict(job))
         else:
-            line = f"{job.state:<11}  {megabytes(job.size):>9}  {job.progress:<18}  {job.folder}   {job.prompt}"
+            line = (
+                f"{job.state:<11}  {megabytes(job.size):>9}  {job.progress:<18}  {job.folder}   {job.prompt}"
+            )
         out.write(line + "\n")
     if not found and not args.json:
         out.write(f"There are no jobs in {args.root}.\n")

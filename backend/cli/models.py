@@ -215,7 +215,9 @@ def _verify(name: str | None, told: Told) -> int:
         text = f"{model.name}: {checked} files checked by {how}, {len(problems)} damaged ({folder})"
         text += "".join(f"\n  {path} {problem}" for path, problem in problems.items())
         if problems and recorded:
-            text += f"\n  {'Removed. ' if removed else ''}To mend it: python -m backend models fetch {model.name}"
+            text += (
+                f"\n  {'Removed. ' if removed else ''}To mend it: python -m backend models fetch {model.name}"
+            )
         told.line(text, "verified", name=model.name, folder=str(folder), hashes=recorded, damaged=problems)
         damaged += len(problems)
     return FAILED if damaged else OK

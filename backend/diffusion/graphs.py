@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 SWITCH = "DREAMFLOW_CUDA_GRAPHS"
-WARM_UP = 2  # passes before the capture, after a first plain one: libraries take their workspaces on its stream
+WARM_UP = (
+    2  # passes before the capture, after a first plain one: libraries take their workspaces on its stream
+)
 # how far a replay may be from the plain pass, root mean squares: libraries may choose other kernels on another stream,
 # and a UNet makes of one rounding some ten
 TOLERANCE = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9, torch.float32: 2.0**-12}
@@ -73,7 +75,9 @@ class Graphs:
                 return expected
             reason = f"a replay differed from the pass itself by {off:.2%}"
         self._refused = True
-        self._notes.append(f"CUDA graphs are not used ({reason}). The result is the same; iterations take longer.")
+        self._notes.append(
+            f"CUDA graphs are not used ({reason}). The result is the same; iterations take longer."
+        )
         self.clear()
         return expected
 

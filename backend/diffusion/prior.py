@@ -71,7 +71,12 @@ class PoseRange:
             between(1, *self.elevation),
         )
         return orbit(
-            between(0, *self.azimuth), elevation, between(2, *self.distance), between(3, *self.fov), height, width
+            between(0, *self.azimuth),
+            elevation,
+            between(2, *self.distance),
+            between(3, *self.fov),
+            height,
+            width,
         )
 
 
@@ -117,6 +122,11 @@ class Prior(Protocol):
 
     @property
     def poses(self) -> Poses: ...
+
+    @property
+    def frames(self) -> int:
+        """Views that it denoises together: an update shows it whole rings (rings.py). 1: any views."""
+        ...
 
     @property
     def backgrounds(self) -> Backgrounds: ...
@@ -166,12 +176,13 @@ class Prior(Protocol):
     def denoise(
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
     ) -> Tensor:
-        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; one view word a camera."""
+        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; each view told its camera.
+
+        B is a whole number of rings of `frames` views, one after another.
+        """
         ...
 
-    def phi(
-        self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int
-    ) -> Phi | None:
+    def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> Phi | None:
         """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
         ...
 

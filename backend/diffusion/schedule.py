@@ -67,7 +67,9 @@ def noise_levels(start: float, end: float, count: int) -> list[NoiseLevel]:
     Raises ValueError unless 1 >= start > end >= 0 and count >= 1.
     """
     if not 1 >= start > end >= 0 or count < 1:
-        raise ValueError(f"a schedule needs 1 >= start > end >= 0 and count >= 1, got {start}, {end}, {count}")
+        raise ValueError(
+            f"a schedule needs 1 >= start > end >= 0 and count >= 1, got {start}, {end}, {count}"
+        )
     first, last = min(999.0, 1000 * start), 1000 * end
     timesteps = [first + (last - first) * i / count for i in range(count)]
     sigmas = [sigma_at(t) for t in timesteps] + [sigma_at(last) if end > 0 else 0.0]

@@ -22,10 +22,14 @@ NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it cou
 
 def explain(error: Exception, folder: Path) -> Failed:
     """What to tell the user; a bug of ours leaves its traceback in log.txt."""
-    failed = "" if isinstance(error, DeviceError) else card_error(error)  # a DeviceError says the same, and better
+    failed = (
+        "" if isinstance(error, DeviceError) else card_error(error)
+    )  # a DeviceError says the same, and better
     if isinstance(error, DreamFlowError) and not failed:
         return Failed(error.kind, error.message, error.todo)
-    if not failed and (is_full(error) or NO_TEMPORARY in str(error)):  # in the job's folder it would be a DiskError
+    if not failed and (
+        is_full(error) or NO_TEMPORARY in str(error)
+    ):  # in the job's folder it would be a DiskError
         todo = "Free some space on it, or set TMPDIR (TEMP on Windows) to a folder on another disk."
         return Failed(DiskError.kind, "The disk for temporary files is full.", todo, detail=str(error)[:2000])
     if not failed and is_out_of_memory(error):

@@ -169,7 +169,8 @@ def allowed(mesh: ObjectArrays, material: str) -> np.ndarray:
         weight[~np.isin(mesh.material, rows)] = 0
     if not weight.any():
         raise InputError(
-            "Nothing of the object may change: no face is selected, or all weights are zero.", "Select some faces."
+            "Nothing of the object may change: no face is selected, or all weights are zero.",
+            "Select some faces.",
         )
     return weight
 
@@ -179,9 +180,7 @@ def fit_settings(job: Job) -> FitSettings:
     return FITS[job.preset]
 
 
-def fresh_scene(
-    preset: Preset, fit: FitSettings, kernels: Kernels, device: torch.device, seed: int
-) -> Scene:
+def fresh_scene(preset: Preset, fit: FitSettings, kernels: Kernels, device: torch.device, seed: int) -> Scene:
     """A field as fine as the fit wants; nothing of its density is used."""
     settings = dataclasses.replace(
         preset.nerf, half=HALF, grid_levels=fit.grid_levels, grid_features=fit.grid_features,
@@ -198,5 +197,7 @@ def said_of(sheets: list[Sheet]) -> list[str]:
             found.append(f"{sheet.why} New UVs are made beside them.")
         copies = int(sheet.copy.sum())
         if copies:
-            found.append(f"{copies:,} faces share the texels of others, as copies do: they get the same colours.")
+            found.append(
+                f"{copies:,} faces share the texels of others, as copies do: they get the same colours."
+            )
     return found

@@ -29,7 +29,9 @@ def resume(folder: Path, asked: Asked = nobody) -> Events[Event, None, None]:
     if isinstance(last_event(folder), Finished):
         raise InputError(f"The job in {folder} is finished.", "Generate another one.")
     if (folder / "checkpoints").is_symlink():  # what lies elsewhere is not this job's to clean up
-        raise InputError(f"{folder / 'checkpoints'} is a link.", "Put the checkpoints themselves in its place.")
+        raise InputError(
+            f"{folder / 'checkpoints'} is a link.", "Put the checkpoints themselves in its place."
+        )
     with locked(folder):
         for rest in folder.glob(".*.part*"):  # files that a killed process was writing
             rest.unlink(missing_ok=True)

@@ -250,9 +250,7 @@ def _answer(asked: Asked, watch: Watch) -> Events[Event, None, str | None]:
     return word
 
 
-def _show(
-    moment: Moment, watch: Watch, job: Job, work: Work, kernels: Kernels
-) -> Events[Event, None, None]:
+def _show(moment: Moment, watch: Watch, job: Job, work: Work, kernels: Kernels) -> Events[Event, None, None]:
     """The preview and the snapshot that are due."""
     device = moment.scene.field.table.device
     if watch.preview.due():

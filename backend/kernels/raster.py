@@ -127,7 +127,9 @@ def rasterize_ids(pos_clip: Tensor, tri: Tensor, height: int, width: int) -> Ten
 
 def _corners(vertices: Tensor, tri: Tensor, face: Tensor) -> Tensor:
     """[P,3,C] rows of vertices; index_select's gradient is deterministic on the CPU, and fast."""
-    return vertices.index_select(0, tri.index_select(0, face).reshape(-1).long()).view(len(face), 3, vertices.shape[1])
+    return vertices.index_select(0, tri.index_select(0, face).reshape(-1).long()).view(
+        len(face), 3, vertices.shape[1]
+    )
 
 
 def fragments(pos_clip: Tensor, tri: Tensor, ids: Tensor) -> Fragments:

@@ -45,7 +45,11 @@ class Glb:
             view = self.document["bufferViews"][a["bufferView"]]
             stride = view.get("byteStride", size)
             start = view.get("byteOffset", 0) + a.get("byteOffset", 0)
-            if view.get("buffer", 0) != 0 or count < 0 or start + stride * (count - 1) + size > len(self.binary):
+            if (
+                view.get("buffer", 0) != 0
+                or count < 0
+                or start + stride * (count - 1) + size > len(self.binary)
+            ):
                 raise BadMeshFile(f"accessor {index} reaches beyond the file's data.")
             raw = np.frombuffer(self.binary, np.uint8, (stride * (count - 1) + size) if count else 0, start)
             rows = np.lib.stride_tricks.as_strided(raw, (count, size), (stride, 1))
@@ -126,7 +130,9 @@ def parse(content: bytes) -> Glb:
         raise BadMeshFile("its document is no object.")
     packed = PACKED & set(document.get("extensionsRequired", []))
     if packed:
-        raise BadMeshFile(f"its meshes are packed with {', '.join(sorted(packed))}: export it without compression.")
+        raise BadMeshFile(
+            f"its meshes are packed with {', '.join(sorted(packed))}: export it without compression."
+        )
     buffers = document.get("buffers", [])
     if len(buffers) > 1 or (buffers and "uri" in buffers[0]):
         raise BadMeshFile("its geometry lies in other files: export it as one GLB.")
@@ -198,7 +204,9 @@ def read_glb(content: bytes, notes: list[str]) -> ObjectArrays:
     try:
         return _read(glb, notes)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise error if isinstance(error, BadMeshFile) else BadMeshFile(f"it is damaged ({error!r}).") from error
+        raise (
+            error if isinstance(error, BadMeshFile) else BadMeshFile(f"it is damaged ({error!r}).")
+        ) from error
 
 
 def corners_of(glb: Glb, primitive: dict[str, Any]) -> NDArray[np.int64]:

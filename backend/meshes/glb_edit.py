@@ -36,7 +36,9 @@ def repainted(content: bytes, arrays: ObjectArrays, sheets: list[Sheet], pngs: l
     for number, (sheet, png) in enumerate(zip(sheets, pngs, strict=True)):
         own = [i for i in range(len(taken)) if counts[i] and sheet_of[first[i]] == number]
         images = document.setdefault("images", [])
-        images.append({"name": f"refined {number + 1}", "mimeType": "image/png", "bufferView": glb.append(png)})
+        images.append(
+            {"name": f"refined {number + 1}", "mimeType": "image/png", "bufferView": glb.append(png)}
+        )
         texture: dict[str, Any] = {"source": len(images) - 1}
         unit = 0
         if sheet.new_uvs:
@@ -182,13 +184,20 @@ def glb_of_sheets(
 
 
 def _add_group(
-    glb: Glb, mesh: MeshArrays, faces: NDArray[np.int64], name: str, png: bytes | None, factor: tuple[float, ...]
+    glb: Glb,
+    mesh: MeshArrays,
+    faces: NDArray[np.int64],
+    name: str,
+    png: bytes | None,
+    factor: tuple[float, ...],
 ) -> None:
     document = glb.document
     pair = mesh.t_pos_idx[faces].astype(np.int64) * len(mesh.v_tex) + mesh.t_tex_idx[faces]
     pair, index = np.unique(pair.reshape(-1), return_inverse=True)
     vertex, place = pair // len(mesh.v_tex), pair % len(mesh.v_tex)
-    position, normal = (v[vertex][:, [0, 2, 1]] * np.array((1, 1, -1), np.float32) for v in (mesh.v_pos, mesh.normal))
+    position, normal = (
+        v[vertex][:, [0, 2, 1]] * np.array((1, 1, -1), np.float32) for v in (mesh.v_pos, mesh.normal)
+    )
     uv = mesh.v_tex[place].copy()
     uv[:, 1] = 1 - uv[:, 1]
     float3 = {"componentType": 5126, "type": "VEC3"}
@@ -198,7 +207,9 @@ def _add_group(
         "NORMAL": _new_accessor(glb, normal, float3),
         "TEXCOORD_0": _new_accessor(glb, uv, {"componentType": 5126, "type": "VEC2"}),
     }
-    indices = _new_accessor(glb, index.reshape(-1, 1).astype("<u4"), {"componentType": 5125, "type": "SCALAR"})
+    indices = _new_accessor(
+        glb, index.reshape(-1, 1).astype("<u4"), {"componentType": 5125, "type": "SCALAR"}
+    )
     pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": 0.8, "baseColorFactor": list(factor)}
     if png is not None:
         document["images"].append({"mimeType": "image/png", "bufferView": glb.append(png)})

@@ -43,7 +43,9 @@ def from_parts(
         t_pos_idx=tri.astype(np.int32).reshape(-1, 3),
         uv=corners.astype(np.float32),
         source_uv=np.zeros((0, 3, 2), np.float32),
-        colour=(np.zeros((0, 3, 3)) if colour is None else np.clip(np.nan_to_num(colour), 0, 1)).astype(np.float32),
+        colour=(np.zeros((0, 3, 3)) if colour is None else np.clip(np.nan_to_num(colour), 0, 1)).astype(
+            np.float32
+        ),
         weight=np.ones((faces, 3), np.float32),
         polygon=(np.arange(faces) if polygon is None else polygon).astype(np.int32),
         material=(np.zeros(faces) if material is None else material).astype(np.int32),
@@ -65,4 +67,6 @@ def read_image(source: object, what: str) -> NDArray[np.uint8]:
                 return np.dstack([np.round(grey)] * 3 + [np.full_like(grey, 255)]).astype(np.uint8)
             return np.asarray(opened.convert("RGBA")).copy()
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{what} cannot be read as an image ({error}).", "Save it as PNG or JPEG.") from error
+        raise InputError(
+            f"{what} cannot be read as an image ({error}).", "Save it as PNG or JPEG."
+        ) from error

@@ -88,7 +88,8 @@ def _text(body: bytes, elements: list[tuple[str, int, list[Property]]]) -> dict[
                 else:
                     columns[key].append(convert(next(words)))
         found[name] = {
-            key: columns[key] if counted else np.array(columns[key], kind) for key, kind, counted in properties
+            key: columns[key] if counted else np.array(columns[key], kind)
+            for key, kind, counted in properties
         }
     return found
 

@@ -41,7 +41,9 @@ def read_mesh(path: Path) -> tuple[ObjectArrays, list[str]]:
 
                 mesh = read_ply(path.read_bytes())
             else:
-                raise InputError(f"{path.name} is none of .glb, .obj, .ply, .npz.", "Save it as one of these.")
+                raise InputError(
+                    f"{path.name} is none of .glb, .obj, .ply, .npz.", "Save it as one of these."
+                )
     except BadMeshFile as error:
         raise InputError(f"{path.name} cannot be used: {error}", "Export the object again.") from error
     check_size(mesh, path.name)

@@ -23,7 +23,14 @@ from backend.weights.tokens import check_tokenizer
 
 A_FOLDER = "Give the path of a folder in diffusers' layout, the one that holds model_index.json."
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
-WHOLE = ("F64", "F32", "F16", "BF16", "I64", "I32")  # safetensors' names; integers: positions in old text encoders
+WHOLE = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+    "I64",
+    "I32",
+)  # safetensors' names; integers: positions in old text encoders
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,9 @@ def _open_folder(path: Path) -> ModelFolder:
         raise ModelError(f"The model {str(path)!r} is not on this machine.", A_FOLDER)
     index = read_json(path / "model_index.json")
     pipeline = index.get("_class_name")
-    pipeline = str(pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline)  # of one's own: [file, class]
+    pipeline = str(
+        pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline
+    )  # of one's own: [file, class]
     if pipeline not in COMPONENTS:
         why = f" ({OTHERS[pipeline]})" if pipeline in OTHERS else ""
         raise ModelError(
@@ -105,7 +114,7 @@ def _open_folder(path: Path) -> ModelFolder:
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
     prediction = check_scheduler(path, configs["scheduler"])
-    check_fit(path, configs)
+    check_fit(path, configs, statement)
     check_distilled(path, configs["scheduler"], statement.guidance)
     suffix = "_2" if "tokenizer_2" in configs else ""
     check_tokenizer(path / f"tokenizer{suffix}", configs[f"text_encoder{suffix}"])

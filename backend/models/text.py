@@ -45,7 +45,9 @@ def encode_sentences(
     InputError for a sentence that is too long. ModelError where the encoder is needed and cannot be loaded.
     """
     known = _identity(model, device)
-    paths = {text: _folder() / f"{sha256((known + text).encode()).hexdigest()}.safetensors" for text in sentences}
+    paths = {
+        text: _folder() / f"{sha256((known + text).encode()).hexdigest()}.safetensors" for text in sentences
+    }
     rows = {text: found for text, path in paths.items() if (found := _read(path)) is not None}
     missing = [text for text in paths if text not in rows]
     if missing:
@@ -85,7 +87,8 @@ def _folder() -> Path:
 def _identity(model: ModelFolder, device: torch.device) -> str:
     """Everything but the sentence that an embedding depends on."""
     encoder, tokenizer = (
-        next(name for name in model.configs if name.startswith(part)) for part in ("text_encoder", "tokenizer")
+        next(name for name in model.configs if name.startswith(part))
+        for part in ("text_encoder", "tokenizer")
     )
     words = sorted(path for path in (model.path / tokenizer).iterdir() if path.is_file())
     return json.dumps(

@@ -52,7 +52,11 @@ class FixedPoses:
         high = OVERHEAD_TO - (OVERHEAD_TO - ELEVATION[1]) * (count - i) / (count * OVERHEAD_SHARE)
         self.elevation = torch.where(overhead, high, low).float()
         self.distance = (DISTANCE[0] + (DISTANCE[1] - DISTANCE[0]) * (i * 0.7548776662 % 1)).float()
-        self._moved: tuple[Tensor, ...] = (self.azimuth, self.elevation, self.distance)  # where cameras were asked for
+        self._moved: tuple[Tensor, ...] = (
+            self.azimuth,
+            self.elevation,
+            self.distance,
+        )  # where cameras were asked for
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -105,6 +109,7 @@ class ExactPrior:
     guidance = 1.0  # it needs none
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = NORMAL_BACKGROUND
+    frames = 1  # each view alone
     target, lora = "latent", False  # its latents are pictures, and D_phi(x) = x is right
     settings: ClassVar[dict[str, Any]] = {}
 
@@ -222,7 +227,9 @@ def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
     part = BATCH if coloured.dtype == torch.float16 or coloured[0].numel() > 2**14 else len(coloured)
     with_colour = torch.cat([(c.double().flatten(1) @ exact.flatten()) for c in coloured.split(part)])  # [n]
     with_clear = torch.cat([c.double() @ exact.T for c in clear.split(part)])  # [n,3]
-    distance = bank.square[rows] - 2 * (with_colour[:, None] + 2 * with_clear @ grounds.T)  # less ||z||^2, [n,G]
+    distance = bank.square[rows] - 2 * (
+        with_colour[:, None] + 2 * with_clear @ grounds.T
+    )  # less ||z||^2, [n,G]
     if sigma > 0:
         weight = torch.softmax(-distance.flatten() / (2 * sigma**2), 0).view_as(distance)
     else:

@@ -28,7 +28,9 @@ from backend.objects.shapes import KINDS, Description
 LEAD_INS = ("a photo of", "a 3d model of", "a normal map of")
 KNOWN_VIEWS = tuple(dict.fromkeys(VIEWS + COMPASS))
 ARTICLES = ("a", "an", "the")
-ANY_PROMPT = "This prior knows only its own words; with --prior and a Stable Diffusion folder, any prompt will do."
+ANY_PROMPT = (
+    "This prior knows only its own words; with --prior and a Stable Diffusion folder, any prompt will do."
+)
 
 
 def parse(prompt: str, kinds: Collection[str] = KINDS) -> Description:
@@ -88,7 +90,8 @@ def spell_out(prompt: str, negative: str, kinds: Collection[str]) -> str:
     """
     if negative.strip():
         raise InputError(
-            "The built-in prior knows no negative prompts.", "Leave it out, or use Stable Diffusion with --prior."
+            "The built-in prior knows no negative prompts.",
+            "Leave it out, or use Stable Diffusion with --prior.",
         )
     described = parse_object(prompt, kinds)
     if described.material is not None:
@@ -135,7 +138,8 @@ def _part(phrase: list[str], kind: str) -> tuple[str, str]:
     if len(words) != 2:
         said = " ".join(phrase)
         raise InputError(
-            f"After 'with' comes a colour and a part, got {said!r}.", f"Parts: {', '.join(known)}. {ANY_PROMPT}"
+            f"After 'with' comes a colour and a part, got {said!r}.",
+            f"Parts: {', '.join(known)}. {ANY_PROMPT}",
         )
     colour, word = words
     if colour not in COLOURS:

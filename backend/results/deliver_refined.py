@@ -139,7 +139,11 @@ def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
     normal = vertex_normals(Mesh(torch.from_numpy(scaled), triangles)).numpy()
     normal[~normal.any(1)] = (0, 0, 1)
     return MeshArrays(
-        arrays.v_pos, arrays.t_pos_idx, np.concatenate(parts).astype(np.float32), index.astype(np.int32), normal
+        arrays.v_pos,
+        arrays.t_pos_idx,
+        np.concatenate(parts).astype(np.float32),
+        index.astype(np.int32),
+        normal,
     )
 
 

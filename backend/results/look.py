@@ -14,7 +14,11 @@ from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
 from backend.texture.bake import sample_texture
 
-ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: an object of radius 0.5 fills the frame
+ELEVATION, DISTANCE, FOV = (
+    15.0,
+    1.5,
+    45.0,
+)  # degrees, metres, degrees: an object of radius 0.5 fills the frame
 BACKGROUND = 0.92  # a light grey, on which no colour of ours disappears
 
 

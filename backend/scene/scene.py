@@ -66,9 +66,9 @@ def new_scene(settings: NerfStage, kernels: Kernels, device: torch.device, seed:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        field = Field(
-            layout, settings.hidden, settings.half, settings.density_bias, kernels.hash_encode
-        ).to(device)
+        field = Field(layout, settings.hidden, settings.half, settings.density_bias, kernels.hash_encode).to(
+            device
+        )
         backdrop = Backdrop(settings.hidden).to(device)
     step = 2 * 3**0.5 * settings.half / settings.samples
     sampling = Sampling(
@@ -108,9 +108,7 @@ def settle_colours(scene: Scene, kernels: Kernels, grid_rate: float, head_rate: 
     optimizer = adamw([([field.table], grid_rate), (field.colour_head.parameters(), head_rate)])
     for index in list(range(len(seen.camera))) * SETTLE_PASSES:
         view = slice(index, index + 1)
-        out = render_colour(
-            scene.mesh, None, seen.camera[view], kernels.rasterize_ids, black, field.albedo
-        )
+        out = render_colour(scene.mesh, None, seen.camera[view], kernels.rasterize_ids, black, field.albedo)
         solid = ((out.opacity > 0.5) & (seen.opacity[view] > 0.9)).float()
         target = seen.image[view] / seen.opacity[view].clamp(min=0.5)
         loss = (solid * (out.image - target)).square().sum()

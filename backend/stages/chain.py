@@ -91,9 +91,7 @@ def run_stages(
             yield from _moments(stage(name), scene, attempt, saved, ladder)  # and nothing holds on to it
 
 
-def shape(
-    scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int, ladder: Ladder
-) -> None:
+def shape(scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int, ladder: Ladder) -> None:
     """From the field to a coloured surface, where there is none; without the networks if memory is short.
 
     Raises SceneError, and OutOfMemory with the setting to lower.
@@ -112,9 +110,7 @@ def shape(
     )
 
 
-def look_at_hand_over(
-    scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int
-) -> None:
+def look_at_hand_over(scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int) -> None:
     """From the field to a surface, judged by the views of its own generator. Raises SceneError."""
     device = scene.field.table.device
     size = max(preset.nerf.size, min(preset.geometry.size, 256))  # sharp enough to settle colours on

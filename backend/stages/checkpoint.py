@@ -84,7 +84,11 @@ def capture(
     only, and both checkpoints that are kept could be taken in between.
     """
     found: dict[str, Tensor] = dict(others)
-    for name, module in (("field", scene.field), ("backdrop", scene.backdrop), ("occupancy", scene.occupancy)):
+    for name, module in (
+        ("field", scene.field),
+        ("backdrop", scene.backdrop),
+        ("occupancy", scene.occupancy),
+    ):
         found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     if scene.sdf is not None and scene.offsets is not None:
         found |= {"sdf": scene.sdf, "offsets": scene.offsets}
@@ -108,14 +112,25 @@ def capture(
                 AFTER_A_NAN,
             )
     return Saved(
-        stage.name, iteration, attempt, ended, scene.mean_opacity, scene.box, copies, json.loads(json.dumps(notes))
+        stage.name,
+        iteration,
+        attempt,
+        ended,
+        scene.mean_opacity,
+        scene.box,
+        copies,
+        json.loads(json.dumps(notes)),
     )
 
 
 def restore_scene(saved: Saved, scene: Scene) -> None:
     """Into a fresh scene of the same settings."""
     device = scene.field.table.device
-    for name, module in (("field", scene.field), ("backdrop", scene.backdrop), ("occupancy", scene.occupancy)):
+    for name, module in (
+        ("field", scene.field),
+        ("backdrop", scene.backdrop),
+        ("occupancy", scene.occupancy),
+    ):
         module.load_state_dict(saved.part(f"{name}."))
     scene.mean_opacity = saved.mean_opacity
     on_device = {name: t.to(device) for name, t in saved.tensors.items() if not name.startswith("optimizer.")}
@@ -208,7 +223,11 @@ def _write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
     header, place = {}, 0
     for name, t in tensors.items():
         size = t.numel() * t.element_size()
-        header[name] = {"dtype": _NAMES[t.dtype], "shape": list(t.shape), "data_offsets": [place, place + size]}
+        header[name] = {
+            "dtype": _NAMES[t.dtype],
+            "shape": list(t.shape),
+            "data_offsets": [place, place + size],
+        }
         place += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

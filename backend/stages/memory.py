@@ -181,7 +181,9 @@ class Ladder:
 
     def take_notes(self) -> list[str]:
         """What the priors have to say that has not been said in this run."""
-        found = [note for prior in (self._prior, self._refiner) if prior is not None for note in prior.take_notes()]
+        found = [
+            note for prior in (self._prior, self._refiner) if prior is not None for note in prior.take_notes()
+        ]
         fresh = [note for note in dict.fromkeys(found) if note not in self._said]
         self._said += fresh
         return fresh

@@ -23,7 +23,9 @@ NEAR = 0.008  # metres that a point may lie behind what a camera sees and still 
 Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
-def border(v_pos: NDArray[np.float32], tri: NDArray[np.int64], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+def border(
+    v_pos: NDArray[np.float32], tri: NDArray[np.int64], kept: NDArray[np.bool_]
+) -> NDArray[np.float32]:
     """[N,3] points along the edges where kept [F] faces meet others. Corners in one place count as one."""
     _, weld = np.unique(v_pos + np.float32(0), axis=0, return_inverse=True)
     tri = weld.reshape(-1)[tri]

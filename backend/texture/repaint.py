@@ -19,7 +19,9 @@ from backend.texture.bake import CHUNK, Points, polish, texels_of
 from backend.texture.mask import fade_in, seen
 from backend.texture.painted import Painted
 
-GUTTER = 1 / 64  # of the texture's side: how far beyond a chart its new colours reach in an image that is kept
+GUTTER = (
+    1 / 64
+)  # of the texture's side: how far beyond a chart its new colours reach in an image that is kept
 MOST_POLISHED = 1_000_000  # faces; float32 tells no more of them apart
 Colour = Callable[[Tensor], Tensor]
 Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]

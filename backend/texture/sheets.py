@@ -50,9 +50,7 @@ def plan_sheets(
             height, width = _size(image, texture_size, usual_size)
             v_tex, t_tex_idx = welded(np.clip(uv, 0, 1))
             copy = report.copy | report.flat
-            found.append(
-                Sheet(faces, v_tex, t_tex_idx, copy, height, width, own, materials, False, "")
-            )
+            found.append(Sheet(faces, v_tex, t_tex_idx, copy, height, width, own, materials, False, ""))
             continue
         side = texture_size or (max(image.shape[:2]) if image is not None else usual_size)
         v_tex, t_tex_idx = fresh_uvs(v_pos, mesh.t_pos_idx[faces], mesh.polygon[faces], side, cancelled)

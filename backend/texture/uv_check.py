@@ -57,7 +57,9 @@ def check_uvs(
     beyond = (uv < -OUTSIDE).any((1, 2)) | (uv > 1 + OUTSIDE).any((1, 2))
     copy = copies(uv, keep) & ~flat
     outside = share(beyond)
-    overlapping = 0.0 if outside > 0 else _overlap(uv, copy | flat | (uv_area == 0), area, rasterize_ids) / total
+    overlapping = (
+        0.0 if outside > 0 else _overlap(uv, copy | flat | (uv_area == 0), area, rasterize_ids) / total
+    )
     without = share(flat)
     why = ""
     if outside > 0:
@@ -71,7 +73,9 @@ def check_uvs(
 
 def copies(uv: NDArray[np.float32], keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[F] bool: every face but the first among those with the same three corners, in whatever order."""
-    steps = np.round(uv.astype(np.float64) * 2**20).astype(np.int64)  # a float32's own steps next to 1 are 2^-24
+    steps = np.round(uv.astype(np.float64) * 2**20).astype(
+        np.int64
+    )  # a float32's own steps next to 1 are 2^-24
     key = np.sort((steps[..., 0] << 32) + steps[..., 1], axis=1)
     mixed = key[:, 0] * 3 + key[:, 1] * 5 + key[:, 2] * 7 + keep  # equal for equal corners; else hardly ever
     order = np.lexsort((mixed,))
@@ -94,7 +98,10 @@ def _overlap(
     depth = torch.linspace(-0.9, 0.9, len(rows)).repeat_interleave(3)
     first, last = (
         rasterize_ids(
-            torch.stack((place[:, 0], place[:, 1], sign * depth, torch.ones_like(depth)), 1), triangles, SIZE, SIZE
+            torch.stack((place[:, 0], place[:, 1], sign * depth, torch.ones_like(depth)), 1),
+            triangles,
+            SIZE,
+            SIZE,
         ).flatten()
         for sign in (1, -1)
     )

@@ -34,7 +34,9 @@ SETTINGS: dict[str, Any] = {
     "geometry.size": 64,
     "texture.size": 64,
 }
-REFINER_GUIDANCE = 1.0  # it mends what it sees; guidance 2 and 3 bring a mushroom 0.4 dB less, and cost a second call
+REFINER_GUIDANCE = (
+    1.0  # it mends what it sees; guidance 2 and 3 bring a mushroom 0.4 dB less, and cost a second call
+)
 # More and larger steps than a draft's, or a texture's noise outlives them; with 48 levels it drifts (docs/refine.md).
 REFINER_SETTINGS = {"refine.size": 128, "refine.levels": 15, "refine.grid_rate": 1e-2}
 # SDXL's refiner sees 128^2 latents, ours 32^2. Averaging 4^2 pixels divides noise by 4, so at the same noise level

@@ -15,7 +15,9 @@ from torch.optim import AdamW
 
 from backend.files import write_bytes, write_text
 
-CARD = 4  # times as many pictures a step, and in all, where a GPU trains: the number of steps and the rates stay
+CARD = (
+    4  # times as many pictures a step, and in all, where a GPU trains: the number of steps and the rates stay
+)
 SAVE_SECONDS = 120.0
 LOG_SECONDS = 20.0
 

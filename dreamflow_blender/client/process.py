@@ -29,7 +29,9 @@ def proxy_variables(proxy: str) -> dict[str, str]:
     """The environment variables that make programs go through `proxy`, or, if it is empty, as the system says."""
     kinds = ("http", "https", "all")
     proxies = {kind: url for kind, url in urllib.request.getproxies().items() if kind in kinds}
-    named = {f"{kind}_proxy": url for kind, url in (dict.fromkeys(kinds, proxy) if proxy else proxies).items()}
+    named = {
+        f"{kind}_proxy": url for kind, url in (dict.fromkeys(kinds, proxy) if proxy else proxies).items()
+    }
     return named | {name.upper(): url for name, url in named.items()}
 
 

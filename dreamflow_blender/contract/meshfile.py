@@ -130,7 +130,9 @@ class ObjectArrays:
             if dtype == np.float32 and not np.isfinite(array).all():
                 raise BadMeshFile(f"{name}: expected finite numbers, got a NaN or an infinity.")
         if self.names.ndim != 1 or self.names.dtype.kind != "U" or not materials:
-            raise BadMeshFile(f"names: expected at least one name, got {self.names.dtype} {self.names.shape}.")
+            raise BadMeshFile(
+                f"names: expected at least one name, got {self.names.dtype} {self.names.shape}."
+            )
         for name in ("weight", "polygon", "material", "uv", "source_uv", "colour"):
             rows = len(getattr(self, name))
             if rows != faces and not (rows == 0 and name in ("uv", "source_uv", "colour")):
@@ -165,7 +167,9 @@ _OBJECT: dict[str, tuple[tuple[int, ...], type]] = {  # the shape of a row, and 
 def to_bytes(mesh: MeshArrays | SnapshotArrays | ObjectArrays) -> bytes:
     """The file's content."""
     buffer = io.BytesIO()
-    arrays: dict[str, np.ndarray] = {f.name: getattr(mesh, f.name) for f in fields(mesh) if f.name != "images"}
+    arrays: dict[str, np.ndarray] = {
+        f.name: getattr(mesh, f.name) for f in fields(mesh) if f.name != "images"
+    }
     if isinstance(mesh, ObjectArrays):
         arrays |= {f"image_{i}": image for i, image in enumerate(mesh.images)}
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-TARGETS = ("prior", "latent", "pixel")  # as the prior states; as in the paper; between pictures (stages/apfo.py)
+TARGETS = (
+    "prior",
+    "latent",
+    "pixel",
+)  # as the prior states; as in the paper; between pictures (stages/apfo.py)
 PHIS = ("prior", "lora", "none")  # as the prior states; D_phi learnt (Algorithm 1, line 7); D_phi(x) = x
 WORDS = {"target": TARGETS, "phi": PHIS}  # the settings that are words
 

@@ -107,7 +107,11 @@ class DREAMFLOW_OT_show_refined(bpy.types.Operator):
         entry = jobs.need_store().find(self.number)
         place = entry.place.get(entries.PLACE) if entry is not None else None
         if entry is None or not isinstance(place, dict):
-            gone = "This job is not there any more" if entry is None else "It is not known for which object this was"
+            gone = (
+                "This job is not there any more"
+                if entry is None
+                else "It is not known for which object this was"
+            )
             self.report({"ERROR"}, gone)
             return {"CANCELLED"}
         try:

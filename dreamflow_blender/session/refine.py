@@ -77,7 +77,9 @@ def begin(context: bpy.types.Context, made: bpy.types.Object, settings: Any, add
 
     What happens now, for a person. Raises ValueError and OSError.
     """
-    settings = refine_settings.frozen(settings)  # as they are now, whatever is changed while colours are baked
+    settings = refine_settings.frozen(
+        settings
+    )  # as they are now, whatever is changed while colours are baked
     models.choose(settings)
     front = front_of(made, settings.front, context)
     slots = needs_bake(made)

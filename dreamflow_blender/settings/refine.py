@@ -105,7 +105,8 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
         name="Advanced", description="Show what is seldom needed", default=False, options={"SKIP_SAVE"}
     )
     extra: StringProperty(  # type: ignore[valid-type]
-        name="More", description="Settings over the preset's, for those who know: refine.levels=40 refine.size=512"
+        name="More",
+        description="Settings over the preset's, for those who know: refine.levels=40 refine.size=512",
     )
 
 

@@ -157,7 +157,9 @@ def pip_settings(python: str | None, stop: Stop) -> dict[str, str]:
         name, _, value = line.partition("=")
         told[name.rpartition(".")[2]] = value.strip().strip("'\"").replace("\\n", " ").strip()
     links = [place for place in told.get("find-links", "").split() if "://" in place or Path(place).exists()]
-    told["find-links"] = ",".join(links)  # uv separates them so; it fails where pip passes over a folder that is gone
+    told["find-links"] = ",".join(
+        links
+    )  # uv separates them so; it fails where pip passes over a folder that is gone
     names = {
         "index-url": "UV_DEFAULT_INDEX",
         "extra-index-url": "UV_INDEX",
@@ -167,9 +169,7 @@ def pip_settings(python: str | None, stop: Stop) -> dict[str, str]:
         "proxy": "ALL_PROXY",
     }
     settings = {
-        theirs: told[name]
-        for name, theirs in names.items()
-        if told.get(name) and theirs not in os.environ
+        theirs: told[name] for name, theirs in names.items() if told.get(name) and theirs not in os.environ
     }
     if "UV_INDEX" in settings:  # pip takes the best version of all indexes, so uv shall do so too
         settings["UV_INDEX_STRATEGY"] = "unsafe-best-match"

@@ -43,7 +43,9 @@ class Streams:
     def take_pool(self, pool: Any) -> None:
         """A capture begins in it. torch asserts that a pool that had graphs has one still."""
         if self.graphs.get(pool) == -1:
-            raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED: the pool's last graph is gone")
+            raise RuntimeError(
+                "it->second->use_count > 0 INTERNAL ASSERT FAILED: the pool's last graph is gone"
+            )
         self.graphs[pool] = self.graphs.get(pool, 0) + 1
         self.allocating.append(pool)
 

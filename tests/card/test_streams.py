@@ -123,7 +123,11 @@ def test_a_pool_of_memory(card):
 
 
 def test_what_a_broken_capture_leaves_behind(card):
-    x, pool, before = torch.ones(2, device="cuda"), torch.cuda.graph_pool_handle(), torch.cuda.current_stream()
+    x, pool, before = (
+        torch.ones(2, device="cuda"),
+        torch.cuda.graph_pool_handle(),
+        torch.cuda.current_stream(),
+    )
     with pytest.raises(torch.AcceleratorError), torch.cuda.graph(torch.cuda.CUDAGraph(), pool):
         x.sum().item()
     assert torch.cuda.current_stream() != before and card.streams.allocating == [pool]

@@ -35,9 +35,15 @@ def test_a_glb_goes_in_and_comes_out(short, tmp_path: Path, capfd: pytest.Captur
     said = ["refine", str(tmp_path / "my ball é.glb"), "a ball", "--out", str(out)]
     assert cli.main([*said, "--strength", "0.4", "--front", "90", *SETTINGS, "--threads", "1", "--json"]) == 0
     finished = last_of(capfd.readouterr().out)
-    assert finished["event"] == "finished" and {"mesh.glb", "mesh.npz", "albedo.png"} <= set(finished["paths"])
+    assert finished["event"] == "finished" and {"mesh.glb", "mesh.npz", "albedo.png"} <= set(
+        finished["paths"]
+    )
     record = json.loads((out / "job.json").read_text(encoding="utf-8"))
-    assert record["job"]["strength"] == 0.4 and record["job"]["front"] == 90 and record["job"]["kind"] == "refine"
+    assert (
+        record["job"]["strength"] == 0.4
+        and record["job"]["front"] == 90
+        and record["job"]["kind"] == "refine"
+    )
     before, after = (read_glb(p.read_bytes(), []) for p in (tmp_path / "my ball é.glb", out / "mesh.glb"))
     assert np.array_equal(before.uv, after.uv) and (before.images[0] != after.images[0]).any()
     assert cli.main([*said, "--json"]) == 2  # it is there already
@@ -73,7 +79,16 @@ def test_what_cannot_be_done_is_said(
 def test_as_a_process_of_its_own(tmp_path: Path) -> None:
     """Nothing made small but the settings that a user may set: the prior that knows a red mug."""
     (tmp_path / "a.glb").write_bytes(a_glb())
-    command = [sys.executable, "-m", "backend", "refine", str(tmp_path / "a.glb"), "a red mug", "--out", "made"]
+    command = [
+        sys.executable,
+        "-m",
+        "backend",
+        "refine",
+        str(tmp_path / "a.glb"),
+        "a red mug",
+        "--out",
+        "made",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
         [*command, *SETTINGS, "--threads", "1"], cwd=tmp_path, env=environment, capture_output=True, timeout=900,

@@ -325,12 +325,18 @@ def test_words():
 
 
 def test_the_first_lines_say_why_no_faster_kernel_is_used():
-    ready = p.Ready({}, ("cpu",), {"hash grid": "warp"}, 2, kernels_why={"hash grid": "tcnn runs on cuda.", "x": ""})
+    ready = p.Ready(
+        {}, ("cpu",), {"hash grid": "warp"}, 2, kernels_why={"hash grid": "tcnn runs on cuda.", "x": ""}
+    )
     assert cli_display.headline(JOB, ready).splitlines()[1:] == ["  hash grid: tcnn runs on cuda."]
 
 
 def test_settings_of_the_preset_can_be_replaced(tmp_path):
-    given = [text for one in ("nerf.levels=7", "delivery.max_faces=null", "nerf.phi=lora") for text in ("--set", one)]
+    given = [
+        text
+        for one in ("nerf.levels=7", "delivery.max_faces=null", "nerf.phi=lora")
+        for text in ("--set", one)
+    ]
     job = cli_arguments.to_job(cli_arguments.parser().parse_args(["generate", "a red mug", *given]))
     assert job.overrides == {"nerf.levels": 7, "delivery.max_faces": None, "nerf.phi": "lora"}
 

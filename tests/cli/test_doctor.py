@@ -114,10 +114,7 @@ def test_torch_is_broken(tmp_path, broken, told):
 def test_torch_never_answers(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", package(tmp_path, "torch", "import time; time.sleep(1000)"))
     began = time.monotonic()
-    assert (
-        "did not answer within 1 s"
-        in probes.probe("torch", "kernels", seconds=1.0)["kernels"]["error"]
-    )
+    assert "did not answer within 1 s" in probes.probe("torch", "kernels", seconds=1.0)["kernels"]["error"]
     assert time.monotonic() - began < 10
 
 
@@ -175,7 +172,11 @@ def test_a_card_that_cannot_be_used_and_one_that_warp_finds_no_driver_for():
     checks = list(doctor._torch({"driver": {}, "torch": torch}, {}))
     assert [(check.message, check.fix) for check in checks if check.state == "problem"] == [(note, "driver")]
     slow = "In plain torch, many times slower: marching. warp needs a newer driver."
-    kernels = {"names": {"marching": "torch"}, "why": {"marching": "warp needs a newer driver."}, "slow": slow}
+    kernels = {
+        "names": {"marching": "torch"},
+        "why": {"marching": "warp needs a newer driver."},
+        "slow": slow,
+    }
     *_, last = doctor._kernels({"kernels": kernels, "torch": torch}, {})
     assert (last.state, last.message, last.fix) == ("problem", slow, "driver")
 

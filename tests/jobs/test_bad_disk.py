@@ -45,7 +45,9 @@ class Full(io.FileIO):
 def full_for(monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> None:
     """From now on the disk is full for this file, and for the temporary one that becomes it."""
     path, real = Path(name), io.open
-    wanted = re.compile(rf"{re.escape(name)}|\.{re.escape(path.stem)}-[0-9a-f]+\.part{re.escape(path.suffix)}")
+    wanted = re.compile(
+        rf"{re.escape(name)}|\.{re.escape(path.stem)}-[0-9a-f]+\.part{re.escape(path.suffix)}"
+    )
 
     def opened(file, mode="r", buffering=-1, encoding=None, errors=None, newline=None, **more):
         named = isinstance(file, str | os.PathLike) and wanted.fullmatch(Path(file).name)

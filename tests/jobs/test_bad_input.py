@@ -39,7 +39,10 @@ def never(job):
         (["a mug", "--negative", "x" * 10_000], "expected at most 1,000 characters, got 10,000"),
         (["a mug", "--preset", "best"], "'best' (choose from"),
         (["a mug", "--device", "tpu"], "'tpu' (choose from"),
-        (["a mug", "--stages", "nerf,paint"], "expected names of nerf, geometry, texture, refine, got 'paint'"),
+        (
+            ["a mug", "--stages", "nerf,paint"],
+            "expected names of nerf, geometry, texture, refine, got 'paint'",
+        ),
         (["a mug", "--stages", ""], "expected names of nerf, geometry, texture, refine, got ''"),
         (["a mug", "--stages", "nerf,texture,geometry"], "in the order nerf,geometry,texture,refine"),
         (["a mug", "--stages", "nerf,nerf"], "expected each at most once"),
@@ -80,7 +83,20 @@ def test_people_read_the_same_words(here, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["con", "aux.txt", "NUL", "com1", "Lpt9.tar.gz", "new/prn/mug", "a:b", "what?", "a\nb", "a*", "mug.", "mug "],
+    [
+        "con",
+        "aux.txt",
+        "NUL",
+        "com1",
+        "Lpt9.tar.gz",
+        "new/prn/mug",
+        "a:b",
+        "what?",
+        "a\nb",
+        "a*",
+        "mug.",
+        "mug ",
+    ],
 )
 def test_folder_names_that_would_not_travel(here, capfd, name):
     answer = ask(capfd, "a mug", "--out", name, run=never)
@@ -139,7 +155,9 @@ def test_odd_prompts_do_no_harm(here, capfd, monkeypatch, prompt, folder):
     monkeypatch.setattr("backend.jobs.run.open_prior", lambda *_: Oracle(float("nan")))
     assert ask(capfd, prompt, run=tiny()).kind == "numerics"  # it has begun
     assert [path.name for path in (here / "out").iterdir()] == [folder]
-    assert json.loads((here / "out" / folder / "job.json").read_bytes())["job"]["prompt"] == clean_text(prompt)
+    assert json.loads((here / "out" / folder / "job.json").read_bytes())["job"]["prompt"] == clean_text(
+        prompt
+    )
     assert isinstance(read_events(here / "out" / folder)[-1], Failed)
 
 
@@ -212,7 +230,18 @@ sys.exit(main(sys.argv[1:], run))
 def test_little_memory(here, megabytes):
     """2 GB are enough or said not to be; with less, what fails is importing torch."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(megabytes), "generate", "a red ball", "--out", "o", "--threads", "1"],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(megabytes),
+            "generate",
+            "a red ball",
+            "--out",
+            "o",
+            "--threads",
+            "1",
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -50,7 +50,12 @@ def refused(capfd, prior: Path | str, **settings: object) -> str:
 
 
 def test_a_prior_that_is_not_there(model, capfd):
-    for name in (str(model / "none"), "stabilityai/no-such-model", "~nobody-of-that-name/model", "x" * 10_000):
+    for name in (
+        str(model / "none"),
+        "stabilityai/no-such-model",
+        "~nobody-of-that-name/model",
+        "x" * 10_000,
+    ):
         said = refused(capfd, name)
         assert "diffusers' layout" in said and len(said) < 12_000
     answer = ask(capfd, "a red mug", "--prior", str(model / "none"))
@@ -121,7 +126,11 @@ def test_truncated_weights(model, capfd, component):
         ("vae/config.json", {"block_out_channels": []}, "block_out_channels"),
         ("text_encoder/config.json", {"hidden_size": 1024}, "cross_attention_dim 16, expected 1024"),
         ("scheduler/scheduler_config.json", {"beta_end": 0.02}, "beta_end is 0.02, expected 0.012"),
-        ("model_index.json", {"_class_name": "FluxPipeline"}, "FluxPipeline (a flow model has other noise levels)"),
+        (
+            "model_index.json",
+            {"_class_name": "FluxPipeline"},
+            "FluxPipeline (a flow model has other noise levels)",
+        ),
         ("model_index.json", {"unet": 5}, "unet is of class None"),
         ("unet/config.json", {"block_out_channels": [8, 16, 16, 24]}, "unet cannot be loaded"),
     ],
@@ -166,7 +175,9 @@ def test_a_prompt_longer_than_the_text_encoder_takes(model, capfd):
     assert not list(Path.cwd().iterdir())
 
 
-@pytest.mark.parametrize(("component", "tensor"), [("unet", "D_p"), ("vae", "render"), ("text_encoder", "D_p")])
+@pytest.mark.parametrize(
+    ("component", "tensor"), [("unet", "D_p"), ("vae", "render"), ("text_encoder", "D_p")]
+)
 def test_nan_in_the_weights(model, capfd, component, tensor):
     path = model / WEIGHTS[component]
     tensors = load_file(path)

@@ -1,6 +1,6 @@
 """Two iterations of every stage with networks of the real size, 1024 px included. Half an hour and 10 GB of disk:
 
-    python -m pytest tests/jobs/test_full_size.py -m slow -n 0
+python -m pytest tests/jobs/test_full_size.py -m slow -n 0
 """
 
 from __future__ import annotations

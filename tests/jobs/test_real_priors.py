@@ -52,5 +52,9 @@ def test_a_prompt_goes_through_all_stages(tmp_path: Path, monkeypatch: pytest.Mo
     assert used == {"diffusion_pytorch_model.fp16.safetensors", "model.fp16.safetensors"}
     assert models["prior"]["phi"]["prediction"] == "v_prediction"
     # A text encoder is let go of before its UNet comes: the refiner's would be a third on top of 9 GB.
-    assert loaded[:3] == ["CLIPTextModel", "CLIPTextModel", "UNet2DConditionModel"]  # D_phi's has one of its own
+    assert loaded[:3] == [
+        "CLIPTextModel",
+        "CLIPTextModel",
+        "UNet2DConditionModel",
+    ]  # D_phi's has one of its own
     assert loaded[-3:] == ["CLIPTextModelWithProjection", "UNet2DConditionModel", "AutoencoderKL"]

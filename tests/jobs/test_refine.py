@@ -60,9 +60,13 @@ def test_a_selection_changes_and_nothing_else_does(tmp_path: Path) -> None:
     change = []
     for texels in (0.5, 1.5, 60.0):
         where = torch.stack((u, torch.full_like(u, 0.5 + texels / SIDE)), 1)
-        new, was = (sample_texture(torch.from_numpy(i[..., :3].astype(np.float32)), where) for i in (albedo, before))
+        new, was = (
+            sample_texture(torch.from_numpy(i[..., :3].astype(np.float32)), where) for i in (albedo, before)
+        )
         change.append(float((new - was).abs().mean()))
-    print(f"\nchange in /255 at 0.5, 1.5 and 60 texels from the border: {', '.join(f'{c:.2f}' for c in change)}")
+    print(
+        f"\nchange in /255 at 0.5, 1.5 and 60 texels from the border: {', '.join(f'{c:.2f}' for c in change)}"
+    )
     assert change[0] <= 2 and change[1] <= 2 < change[2]
 
 

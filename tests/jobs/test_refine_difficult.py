@@ -55,7 +55,10 @@ def halves() -> ObjectArrays:
     two = np.concatenate((V * 0.4 - [0.25, 0, 0], V * 0.4 + [0.25, 0, 0]))
     uv = np.concatenate((UV * [0.5, 1], UV * [0.5, 1] + [0.5, 0]))
     return painted_ball(
-        v=two, tri=np.concatenate((TRI, TRI + len(V))), uv=uv, polygon=np.concatenate((POLYGON, POLYGON + 1000))
+        v=two,
+        tri=np.concatenate((TRI, TRI + len(V))),
+        uv=uv,
+        polygon=np.concatenate((POLYGON, POLYGON + 1000)),
     )
 
 
@@ -138,7 +141,10 @@ REFUSED = {  # name: the object, and what is said
     "no area": (painted_ball(v=V * [1, 0, 0]), "no surface"),
     "all in one point": (painted_ball(v=V * 0 + 1), "no surface"),
     "too far for its numbers": (painted_ball(v=V + np.array([3e6, 0, 0])), "Move it nearer"),
-    "nothing selected": (dataclasses.replace(painted_ball(), weight=np.zeros((FACES, 3), np.float32)), "Select"),
+    "nothing selected": (
+        dataclasses.replace(painted_ball(), weight=np.zeros((FACES, 3), np.float32)),
+        "Select",
+    ),
 }
 
 
@@ -153,9 +159,7 @@ def test_is_refused(name: str, tmp_path: Path) -> None:
 def write_obj(path: Path, image: str) -> None:
     text = ["mtllib a.mtl", "usemtl red"] + [f"v {x} {z} {-y}" for x, y, z in V]
     text += [f"vt {u} {v}" for u, v in UV.reshape(-1, 2)]
-    text += [
-        "f " + " ".join(f"{TRI[f, k] + 1}/{3 * f + k + 1}" for k in range(3)) for f in range(FACES)
-    ]
+    text += ["f " + " ".join(f"{TRI[f, k] + 1}/{3 * f + k + 1}" for k in range(3)) for f in range(FACES)]
     path.write_text("\n".join(text), encoding="utf-8")
     (path.parent / "a.mtl").write_text(f"newmtl red\nKd 0.8 0.1 0.1\n{image}", encoding="utf-8")
 
@@ -183,7 +187,9 @@ def test_a_ply_with_vertex_colours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply", ".npz"])
-@pytest.mark.parametrize("content", [b"", b"not a mesh at all", b"ply\nend_header\n", b"glTF\x02\0\0\0\xff\0\0\0"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a mesh at all", b"ply\nend_header\n", b"glTF\x02\0\0\0\xff\0\0\0"]
+)
 def test_a_file_that_is_no_mesh_is_refused(suffix: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / f"a{suffix}").write_bytes(content)
     with pytest.raises(InputError):

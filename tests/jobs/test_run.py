@@ -114,7 +114,9 @@ def test_a_nan_names_stage_iteration_and_tensor(patched, tmp_path: Path) -> None
 
 def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
     job = Job("empty", "generate", "a ball", "unused", overrides={}, seed=5)
-    preset = resolve("draft", {"nerf.levels": 20, "nerf.views": 2, "nerf.size": 16, "nerf.occupancy_every": 4})
+    preset = resolve(
+        "draft", {"nerf.levels": 20, "nerf.views": 2, "nerf.size": 16, "nerf.occupancy_every": 4}
+    )
     preset = dataclasses.replace(preset, nerf=dataclasses.replace(preset.nerf, density_bias=-1e3, half=0.3))
     told, error = [], None
     try:

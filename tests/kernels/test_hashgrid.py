@@ -146,7 +146,9 @@ def exact_scales(levels: int, finest: int) -> list[Decimal]:
         log2 = float32(ratio).ln() / two
         log2 = float32(log2) if log2 else log2
         rising = range(1, levels) if log2 else ()  # else all levels are alike
-        powers = [Decimal(1)] * (levels - len(rising)) + [float32((float32(k * log2) * two).exp()) for k in rising]
+        powers = [Decimal(1)] * (levels - len(rising)) + [
+            float32((float32(k * log2) * two).exp()) for k in rising
+        ]
         return [float32(float32(power * 16) - 1) for power in powers]
 
 
@@ -228,7 +230,9 @@ def test_warp_shares_the_work_among_threads_and_gives_the_same_bytes(layout, mon
     module = importlib.import_module("backend.kernels.hashgrid_warp")
     shared = []
     launch = module._launch
-    monkeypatch.setattr(module, "_launch", lambda k, shares, d: shared.append(len(shares)) or launch(k, shares, d))
+    monkeypatch.setattr(
+        module, "_launch", lambda k, shares, d: shared.append(len(shares)) or launch(k, shares, d)
+    )
     x, table = points(layout, 5_000).requires_grad_(), table_of(layout).requires_grad_()
     g = torch.randn(len(x), layout.width, generator=torch.Generator().manual_seed(3))
     threads, runs = torch.get_num_threads(), []
@@ -242,7 +246,20 @@ def test_warp_shares_the_work_among_threads_and_gives_the_same_bytes(layout, mon
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
     most = 5_000 * layout.levels // module.SHARE
-    assert shared == [1, 1, 1, 2, 2, 2, 3, 3, 3, most, min(most, layout.levels), most]  # forth, to table, to x
+    assert shared == [
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+        most,
+        min(most, layout.levels),
+        most,
+    ]  # forth, to table, to x
     encode(x[:100], table, layout), encode(x[:0], table, layout)
     assert shared[-2:] == [1, 1]
 

@@ -130,7 +130,9 @@ def test_the_samples_are_the_twins_on_a_card(seeded):
     assert_same(*found)
 
 
-@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="the pretended card stands on a torch without CUDA")
+@pytest.mark.skipif(
+    torch.backends.cuda.is_built(), reason="the pretended card stands on a torch without CUDA"
+)
 def test_a_card_is_waited_for_once_however_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the paper's size the rays come in 16 pieces."""
     monkeypatch.setattr(march, "CHUNK", 64 * 16)

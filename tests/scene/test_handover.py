@@ -164,7 +164,9 @@ def test_nothing_there_is_an_error_with_a_remedy(grid):
         lambda: pick_threshold(nothing, grid, target, camera, rasterize_ids),
         lambda: pick_threshold(nothing * torch.nan, grid, target, camera, rasterize_ids),
         lambda: bounding_box(torch.zeros(4, 4, 4, dtype=torch.bool, device=here()), 1.0, 0.1),
-        lambda: hand_over(lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target, rasterize_ids),
+        lambda: hand_over(
+            lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target, rasterize_ids
+        ),
     ):
         with pytest.raises(SceneError) as caught:
             action()

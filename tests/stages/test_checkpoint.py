@@ -215,7 +215,9 @@ def after_two(tmp_path):
 
 
 def take(moment):
-    return checkpoint.capture(moment.scene, moment.work, moment.done, 0, False, {"curve.nerf.loss": torch.ones(2)}, {})
+    return checkpoint.capture(
+        moment.scene, moment.work, moment.done, 0, False, {"curve.nerf.loss": torch.ones(2)}, {}
+    )
 
 
 @pytest.mark.parametrize("where", ["moments", "field", "curve"])
@@ -235,7 +237,9 @@ def test_a_nan_is_never_saved_and_the_older_checkpoint_stays(tmp_path, where, va
         moment.scene.field.table.data[3] = value
     else:
         others["curve.nerf.loss"][1] = value
-    named = {"moments": r"optimizer\.0\.exp_avg_sq", "field": r"field\.table", "curve": r"curve\.nerf\.loss"}[where]
+    named = {"moments": r"optimizer\.0\.exp_avg_sq", "field": r"field\.table", "curve": r"curve\.nerf\.loss"}[
+        where
+    ]
     with pytest.raises(NumericsError, match=rf"stage nerf, iteration 2: {named} holds a NaN or an infinity"):
         keeper.save(checkpoint.capture(moment.scene, moment.work, 2, 0, False, others, {}))
     keeper.wait()

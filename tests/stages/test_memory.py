@@ -86,7 +86,11 @@ def undisturbed(folders: tuple[Path, Path], kernels: Kernels) -> dict[str, torch
 
 @pytest.mark.parametrize("where", ["encode", "fit", "D_phi", "D_p", "optimiser"])
 def test_wherever_it_runs_out_the_result_is_the_same(
-    where: str, folders: tuple[Path, Path], kernels: Kernels, undisturbed: dict, monkeypatch: pytest.MonkeyPatch
+    where: str,
+    folders: tuple[Path, Path],
+    kernels: Kernels,
+    undisturbed: dict,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Twice, so that it comes to the second rung: both compute again what they do not keep, to the same bits."""
     from backend.diffusion.lora import LoRAPhi
@@ -122,7 +126,9 @@ def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
     assert prior.describe()["phi"] == "shared"
 
     monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 1))
-    with pytest.raises(OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"):
+    with pytest.raises(
+        OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"
+    ):
         run(prior, kernels, ladder)
 
 
@@ -177,7 +183,9 @@ def test_a_job_warns_goes_on_and_remembers(
     real = StableDiffusionPrior.denoise
     failing = Failing(real, 3)
     monkeypatch.setattr(StableDiffusionPrior, "denoise", lambda self, *args: failing(self, *args))
-    job = tiny_job(tmp_path / "job", prior=str(folders[0]), stages=("nerf",), overrides=FEW, checkpoint_seconds=0.0)
+    job = tiny_job(
+        tmp_path / "job", prior=str(folders[0]), stages=("nerf",), overrides=FEW, checkpoint_seconds=0.0
+    )
     events = list(generate.generate(job))
     assert isinstance(events[-1], Finished)
     said = [event.message for event in events if isinstance(event, Warning)]

@@ -70,10 +70,14 @@ class CudaCalls:
         patch.setattr(torch.version, "cuda", torch.version.cuda or "13.0")
         library = torch.library.Library("aten", "IMPL")
         library.impl("empty.memory_format", self._empty, "CUDA", allow_override=True)
-        patch.setattr(torch.cuda, "_stand_ins", library, raising=False)  # torch takes it back when it is forgotten
+        patch.setattr(
+            torch.cuda, "_stand_ins", library, raising=False
+        )  # torch takes it back when it is forgotten
         return self
 
     def _empty(self, size: Any, **options: Any) -> torch.Tensor:
         if self.error:
-            raise torch.AcceleratorError(f"CUDA error: {self.error}\nCUDA kernel errors might be reported later")
+            raise torch.AcceleratorError(
+                f"CUDA error: {self.error}\nCUDA kernel errors might be reported later"
+            )
         return torch.empty(size, dtype=options.get("dtype"))

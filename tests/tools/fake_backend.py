@@ -173,7 +173,9 @@ class Fake:
             if stage == "fit":
                 self.misbehave(first)
         refined_folder.deliver(folder, arrays, not len(arrays.uv))
-        return p.Finished(self.paths(folder), {"seconds": time.monotonic() - began, "faces": len(arrays.t_pos_idx)})
+        return p.Finished(
+            self.paths(folder), {"seconds": time.monotonic() - began, "faces": len(arrays.t_pos_idx)}
+        )
 
     def misbehave(self, first: bool) -> None:
         match self.behaviour:

@@ -40,7 +40,15 @@ def refine_job(folder: Path, mesh: Path, **changes: Any) -> Job:
     overrides = OVERRIDES | changes.pop("overrides", {})
     stages = changes.pop("stages", ("refine",))
     return Job(
-        "r", "refine", "a ball", str(folder), stages=stages, mesh=str(mesh), overrides=overrides, threads=1, **changes
+        "r",
+        "refine",
+        "a ball",
+        str(folder),
+        stages=stages,
+        mesh=str(mesh),
+        overrides=overrides,
+        threads=1,
+        **changes,
     )
 
 

@@ -49,7 +49,11 @@ def test_the_files_are_those_that_are_opened(model):
     assert {name.split("/")[0] for name in model.files if "/" in name} == components
     assert {name.split("/")[0] for name in model.weights} == components & set(layout.WEIGHT_STEMS)
     tokenizer = next(name for name in components if name.startswith("tokenizer"))
-    read = {tokenization.SPECIAL_TOKENS_MAP_FILE, tokenization.ADDED_TOKENS_FILE, tokenization.TOKENIZER_CONFIG_FILE}
+    read = {
+        tokenization.SPECIAL_TOKENS_MAP_FILE,
+        tokenization.ADDED_TOKENS_FILE,
+        tokenization.TOKENIZER_CONFIG_FILE,
+    }
     read |= set(CLIPTokenizer.vocab_files_names.values())
     listed = {*model.files, *model.extras}
     assert {f"{tokenizer}/{name}" for name in read} == {name for name in listed if name.startswith(tokenizer)}

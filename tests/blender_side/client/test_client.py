@@ -339,7 +339,10 @@ def test_the_real_worker(tmp_path):
     from tests.tools.tiny import OVERRIDES
 
     client = Client(
-        "", ROOT, tmp_path / "jobs é", command=[sys.executable, str(ROOT / "tests" / "tools" / "worker_child.py")]
+        "",
+        ROOT,
+        tmp_path / "jobs é",
+        command=[sys.executable, str(ROOT / "tests" / "tools" / "worker_child.py")],
     )
     made = p.Job(
         "1",

@@ -63,7 +63,9 @@ class Place:
         """As if pip had brought uv."""
         path = self.folder / "tools" / "uv" / "bin" / "uv"
         path.parent.mkdir(parents=True)
-        path.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{ROOT / 'tests' / 'tools' / 'toy_uv.py'}' \"$@\"\n")
+        path.write_text(
+            f"#!/bin/sh\nexec '{sys.executable}' '{ROOT / 'tests' / 'tools' / 'toy_uv.py'}' \"$@\"\n"
+        )
         path.chmod(0o755)
 
     def install(self, stop=None, **options):
@@ -270,11 +272,19 @@ def test_torch_comes_in_the_build_that_fits(place, monkeypatch, own, card, build
     steps = place.install()
     state = place.look()
     assert state.torch == version and state.note == ""
-    chosen = "the build for CUDA 13.0 (about 2.6 GB): Toy 4090 (8.9), driver 580.95.05" if card else "no NVIDIA card"
+    chosen = (
+        "the build for CUDA 13.0 (about 2.6 GB): Toy 4090 (8.9), driver 580.95.05"
+        if card
+        else "no NVIDIA card"
+    )
     assert any(chosen in step.line for step in steps if step.stage == "torch")
     assert chosen in (place.folder / "setup.log").read_text()
     [call] = [call for call in place.calls() if " torch==2.0" in call and "--dry-run" not in call]
-    assert call.endswith(asked) and ("--default-index" in call) == (asked != "torch==2.0") and "--no-deps" in call
+    assert (
+        call.endswith(asked)
+        and ("--default-index" in call) == (asked != "torch==2.0")
+        and "--no-deps" in call
+    )
     assert f"{torch_build.TORCH_INDEX}/{build} " in call or asked == "torch==2.0"
 
 
@@ -282,10 +292,14 @@ def test_torch_comes_in_the_build_that_fits(place, monkeypatch, own, card, build
 def test_no_gigabytes_of_cuda_unasked(place, monkeypatch):
     torch(place, "2.0", "13.0", False)
     monkeypatch.setenv("TOY_UV", "nor another")
-    with pytest.raises(SetupError, match=r"whl/cpu does not answer.*cu130 takes the build for CUDA, 2.6 GB") as failed:
+    with pytest.raises(
+        SetupError, match=r"whl/cpu does not answer.*cu130 takes the build for CUDA, 2.6 GB"
+    ) as failed:
         place.install()
     assert "Set up again" in failed.value.todo and place.look().state == "absent"
-    assert not [call for call in place.calls() if " torch==2.0" in call and "+cpu" not in call and "--dry" not in call]
+    assert not [
+        call for call in place.calls() if " torch==2.0" in call and "+cpu" not in call and "--dry" not in call
+    ]
     place.options = Options(python=sys.executable, torch_index="cu130")  # asked for now
     monkeypatch.setenv("TOY_UV", "own torch is CUDA's")
     place.install()

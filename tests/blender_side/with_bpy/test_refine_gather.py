@@ -58,7 +58,9 @@ def test_a_painted_cube():
 
 def test_nothing_but_a_cube():
     arrays = read(hard.cube(uv=False)).arrays
-    assert np.allclose(arrays.base, (0.8, 0.8, 0.8, 1)) and arrays.image.tolist() == [-1] and not len(arrays.uv)
+    assert (
+        np.allclose(arrays.base, (0.8, 0.8, 0.8, 1)) and arrays.image.tolist() == [-1] and not len(arrays.uv)
+    )
 
 
 def test_plain_values_are_srgb():

@@ -61,7 +61,12 @@ def test_the_upper_half_of_a_mirrored_posed_object(enabled):
     made.data.update_tag()
     bpy.context.view_layer.update()
     settings = bpy.context.scene.dreamflow_refine
-    settings.prompt, settings.model, settings.faces, settings.extra = "a red mug", "BUILT_IN", "SELECTED", TINY
+    settings.prompt, settings.model, settings.faces, settings.extra = (
+        "a red mug",
+        "BUILT_IN",
+        "SELECTED",
+        TINY,
+    )
     refine_session.begin(bpy.context, made, settings, jobs.add)
     tick_until_idle()
     (past,) = jobs.need_store().history()
@@ -74,12 +79,17 @@ def test_the_upper_half_of_a_mirrored_posed_object(enabled):
     changed = (after != before).any(2)
     for polygon in made.data.polygons:
         uv = np.array([made.data.uv_layers[0].uv[i].vector for i in polygon.loop_indices])
-        (left, low), (right, high) = np.round(uv.min(0) * 64).astype(int), np.round(uv.max(0) * 64).astype(int)
+        (left, low), (right, high) = (
+            np.round(uv.min(0) * 64).astype(int),
+            np.round(uv.max(0) * 64).astype(int),
+        )
         own = changed[64 - high : 64 - low, left:right]
         if polygon.select:
             assert own[2:-2, 2:-2].mean() > 0.5
         else:
-            assert not changed[max(0, 63 - high) : 65 - low, max(0, left - 1) : right + 1].any()  # what a look-up reads
+            assert not changed[
+                max(0, 63 - high) : 65 - low, max(0, left - 1) : right + 1
+            ].any()  # what a look-up reads
     bpy.ops.dreamflow.discard_refined()
     assert made.material_slots[0].material.name == old
 

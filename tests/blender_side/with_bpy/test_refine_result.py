@@ -120,7 +120,9 @@ def test_new_uvs_beside_the_old(tmp_path, uv):
     shown, before, _ = put(made, tmp_path, new_uvs=True)
     names = [layer.name for layer in made.data.uv_layers]
     assert names == (["UVMap", "DreamFlow"] if uv else ["DreamFlow"])
-    assert base_colour(made.material_slots[0].material).inputs["Vector"].links[0].from_node.uv_map == "DreamFlow"
+    assert (
+        base_colour(made.material_slots[0].material).inputs["Vector"].links[0].from_node.uv_map == "DreamFlow"
+    )
     if uv:
         assert made.data.uv_layers.active.name == "UVMap" and made.data.uv_layers[0].active_render
     delivered = scene_refined.read(tmp_path).arrays
@@ -166,7 +168,13 @@ def test_own_uvs_where_a_modifier_makes_faces(tmp_path):
 
 def test_five_materials_and_a_texture_each(tmp_path):
     made = hard.cube()
-    old = [hard.painted(), hard.plain("Red", hard.RED), None, hard.by_attribute(), hard.plain("Blue", hard.BLUE)]
+    old = [
+        hard.painted(),
+        hard.plain("Red", hard.RED),
+        None,
+        hard.by_attribute(),
+        hard.plain("Blue", hard.BLUE),
+    ]
     made.data.color_attributes.new("Col", "BYTE_COLOR", "POINT")
     for material in old:
         made.data.materials.append(material)

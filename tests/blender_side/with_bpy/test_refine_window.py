@@ -60,7 +60,9 @@ def tick_until(done, seconds=60.0):
 
 
 def idle():
-    return jobs.running is None and not jobs.need_store().waiting() and not importing.due() and not tasks.current
+    return (
+        jobs.running is None and not jobs.need_store().waiting() and not importing.due() and not tasks.current
+    )
 
 
 def painted():
@@ -211,7 +213,9 @@ def test_models(enabled, monkeypatch):
     painted()
     assert not bpy.ops.dreamflow.refine.poll()
     drawn = layout.draw(ui_refine.DREAMFLOW_PT_refine)
-    assert {"Refine with SDXL...", "Fetch it", "Use built-in"} <= set(drawn.buttons()) and "model" in drawn.props
+    assert {"Refine with SDXL...", "Fetch it", "Use built-in"} <= set(
+        drawn.buttons()
+    ) and "model" in drawn.props
     said = layout.Fake()
     said.panel = None  # it ends Blender 4.3 in a dialog
     ui_refine.draw_dialog(said, bpy.context)
@@ -256,7 +260,13 @@ def test_settings_reach_the_job(enabled):
     made.rotation_euler.z = 1.5707963
     bpy.context.view_layer.update()
     job, place = refine_session.make(bpy.context, made, settings, 90.0)
-    assert (job.kind, job.strength, job.texture_size, job.keep_uvs, job.front) == ("refine", 0.45, 2048, False, 90)
+    assert (job.kind, job.strength, job.texture_size, job.keep_uvs, job.front) == (
+        "refine",
+        0.45,
+        2048,
+        False,
+        90,
+    )
     assert job.stages == ("texture", "refine") and job.seed == 7 and job.negative == "mud"
     assert place["refine"]["keep"] == "IMAGE" and Path(job.mesh).is_file()
     assert ui_refine.first_prompt(made) == "cube"

@@ -262,7 +262,9 @@ def test_report_without_the_prompt(enabled, monkeypatch):
         assert "out of memory" in text and "secret" not in text
     from dreamflow_blender.backlog import bug_report
 
-    said = bug_report.make(jobs.trouble.failed, {"Blender": "x"}, jobs.trouble.entry.job, jobs.last_ready, False)
+    said = bug_report.make(
+        jobs.trouble.failed, {"Blender": "x"}, jobs.trouble.entry.job, jobs.last_ready, False
+    )
     assert "12 of 12 GB" in said and "secret" not in said and str(Path.home()) not in said
 
 
@@ -398,7 +400,9 @@ def test_panel_before_set_up(enabled, monkeypatch):
     drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert "Set up DreamFlow" in drawn.buttons() and "Generate" not in drawn.buttons()
     assert not bpy.ops.dreamflow.generate.poll()
-    assert layout.draw(sidebar.DREAMFLOW_PT_queue) is None and layout.draw(sidebar.DREAMFLOW_PT_history) is None
+    assert (
+        layout.draw(sidebar.DREAMFLOW_PT_queue) is None and layout.draw(sidebar.DREAMFLOW_PT_history) is None
+    )
 
 
 def test_panels_and_preferences_draw(enabled):

@@ -78,7 +78,9 @@ def set_up(user, behaviour=""):
         for name in ("env-1/bin", "env-0", "tools/uv", "cache"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "setup.log").write_text("said\n")
-        (user / "worker.py").write_text(SMALL.format(tests=str(ROOT / "tests" / "tools"), behaviour=behaviour))
+        (user / "worker.py").write_text(
+            SMALL.format(tests=str(ROOT / "tests" / "tools"), behaviour=behaviour)
+        )
         python = target / "bin" / "python"
         python.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{user / 'worker.py'}'\n")
         python.chmod(0o755)

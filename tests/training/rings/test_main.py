@@ -105,7 +105,9 @@ def test_a_kind_is_drawn_by_its_weight_and_never_in_a_held_out_colour(albums: li
     assert all(p.description.view is None and p.images.shape == (4, 3, 64, 64) for p in drawn)
 
 
-def test_an_export_is_whole_states_the_ring_and_credits_the_makers(tmp_path: Path, albums: list[RingAlbum]) -> None:
+def test_an_export_is_whole_states_the_ring_and_credits_the_makers(
+    tmp_path: Path, albums: list[RingAlbum]
+) -> None:
     run(tmp_path / "run", albums, 16)
     trainer = __main__.Trainer(tmp_path / "run", 3, None)
     trainer.export(tmp_path / "model", None)
