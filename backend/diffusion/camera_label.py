@@ -12,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-CAMERA_NUMBERS = 16
+CAMERA_NUMBERS = 16  # of a camera-to-world matrix, which such a UNet takes as its class labels
 CAMERA_CONFIG: dict[str, Any] = {
     "class_embed_type": "projection",
     "projection_class_embeddings_input_dim": CAMERA_NUMBERS,

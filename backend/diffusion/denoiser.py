@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -27,11 +27,13 @@ class Text:
     hidden    [B,L,E] hidden states of a text encoder
     pooled    [B,P] projected sentence embedding, for SDXL alone
     time_ids  [B,5] SDXL's sizes and aesthetic score
+    label     [B,16] where the camera stands (camera_label.py), for networks that are told so
     """
 
     hidden: Tensor
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
+    label: Tensor | None = None
 
     def rows(self, indices: Tensor) -> Text:
         """The rows `indices` [N] int64, in that order, repeats allowed; of the same device, so nothing waits."""
@@ -39,7 +41,9 @@ class Text:
         def take(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.index_select(0, indices)
 
-        return Text(self.hidden.index_select(0, indices), take(self.pooled), take(self.time_ids))
+        return Text(
+            self.hidden.index_select(0, indices), take(self.pooled), take(self.time_ids), take(self.label)
+        )
 
     def repeated(self, count: int) -> Text:
         """One row, `count` times."""
@@ -47,7 +51,13 @@ class Text:
         def repeat(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.expand(count, *tensor.shape[1:])
 
-        return Text(self.hidden.expand(count, -1, -1), repeat(self.pooled), repeat(self.time_ids))
+        return Text(
+            self.hidden.expand(count, -1, -1), repeat(self.pooled), repeat(self.time_ids), repeat(self.label)
+        )
+
+    def seen_from(self, label: Tensor | None) -> Text:
+        """The same B rows, each told where its camera stands: label [B,16], None for a network that is told nothing."""
+        return self if label is None else replace(self, label=label)
 
 
 def join(first: Text, second: Text) -> Text:
@@ -60,6 +70,7 @@ def join(first: Text, second: Text) -> Text:
         torch.cat((first.hidden, second.hidden)),
         cat(first.pooled, second.pooled),
         cat(first.time_ids, second.time_ids),
+        cat(first.label, second.label),
     )
 
 
@@ -71,6 +82,8 @@ class Network:
     prediction: Prediction
     dtype: torch.dtype = torch.float32  # of the weights; inputs are cast to it, outputs to float32
     graphs: Graphs | None = None  # passes without a gradient go through them
+    told: bool = False  # whether it is told the camera by a label, or by words alone
+    frames: int = 1  # views of a ring, neighbours in a batch, that its self-attention joins
 
     def predict(
         self, z: Tensor, level: NoiseLevel, text: Text, who: str = "D_p", camera: Tensor | None = None
@@ -88,6 +101,8 @@ class Network:
         if text.pooled is not None:
             assert text.time_ids is not None, "they come together"
             inputs |= {"text_embeds": text.pooled.to(self.dtype), "time_ids": text.time_ids}
+        if text.label is not None:
+            inputs["label"] = text.label.to(self.dtype)
         if camera is not None:
             inputs["camera"] = camera
         if self.graphs is None or torch.is_grad_enabled():
@@ -102,6 +117,7 @@ class Network:
                 inputs["timestep"],
                 encoder_hidden_states=inputs["hidden"],
                 added_cond_kwargs=added or None,
+                **({"class_labels": inputs["label"]} if "label" in inputs else {}),
             )
         sample: Tensor = output.sample
         return sample
@@ -167,12 +183,13 @@ def denoise_guided(
 ) -> Tensor:
     """D(negative) + s (D(text) - D(negative)), both in one batched call; s = 1 makes no call for the negative.
 
-    s is diffusers' guidance scale, 1 + omega of the paper. `negative` has one row, or one a view.
+    s is diffusers' guidance scale, 1 + omega of the paper. `negative` has one row, or one a view; it is told the
+    cameras of `text`, and rings stay together: all views with the text, then all without.
     """
     if guidance_scale == 1:
         return denoise(network, z, level, text)
     if len(negative.hidden) == 1:
-        negative = negative.repeated(len(z))
+        negative = negative.repeated(len(z)).seen_from(text.label)
     both = denoise(network, torch.cat((z, z)), level, join(text, negative))
     with_text, without = both.chunk(2)
     return without + guidance_scale * (with_text - without)

@@ -15,6 +15,7 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Generator, Tensor, nn
 
+from backend.diffusion.camera_label import camera_label
 from backend.diffusion.denoiser import Network, Text, from_prediction, to_prediction
 from backend.diffusion.schedule import NoiseLevel
 from backend.errors import ModelError
@@ -140,7 +141,7 @@ class LoRAPhi:
                 self._optimizer.state[parameter][moment] = saved
 
     def _predict(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
-        text = self.text.repeated(len(z))
+        text = self.text.repeated(len(z)).seen_from(camera_label(camera.c2w) if self.network.told else None)
         return self.network.predict(z, level, text, "D_phi", self.camera_embedding(camera.c2w))
 
     @contextmanager

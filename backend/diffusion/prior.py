@@ -124,6 +124,11 @@ class Prior(Protocol):
     def poses(self) -> Poses: ...
 
     @property
+    def frames(self) -> int:
+        """Views that it denoises together: an update shows it whole rings (rings.py). 1: any views."""
+        ...
+
+    @property
     def backgrounds(self) -> Backgrounds: ...
 
     @property
@@ -171,7 +176,10 @@ class Prior(Protocol):
     def denoise(
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
     ) -> Tensor:
-        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; one view word a camera."""
+        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; each view told its camera.
+
+        B is a whole number of rings of `frames` views, one after another.
+        """
         ...
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> Phi | None:

@@ -57,6 +57,8 @@ def save_vae(thrift: Thrift, vae: AutoencoderKL) -> None:
 
 def save_network(thrift: Thrift, network: Network) -> None:
     """Of a UNet that has been loaded, or whose layers have changed."""
+    from backend.diffusion.joint_attention import join_frames
+
     unet: Any = network.unet
     if network.graphs is not None:
         network.graphs.clear()
@@ -65,3 +67,5 @@ def save_network(thrift: Thrift, network: Network) -> None:
         unet.enable_gradient_checkpointing()
     if thrift.slice_attention:
         unet.set_attention_slice("max")
+    if network.frames > 1:  # again: slices replace every attention's processor
+        join_frames(unet, network.frames)

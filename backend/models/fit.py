@@ -8,8 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from backend.diffusion.camera_label import CAMERA_NUMBERS
 from backend.diffusion.denoiser import Prediction
 from backend.errors import ModelError
+from backend.models.statement import Statement
 
 OTHERS = {  # what a pipeline that we do not take is, for one sentence
     "StableDiffusionXLPipeline": "SDXL itself, Turbo and Lightning included, reads two text encoders",
@@ -99,12 +101,12 @@ def check_plain(path: Path, component: str, config: dict[str, Any]) -> None:
             )
 
 
-def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
-    """ModelError unless latents, text widths and token counts match each other, and the UNet is told no more
-    than noise, time and text."""
+def check_fit(path: Path, configs: dict[str, dict[str, Any]], statement: Statement) -> None:
+    """ModelError unless latents, text widths and token counts match each other, and the UNet reads no more
+    than noise, time, text and the camera that the statement names."""
     unet, vae = configs["unet"], configs["vae"]
     for name, told in CONDITIONS.items():
-        if unet.get(name) is not None:
+        if unet.get(name) is not None and not (name == "class_embed_type" and statement.camera == "c2w"):
             raise ModelError(
                 f"{path}: the UNet wants to be told {told} as well ({name} is {unet[name]}).",
                 "Use a plain text-to-image model: Stable Diffusion 1 or 2.",
@@ -115,7 +117,7 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
                 f"{path}: the VAE's latents are shifted ({name} is {vae[name]}), expected scaled ones alone.",
                 "Use a model with Stable Diffusion's VAE.",
             )
-    for got_name, got, expected_name, expected in _pairs(configs):
+    for got_name, got, expected_name, expected in _pairs(configs, statement.camera):
         if got != expected:
             raise ModelError(
                 f"{path} does not fit together: {got_name} {got}, expected {expected} ({expected_name}).",
@@ -123,12 +125,14 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]]) -> None:
             )
 
 
-def _pairs(configs: dict[str, dict[str, Any]]) -> list[tuple[str, Any, str, Any]]:
+def _pairs(configs: dict[str, dict[str, Any]], camera: str) -> list[tuple[str, Any, str, Any]]:
     """What has to be equal: name and value as got, name and value as expected."""
     refiner = "text_encoder_2" in configs
     unet, vae = configs["unet"], configs["vae"]
     text = configs["text_encoder_2" if refiner else "text_encoder"]
     tokenizer = configs["tokenizer_2" if refiner else "tokenizer"]
+    reads_camera = camera == "c2w"
+    reader = "a camera's matrix, as dreamflow.json states" if reads_camera else "Stable Diffusion's"
     pooled: Any = text.get("projection_dim", 512)
     ids: Any = unet.get("addition_time_embed_dim")
     pooled_and_ids = pooled + 5 * ids if is_count(pooled) and is_count(ids) else "a number"
@@ -156,8 +160,14 @@ def _pairs(configs: dict[str, dict[str, Any]]) -> list[tuple[str, Any, str, Any]
         (
             "UNet projection_class_embeddings_input_dim",
             unet.get("projection_class_embeddings_input_dim"),
-            "pooled text and five numbers" if refiner else "Stable Diffusion's",
-            pooled_and_ids if refiner else None,
+            "pooled text and five numbers" if refiner else reader,
+            pooled_and_ids if refiner else CAMERA_NUMBERS if reads_camera else None,
+        ),
+        (
+            "UNet class_embed_type",
+            unet.get("class_embed_type"),
+            reader,
+            "projection" if reads_camera else None,
         ),
         ("UNet sample_size is a number", is_count(unet.get("sample_size")), "latent pixels", True),
         (

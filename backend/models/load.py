@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from backend.device import give_back_blocks
 from backend.diffusion.denoiser import Network
 from backend.diffusion.graphs import Graphs, wanted
+from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.savings import Thrift
 from backend.errors import ModelError
 from backend.models.model_folder import ModelFolder
@@ -37,7 +38,11 @@ def load_network(model: ModelFolder, device: torch.device) -> Network:
     """The UNet, frozen."""
     dtype = network_dtype(device)
     unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
-    return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None)
+    assert isinstance(unet, UNet2DConditionModel)
+    told, frames = model.statement.camera == "c2w", model.statement.frames
+    if frames > 1:
+        join_frames(unet, frames)
+    return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None, told, frames)
 
 
 def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
@@ -120,7 +125,7 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
     return module
 
 
-# GB beside the weights: as it comes, with the VAE's encoder checkpointed, and with D_phi's step as well
+# GB a view beside the weights: as it comes, with the VAE's encoder checkpointed, and with D_phi's step as well
 COUNTED = {
     ("sd", torch.bfloat16): (4.23, 1.78, 1.73),
     ("sd", torch.float32): (4.78, 2.33, 1.47),
@@ -157,7 +162,7 @@ def footprint(
     passes = COUNTED[kind, dtype][rung]
     if thrift.graphs:
         passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
-    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.statement.frames
 
 
 def parameters(model: ModelFolder, component: str) -> int:

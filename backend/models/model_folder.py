@@ -114,7 +114,7 @@ def _open_folder(path: Path) -> ModelFolder:
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
     prediction = check_scheduler(path, configs["scheduler"])
-    check_fit(path, configs)
+    check_fit(path, configs, statement)
     check_distilled(path, configs["scheduler"], statement.guidance)
     suffix = "_2" if "tokenizer_2" in configs else ""
     check_tokenizer(path / f"tokenizer{suffix}", configs[f"text_encoder{suffix}"])

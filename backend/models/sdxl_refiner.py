@@ -56,7 +56,7 @@ class SDXLRefinerPrior:
         self.normal_background, self.guidance = statement.normal_background, statement.guidance
         self.target, self.lora = statement.target, statement.lora
         self.settings = statement.settings
-        self.native_size = statement.native_size
+        self.native_size, self.frames = statement.native_size, 1
         self.channels = int(self._model.configs["vae"]["latent_channels"])
         self._thrift = Thrift()
 

@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from backend.diffusion.camera_label import camera_label
 from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.prior import Kind, Poses
@@ -71,7 +72,7 @@ class StableDiffusionPrior:
         self.normal_background, self.guidance = statement.normal_background, statement.guidance
         self.target, self.lora = statement.target, statement.lora
         self.settings = statement.settings
-        self.native_size = statement.native_size
+        self.native_size, self.frames = statement.native_size, statement.frames
         self.channels = int(self._model.configs["vae"]["latent_channels"])
         self._thrift = Thrift()
         self._fitted: tuple[LoRAPhi, Conditioning] | None = None  # the newest phi
@@ -144,7 +145,7 @@ class StableDiffusionPrior:
         """All sentences through the text encoder, or out of the cache; the encoder is let go of afterwards."""
         sentences = write_sentences(self._model.statement, prompt, negative, kind, self._spell_out)
         text = encode_sentences(self._model, sentences, self._device, read_text)["hidden"]
-        n = len(self._model.statement.views)
+        n = len(self._model.statement.view_words)
         views, rest = text[:n], text[n:]
         own = shared = rest[1:]
         if not self._shared:
@@ -164,7 +165,10 @@ class StableDiffusionPrior:
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
     ) -> Tensor:
         """D_p(z) [B,C,h,w], guided; see Prior."""
-        text = conditioning.views.rows(view_indices(camera, self._model.statement.views))
+        if self._network.told:
+            text = conditioning.views.repeated(len(z)).seen_from(camera_label(camera.c2w))
+        else:
+            text = conditioning.views.rows(view_indices(camera, self._model.statement.views))
         return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
 
     def phi(
@@ -219,11 +223,8 @@ def write_sentences(
         prompt = spell_out(prompt, negative, statement.kinds)
     if kind == "normal":
         prompt = statement.normal_prompt.format(prompt=prompt)
-    return [
-        *(statement.view_prompt.format(prompt=prompt, view=view) for view in statement.views),
-        negative,
-        prompt,
-    ]
+    sentences = (statement.view_prompt.format(prompt=prompt, view=view) for view in statement.view_words)
+    return [*sentences, negative, prompt]
 
 
 def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:

@@ -11,6 +11,8 @@ from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.errors import ModelError
 
 TARGETS = ("latent", "pixel")
+CAMERAS = ("words", "c2w")
+MOST_FRAMES = 8
 ANY_POSE, ANY_BACKGROUND = PoseRange(), Backgrounds()
 
 
@@ -24,6 +26,8 @@ class Statement:
     guidance: float | None = None  # the scale that suits it; None: the preset's
     views: tuple[str, ...] = VIEWS  # the words for where a camera stands: VIEWS or COMPASS
     view_prompt: str = "{prompt}, {view} view"
+    camera: str = "words"  # how it is told where the camera stands: by view_prompt, or by its matrix ("c2w")
+    frames: int = 1  # views that it denoises jointly: a ring of equal steps round the object
     normal_prompt: str = "a normal map of {prompt}"
     normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)
     kinds: tuple[str, ...] | None = None  # of mini/grammar.py, all that it can draw; None: it reads any words
@@ -32,6 +36,11 @@ class Statement:
     settings: dict[str, Any] = field(default_factory=dict)  # "stage.setting": value, over every preset's
     vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
     vae_scale: float = 1.0  # of that VAE's latents, times its own scaling_factor
+
+    @property
+    def view_words(self) -> tuple[str, ...]:
+        """What view_prompt is filled with, one sentence each: one empty word where the matrix tells the camera."""
+        return ("",) if self.camera == "c2w" else self.views
 
 
 def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Statement:
@@ -61,6 +70,10 @@ def make_statement(stated: dict[str, Any], native_size: int, path: Path) -> Stat
             raise TypeError("target is latent or pixel, lora true or false")
         if statement.views not in (VIEWS, COMPASS):
             raise TypeError(f"views are {', '.join(VIEWS)} or {', '.join(COMPASS)}")
+        if statement.camera not in CAMERAS:
+            raise TypeError(f"camera is {' or '.join(CAMERAS)}")
+        if isinstance(statement.frames, bool) or statement.frames not in range(1, MOST_FRAMES + 1):
+            raise TypeError(f"frames is a whole number from 1 to {MOST_FRAMES}")
         if not isinstance(statement.settings, dict):
             raise TypeError("settings is an object")
         if Path(statement.vae).name != statement.vae:

@@ -109,6 +109,7 @@ class ExactPrior:
     guidance = 1.0  # it needs none
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = NORMAL_BACKGROUND
+    frames = 1  # each view alone
     target, lora = "latent", False  # its latents are pictures, and D_phi(x) = x is right
     settings: ClassVar[dict[str, Any]] = {}
 

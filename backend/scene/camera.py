@@ -8,6 +8,7 @@ space's y down, so that no image is ever flipped.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -124,9 +125,25 @@ class RenderOutput:
 
     image        [B,H,W,3] in [0,1], over the background
     opacity      [B,H,W,1] in [0,1]
-    orientation  scalar: the orientation loss (Ref-NeRF, Eq. 11), where the renderer was asked for it
+    orientation  scalar: the orientation loss of a view (Ref-NeRF, Eq. 11), where the renderer was asked for it
     """
 
     image: Tensor
     opacity: Tensor
     orientation: Tensor | None = None
+
+
+def rings_of(first: Camera, frames: int) -> Camera:
+    """B cameras to B * frames: after each, those that stand on in equal steps round the vertical axis.
+
+    A ring shares elevation, distance and field of view, as the rings that such a prior was trained on. One frame: the
+    cameras as they are.
+    """
+    if frames == 1:
+        return first
+    angle = torch.arange(frames, dtype=first.c2w.dtype, device=first.c2w.device) * (2 * math.pi / frames)
+    turn = torch.eye(4, dtype=angle.dtype, device=angle.device).repeat(frames, 1, 1)
+    turn[:, 0, 0], turn[:, 0, 1] = angle.cos(), -angle.sin()
+    turn[:, 1, 0], turn[:, 1, 1] = angle.sin(), angle.cos()
+    c2w = torch.einsum("fij,bjk->bfik", turn, first.c2w).flatten(0, 1)
+    return Camera(c2w, first.proj.repeat_interleave(frames, 0), first.height, first.width)

@@ -14,10 +14,14 @@ from backend.scene.camera import Camera, RenderOutput
 from backend.scene.mesh import Mesh, vertex_normals
 
 RasterizeIds = Callable[[Tensor, Tensor, int, int], Tensor]
+Shade = Callable[
+    [Fragments, Tensor], Tensor
+]  # a view's fragments and camera-to-world matrix [4,4] to RGB [P,3]
 
 
 def clip_positions(v_pos: Tensor, camera: Camera) -> Tensor:
     """[V,4] clip positions of v_pos [V,3] in the one view of `camera`."""
+    assert len(camera) == 1, "views are drawn one by one"
     return F.pad(v_pos, (0, 1), value=1.0) @ camera.mvp[0].T
 
 
@@ -27,14 +31,37 @@ def _shade(
     camera: Camera,
     rasterize_ids: RasterizeIds,
     background: Tensor,
-    colour: Callable[[Fragments], Tensor],
+    colour: Shade,
 ) -> RenderOutput:
-    """One view; `edges` None leaves silhouettes without antialiasing (no gradient to the outline)."""
+    """All views, one after the other.
+
+    background  [3], or [B*H*W,3] of all views' pixels
+    edges       None leaves silhouettes without antialiasing (no gradient to the outline)
+    """
+    pixels = camera.height * camera.width
+    views = []
+    for i in range(len(camera)):
+        here = background if background.ndim == 1 else background[i * pixels : (i + 1) * pixels]
+        views.append(_shade_view(mesh, edges, camera[i : i + 1], rasterize_ids, here, colour))
+    if len(views) == 1:
+        return views[0]
+    return RenderOutput(torch.cat([v.image for v in views]), torch.cat([v.opacity for v in views]))
+
+
+def _shade_view(
+    mesh: Mesh,
+    edges: Edges | None,
+    camera: Camera,
+    rasterize_ids: RasterizeIds,
+    background: Tensor,
+    colour: Shade,
+) -> RenderOutput:
+    """One view."""
     height, width = camera.height, camera.width
     clip = clip_positions(mesh.v_pos, camera)
     ids = rasterize_ids(clip.detach(), mesh.t_pos_idx, height, width)
     frags = fragments(clip, mesh.t_pos_idx, ids)
-    rgba = F.pad(colour(frags), (0, 1), value=1.0)
+    rgba = F.pad(colour(frags, camera.c2w[0]), (0, 1), value=1.0)
     behind = F.pad(background, (0, 1), value=0.0).expand(height * width, 4)
     image = scatter(rgba, frags, behind)
     if edges is not None:
@@ -50,14 +77,14 @@ def render_colour(
     background: Tensor,
     colour: Callable[[Tensor], Tensor],
 ) -> RenderOutput:
-    """The unlit colour of one view. background [3]; colour maps positions [N,3] to RGB [N,3]."""
+    """The unlit colour of B views. background [3]; colour maps positions [N,3] to RGB [N,3]."""
     return _shade(
         mesh,
         edges,
         camera,
         rasterize_ids,
         background,
-        lambda frags: colour(interpolate(mesh.v_pos, mesh.t_pos_idx, frags)),
+        lambda frags, c2w: colour(interpolate(mesh.v_pos, mesh.t_pos_idx, frags)),
     )
 
 
@@ -69,7 +96,7 @@ def render_texture(
     background: Tensor,
     sample: Callable[[Tensor], Tensor],
 ) -> RenderOutput:
-    """The unlit texture of one view; sample maps UVs [N,2] to RGB [N,3]. The mesh must have UVs."""
+    """The unlit texture of B views; sample maps UVs [N,2] to RGB [N,3]. The mesh must have UVs."""
     assert mesh.v_tex is not None and mesh.t_tex_idx is not None, "unwrap before rendering a texture"
     v_tex, t_tex_idx = mesh.v_tex, mesh.t_tex_idx
     return _shade(
@@ -78,7 +105,7 @@ def render_texture(
         camera,
         rasterize_ids,
         background,
-        lambda frags: sample(interpolate(v_tex, t_tex_idx, frags)),
+        lambda frags, c2w: sample(interpolate(v_tex, t_tex_idx, frags)),
     )
 
 
@@ -89,11 +116,11 @@ def render_normals(
     rasterize_ids: RasterizeIds,
     background: Tensor,
 ) -> RenderOutput:
-    """Camera-space normals of one view, encoded (n + 1) / 2: x right, y up, z towards the camera."""
-    normals = vertex_normals(mesh) @ camera.c2w[0, :3, :3]
+    """Camera-space normals of B views, encoded (n + 1) / 2: x right, y up, z towards the camera."""
+    normals = vertex_normals(mesh)
 
-    def encode(frags: Fragments) -> Tensor:
-        return F.normalize(interpolate(normals, mesh.t_pos_idx, frags), dim=-1) * 0.5 + 0.5
+    def encode(frags: Fragments, c2w: Tensor) -> Tensor:
+        return F.normalize(interpolate(normals @ c2w[:3, :3], mesh.t_pos_idx, frags), dim=-1) * 0.5 + 0.5
 
     return _shade(mesh, edges, camera, rasterize_ids, background, encode)
 
@@ -101,12 +128,12 @@ def render_normals(
 def render_shaded(
     mesh: Mesh, edges: Edges | None, camera: Camera, rasterize_ids: RasterizeIds, background: Tensor
 ) -> RenderOutput:
-    """A grey clay picture of one view, lit from the camera's upper left: for people, not for training."""
+    """Grey clay pictures of B views, lit from the camera's upper left: for people, not for training."""
     light = F.normalize(torch.tensor([-0.4, 0.5, 0.8], device=mesh.v_pos.device), dim=0)
-    normals = vertex_normals(mesh) @ camera.c2w[0, :3, :3]
+    normals = vertex_normals(mesh)
 
-    def clay(frags: Fragments) -> Tensor:
-        lambert = F.normalize(interpolate(normals, mesh.t_pos_idx, frags), dim=-1) @ light
+    def clay(frags: Fragments, c2w: Tensor) -> Tensor:
+        lambert = F.normalize(interpolate(normals @ c2w[:3, :3], mesh.t_pos_idx, frags), dim=-1) @ light
         return (0.25 + 0.6 * lambert.clamp(min=0))[:, None].expand(-1, 3)
 
     return _shade(mesh, edges, camera, rasterize_ids, background, clay)

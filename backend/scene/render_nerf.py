@@ -19,9 +19,9 @@ class Sampling:
     """How a ray is sampled."""
 
     samples: int  # along the box's diagonal (the paper's 512)
-    budget: int  # most samples of one render, whatever the occupancy
+    budget: int  # most samples of one view, whatever the occupancy
     near: float  # metres round the camera that stay empty, against floaters
-    orientation_points: int  # samples of a render that the orientation loss looks at
+    orientation_points: int  # samples of a view that the orientation loss looks at
     march: Callable[..., Samples] = march  # the kernel that does it
 
 
@@ -39,15 +39,9 @@ def render_nerf(
     one (previews) the render draws nothing and is the same every time.
     """
     origins, directions = (r.reshape(-1, 3) for r in rays(camera))
+    budget = sampling.budget * len(camera)
     samples = sampling.march(
-        origins,
-        directions,
-        occupancy.cells,
-        field.extent,
-        sampling.near,
-        sampling.samples,
-        generator,
-        sampling.budget,
+        origins, directions, occupancy.cells, field.extent, sampling.near, sampling.samples, generator, budget
     )
     points = samples.points(origins, directions)
     features = field.features(points)
@@ -58,8 +52,8 @@ def render_nerf(
     orientation = None
     if generator is not None and sampling.orientation_points:
         orientation = orientation_loss(
-            field, points, directions, samples, weights, sampling.orientation_points, generator
-        )
+            field, points, directions, samples, weights, sampling.orientation_points * len(camera), generator
+        ) / len(camera)
     shape = (len(camera), camera.height, camera.width)
     return RenderOutput(image.view(*shape, 3), opacity.view(*shape, 1), orientation)
 

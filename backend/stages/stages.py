@@ -22,7 +22,7 @@ from backend.errors import SceneError
 from backend.kernels import Kernels
 from backend.kernels.silhouette import Edges, edge_table
 from backend.scene import losses
-from backend.scene.camera import Camera, RenderOutput, rays
+from backend.scene.camera import Camera, RenderOutput, rays, rings_of
 from backend.scene.field import Backdrop
 from backend.scene.mesh import Mesh
 from backend.scene.optimizer import adamw, decay
@@ -94,7 +94,8 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
         if iteration >= settings.entropy_from * settings.iterations:
             # Only fog is fought: the weight is the share of what is seen that is neither air nor solid.
             foggy = losses.foggy_share(out.opacity.detach())
-            total = total + settings.entropy * foggy * losses.opacity_entropy(out.opacity)
+            entropy = losses.opacity_entropy(out.opacity) / len(out.opacity)  # of a view, as the loss is
+            total = total + settings.entropy * foggy * entropy
         return total
 
     def steps(start: int) -> Iterator[Step]:
@@ -149,7 +150,9 @@ def _walk(
     for step in apfo(
         levels_of(walk),
         walk.views,
-        sample_camera=lambda: g.prior.poses.sample(generator, 1, walk.size, walk.size),
+        sample_camera=lambda: rings_of(
+            g.prior.poses.sample(generator, 1, walk.size, walk.size), g.prior.frames
+        ),
         render=render,
         encode=g.prior.encode,
         decode=g.prior.decode if space == "pixel" else None,

@@ -1,8 +1,12 @@
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 
 from backend.kernels import select
 from backend.kernels.hashgrid import GridLayout
+from backend.kernels.march import Samples, march
 from backend.scene.camera import Camera, orbit
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
@@ -79,3 +83,22 @@ def test_views_are_the_single_renders(scene: tuple[Field, Occupancy]) -> None:
     views = render_views(*scene, both, torch.zeros(3, device=here()), SAMPLING)
     alone = render_nerf(*scene, both[1:2], torch.zeros(3, device=here()), SAMPLING)
     assert torch.equal(views.image[1:], alone.image)
+
+
+def test_budget_and_orientation_are_of_a_view(scene: tuple[Field, Occupancy]) -> None:
+    one = camera(12)
+    four = Camera(one.c2w.repeat(4, 1, 1), one.proj.repeat(4, 1, 1), 12, 12)
+    asked = []
+
+    def counting(*args: Any) -> Samples:
+        asked.append(args[-1])
+        return march(*args)
+
+    sampling = dataclasses.replace(SAMPLING, march=counting, orientation_points=10**6)
+    outputs = [
+        render_nerf(*scene, views, torch.zeros(3), sampling, torch.Generator().manual_seed(1))
+        for views in (one, four)
+    ]
+    assert asked == [2**18, 4 * 2**18]
+    single, ring = (float(out.orientation.detach()) for out in outputs if out.orientation is not None)
+    assert single > 0 and ring == pytest.approx(single, rel=0.3)

@@ -144,3 +144,32 @@ def test_backgrounds_follow_the_priors_policy(kernels: Kernels) -> None:
     camera = prior.poses.sample(g, 1, 8, 8)
     seen = {tuple(round(v, 2) for v in stages.behind(scene, prior, camera, g).tolist()) for _ in range(40)}
     assert seen == {(0.15,) * 3, (0.5,) * 3, (0.85,) * 3}
+
+
+class RingOracle(Oracle):
+    frames = 4
+
+
+@pytest.mark.parametrize("name", ["nerf", "geometry", "texture"])
+def test_a_prior_of_rings_is_shown_rings_in_every_stage(
+    name: str, trained: scene_state.Scene, kernels: Kernels
+) -> None:
+    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 3)
+    if name != "nerf":
+        scene = dataclasses.replace(trained)
+        scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 12, kernels)
+    walk = dataclasses.replace(getattr(DRAFT, name), levels=2, views=1, size=24)
+    if name == "nerf":
+        walk = dataclasses.replace(NERF, levels=2, views=1, size=24, entropy_from=0.0)
+    g = told(walk, "normal" if name == "geometry" else "colour", RingOracle())
+    if name == "nerf":
+        stage = stages.nerf_stage(scene, g, walk, generator(), 0)
+    elif name == "geometry":
+        stage = stages.geometry_stage(scene, g, walk, kernels, generator())
+    else:
+        stage = stages.texture_stage(scene, g, walk, kernels, generator(), 0)
+    for step in run(stage):
+        assert step.output.image.shape == (4, 24, 24, 3)
+        turned = (step.camera.azimuth - step.camera.azimuth[0]) % 360
+        assert torch.allclose(turned, torch.tensor([0.0, 90.0, 180.0, 270.0]), atol=1e-3)
+        assert float(step.camera.elevation.std()) < 1e-3 and step.loss.isfinite()

@@ -35,6 +35,7 @@ class Oracle:
     poses = PoseRange(distance=(1.4, 1.6), fov=(45.0, 45.0))
     backgrounds = Backgrounds(GREYS, learned_share=0.0)
     normal_background = (0.5, 0.5, 1.0)
+    frames = 1
     target, lora = "latent", False
     settings: dict = {}  # noqa: RUF012
 

@@ -1,0 +1,66 @@
+"""A batch of cameras draws what each of them draws alone, in every renderer of meshes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from backend.kernels import select
+from backend.kernels.silhouette import edge_table
+from backend.scene.camera import Camera, RenderOutput, orbit
+from backend.scene.mesh import Mesh
+from backend.scene.render_mesh import render_colour, render_normals, render_shaded
+from tests.tools.made_meshes import grid_ball
+
+Draw = Callable[[Mesh, Camera, Tensor], RenderOutput]
+RASTERISE = select("cpu").rasterize_ids
+
+
+def ball(stretched: Tensor) -> Mesh:
+    v_pos, tri = (torch.from_numpy(array) for array in grid_ball()[:2])
+    return Mesh(v_pos.float() * stretched, tri.long())
+
+
+def colours(mesh: Mesh, camera: Camera, background: Tensor) -> RenderOutput:
+    edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
+    return render_colour(mesh, edges, camera, RASTERISE, background, lambda points: points * 0.5 + 0.5)
+
+
+def normals(mesh: Mesh, camera: Camera, background: Tensor) -> RenderOutput:
+    return render_normals(mesh, edge_table(mesh.t_pos_idx, len(mesh.v_pos)), camera, RASTERISE, background)
+
+
+def clay(mesh: Mesh, camera: Camera, background: Tensor) -> RenderOutput:
+    return render_shaded(mesh, None, camera, RASTERISE, background)
+
+
+@pytest.mark.parametrize("draw", [colours, normals, clay])
+def test_a_batch_is_its_views(draw: Draw) -> None:
+    mesh = ball(torch.tensor([0.8, 0.4, 0.6]))
+    angle = torch.tensor([0.0, 50.0, 140.0])
+    same = torch.ones_like(angle)
+    camera = orbit(angle, angle / 4, 1.5 * same, 45 * same, 16, 20)
+    background = torch.tensor([0.1, 0.2, 0.3])
+    batch = draw(mesh, camera, background)
+    assert batch.image.shape == (3, 16, 20, 3) and batch.opacity.shape == (3, 16, 20, 1)
+    for i in range(3):
+        alone = draw(mesh, camera[i : i + 1], background)
+        assert torch.equal(batch.image[i], alone.image[0]) and torch.equal(batch.opacity[i], alone.opacity[0])
+    assert not torch.equal(batch.image[0], batch.image[1])
+
+
+def test_every_views_pixels_have_their_own_background_and_give_a_gradient() -> None:
+    mesh = ball(torch.full((3,), 0.6))
+    mesh = Mesh(mesh.v_pos.requires_grad_(), mesh.t_pos_idx)
+    angle = torch.tensor([0.0, 90.0])
+    same = torch.ones_like(angle)
+    camera = orbit(angle, 0 * angle, 1.5 * same, 45 * same, 8, 8)
+    behind = torch.arange(2 * 64.0)[:, None].expand(-1, 3) / 128
+    out = colours(mesh, camera, behind)
+    corners = out.image[:, 0, 0, 0]
+    assert corners.tolist() == [0.0, 0.5]
+    out.image[1].sum().backward()
+    assert mesh.v_pos.grad is not None and float(mesh.v_pos.grad.abs().sum()) > 0
