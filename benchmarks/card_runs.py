@@ -18,6 +18,7 @@ from backend.jobs.generate import generate
 from backend.jobs.resume import resume
 from backend.scene.scene import hand_over, new_scene
 from backend.stages import stages
+from backend.stages.setup import kind_of
 from benchmarks import card_parts as parts
 from benchmarks.card_parts import Day, Say, Wrong
 from benchmarks.random_prior import RandomPrior
@@ -102,7 +103,7 @@ def _stage(day: Day, prior: Any, preset: Preset, name: str) -> str:
         views = prior.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
         hand_over(scene, views, preset.geometry.cells)
     walk: Any = getattr(preset, name)
-    g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
+    g = stages.Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
     generator = torch.Generator(day.device).manual_seed(1)
     if name == "nerf":
         stage = stages.nerf_stage(scene, g, walk, generator, 0)

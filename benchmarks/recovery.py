@@ -38,6 +38,8 @@ from backend.scene.render_mesh import render_colour
 from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
 from backend.stages.chain import run_stages
+from backend.stages.happenings import StageBegan, StageEnded, Stepped
+from backend.stages.setup import set_up
 from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (
@@ -99,17 +101,19 @@ def recover(
     figures: dict[str, Figures] = {}
     curves: dict[str, Curves] = {}
     scene: Scene | None = None
-    for moment in run_stages(job, preset, prior, None, device):
+    for happening in run_stages(set_up(job, preset, prior, None, device)):
         pause = time.monotonic()
         if scene is not None and scene.mesh is not None and "mesh" not in figures:
             figures["mesh"] = compare(*see(scene, camera, False), true.colour, true.alpha)
-        scene = moment.scene
-        curves.setdefault(moment.stage, Curves())
-        if moment.step is not None:
-            curves[moment.stage].add(moment.step)
-        elif moment.what == "ended":
-            seen = see(scene, camera, moment.stage == "nerf")
-            figures[moment.stage] = compare(*seen, true.colour, true.alpha)
+        match happening:
+            case StageBegan(at):
+                scene = at.scene
+                curves[at.stage.name] = Curves()
+            case Stepped(at, step):
+                curves[at.stage.name].add(step)
+            case StageEnded(at):
+                seen = see(at.scene, camera, at.stage.name == "nerf")
+                figures[at.stage.name] = compare(*seen, true.colour, true.alpha)
         measured += time.monotonic() - pause
     assert scene is not None
     arrays = {name: c.arrays() for name, c in curves.items()}

@@ -29,6 +29,7 @@ from torch import nn
 from backend.config import STAGES, Preset, resolve
 from backend.scene.scene import hand_over, new_scene
 from backend.stages import stages
+from backend.stages.setup import kind_of
 from benchmarks.recorder import Event, Trace, Waits, size_of
 from benchmarks.traced_prior import TracedPrior, attention
 from tests.card.pretended import MACHINERY, PretendedCard
@@ -71,7 +72,7 @@ def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
                     views = prior.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
                     hand_over(scene, views, preset.geometry.cells)
                 walk = getattr(preset, name)
-                g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
+                g = stages.Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
                 generator = torch.Generator(CARD).manual_seed(1)
                 if name == "nerf":
                     stage = stages.nerf_stage(scene, g, walk, generator, 0)

@@ -99,10 +99,6 @@ class Phi(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
-    def repeat(self, steps: int) -> None:
-        """The iteration that began after `steps` fits is done again; its fit is not, if it was done by then."""
-        ...
-
 
 class Prior(Protocol):
     """D_p and the space it lives in."""

@@ -5,25 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator as Events
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from backend.config import Preset
-from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import write_bytes, write_text
-from backend.jobs.lock import locked
-from backend.jobs.run import Asked, Delivery, nobody, run
-from backend.jobs.telemetry import Told
+from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
+from backend.jobs.run import run
+from backend.jobs.telemetry import RunLog
 from backend.meshes.read import read_mesh
 from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, numbered, write_png
 from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
-from backend.stages.chain import Moment, run_stages
-from backend.stages.checkpoint import Saved, restore_scene
-from backend.stages.memory import Ladder
+from backend.stages.chain import run_stages
+from backend.stages.checkpoint import RunState
+from backend.stages.happenings import Fitting, Happening, Note
+from backend.stages.setup import Setup
 from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learnt
 from backend.texture.mask import border
 from backend.texture.painted import painted
@@ -41,18 +42,16 @@ SNAPSHOT = 512  # pixels a side, at most, of a texture on the way
 HALF = 0.55  # metres, of the field's box
 
 
-def refine(job: Job, asked: Asked = nobody) -> Events[Event, None, None]:
+def refine(job: Job, control: Control = no_control) -> Events[Event, None, None]:
     """Run a refine job in its existing folder, as `generate.generate` does a generate job.
 
     Raises InputError where the mesh cannot be refined, before anything is begun.
     """
-    with locked(Path(job.folder)):
-        work = Refining(job, *read_mesh(Path(job.mesh)))
-        yield from run(work.job, work, asked)
+    return run(Path(job.folder), lambda: Start(Refining(job, *read_mesh(Path(job.mesh)))), control)
 
 
 class Refining:
-    """The work of a refine job (see run.Work). Everything but the field follows from job and mesh."""
+    """The work of a refine job (see recorder.Work). Everything but the field follows from job and mesh."""
 
     def __init__(self, job: Job, mesh: ObjectArrays, notes: list[str]) -> None:
         self._arrays, self._notes = mesh, list(notes)
@@ -83,10 +82,13 @@ class Refining:
         refined = dataclasses.replace(walk, start=self.job.strength, levels=levels)
         return dataclasses.replace(preset, refine=refined)
 
-    def moments(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, device: torch.device,
-        saved: Saved | None, ladder: Ladder,
-    ) -> Iterator[Moment]:  # fmt: skip
+    def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
+        """See Work: the field first learns the colours that there are, and then the stages."""
+        return chain(self._fit(setup, saved), run_stages(setup, saved, lambda _attempt: self._scene))
+
+    def _fit(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
+        """All that the stages need; the fit itself is left out where a checkpoint has its result."""
+        preset, device = setup.preset, setup.device
         folder, job = Path(self.job.folder), self.job
         if not (folder / "object.npz").is_file() or saved is None:
             write_bytes(folder / "object.npz", meshfile.to_bytes(self._arrays))
@@ -106,7 +108,7 @@ class Refining:
             self._arrays, self._placed, self._weight, job.keep_uvs, job.texture_size,
             preset.delivery.texture_size, lambda: False,
         )  # fmt: skip
-        viewer = (refiner or prior) if "refine" in job.stages else prior
+        viewer = setup.prior_for("refine" if "refine" in job.stages else "texture")
         generator = torch.Generator(device).manual_seed(job.seed)
         self._cameras = viewer.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
@@ -114,23 +116,20 @@ class Refining:
         scene = fresh_scene(preset, fit, device, job.seed)
         scene.mesh = self._mesh
         for note in (*self._notes, *said_of(self._sheets)) if saved is None else ():
-            yield Moment("note", "refine", scene, note=note)
+            yield Note(note)
         if saved is None:
-            yield Moment("fit", "fit", scene, total=fit.iterations)
+            yield Fitting(0, fit.iterations)
             for done, _ in fit_texture(scene.field, self._mesh, self._colours, fit, generator):
-                yield Moment("fit", "fit", scene, total=fit.iterations, done=done)
+                yield Fitting(done, fit.iterations)
             self.figures["fit_psnr"] = fit_psnr(scene.field, self._mesh, self._colours)
-            said = f"The field shows the object's own colours at {self.figures['fit_psnr']:.1f} dB."
-            yield Moment("note", "refine", scene, note=said)
+            yield Note(f"The field shows the object's own colours at {self.figures['fit_psnr']:.1f} dB.")
         if kept.any():
             scene.field = HeldField(scene.field, self._mesh, self._shares)
-        if saved is not None:
-            restore_scene(saved, scene)
+        self._scene = scene
         self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
-        if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
+        if job.snapshot_faces:  # which UVs the snapshots belong to
             write_bytes(folder / "uvs.npz", meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
             write_text(folder / "materials.json", described(self._arrays, self._sheets, numbered))
-        yield from run_stages(job, preset, prior, refiner, device, saved, ladder, scene)
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
         return prepare(
@@ -138,20 +137,21 @@ class Refining:
             longest,
         )  # fmt: skip
 
-    def snapshot(self, moment: Moment) -> Path:
+    def snapshot(self, scene: Scene, stage: str) -> Path:
         """snapshot.png, and snapshot_2.png and so on beside it where there are more textures."""
         folder = Path(self.job.folder)
         for number, canvas in enumerate(self._canvases, 1):
-            image = paint(canvas, self._mesh, self._colours, learnt(moment.scene), polished=False)
+            image = paint(canvas, self._mesh, self._colours, learnt(scene), polished=False)
             write_png(folder / numbered("snapshot", number), image)
         return folder / "snapshot.png"
 
-    def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
+    def deliver(self, setup: Setup, outcome: Outcome, log: RunLog, control: Control) -> Delivery:
+        """See Work."""
         refined = Refined(
             self.job, self._arrays, self._sheets, self._mesh, self._colours, self.canvas, self.figures
         )  # fmt: skip
-        curves = {name: each.arrays() for name, each in told.curves.items()}
-        return finishing(refined, moment.scene, curves, told.sheets)
+        curves = {name: each.arrays() for name, each in log.curves.items()}
+        return finishing(refined, outcome.scene, curves, log.sheets)
 
 
 def allowed(mesh: ObjectArrays, material: str) -> np.ndarray:

@@ -75,7 +75,6 @@ class StableDiffusionPrior:
         self.native_size, self.frames = statement.native_size, statement.frames
         self.channels = int(self._model.configs["vae"]["latent_channels"])
         self._thrift = Thrift()
-        self._fitted: tuple[LoRAPhi, Conditioning] | None = None  # the newest phi
 
     @property
     def _shared(self) -> bool:
@@ -105,18 +104,13 @@ class StableDiffusionPrior:
 
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are needed."""
-        self._fitted = None
         for name in ("_network", "_phi_network", "_vae"):
             self.__dict__.pop(name, None)
 
     def save_memory(self, thrift: Thrift) -> None:
-        """From now on, without an end; D_phi begins anew where it changes its network."""
-        moves = thrift.share and not self._shared
+        """Applies until the end of the run, and to a phi made from now on."""
         self._thrift = thrift
-        if moves and self._fitted is not None:
-            phi, conditioning = self._fitted
-            phi.move(self._network, conditioning.shared)
-        if moves:
+        if self._shared:
             self.__dict__.pop("_phi_network", None)
         for name in ("_network", "_phi_network"):
             if name in self.__dict__:
@@ -180,7 +174,6 @@ class StableDiffusionPrior:
             network, text = self._phi_network, conditioning.phi
         phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
         save_network(self._thrift, network)  # of the adapters' layers as well
-        self._fitted = phi, conditioning
         return phi
 
     def describe(self) -> dict[str, Any]:

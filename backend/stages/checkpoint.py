@@ -30,6 +30,7 @@ from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Box, Scene, Seen
+from backend.stages.happenings import Reached
 from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
 
@@ -47,8 +48,8 @@ _NAMES = {
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A run between two iterations; tensors on the CPU, shared with nobody."""
+class RunState:
+    """A run between two iterations; the tensors are copies, on the CPU."""
 
     stage: str
     iteration: int  # of the stage, done
@@ -57,10 +58,10 @@ class Saved:
     mean_opacity: float
     box: Box | None  # of the tetrahedral grid
     tensors: dict[str, Tensor]
-    notes: dict[str, Any]  # the pipeline's own: job, threads, kernels, versions, seconds
+    notes: dict[str, Any]  # of jobs/run.py: job, threads, kernels, versions, seconds, rung
 
     def passed(self, stage: str) -> bool:
-        """Whether this stage lies behind."""
+        """Whether this stage is finished."""
         here, there = STAGES.index(self.stage), STAGES.index(stage)
         return there < here or (there == here and self.ended)
 
@@ -69,20 +70,13 @@ class Saved:
         return {name[len(prefix) :]: t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
-def capture(
-    scene: Scene,
-    stage: Stage,
-    iteration: int,
-    attempt: int,
-    ended: bool,
-    others: Mapping[str, Tensor],
-    notes: dict[str, Any],
-) -> Saved:
-    """A copy of everything that the rest of the run depends on. Quick: it holds the run up.
+def capture(at: Reached, others: Mapping[str, Tensor], notes: dict[str, Any]) -> RunState:
+    """A copy of everything that the rest of the run depends on. Quick: the run waits for it.
 
     Raises NumericsError where a number in it is a NaN or an infinity: on a card the loop looks every 16 iterations
     only, and both checkpoints that are kept could be taken in between.
     """
+    scene, stage = at.scene, at.stage
     found: dict[str, Tensor] = dict(others)
     for name, module in (
         ("field", scene.field),
@@ -108,14 +102,14 @@ def capture(
     for name, copy in copies.items():
         if copy.is_floating_point() and not torch.isfinite(copy).all():
             raise NumericsError(
-                f"stage {stage.name}, iteration {iteration}: {name} holds a NaN or an infinity, and is not saved.",
+                f"stage {stage.name}, iteration {at.done}: {name} holds a NaN or an infinity, and is not saved.",
                 AFTER_A_NAN,
             )
-    return Saved(
+    return RunState(
         stage.name,
-        iteration,
-        attempt,
-        ended,
+        at.done,
+        at.attempt,
+        at.ended,
         scene.mean_opacity,
         scene.box,
         copies,
@@ -123,7 +117,7 @@ def capture(
     )
 
 
-def restore_scene(saved: Saved, scene: Scene) -> None:
+def restore_scene(saved: RunState, scene: Scene) -> None:
     """Into a fresh scene of the same settings."""
     device = scene.field.table.device
     for name, module in (
@@ -147,7 +141,7 @@ def restore_scene(saved: Saved, scene: Scene) -> None:
         scene.seen = Seen(camera, image, on_device["seen.opacity"])
 
 
-def restore_stage(saved: Saved, stage: Stage) -> None:
+def restore_stage(saved: RunState, stage: Stage) -> None:
     """Into a fresh stage of the restored scene."""
     for row, parameter in enumerate(_parameters(stage)):
         moments = saved.part(f"optimizer.{row}.")
@@ -171,7 +165,7 @@ def _parameters(stage: Stage) -> list[nn.Parameter]:
     return [p for group in stage.optimizer.param_groups for p in group["params"]]
 
 
-def write(path: Path, saved: Saved) -> None:
+def write(path: Path, saved: RunState) -> None:
     """A checkpoint's folder, whole or not at all; raises DiskError."""
     temporary = path.with_name(f".{path.name}.part")
     facts = {
@@ -199,7 +193,7 @@ def write(path: Path, saved: Saved) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # there only if something failed
 
 
-def load(path: Path) -> Saved:
+def load(path: Path) -> RunState:
     """The checkpoint in this folder; DiskError where it is damaged or of another version."""
     again = "Resume from another checkpoint, or generate the object again."
     with disk_errors(path):
@@ -213,7 +207,7 @@ def load(path: Path) -> Saved:
             box = Box(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
         if facts["stage"] not in STAGES:
             raise ValueError(f"there is no stage {facts['stage']}")
-        return Saved(box=box, tensors=safetensors.torch.load(blob), **facts)
+        return RunState(box=box, tensors=safetensors.torch.load(blob), **facts)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DiskError(f"The checkpoint {path} is damaged ({error}).", again) from error
 

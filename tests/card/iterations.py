@@ -11,6 +11,8 @@ from backend.device import pick_device, prepare_device
 from backend.jobs import run as running
 from backend.jobs.priors import open_prior
 from backend.stages.chain import run_stages
+from backend.stages.happenings import Stepped
+from backend.stages.setup import set_up
 from dreamflow_blender.contract.protocol import Job
 from tests.card.pretended import Place, PretendedCard
 
@@ -29,12 +31,12 @@ def waits_by_iteration(card: PretendedCard, job: Job) -> dict[str, list[Counter[
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Counter[Place]]] = {}
     before: Counter[Place] | None = None
-    for moment in run_stages(job, preset, prior, refiner, device):
-        if moment.what != "step":
+    for happening in run_stages(set_up(job, preset, prior, refiner, device)):
+        if not isinstance(happening, Stepped):
             before = None
             continue
         if before is not None:
-            found.setdefault(moment.stage, []).append(card.waits - before)
+            found.setdefault(happening.at.stage.name, []).append(card.waits - before)
         before = card.waits.copy()
     return found
 

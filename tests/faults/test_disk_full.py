@@ -6,12 +6,13 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
+from backend.stages.checkpoint_writer import listed
 
 from backend.files import write_text
 from backend.jobs import lock
 from backend.jobs import run as running
 from backend.jobs.folder import read_events
-from backend.jobs.keeper import listed
+from backend.jobs.telemetry import RunClock
 from backend.results import deliver
 from backend.stages.checkpoint import load
 from backend.worker.job import carry_out
@@ -64,7 +65,7 @@ def no_space(*_):
 def test_each_write(tmp_path, right, name):
     folder = tmp_path / "job"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running.Watch, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
+        patch.setattr(RunClock, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
         if name == "lock":  # written by the system's own calls
             patch.setattr(lock, "os", SimpleNamespace(**vars(os) | {"write": no_space}))
         elif name == "log.txt":

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from backend.jobs.folder import last_event
-from backend.jobs.keeper import listed
+from backend.stages.checkpoint_writer import listed
 from backend.stages.checkpoint import load
 from dreamflow_blender.contract import protocol as p
 from tests.tools.worker_client import CHILD, ENVIRONMENT, fresh

@@ -14,10 +14,10 @@ from backend.config import resolve
 from backend.diffusion import graphs
 from backend.diffusion.savings import Thrift
 from backend.jobs import generate
-from backend.jobs.keeper import listed
 from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.stages.checkpoint import load
-from backend.stages.memory import Ladder, make_plan
+from backend.stages.checkpoint_writer import listed
+from backend.stages.memory import MemorySavings, make_plan
 from dreamflow_blender.contract.protocol import Cancelled, Event, Job, Warning
 from tests.card.pretended import PretendedCard
 from tests.tools.oracle import Oracle
@@ -112,7 +112,7 @@ def test_they_are_planned_where_there_is_room(
 
 def test_they_are_the_first_to_go() -> None:
     prior = Sized()
-    ladder = Ladder(resolve("paper"), prior, None, 1, graphs=True)
+    ladder = MemorySavings(resolve("paper"), prior, None, 1, graphs=True)
     assert prior.asked == Thrift(checkpoint_encode=True, graphs=True)
     error = torch.OutOfMemoryError("CUDA out of memory.")
     said = ladder.step_down("refine", 7, error, torch.device("cpu"))

@@ -15,6 +15,8 @@ from backend.jobs import generate
 from backend.jobs import run as running
 from backend.scene.mesh import Mesh, components, face_cross, is_closed, signed_volume
 from backend.stages import chain
+from backend.stages.happenings import Note
+from backend.stages.setup import set_up
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Job, Started
 from tests.tools.oracle import Oracle
@@ -119,9 +121,9 @@ def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
     preset = dataclasses.replace(preset, nerf=dataclasses.replace(preset.nerf, density_bias=-1e3, half=0.3))
     told, error = [], None
     try:
-        for moment in chain.run_stages(job, preset, Oracle(), None, torch.device("cpu")):
-            if moment.what == "again":
-                told.append(moment.note)
+        for happening in chain.run_stages(set_up(job, preset, Oracle(), None, torch.device("cpu"))):
+            if isinstance(happening, Note):
+                told.append(happening.message)
     except SceneError as caught:
         error = caught
     assert error is not None and "Three seeds" in error.message and error.todo

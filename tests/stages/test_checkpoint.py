@@ -12,10 +12,12 @@ import torch
 from backend.config import resolve
 from backend.errors import DeviceError, DiskError, NumericsError, SceneError
 from backend.jobs import generate, resume
-from backend.jobs import keeper as jobs_keeper
 from backend.jobs import run as running
+from backend.jobs.telemetry import RunClock
 from backend.results import deliver
-from backend.stages import chain, checkpoint
+from backend.stages import chain, checkpoint, checkpoint_writer
+from backend.stages.happenings import Stepped
+from backend.stages.setup import set_up
 from backend.stages.stages import Stage
 from dreamflow_blender.contract import protocol as p
 from tests.tools.oracle import Oracle
@@ -40,7 +42,7 @@ def kept(tmp_path_factory):
         patch.setattr(running, "open_prior", lambda *_: Oracle())
         patch.setattr(deliver, "write_turntable", lambda path, _: path.touch())
         patch.setattr(deliver, "write_curves", lambda path, _: path.touch())
-        patch.setattr(jobs_keeper.clean, "__defaults__", (1000,))
+        patch.setattr(checkpoint_writer.clean, "__defaults__", (1000,))
         events = list(generate.generate(tiny_job(folder, checkpoint_seconds=0.0)))
     assert isinstance(events[-1], p.Finished)
     return folder
@@ -62,7 +64,7 @@ def resumed(kept, tmp_path, path):
 
 
 def at(kept, stage, iteration, ended=False):
-    for path in jobs_keeper.listed(kept):
+    for path in checkpoint_writer.listed(kept):
         facts = json.loads((path / "state.json").read_text())
         if (facts["stage"], facts["iteration"], facts["ended"]) == (stage, iteration, ended):
             return path
@@ -85,15 +87,30 @@ def test_resumed_is_the_same(kept, tmp_path, stage, iteration, ended):
     assert results(resumed(kept, tmp_path, path)) == results(kept)
 
 
+def test_a_job_whose_last_stage_had_ended_is_delivered_as_it_was(tmp_path, monkeypatch):
+    """Killed between the end of its geometry and its delivery: what is left to do is the same as without a break."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    stages = ("nerf", "geometry")
+    list(generate.generate(tiny_job(whole, stages=stages)))
+    shutil.copytree(whole, cut)
+    for name in (*RESULTS, "events.jsonl"):
+        (cut / name).unlink(missing_ok=True)
+    record = json.loads((cut / "job.json").read_text())
+    record["job"]["folder"] = str(cut)
+    (cut / "job.json").write_text(json.dumps(record))
+    assert isinstance(list(resume.resume(cut))[-1], p.Finished)
+    assert results(cut) == results(whole)
+
+
 def test_everything_of_a_stage_is_reachable():
     assert {f.name for f in dataclasses.fields(Stage)} == {
-        "name", "walk", "optimizer", "phi", "generator", "steps"
+        "name", "schedule", "optimizer", "phi", "generator", "updates", "after", "finish"
     }  # fmt: skip
 
 
 def test_the_second_attempt_resumes(tmp_path, monkeypatch):
     """A first seed that gives no surface, and a run stopped in the second."""
-    real = generate.run_stages.__globals__["look_at_hand_over"]
+    real = chain.extract_surface
     calls = []
 
     def fails_once(*arguments):
@@ -102,7 +119,7 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
             raise SceneError("The scene is empty.")
         return real(*arguments)
 
-    monkeypatch.setitem(generate.run_stages.__globals__, "look_at_hand_over", fails_once)
+    monkeypatch.setattr(chain, "extract_surface", fails_once)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     events = list(generate.generate(tiny_job(whole)))
     assert any(isinstance(e, p.Warning) and "another seed" in e.message for e in events)
@@ -120,7 +137,7 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
             started, seen = started + 1, 0
         seen += isinstance(event, p.Checkpoint)
     assert isinstance(event, p.Cancelled)
-    assert checkpoint.load(jobs_keeper.listed(cut)[0]).attempt == 1
+    assert checkpoint.load(checkpoint_writer.listed(cut)[0]).attempt == 1
     assert isinstance(list(resume.resume(cut))[-1], p.Finished)
     assert results(cut) == results(whole)
 
@@ -174,7 +191,7 @@ def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
 
 def test_clocks_change_nothing(tmp_path, kept, monkeypatch):
     """Previews, snapshots and checkpoints after every iteration, or none."""
-    monkeypatch.setattr(running.Watch, "PREVIEW_EVERY", 0.0)
+    monkeypatch.setattr(RunClock, "PREVIEW_EVERY", 0.0)
     job = tiny_job(tmp_path, checkpoint_seconds=0.0, snapshot_seconds=0.0)
     events = list(generate.generate(job))
     assert sum(isinstance(e, p.Snapshot) for e in events) > 10
@@ -204,52 +221,54 @@ class Elsewhere(torch.Generator):
 
 
 def after_two(tmp_path):
-    """(moment after two iterations, the folder with their checkpoint)."""
+    """(where the run is after two iterations, the job's folder)."""
     job = tiny_job(tmp_path / "job", stages=("nerf",))
     preset = resolve("draft", job.overrides)
-    for moment in chain.run_stages(job, preset, Oracle(), None, torch.device("cpu")):
-        if moment.what == "step" and moment.done == 2:
-            return moment, Path(job.folder)
+    for happening in chain.run_stages(set_up(job, preset, Oracle(), None, torch.device("cpu"))):
+        if isinstance(happening, Stepped) and happening.at.done == 2:
+            return happening.at, Path(job.folder)
     raise AssertionError("a stage has two iterations")
 
 
-def take(moment):
-    return checkpoint.capture(
-        moment.scene, moment.work, moment.done, 0, False, {"curve.nerf.loss": torch.ones(2)}, {}
-    )
+def take(at):
+    return checkpoint.capture(at, {"curve.nerf.loss": torch.ones(2)}, {})
 
 
 @pytest.mark.parametrize("where", ["moments", "field", "curve"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_nan_is_never_saved_and_the_older_checkpoint_stays(tmp_path, where, value):
-    moment, folder = after_two(tmp_path)
-    keeper = jobs_keeper.Keeper(folder)
-    keeper.save(take(moment))
-    keeper.wait()
-    before = [(path.name, (path / "state.safetensors").read_bytes()) for path in jobs_keeper.listed(folder)]
+    at, folder = after_two(tmp_path)
+    writer = checkpoint_writer.CheckpointWriter(folder)
+    writer.save(take(at))
+    writer.wait()
+    before = [
+        (path.name, (path / "state.safetensors").read_bytes()) for path in checkpoint_writer.listed(folder)
+    ]
     assert len(before) == 1
-    optimizer = moment.work.optimizer
+    optimizer = at.stage.optimizer
     others = {"curve.nerf.loss": torch.ones(2)}
     if where == "moments":
         optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].view(-1)[5] = value
     elif where == "field":
-        moment.scene.field.table.data[3] = value
+        at.scene.field.table.data[3] = value
     else:
         others["curve.nerf.loss"][1] = value
     named = {"moments": r"optimizer\.0\.exp_avg_sq", "field": r"field\.table", "curve": r"curve\.nerf\.loss"}[
         where
     ]
     with pytest.raises(NumericsError, match=rf"stage nerf, iteration 2: {named} holds a NaN or an infinity"):
-        keeper.save(checkpoint.capture(moment.scene, moment.work, 2, 0, False, others, {}))
-    keeper.wait()
-    after = [(path.name, (path / "state.safetensors").read_bytes()) for path in jobs_keeper.listed(folder)]
+        writer.save(checkpoint.capture(at, others, {}))
+    writer.wait()
+    after = [
+        (path.name, (path / "state.safetensors").read_bytes()) for path in checkpoint_writer.listed(folder)
+    ]
     assert after == before
 
 
 def test_a_checkpoint_of_another_kind_of_device_is_refused_with_a_sentence(tmp_path):
     """A card draws in another way than the processor, and torch would only say that a state has the wrong size."""
-    moment, _ = after_two(tmp_path)
-    saved = take(moment)
-    elsewhere = dataclasses.replace(moment.work, generator=Elsewhere())
+    at, _ = after_two(tmp_path)
+    saved = take(at)
+    elsewhere = dataclasses.replace(at.stage, generator=Elsewhere())
     with pytest.raises(DeviceError, match=r"begun on another device.*Resume it on the device"):
         checkpoint.restore_stage(saved, elsewhere)

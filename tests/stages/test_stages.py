@@ -30,7 +30,8 @@ def trained() -> scene_state.Scene:
 
 
 def told(walk: Walk, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
-    return stages.guide(prior or Oracle(), "a ball", "", walk, kind)
+    prior = prior or Oracle()
+    return stages.Guide(prior, prior.prepare("a ball", "", kind, walk.size), walk.guidance_scale)
 
 
 def run(stage: stages.Stage) -> list[Step]:
@@ -136,7 +137,10 @@ def test_backgrounds_follow_the_priors_policy() -> None:
     scene = scene_state.new_scene(NERF, here(), 0)
     prior, g = Oracle(), generator()
     camera = prior.poses.sample(g, 1, 8, 8)
-    seen = {tuple(round(v, 2) for v in stages.behind(scene, prior, camera, g).tolist()) for _ in range(40)}
+    seen = {
+        tuple(round(v, 2) for v in stages.sample_background(scene, prior, camera, g).tolist())
+        for _ in range(40)
+    }
     assert seen == {(0.15,) * 3, (0.5,) * 3, (0.85,) * 3}
 
 
