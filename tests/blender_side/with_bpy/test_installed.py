@@ -11,10 +11,7 @@ from pathlib import Path
 import bpy
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[3]))
-import fake
-
+from tests.blender_side.with_bpy import fake
 from tests.tools.packager import build_package
 
 ROOT = Path(__file__).resolve().parents[3]
