@@ -14,8 +14,8 @@ import torch
 from backend.errors import OutOfMemory
 from backend.jobs import generate as jobs_generate
 from backend.jobs import resume
-from backend.stages.checkpoint_writer import listed
 from backend.objects import exact_prior
+from backend.stages.checkpoint_writer import listed
 from dreamflow_blender.contract import protocol as p
 from tests.card import accelerators
 from tests.card.iterations import by_place, waits_by_iteration

@@ -6,7 +6,6 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from backend.stages.checkpoint_writer import listed
 
 from backend.files import write_text
 from backend.jobs import lock
@@ -15,6 +14,7 @@ from backend.jobs.folder import read_events
 from backend.jobs.telemetry import RunClock
 from backend.results import deliver
 from backend.stages.checkpoint import load
+from backend.stages.checkpoint_writer import listed
 from backend.worker.job import carry_out
 from dreamflow_blender.contract import protocol as p
 from tests.jobs.test_bad_disk import full_for, small_disk

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from backend.jobs.folder import last_event
-from backend.stages.checkpoint_writer import listed
 from backend.stages.checkpoint import load
+from backend.stages.checkpoint_writer import listed
 from dreamflow_blender.contract import protocol as p
 from tests.tools.worker_client import CHILD, ENVIRONMENT, fresh
 
