@@ -37,7 +37,7 @@ from dreamflow_blender.contract.protocol import Event, Job
 
 PAPER_STRENGTH = 0.3  # where the paper's stage 3 begins: presets' levels are spaced for it
 VIEWS = 64  # cameras that decide what is seen
-VIEW_SIZE = 256  # pixels a side of theirs
+VIEW_SIZE = 256  # pixels a side of what they see
 SNAPSHOT = 512  # pixels a side, at most, of a texture on the way
 HALF = 0.55  # metres, of the field's box
 

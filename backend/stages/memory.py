@@ -117,10 +117,10 @@ def make_plan(
 ) -> Plan:
     """The first rung, from `at_least` on, where every stage should fit; else the last one that helps."""
     capacity = capacity_gb(device)
-    theirs = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
+    prior_of = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
 
     def plan_of(rung: int, graphs: bool) -> Plan:
-        needed = {name: round(needed_gb(name, preset, theirs[name], rung, graphs), 2) for name in stages}
+        needed = {name: round(needed_gb(name, preset, prior_of[name], rung, graphs), 2) for name in stages}
         return Plan(rung, needed, capacity, graphs)
 
     plans = []

@@ -67,16 +67,14 @@ def set_up(
     The text encoders come first and are gone before the denoisers are loaded: both at once are a third more.
     Raises InputError for a prompt or a size that a prior cannot take, ModelError where an encoder is damaged.
     """
+
+    def request(name: str) -> tuple[str, str, Kind, int]:
+        return job.prompt, job.negative, kind_of(name), getattr(preset, name).size
+
     for name in job.stages:
-        theirs = prior_for(name, prior, refiner)
-        theirs.check(job.prompt, job.negative, kind_of(name), getattr(preset, name).size)
+        prior_for(name, prior, refiner).check(*request(name))
     at_least = saved.notes.get("rung", 0) if saved else 0
     plan = make_plan(stages_left(job, saved), preset, prior, refiner, device, at_least)
     savings = MemorySavings(preset, prior, refiner, plan.rung, plan.graphs)
-    prompts = {
-        name: prior_for(name, prior, refiner).prepare(
-            job.prompt, job.negative, kind_of(name), getattr(preset, name).size
-        )
-        for name in job.stages
-    }
+    prompts = {name: prior_for(name, prior, refiner).prepare(*request(name)) for name in job.stages}
     return Setup(job, preset, prior, refiner, device, threads, plan, savings, prompts)

@@ -17,7 +17,7 @@ from backend.models import text
 from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.objects import grammar
 from dreamflow_blender.contract import meshfile
-from dreamflow_blender.contract.protocol import Event, Started
+from dreamflow_blender.contract.protocol import Started
 from tests.tools import refine_run
 from tests.tools.made_meshes import painted_ball
 from tests.tools.tiny import tiny_job
@@ -87,14 +87,12 @@ def test_the_prompt_is_embedded_once_a_stage_before_the_first(
     counted(grammar, "parse")
     counted(text, "load_text")
     counted(StableDiffusionPrior, "prepare")
-    seen: list[Event] = []
-    before: Counter[str] | None = None
+    before: list[Counter[str]] = []
     job = tiny_job(tmp_path / "job", prior="mini")
     job = dataclasses.replace(job, prompt="a red mug")
-    for event in generate.generate(job, lambda: "cancel" if before is not None else None):
-        seen.append(event)
+    for event in generate.generate(job, lambda: "cancel" if before else None):
         if isinstance(event, Started) and event.stage == "nerf":
-            before = Counter(calls)
-    assert before == calls, "a stage embeds nothing"
+            before.append(Counter(calls))
+    assert before == [calls], "a stage embeds nothing"
     assert calls["prepare"] == 4 and calls["load_text"] <= 4, calls
     assert calls["parse"] <= 8, calls
