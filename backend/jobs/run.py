@@ -131,14 +131,15 @@ def iterate(
     Where memory runs out, more of it is saved and the run resumes from its newest checkpoint. Closed or interrupted,
     it delivers what there is. Raises whatever stops a stage; OutOfMemory where nothing more can be saved.
     """
-    happenings, place = work.happenings(setup, saved), ("", 0)
+    happenings = work.happenings(setup, saved)
+    place: tuple[str, int] | None = None  # the stage, and its iterations that are done
     try:
         while True:
             note = ""
             try:
                 happening = next(happenings, None)
             except (RuntimeError, MemoryError) as error:
-                if place == ("", 0) or not is_out_of_memory(error):
+                if place is None or not is_out_of_memory(error):
                     raise
                 note = setup.savings.step_down(*place, error, setup.device)
             if note:  # the error, which held on to the iteration's tensors, is gone by now

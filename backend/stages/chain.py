@@ -72,8 +72,8 @@ def run_stages(
                 raise SceneError(f"Three seeds gave no object. {error.message}", error.todo) from error
             failure = error.message
         if failure is not None:
-            yield Note(f"{failure} Trying another seed.")
             attempt += 1
+            yield Note(f"{failure} Trying another seed, {attempt + 1} of {ATTEMPTS}.")
             scene = make_scene(attempt)
 
 
