@@ -99,7 +99,7 @@ def _stage(day: Day, prior: Any, preset: Preset, name: str) -> str:
     torch.cuda.reset_peak_memory_stats()
     scene = new_scene(preset.nerf, day.device, 0)
     if name != "nerf":
-        views = prior.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
+        views = prior.spec.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
         hand_over(scene, views, preset.geometry.cells)
     walk: Any = getattr(preset, name)
     g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")

@@ -61,7 +61,7 @@ class Bench:
     def scene(self, name: str) -> Scene:
         scene = new_scene(self.preset.nerf, self.device, 0)
         if name != "nerf":
-            cameras = self.prior.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
+            cameras = self.prior.spec.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
             hand_over(scene, cameras, self.preset.geometry.cells)
         return scene
 

@@ -68,7 +68,7 @@ def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
                 prior: Any = TracedPrior(trace, name == "refine", "full" if size == "paper" else "tiny")
                 scene = new_scene(preset.nerf, CARD, 0)
                 if name != "nerf":
-                    views = prior.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
+                    views = prior.spec.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
                     hand_over(scene, views, preset.geometry.cells)
                 walk = getattr(preset, name)
                 g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")

@@ -108,7 +108,7 @@ class Refining:
         )  # fmt: skip
         viewer = (refiner or prior) if "refine" in job.stages else prior
         generator = torch.Generator(device).manual_seed(job.seed)
-        self._cameras = viewer.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
+        self._cameras = viewer.spec.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
         fit = fit_settings(job)
         scene = fresh_scene(preset, fit, device, job.seed)

@@ -15,9 +15,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from backend.diffusion.denoiser import Prediction
+from backend.diffusion.prior import PriorSpec
 from backend.errors import ModelError
 from backend.models.fit import OTHERS, check_distilled, check_fit, check_plain, check_scheduler
-from backend.models.statement import Statement, make_statement
+from backend.models.prior_spec import make_spec
 from backend.weights.layout import COMPONENTS, WEIGHT_STEMS, config_file
 from backend.weights.tokens import check_tokenizer
 
@@ -42,7 +43,7 @@ class ModelFolder:
     configs: dict[str, dict[str, Any]]  # component to its configuration
     weights: dict[str, tuple[Path, ...]]  # component to its safetensors files
     prediction: Prediction
-    statement: Statement
+    spec: PriorSpec
 
     @property
     def factor(self) -> int:
@@ -51,8 +52,8 @@ class ModelFolder:
 
     def home(self, component: str) -> Path:
         """The folder that holds the component's folder: this one, but for a VAE that is shared."""
-        shared = component == "vae" and self.statement.vae
-        return self.path.parent / self.statement.vae if shared else self.path
+        shared = component == "vae" and self.spec.vae
+        return self.path.parent / self.spec.vae if shared else self.path
 
 
 def open_folder(name_or_folder: str | Path) -> ModelFolder:
@@ -96,7 +97,7 @@ def _open_folder(path: Path) -> ModelFolder:
             "Use Stable Diffusion 2.1 (or 2.1-base) or the SDXL refiner.",
         )
     stated = path / "dreamflow.json"
-    statement = make_statement(read_json(stated) if stated.is_file() else {}, 0, stated)
+    spec = make_spec(read_json(stated) if stated.is_file() else {}, 0, stated)
     configs, weights = {}, {}
     for component, expected in COMPONENTS[pipeline].items():
         library_and_class = index.get(component)
@@ -106,7 +107,7 @@ def _open_folder(path: Path) -> ModelFolder:
                 f"{path}: {component} is of class {got}, expected {expected}.",
                 "Use another folder as the model.",
             )
-        home = path.parent / statement.vae if component == "vae" and statement.vae else path
+        home = path.parent / spec.vae if component == "vae" and spec.vae else path
         if not (home / component).is_dir():
             raise ModelError(f"{home} has no folder {component}.", "Copy the model again, whole.")
         configs[component] = read_json(home / config_file(component))
@@ -114,14 +115,14 @@ def _open_folder(path: Path) -> ModelFolder:
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
     prediction = check_scheduler(path, configs["scheduler"])
-    check_fit(path, configs, statement)
-    check_distilled(path, configs["scheduler"], statement.guidance)
+    check_fit(path, configs, spec)
+    check_distilled(path, configs["scheduler"], spec.guidance)
     suffix = "_2" if "tokenizer_2" in configs else ""
     check_tokenizer(path / f"tokenizer{suffix}", configs[f"text_encoder{suffix}"])
-    if not statement.native_size:
+    if not spec.native_size:
         native_size = configs["unet"]["sample_size"] * latent_factor(configs)
-        statement = replace(statement, native_size=native_size)
-    return ModelFolder(path, pipeline, configs, weights, prediction, statement)
+        spec = replace(spec, native_size=native_size)
+    return ModelFolder(path, pipeline, configs, weights, prediction, spec)
 
 
 def latent_factor(configs: dict[str, dict[str, Any]]) -> int:

@@ -1,7 +1,7 @@
 """A prior that needs no network: the exact denoiser of a finite set of images of a known object.
 
 For images x_i, D(z; sigma) = sum_i softmax_i(-||z - x_i||^2 / (2 sigma^2)) x_i is the optimal denoiser
-(Karras et al. 2022, Eq. 57). The images are the views of the prompt's procedural object (mini/grammar.py)
+(Karras et al. 2022, Eq. 57). The images are the views of the prompt's procedural object (objects/grammar.py)
 from a fixed list of cameras, each before three greys; the camera's view word selects which of them count.
 At low sigma it is a nearest neighbour, so training cameras are drawn from that list.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from backend.diffusion.prior import Backgrounds, Kind
+from backend.diffusion.prior import Backgrounds, Kind, PriorSpec
 from backend.diffusion.savings import Thrift
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS, view_words
@@ -106,16 +106,17 @@ class ExactPrior:
     """Fulfils `prior.Prior`. Latents are the images themselves, x = 2 image - 1."""
 
     name, factor, channels = "exact", 1, 3
-    guidance = 1.0  # it needs none
-    backgrounds = Backgrounds(GREYS, learned_share=0.0)
-    normal_background = NORMAL_BACKGROUND
-    frames = 1  # each view alone
-    target, lora = "latent", False  # its latents are pictures, and D_phi(x) = x is right
-    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, device: torch.device | str = "cpu", views: int = COUNT) -> None:
         """views: how many cameras; fewer than some 150 are too few to recover an object from."""
         self.poses = FixedPoses(views)
+        self.spec = PriorSpec(
+            poses=self.poses,
+            backgrounds=Backgrounds(GREYS, learned_share=0.0),
+            guidance=1.0,  # it needs none
+            normal_background=NORMAL_BACKGROUND,
+            lora=False,  # its latents are pictures, so D_phi(x) = x is right
+        )
         self._device = torch.device(device)
         if self._device.type == "mps":  # it has no float64
             self._device = torch.device("cpu")

@@ -83,7 +83,7 @@ def parse_object(prompt: str, kinds: Collection[str] = KINDS) -> Description:
     return described
 
 
-def spell_out(prompt: str, negative: str, kinds: Collection[str]) -> str:
+def canonical_prompt(prompt: str, negative: str, kinds: Collection[str]) -> str:
     """The prompt as a prior with a vocabulary was taught it, its colour named: "Duck." becomes "a yellow duck".
 
     InputError for a word it does not know, a picture instead of an object, or a negative prompt.

@@ -112,7 +112,7 @@ def look_at_hand_over(scene: Scene, prior: Prior, preset: Preset, seed: int) -> 
     """From the field to a surface, judged by the views of its own generator. Raises SceneError."""
     device = scene.field.table.device
     size = max(preset.nerf.size, min(preset.geometry.size, 256))  # sharp enough to settle colours on
-    viewers = prior.poses.sample(torch.Generator(device).manual_seed(seed), THRESHOLD_VIEWS, size, size)
+    viewers = prior.spec.poses.sample(torch.Generator(device).manual_seed(seed), THRESHOLD_VIEWS, size, size)
     hand_over(scene, viewers, preset.geometry.cells)
 
 

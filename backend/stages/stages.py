@@ -66,8 +66,8 @@ def guide(prior: Prior, prompt: str, negative: str, walk: Walk, kind: Any = "col
 
 def behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
     """What stands behind the object this time: a random solid colour, or the background network."""
-    learned = draw_on_host(generator) < prior.backgrounds.learned_share
-    return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)
+    learned = draw_on_host(generator) < prior.spec.backgrounds.learned_share
+    return scene.backdrop if learned else prior.spec.backgrounds.sample_solid(generator)
 
 
 def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator, seed: int) -> Stage:
@@ -123,7 +123,7 @@ def _check_opacity(mean: float, iteration: int) -> None:
 
 
 def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
-    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
+    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.spec.lora):
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
@@ -146,13 +146,13 @@ def _walk(
 ) -> Iterator[Step]:
     """APFO with this stage's cameras and the learning rates' decay."""
     encode, decode = g.prior.encode, g.prior.decode
-    between_pictures = (g.prior.target if walk.target == "prior" else walk.target) == "pixel"
+    between_pictures = (g.prior.spec.target if walk.target == "prior" else walk.target) == "pixel"
     decay(optimizer, walk, start)
     for step in apfo(
         levels_of(walk),
         walk.views,
         sample_camera=lambda: rings_of(
-            g.prior.poses.sample(generator, 1, walk.size, walk.size), g.prior.frames
+            g.prior.spec.poses.sample(generator, 1, walk.size, walk.size), g.prior.spec.frames
         ),
         render=render,
         space=PictureSpace(encode, decode) if between_pictures else LatentSpace(encode),
@@ -174,7 +174,7 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
     optimizer = adamw(
         [([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate)], weight_decay=0.0
     )
-    background = torch.tensor(g.prior.normal_background, device=scene.sdf.device)
+    background = torch.tensor(g.prior.spec.normal_background, device=scene.sdf.device)
     current: list[tuple[Mesh, Edges]] = []
 
     def render(camera: Camera) -> RenderOutput:
