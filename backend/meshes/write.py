@@ -6,7 +6,6 @@ Blender's importer turns back. glTF counts v downwards, so v is written as 1 - v
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backend import __version__
 from backend.errors import DiskError, NumericsError
 from backend.files import disk_errors, write_bytes
+from backend.meshes.png import png_bytes
 from backend.scene.mesh import Mesh, vertex_normals
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
@@ -90,20 +88,6 @@ def read_npz(path: Path) -> Mesh:
         torch.from_numpy(arrays.v_tex),
         torch.from_numpy(arrays.t_tex_idx.astype(np.int64)),
     )
-
-
-def png_bytes(image: Tensor) -> bytes:
-    """An 8-bit PNG that says it is sRGB. image [H,W,3] float in [0,1]; raises NumericsError on a NaN."""
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected an image [H,W,3], got {list(image.shape)}")
-    if not image.isfinite().all():
-        raise NumericsError("The texture has a NaN or an infinity.", "Try another seed.")
-    pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    chunks = PngInfo()
-    chunks.add(b"sRGB", b"\x00")  # perceptual intent
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
-    return buffer.getvalue()
 
 
 def glb_bytes(mesh: MeshArrays, png: bytes, info: dict[str, Any]) -> bytes:

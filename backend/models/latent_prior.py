@@ -128,19 +128,19 @@ class LatentPrior:
     def footprint(self, size: int, thrift: Thrift) -> float:
         """See Prior."""
         phi_model = None if thrift.share or self._phi_model is self._model else self._phi_model
-        fed, _ = fed_size(size, size, self.spec.native_size, self.factor)
+        fed, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
         return footprint(self._model, phi_model, fed, network_dtype(self._device), thrift)
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
         sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
         tokenize(load_tokenizer(self._model), sentences)
-        fed_size(size, size, self.spec.native_size, self.factor)
+        encoder_input_size(size, size, self.spec.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
         """All sentences through the text encoder, or out of the cache; the encoder is released afterwards."""
         sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
-        side, _ = fed_size(size, size, self.spec.native_size, self.factor)
+        side, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
         rows = encode_sentences(self._model, sentences, self._device, reader(self._model))
         n = len(self.spec.view_words)
         own = shared = text_of(rows, slice(n + 1, None), side, AESTHETIC_SCORE)
@@ -254,7 +254,7 @@ def text_of(rows: Embedding, which: slice, side: int, score: float) -> Text:
     return Text(hidden, rows["pooled"][which], time_ids)
 
 
-def fed_size(height: int, width: int, native: int, factor: int) -> tuple[int, int]:
+def encoder_input_size(height: int, width: int, native: int, factor: int) -> tuple[int, int]:
     """The size at which an image is encoded: its own, or enlarged so that its shorter side is `native`.
 
     Raises InputError unless both sides are then whole numbers of latent pixels.
@@ -274,7 +274,7 @@ def to_latent(vae: AutoencoderKL, image: Tensor, native: int, factor: int) -> Te
     """[B,H,W,3] in [0,1] to [B,C,h,w], scaled, differentiable; the mode, so deterministic."""
     if image.ndim != 4 or image.shape[-1] != 3:
         raise InputError(f"An image is [B,H,W,3], got {list(image.shape)}.", "Pass renders without alpha.")
-    fed = fed_size(image.shape[1], image.shape[2], native, factor)
+    fed = encoder_input_size(image.shape[1], image.shape[2], native, factor)
     pixels = image.permute(0, 3, 1, 2) * 2 - 1
     if fed != (image.shape[1], image.shape[2]):
         pixels = nn.functional.interpolate(pixels, fed, mode="bilinear", align_corners=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -12,21 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backend.files import write_bytes, write_text
 from backend.meshes.glb_edit import glb_of_sheets, repainted
+from backend.meshes.png import png_bytes
 from backend.meshes.write import glb_bytes
 from backend.results.deliver import STEPS, TURNTABLE_VIEWS, Delivered
-from backend.results.look import BACKGROUND, around, look
+from backend.results.look import BACKGROUND, render_scene, turntable_cameras
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh, Sheet, vertex_normals
 from backend.scene.scene import Scene
-from backend.texture.painted import Painted
 from backend.texture.repaint import Canvas, paint
 from backend.texture.sheets import welded
+from backend.texture.source_colours import SourceColours
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 from dreamflow_blender.contract.protocol import Job
@@ -47,7 +45,7 @@ class Refined:
     arrays: ObjectArrays
     sheets: list[Sheet]
     mesh: Mesh
-    colours: Painted
+    colours: SourceColours
     canvas: Callable[[Sheet], Canvas]
     figures: dict[str, float]
 
@@ -59,7 +57,7 @@ def finishing(
 
     curves  [iterations] by stage and name; views [8,H,W,3] after each stage
     """
-    from backend.texture.colour_field import learnt
+    from backend.texture.colour_field import learned_colour
 
     arrays, sheets, mesh, colours = refined.arrays, refined.sheets, refined.mesh, refined.colours
     folder, job = Path(refined.job.folder), refined.job
@@ -68,19 +66,19 @@ def finishing(
     changed = 0.0
     for sheet in sheets:
         canvas = refined.canvas(sheet)
-        images.append(paint(canvas, mesh, colours, learnt(scene)))
+        images.append(paint(canvas, mesh, colours, learned_colour(scene)))
         changed += float((canvas.weight > 0).float().mean()) / len(sheets)
     yield 2
-    result = chosen_uvs(arrays, sheets)
+    result = result_arrays(arrays, sheets)
     yield 3
     for old in folder.glob("albedo_*.png"):  # of an older job in this folder
         old.unlink(missing_ok=True)
     files: dict[str, bytes] = {}
     for number, image in enumerate(images, 1):
-        files[numbered("albedo", number)] = png_of(image)
+        files[indexed_filename("albedo", number)] = png_bytes(image)
     files["mesh.npz"] = meshfile.to_bytes(result)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
-    pngs = [files[numbered("albedo", n)] for n in range(1, len(images) + 1)]
+    pngs = [files[indexed_filename("albedo", n)] for n in range(1, len(images) + 1)]
     kept_glb = folder / "object.glb"
     if kept_glb.is_file():
         files["mesh.glb"] = repainted(kept_glb.read_bytes(), arrays, sheets, pngs)
@@ -92,14 +90,16 @@ def finishing(
     for name, content in files.items():
         write_bytes(folder / name, content)
         paths[name] = str(folder / name)
-    write_text(folder / "materials.json", described(arrays, sheets, numbered))
+    write_text(folder / "materials.json", materials_json(arrays, sheets))
     paths["materials.json"] = str(folder / "materials.json")
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), background).cpu()
+    sheet_of_views = render_scene(scene, turntable_cameras(8, 192, mesh.v_pos.device), background).cpu()
     write_views(folder / "views.png", {**views, "result": sheet_of_views})
     write_curves(folder / "curves.png", curves)
-    turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background).cpu()
+    turning = render_scene(
+        scene, turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background
+    ).cpu()
     write_turntable(folder / "turntable.webp", turning)
     write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12])
     for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
@@ -115,7 +115,7 @@ def finishing(
     return Delivered(paths, figures, mesh, images[0][..., :3].float() / 255)
 
 
-def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
+def result_arrays(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
     """The same triangles with the UVs that the textures are for; faces without a texture keep theirs."""
     faces = len(arrays.t_pos_idx)
     index = np.full((faces, 3), -1, np.int64)
@@ -145,11 +145,11 @@ def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
     )
 
 
-def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Callable[[str, int], str]) -> str:
+def materials_json(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
     """materials.json's content."""
     textures = [
         {
-            "file": numbered("albedo", number),
+            "file": indexed_filename("albedo", number),
             "materials": [str(arrays.names[row]) for row in sheet.materials],
             "new_uvs": sheet.new_uvs,
             "faces": len(sheet.faces),
@@ -160,22 +160,6 @@ def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Callable[[str
     return json.dumps({"textures": textures, "new_uvs": new_uvs}, indent=1) + "\n"
 
 
-def png_of(image: Tensor) -> bytes:
-    """[H,W,4] uint8 as a PNG that says it is sRGB; without alpha where there is nothing transparent."""
-    pixels = image.cpu().numpy()
-    if (pixels[..., 3] == 255).all():
-        pixels = np.ascontiguousarray(pixels[..., :3])
-    chunks = PngInfo()
-    chunks.add(b"sRGB", b"\x00")
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
-    return buffer.getvalue()
-
-
-def write_png(path: Path, image: Tensor) -> None:
-    write_bytes(path, png_of(image))
-
-
-def numbered(name: str, number: int) -> str:
+def indexed_filename(name: str, number: int) -> str:
     """albedo.png, albedo_2.png, ..."""
     return f"{name}.png" if number == 1 else f"{name}_{number}.png"

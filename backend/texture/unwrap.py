@@ -18,6 +18,7 @@ from backend.texture.charts import single_triangles
 
 CHILD = Path(__file__).with_name("unwrap_child.py")
 POLL = 0.05  # seconds
+PADDING = 4  # texels of gutter round a chart
 
 
 class Unwrapped(NamedTuple):
@@ -39,7 +40,7 @@ def unwrap(
     v_pos: NDArray[np.float32],
     t_pos_idx: NDArray[np.int64],
     texture_size: int,
-    padding: int = 4,
+    padding: int = PADDING,
     timeout: float = 60,
     cancelled: Callable[[], bool] | None = None,
 ) -> Unwrapped:

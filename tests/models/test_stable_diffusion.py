@@ -14,7 +14,7 @@ from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError, ModelError
-from backend.models.latent_prior import LatentPrior, fed_size
+from backend.models.latent_prior import LatentPrior, encoder_input_size
 from backend.scene.camera import Camera, orbit
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
@@ -144,9 +144,9 @@ def test_images_are_fed_at_their_own_size_or_enlarged(
 ) -> None:
     if fed is None:
         with pytest.raises(InputError, match=f"{size[0]} x {size[1]} pixels.*multiples of 8"):
-            fed_size(*size, native, 8)
+            encoder_input_size(*size, native, 8)
     else:
-        assert fed_size(*size, native, 8) == fed
+        assert encoder_input_size(*size, native, 8) == fed
 
 
 def test_bad_requests_are_refused(prior: LatentPrior) -> None:

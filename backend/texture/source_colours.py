@@ -26,7 +26,7 @@ def to_srgb(linear: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Painted:
+class SourceColours:
     """An object's present colours.
 
     material  [F] int64, rows of base, image and wrap
@@ -67,7 +67,7 @@ class Painted:
         return torch.cat((rgb, found[:, 3:] * base[:, 3:]), 1)
 
     @property
-    def plain(self) -> bool:
+    def is_plain_grey(self) -> bool:
         """Whether all of it has one colour, and a grey one: nothing to refine."""
         if self.uv is not None and any(self.image[m] >= 0 for m in self.material.unique().tolist()):
             return False
@@ -79,14 +79,14 @@ class Painted:
         return alike and float((colours.amax(1) - colours.amin(1)).max()) < PLAIN
 
 
-def painted(mesh: ObjectArrays, device: torch.device | str) -> Painted:
+def source_colours(mesh: ObjectArrays, device: torch.device | str) -> SourceColours:
     """Of the arrays. A material whose image was not found is said to have none."""
 
     def floats(array: object, there: bool) -> Tensor | None:
         return torch.tensor(array, device=device) if there else None
 
     uv = mesh.source_uv if len(mesh.source_uv) else mesh.uv
-    return Painted(
+    return SourceColours(
         torch.from_numpy(mesh.material.astype("int64")).to(device),
         floats(uv, len(uv) > 0),
         floats(mesh.colour, len(mesh.colour) > 0),
