@@ -162,7 +162,7 @@ class Prior(Protocol):
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError where this cannot be prepared, or renders of this size not encoded; quick, so that it
-        is said before a run begins."""
+        comes before a run begins."""
         ...
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
@@ -180,7 +180,7 @@ class Prior(Protocol):
     def denoise(
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
     ) -> Tensor:
-        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; each view told its camera.
+        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; each view with its camera.
 
         B is a whole number of rings of `frames` views, one after another.
         """
@@ -207,7 +207,7 @@ class Prior(Protocol):
         ...
 
     def take_notes(self) -> list[str]:
-        """What the user should know since this was last asked, such as that CUDA graphs are not used."""
+        """What the user should know since the last call, such as that CUDA graphs are not used."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -96,17 +96,17 @@ class LatentPrior:
         return vae
 
     def load(self) -> None:
-        """Now, rather than when they are first needed."""
+        """Load the networks now, rather than when they are first needed."""
         _ = self._network, self._vae
 
     def release(self) -> None:
-        """Let go of all networks; they are loaded again when they are needed."""
+        """Release all networks; they are loaded again when they are needed."""
         self._fitted = None
         for name in ("_network", "_phi_network", "_vae"):
             self.__dict__.pop(name, None)
 
     def save_memory(self, thrift: Thrift) -> None:
-        """From now on, without an end; D_phi begins anew where it changes its network."""
+        """Applies until the end of the run; D_phi starts again where it changes its network."""
         moves = thrift.share and not self._shared
         self._thrift = thrift
         if moves and self._fitted is not None:

@@ -54,7 +54,7 @@ def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
 
 
 def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, nn.Module]:
-    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller lets go of them."""
+    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller releases them."""
     refiner = "text_encoder_2" in model.configs
     kind = CLIPTextModelWithProjection if refiner else CLIPTextModel
     encoder = _load(kind, model, "text_encoder_2" if refiner else "text_encoder", device, dtype=torch.float32)

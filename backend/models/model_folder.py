@@ -57,7 +57,7 @@ class ModelFolder:
 
 
 def open_folder(name_or_folder: str | Path) -> ModelFolder:
-    """Find and check a model folder. ModelError says what is missing, damaged or does not fit."""
+    """Find and check a model folder. Raises ModelError, which names what is missing, damaged or does not fit."""
     path = local_path(name_or_folder)
     try:
         return _open_folder(path)
@@ -68,12 +68,12 @@ def open_folder(name_or_folder: str | Path) -> ModelFolder:
 
 
 def local_path(name_or_folder: str | Path) -> Path:
-    """Where a model would lie; ModelError for what no path can be."""
+    """Where a model would be; ModelError for what no path can be."""
     path = Path(name_or_folder)
     try:
         path = path.expanduser()
         path.exists()
-    except (OSError, RuntimeError) as error:  # too long a name; ~ of nobody
+    except (OSError, RuntimeError) as error:  # too long a name; ~ of an unknown user
         raise ModelError(f"{str(path)[:80]!r} cannot be a model's folder ({error}).", A_FOLDER) from error
     return path
 

@@ -56,7 +56,7 @@ class FixedPoses:
             self.azimuth,
             self.elevation,
             self.distance,
-        )  # where cameras were asked for
+        )  # on the device of the newest index
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -124,8 +124,8 @@ class ExactPrior:
         self._buffers: tuple[str, list[GBuffer], Camera] | None = None
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
-        """InputError where the prompt is not in the grammar, says what only the stage and the camera can
-        say ("a normal map of", a view), or comes with a negative prompt."""
+        """InputError where the prompt is not in the grammar, names what only the stage and the camera can
+        name ("a normal map of", a view), or comes with a negative prompt."""
         if negative.strip():
             raise InputError(
                 "The exact prior knows no negative prompts.", "Leave it out, or use another prior."
@@ -167,7 +167,7 @@ class ExactPrior:
 
     def _traced(self, shape: Shape, size: int) -> tuple[list[GBuffer], Camera]:
         """The G-buffers of all cameras, sorted by view word. The last ones traced are kept: they serve any
-        colours, and any size that is traced at theirs. The size traced depends on `size` alone, or a
+        colours, and any size that is traced at the same size. The size traced depends on `size` alone, or a
         resumed run would be shown other images."""
         traced = max(size, TRACED // size * size)
         if self._buffers is None or self._buffers[0] != shape.kind or self._buffers[2].height != traced:
@@ -198,16 +198,18 @@ class ExactPrior:
         if z.shape[1:] != (3, conditioning.size, conditioning.size):
             raise ValueError(f"z is [B,3,{conditioning.size},{conditioning.size}], got {list(z.shape)}")
         words = view_words(camera)
-        told = torch.stack(
+        conditional = torch.stack(
             [
                 posterior_mean(one, level.sigma, conditioning, conditioning.rows[word])
                 for one, word in zip(z, words, strict=True)
             ]
         )
         if guidance_scale == 1:
-            return told
-        untold = torch.stack([posterior_mean(one, level.sigma, conditioning, slice(None)) for one in z])
-        return untold + guidance_scale * (told - untold)
+            return conditional
+        unconditional = torch.stack(
+            [posterior_mean(one, level.sigma, conditioning, slice(None)) for one in z]
+        )
+        return unconditional + guidance_scale * (conditional - unconditional)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
         """None: D_phi(x) = x is right, since the encoder is the identity."""
@@ -246,7 +248,7 @@ def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
 
 
 def make_bank(buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind: Kind) -> Bank:
-    """The bank of square views that lie sorted by view word."""
+    """The bank of square views that are sorted by view word."""
     size, count = camera.height, len(camera)
     backgrounds = torch.tensor(GREYS if kind == "colour" else [NORMAL_BACKGROUND], device=camera.c2w.device)
     dtype = torch.float32 if count * size * size * 16 <= FLOAT32_BYTES else torch.float16

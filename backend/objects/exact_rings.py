@@ -1,6 +1,6 @@
 """The exact denoiser of a known object's rings: what four views that are denoised together know that one does not.
 
-As exact_prior.py, but nothing is told, neither a word nor where a camera stands. Its data are rings, each of `frames`
+As exact_prior.py, but it is conditioned on nothing, neither a word nor a camera. Its data are rings, each of `frames`
 pictures of one object before one background; a ring may begin with any of its frames. For rings X_i, D(Z; sigma) is the
 mean of X_i under softmax_i(-||Z - X_i||^2 / (2 sigma^2)), the norms over all frames: the optimal denoiser of that set.
 With frames = 1 it is the optimal denoiser of single views, which is the control.

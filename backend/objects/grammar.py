@@ -1,4 +1,4 @@
-"""The language of the procedural objects; data, prompts and errors all use this statement of it.
+"""The language of the procedural objects; data, prompts and errors all use this definition.
 
     [LEAD-IN] [ARTICLE] [COLOUR] [MATERIAL] KIND [with [ARTICLE] COLOUR PART {and [ARTICLE] COLOUR PART}] [, VIEW view]
 
@@ -95,7 +95,7 @@ def canonical_prompt(prompt: str, negative: str, kinds: Collection[str]) -> str:
         )
     described = parse_object(prompt, kinds)
     if described.material is not None:
-        return describe(described)  # a material brings its own colour
+        return describe(described)  # a material has its own colour
     return describe(replace(described, colour=described.colour or THINGS[described.kind].natural))
 
 

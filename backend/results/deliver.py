@@ -36,7 +36,7 @@ STEPS = 5  # of `finishing`: mesh, charts, texture, files, pictures
 
 
 def never() -> bool:
-    """Nobody stops it."""
+    """It is not cancelled."""
     return False
 
 

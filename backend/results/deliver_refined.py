@@ -1,4 +1,4 @@
-"""What a refine job delivers: the textures in full size, the mesh that they lie on, and pictures of it."""
+"""What a refine job delivers: the textures in full size, the mesh under them, and pictures of it."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def finishing(
         "texture_px": float(max(max(s.height, s.width) for s in sheets)),
         "textures": float(len(sheets)),
         "new_uvs": float(sum(s.new_uvs for s in sheets)),
-        "share_changed": changed,  # of the texels that lie on the surface
+        "share_changed": changed,  # of the texels on the surface
     }
     yield STEPS
     return Delivered(paths, figures, mesh, images[0][..., :3].float() / 255)
 
 
 def result_arrays(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
-    """The same triangles with the UVs that the textures are for; faces without a texture keep theirs."""
+    """The same triangles with the UVs that the textures are for; faces without a texture keep their own."""
     faces = len(arrays.t_pos_idx)
     index = np.full((faces, 3), -1, np.int64)
     parts: list[NDArray[np.float32]] = []

@@ -1,4 +1,4 @@
-"""Looking at a scene from where a person would: previews, contact sheets, turntables."""
+"""Pictures of a scene as a person would look at it: previews, contact sheets, turntables."""
 
 from __future__ import annotations
 

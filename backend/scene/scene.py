@@ -1,4 +1,4 @@
-"""What the stages hand on: a field, then the sdf of a tetrahedral grid, then a mesh; and the hand-overs between."""
+"""What the stages pass on: a field, then the sdf of a tetrahedral grid, then a mesh; and the conversions between."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GridBox:
 
 @dataclass
 class Scene:
-    """What the stages hand on: the field, then the tetrahedra's sdf, then the mesh."""
+    """What the stages pass on: the field, then the tetrahedra's sdf, then the mesh."""
 
     field: Field
     backdrop: Backdrop
@@ -54,7 +54,7 @@ class Scene:
     offsets: nn.Parameter | None = None  # [N,3], a vertex moves by half a cell times tanh of it
     mesh: Mesh | None = None  # the geometry of the texture and refine stages
     seen: ReferenceViews | None = None  # what the field looked like when its surface was taken
-    box: GridBox | None = None  # what `grid` was made of
+    box: GridBox | None = None  # what `grid` was built from
     mean_opacity: float = 0.5  # of stage 1's renders, running
 
 

@@ -1,4 +1,4 @@
-"""An object's textures: where they lie in its UVs, and how a field's colours come into them and nowhere else."""
+"""An object's textures: their place in its UVs, and a field's colours painted into them and nowhere else."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def paint(
         free = (_resize(free.float(), height, width) > 0.5) & (
             _resize(covered.view(size, size, 1), height, width) == 0
         )
-    free = free & (canvas.now[..., 3:] > 0)  # nobody sees what is transparent
+    free = free & (canvas.now[..., 3:] > 0)  # transparent texels are not seen
     painted = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return torch.cat((torch.where(free, painted, canvas.now[..., :3]), canvas.now[..., 3:]), 2)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from backend.texture.bake import Points
 from dreamflow_blender.contract.meshfile import ObjectArrays
 
-REPEAT, EXTEND, MIRROR = 0, 1, 2  # ObjectArrays.wrap
-PLAIN = 0.06  # a lone colour whose channels differ by less tells nothing of what the object looks like
+EXTEND, MIRROR = 1, 2  # ObjectArrays.wrap; 0 repeats
+PLAIN = 0.06  # a lone colour whose channels differ by less says nothing about what the object looks like
 
 
 def to_linear(srgb: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class SourceColours:
 
 
 def source_colours(mesh: ObjectArrays, device: torch.device | str) -> SourceColours:
-    """Of the arrays. A material whose image was not found is said to have none."""
+    """Source colours of a mesh; a missing image counts as none."""
 
     def floats(array: object, there: bool) -> Tensor | None:
         return torch.tensor(array, device=device) if there else None

@@ -51,7 +51,7 @@ def unwrap(
     texture_size  texels across, a hint for packing
     padding       texels between charts, about
     timeout       seconds; after that each triangle gets a place of its own, as where packing fails
-    cancelled     asked every 50 ms; where it says yes the rest of the time is given up
+    cancelled     called every 50 ms; True ends the search for charts
     """
     if len(t_pos_idx) == 0:
         return Unwrapped(np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), "charts", "")
