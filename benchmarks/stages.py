@@ -1,6 +1,6 @@
 """What an iteration of each stage costs with networks of Stable Diffusion's and the refiner's shape, random weights.
 
-    python benchmarks/stages.py [--size tiny|full] [--device cuda] [--iterations 20] [--stages nerf texture]
+    python -m benchmarks.stages [--size tiny|full] [--device cuda] [--iterations 20] [--stages nerf texture]
 
 Speed and memory do not depend on the weights' values. `full` has the real configurations and the preset
 `paper` (10 GB of files in --models, else in a temporary folder); `tiny` is the same code with small numbers, for
@@ -13,7 +13,6 @@ the UNets, encodes of the VAE, and how often Python waits for the device, in all
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,13 +24,11 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from backend.config import STAGES, Preset, resolve
 from backend.device import pick_device, prepare_device
 from backend.diffusion.savings import THRIFTS
 from backend.jobs.priors import open_prior
-from backend.kernels import Kernels, select
+from backend.kernels import select
 from backend.models.load import network_dtype
 from backend.scene.scene import Scene, hand_over, new_scene
 from backend.stages import stages
@@ -53,7 +50,6 @@ class Bench:
     def __init__(self, size: str, device: str, models: Path, rung: int = 0) -> None:
         self.device = pick_device(device)
         prepare_device(self.device, 0)
-        self.kernels: Kernels = select(self.device)
         self.preset: Preset = resolve("paper", TINY if size == "tiny" else {})
         for name in ("sd21-base", "sd21", "refiner"):
             if not (models / name / "model_index.json").is_file():
@@ -63,10 +59,10 @@ class Bench:
         self._kind = ""
 
     def scene(self, name: str) -> Scene:
-        scene = new_scene(self.preset.nerf, self.kernels, self.device, 0)
+        scene = new_scene(self.preset.nerf, self.device, 0)
         if name != "nerf":
             cameras = self.prior.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
-            hand_over(scene, cameras, self.preset.geometry.cells, self.kernels)
+            hand_over(scene, cameras, self.preset.geometry.cells)
         return scene
 
     def stage(self, name: str, probe: Probe | None = None) -> tuple[stages.Stage, Any]:
@@ -96,8 +92,8 @@ class Bench:
         if name == "nerf":
             return stages.nerf_stage(scene, g, walk, generator, 0), prior
         if name == "geometry":
-            return stages.geometry_stage(scene, g, walk, self.kernels, generator), prior
-        return stages.texture_stage(scene, g, walk, self.kernels, generator, 0, name), prior
+            return stages.geometry_stage(scene, g, walk, generator), prior
+        return stages.texture_stage(scene, g, walk, generator, 0, name), prior
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -274,7 +270,7 @@ def main() -> None:
         print(
             f"{bench.device.type}, {what}, torch {torch.__version__}, {network_dtype(bench.device)}, {options.size}"
         )
-        print(f"kernels {bench.kernels.names}\n", flush=True)
+        print(f"kernels {select(bench.device).names}\n", flush=True)
         peak = measured_peak(bench)
         for name in options.stages:
             report(bench, name, options.iterations, peak)
