@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.files import replacing, write_bytes
-from backend.meshes.png import png_bytes
+from backend.meshes.write import png_bytes
 
 INK, MUTED, PAPER = (38, 38, 38), (128, 128, 128), (255, 255, 255)
 PREVIEW = 256  # pixels, as Blender's own thumbnails: its panel need not make it smaller, which takes as long as reading

@@ -15,7 +15,7 @@ from PIL import Image
 
 from backend.errors import DiskError, NumericsError
 from backend.meshes import write as mesh_write
-from backend.meshes.png import png_bytes
+from backend.meshes.write import png_bytes
 from backend.scene.mesh import Mesh
 
 ROOT = Path(__file__).parents[2]
