@@ -27,10 +27,14 @@ RESULTS = ("mesh.npz", "albedo.png", "views.png")
 
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    put_in_place(monkeypatch)
+
+
+def put_in_place(patch):
+    patch.setattr(running, "open_prior", lambda *_: Oracle())
     for name in ("write_turntable", "write_curves"):  # a second each, and not what is compared
-        monkeypatch.setattr(deliver, name, lambda path, _: path.touch())
-    monkeypatch.setattr(deliver, "TURNTABLE_VIEWS", 12)
+        patch.setattr(deliver, name, lambda path, _: path.touch())
+    patch.setattr(deliver, "TURNTABLE_VIEWS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +42,7 @@ def kept(tmp_path_factory):
     """A whole run's results, and a copy of every checkpoint that it wrote."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle())
-        patch.setattr(deliver, "write_turntable", lambda path, _: path.touch())
-        patch.setattr(deliver, "write_curves", lambda path, _: path.touch())
+        put_in_place(patch)
         patch.setattr(jobs_keeper.clean, "__defaults__", (1000,))
         events = list(generate.generate(tiny_job(folder, checkpoint_seconds=0.0)))
     assert isinstance(events[-1], p.Finished)
@@ -148,9 +150,8 @@ def test_a_damaged_one_is_passed_over(kept, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["fsync", "rename"])
-def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
-    whole, full = tmp_path / "whole", tmp_path / "full"
-    list(generate.generate(tiny_job(whole)))
+def test_a_full_disk_leaves_nothing_corrupt(kept, tmp_path, monkeypatch, where):
+    full = tmp_path / "full"
 
     def fails(self, *_, **__):
         if where == "fsync" or "texture" in str(self):
@@ -165,12 +166,12 @@ def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
     with pytest.raises(DiskError, match="disk is full"):
         list(generate.generate(tiny_job(full, checkpoint_seconds=0.0)))
     monkeypatch.undo()
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    put_in_place(monkeypatch)
     for path in (full / "checkpoints").glob("*"):
         checkpoint.load(path)
     assert not list((full / "checkpoints").glob(".*"))
     assert isinstance(list(resume.resume(full))[-1], p.Finished)
-    assert results(full) == results(whole)
+    assert results(full) == results(kept)
 
 
 def test_clocks_change_nothing(tmp_path, kept, monkeypatch):
