@@ -106,7 +106,8 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
 
     monkeypatch.setitem(generate.run_stages.__globals__, "look_at_hand_over", fails_once)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    events = list(generate.generate(tiny_job(whole)))
+    few = {"nerf.levels": 4}
+    events = list(generate.generate(tiny_job(whole, overrides=few)))
     assert any(isinstance(e, p.Warning) and "another seed" in e.message for e in events)
 
     calls.clear()
@@ -116,7 +117,7 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
         return "cancel" if started == 2 and seen == 5 else None
 
     seen = 0
-    run = generate.generate(tiny_job(cut, checkpoint_seconds=0.0), asked)
+    run = generate.generate(tiny_job(cut, checkpoint_seconds=0.0, overrides=few), asked)
     for event in run:
         if isinstance(event, p.Started):
             started, seen = started + 1, 0
@@ -129,7 +130,7 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
 
 def test_two_are_kept_and_others_cleaned(tmp_path):
     (tmp_path / "checkpoints" / ".000009-nerf-1.part").mkdir(parents=True)
-    list(generate.generate(tiny_job(tmp_path, checkpoint_seconds=0.0)))
+    list(generate.generate(tiny_job(tmp_path, checkpoint_seconds=0.0, overrides={"nerf.levels": 2})))
     left = sorted(f.name for f in (tmp_path / "checkpoints").iterdir())
     assert len(left) == 2 and left[-1].endswith("refine-4")
 
