@@ -112,7 +112,7 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
         for network in {id(own): own, id(base): base}.values():
             save_network(thrift, network)
         save_vae(thrift, encoder)
-        weights = alive.now
+        weights = alive.peak = alive.now  # what it took to build them, in float32 at first, is not an iteration's
         row = torch.empty(1, 77, numbers.text_width)
         refined = {"pooled": torch.empty(1, numbers.projection), "time_ids": torch.empty(1, 5)}
         text = Text(row, **refined) if kind == "refiner" else Text(row)
@@ -144,7 +144,7 @@ def captured(kind: str, dtype: torch.dtype) -> float:
     alive = Alive()
     with torch.device("meta"), alive, torch.no_grad():
         network = network_of(kind, dtype)
-        weights = alive.now
+        weights = alive.peak = alive.now
         sized = (torch.empty(rows, numbers.projection), torch.empty(rows, 5)) if kind == "refiner" else ()
         text = Text(torch.empty(rows, 77, numbers.text_width), *sized)
         text = text.seen_from(torch.empty(rows, 16) if network.told else None)
