@@ -1,6 +1,6 @@
 """What are four views at once worth, by themselves? The exact prior told nothing: no words, and no pose.
 
-    python benchmarks/exact_rings.py [--prompt "a yellow duck"] [--seeds 3]
+    python -m benchmarks.exact_rings [--prompt "a yellow duck"] [--seeds 3]
 
 Stage 1 and the hand-over, preset draft, from the same number of pictures: view by view, and as rings of four that are
 denoised jointly (objects/exact_rings.py). Nothing says which way the object faces, so a result may stand turned about
@@ -11,13 +11,9 @@ of 72 turns.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.config import resolve
 from backend.device import prepare_device

@@ -1,6 +1,6 @@
 """How much memory an iteration needs with networks of the real size: counted, without such a machine.
 
-    python benchmarks/memory.py [--dtype float32] [--only sd refiner mvdream]
+    python -m benchmarks.memory [--dtype float32] [--only sd refiner mvdream]
 
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
@@ -11,9 +11,7 @@ tables in backend/models/load.py; 3D, a gigabyte at most, is not among them.
 from __future__ import annotations
 
 import argparse
-import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +20,6 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.diffusion.camera_label import CAMERA_CONFIG
 from backend.diffusion.denoiser import Network, Text, denoise_guided
@@ -112,7 +108,9 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
         for network in {id(own): own, id(base): base}.values():
             save_network(thrift, network)
         save_vae(thrift, encoder)
-        weights = alive.peak = alive.now  # what it took to build them, in float32 at first, is not an iteration's
+        weights = alive.peak = (
+            alive.now
+        )  # what it took to build them, in float32 at first, is not an iteration's
         row = torch.empty(1, 77, numbers.text_width)
         refined = {"pooled": torch.empty(1, numbers.projection), "time_ids": torch.empty(1, 5)}
         text = Text(row, **refined) if kind == "refiner" else Text(row)

@@ -1,6 +1,6 @@
 """How hollow is a vessel, and what do normal maps in stage 1 cost others? With the exact prior, stages 1 and 2a.
 
-    python benchmarks/vessels.py [--kinds mug,bowl,chair] [--shares 0,0.3] [--seeds 3] [--set nerf.levels=150]
+    python -m benchmarks.vessels [--kinds mug,bowl,chair] [--shares 0,0.3] [--seeds 3] [--set nerf.levels=150]
 
 A line a run: the share of stage 1's updates that show normal maps, and after each stage the silhouettes' IoU over
 24 cameras that are not in the prior's list, and of mug and bowl the depth: from above, the median over the cavity of
@@ -10,14 +10,10 @@ how deep the mesh is below the rim, over how deep the true object is. 1 is hollo
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.config import Preset, resolve
 from backend.device import prepare_device
