@@ -1,6 +1,6 @@
 """What are four views at once worth, by themselves? The exact prior told nothing: no words, and no pose.
 
-    python -m benchmarks.exact_rings [--prompt "a yellow duck"] [--seeds 3]
+    python -m benchmarks.exact_rings [--prompt "a yellow duck"] [--seeds 1,2,3]
 
 Stage 1 and the hand-over, preset draft, from the same number of pictures: view by view, and as rings of four that are
 denoised jointly (objects/exact_rings.py). Nothing says which way the object faces, so a result may stand turned about
@@ -61,10 +61,10 @@ def measure(prompt: str, frames: int, seed: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompt", default="a yellow duck")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="1,2,3")
     args = parser.parse_args()
     prepare_device(torch.device("cpu"), 1)
-    for seed in range(1, args.seeds + 1):
+    for seed in map(int, args.seeds.split(",")):
         for frames in (FRAMES, 1):
             began = time.process_time()
             iou, turn = measure(args.prompt, frames, seed)

@@ -1,6 +1,6 @@
 """How hollow is a vessel, and what do normal maps in stage 1 cost others? With the exact prior, stages 1 and 2a.
 
-    python -m benchmarks.vessels [--kinds mug,bowl,chair] [--shares 0,0.3] [--seeds 3] [--set nerf.levels=150]
+    python -m benchmarks.vessels [--kinds mug,bowl,chair] [--shares 0,0.3] [--seeds 1,2,3] [--set nerf.levels=150]
 
 A line a run: the share of stage 1's updates that show normal maps, and after each stage the silhouettes' IoU over
 24 cameras that are not in the prior's list, and of mug and bowl the depth: from above, the median over the cavity of
@@ -94,14 +94,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", default="mug,bowl,chair")
     parser.add_argument("--shares", default="0,0.3")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--set", action="append", default=[], help="a setting, as the command line takes it")
     args = parser.parse_args()
     prepare_device(torch.device("cpu"), 1)
     colours = {"mug": "red", "bowl": "blue", "chair": "brown"}
     overrides = dict(read_setting(text) for text in args.set)
     for kind in args.kinds.split(","):
-        for seed in range(1, args.seeds + 1):
+        for seed in map(int, args.seeds.split(",")):
             for share in map(float, args.shares.split(",")):
                 wanted = wanted_settings(ExactPrior(), None) | overrides | {"nerf.normal_share": share}
                 prompt = f"a {colours.get(kind, 'green')} {kind}"
