@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from backend.scene.camera import Camera, orbit, rays, rings_of
+from backend.scene.camera import Camera, rays, rings_of
 from backend.scene.field import Field
 from backend.scene.occupancy import Occupancy
 from backend.scene.render_nerf import Sampling, render_field_normals
@@ -40,15 +40,7 @@ def test_a_ball_s_normals_are_its_own_in_every_camera_s_own_space(
     got = F.normalize((out.image - (1 - out.opacity) * background()) * 2 - out.opacity, dim=-1)
     middle = inside[..., 0] > 0.08
     assert middle.sum() > 20 * frames
-    assert float((got * expected).sum(-1)[middle].min()) > 0.97
-
-
-def test_a_camera_that_is_turned_sees_the_same_ball(scene: tuple[Field, Occupancy]) -> None:
-    """Camera space: a ball looks the same from everywhere, up to the table's small noise."""
-    ones = torch.ones(2, device=here())
-    views = orbit(torch.tensor([0.0, 115.0], device=here()), 40 * ones, 1.5 * ones, 50 * ones, 16, 16)
-    out = render_field_normals(*scene, views, background(), SAMPLING)
-    assert torch.allclose(out.image[0], out.image[1], atol=0.06)
+    assert float((got * expected).sum(-1)[middle].detach().min()) > 0.97
 
 
 def test_gradients_are_those_of_finite_differences(scene: tuple[Field, Occupancy]) -> None:
