@@ -124,7 +124,7 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
     return _placed(module, device)
 
 
-def _placed(module: nn.Module, device: torch.device) -> nn.Module:
+def _placed(module: Any, device: torch.device) -> Any:
     """On the device, frozen."""
     module.to(device).eval().requires_grad_(False)
     if device.type == "cpu" and sum(p.numel() * p.element_size() for p in module.parameters()) > LARGE:

@@ -7,7 +7,7 @@ A filled mug whose lid is painted like an inside differs from a hollow one by 2 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
@@ -27,6 +27,9 @@ class PromptedPrior(Protocol):
     @property
     def prior(self) -> Prior: ...
 
+    @property
+    def conditioning(self) -> Any: ...
+
     def denoise(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor: ...
 
 
@@ -45,6 +48,11 @@ class NormalsSometimes:
     @property
     def prior(self) -> Prior:
         return self.colours.prior
+
+    @property
+    def conditioning(self) -> Any:
+        """What D_phi is told: it learns colours alone."""
+        return self.colours.conditioning
 
     def camera(self, generator: Generator, size: int) -> Camera:
         """A ring, or a view, of the prior's poses; for normals the highest of a few, which looks into things."""

@@ -101,7 +101,7 @@ def nerf_stage(
             (scene.backdrop.parameters(), settings.backdrop_rate),
         ]
     )
-    phi = _phi(g if isinstance(g, Guide) else g.colours, settings, seed)
+    phi = _phi(g, settings, seed)
     fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
     normal_background = torch.tensor(g.prior.normal_background, device=field.table.device)
 
@@ -148,7 +148,7 @@ def _check_opacity(mean: float, iteration: int) -> None:
         )
 
 
-def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
+def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
     if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
