@@ -17,7 +17,6 @@ import torch
 
 from backend.config import resolve
 from backend.device import prepare_device
-from backend.kernels import select
 from backend.objects.exact_prior import held_out_cameras, truth
 from backend.objects.exact_rings import ExactRings
 from backend.scene.camera import rings_of
@@ -32,10 +31,10 @@ VIEWS, SIZE, TURNS = 24, 64, 72
 
 def best_turn(scene: Scene, prompt: str) -> tuple[float, float]:
     """The mean IoU of the mesh's silhouettes with the true object's at the best turn, and that turn in degrees."""
-    kernels, camera = select("cpu"), held_out_cameras(VIEWS, 0, SIZE, SIZE)
+    camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
     true = truth(prompt, camera).alpha[..., 0] > 0.5
     turned = rings_of(camera, TURNS)  # camera by camera, each from every side
-    found = see(scene, turned, kernels, False)[1][..., 0].view(VIEWS, TURNS, SIZE, SIZE) > 0.5
+    found = see(scene, turned, False)[1][..., 0].view(VIEWS, TURNS, SIZE, SIZE) > 0.5
     both, either = ((found & true[:, None]).sum((2, 3)), (found | true[:, None]).sum((2, 3)))
     iou = (both / either).mean(0)
     return float(iou.max()), 360 / TURNS * float(iou.argmax())
@@ -52,7 +51,7 @@ def measure(prompt: str, frames: int, seed: int) -> tuple[float, float]:
     preset = resolve("draft", {**settings, "nerf.guidance_scale": 1.0, "geometry.levels": 1})
     job = Job("rings", "generate", prompt, "unused", seed=seed, stages=("nerf",))
     scene = None
-    for moment in run_stages(job, preset, ExactRings(device, frames), None, select("cpu"), device):
+    for moment in run_stages(job, preset, ExactRings(device, frames), None, device):
         scene = moment.scene
     assert scene is not None
     return best_turn(scene, prompt)

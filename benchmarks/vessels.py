@@ -18,7 +18,6 @@ from torch import Tensor
 from backend.config import Preset, resolve
 from backend.device import prepare_device
 from backend.jobs.run import wanted_settings
-from backend.kernels import select
 from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
 from backend.objects.shapes import Description, Shape, build
 from backend.scene.mesh import Mesh
@@ -70,18 +69,18 @@ def depth(mesh: Mesh, shape: Shape) -> float:
 
 def measure(prompt: str, seed: int, preset: Preset) -> str:
     """A run's figures, as one line."""
-    kernels, device, prior = select("cpu"), torch.device("cpu"), ExactPrior()
+    device, prior = torch.device("cpu"), ExactPrior()
     job = Job("vessels", "generate", prompt, "unused", seed=seed, stages=("nerf", "geometry"))
     shape = build(Description(prompt.split()[-1], prompt.split()[1]))
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
     true = truth(prompt, camera)
     began, line = time.process_time(), ""
-    for moment in run_stages(job, preset, prior, None, kernels, device):
+    for moment in run_stages(job, preset, prior, None, device):
         handed_over = moment.stage == "geometry" and moment.what == "began"
         if handed_over or (moment.stage == "geometry" and moment.what == "ended"):
             assert moment.scene.mesh is not None
             spent = time.process_time() - began
-            figures = compare(*see(moment.scene, camera, kernels, False), true.colour, true.alpha)
+            figures = compare(*see(moment.scene, camera, False), true.colour, true.alpha)
             hollow = depth(moment.scene.mesh, shape)
             name = "hand-over" if handed_over else "geometry"
             line += (

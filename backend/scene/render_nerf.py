@@ -71,7 +71,7 @@ def render_field_normals(
     the mean over all that it sees, so gradients reach the density behind the surface as well as the surface's own.
     """
     origins, directions = (r.reshape(-1, 3) for r in rays(camera))
-    samples = sampling.march(
+    samples = march_rays(
         origins,
         directions,
         occupancy.cells,
