@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backend.kernels import using
 from backend.scene.camera import Camera, rays, rings_of
 from backend.scene.field import Field
 from backend.scene.occupancy import Occupancy
@@ -55,6 +58,11 @@ def test_gradients_are_those_of_finite_differences(scene: tuple[Field, Occupancy
         out = render_field_normals(field, occupancy, view, background().double(), SAMPLING, generator(3))
         return (weight * out.image).sum()
 
+    with using("torch"):  # the kernels know float32 alone
+        compare(field, loss)
+
+
+def compare(field: Field, loss: Callable[[], Tensor]) -> None:
     loss().backward()
     for parameter in (field.table, field.density_head[0].weight, field.density_head[2].bias):
         assert parameter.grad is not None
