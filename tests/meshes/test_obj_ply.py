@@ -146,7 +146,8 @@ def test_a_ply_of_triangles_alone_is_read_at_once(tmp_path: Path) -> None:
     rows = np.zeros(2, [("n", "u1"), ("i", "<i4", 3)])
     rows["n"], rows["i"] = 3, [[0, 1, 2], [0, 2, 3]]
     head = (
-        b"ply\nformat binary_little_endian 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 4\nproperty float x\nproperty float y\n"
+        b"property float z\n"
         b"element face 2\nproperty list uchar int vertex_indices\nend_header\n"
     )
     corners = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1]], "<f4")

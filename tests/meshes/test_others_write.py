@@ -94,7 +94,7 @@ def test_specular_glossiness_is_painted_where_it_was_read() -> None:
 
 
 def test_ktx2_is_refused_by_name_and_other_silence_is_said() -> None:
-    with pytest.raises(BadMeshFile, match="KTX2.*export with PNG or JPEG"):
+    with pytest.raises(BadMeshFile, match=r"KTX2.*export with PNG or JPEG"):
         read_glb(a_square(PLAIN, extensions={"KHR_texture_basisu": {"source": 0}}).content(), [])
     notes: list[str] = []
     read_glb(a_square(PLAIN, extensions={"MSFT_texture_dds": {"source": 0}}).content(), notes)
