@@ -11,7 +11,7 @@ from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
 from backend.jobs.run import run
 from backend.jobs.telemetry import RunLog
 from backend.results.deliver import finishing
-from backend.results.snapshot import as_it_stands, write_snapshot
+from backend.results.snapshot import with_current_surface, write_snapshot
 from backend.scene.scene import Scene, settle_colours
 from backend.stages.chain import extract_surface, run_stages
 from backend.stages.checkpoint import RunState
@@ -45,13 +45,13 @@ class Generating:
     def snapshot(self, scene: Scene, stage: str) -> Path:
         """See Work."""
         path = Path(self.job.folder) / "snapshot.npz"
-        write_snapshot(path, as_it_stands(scene, stage), self.job.snapshot_faces)
+        write_snapshot(path, with_current_surface(scene, stage), self.job.snapshot_faces)
         return path
 
     def deliver(self, setup: Setup, outcome: Outcome, log: RunLog, control: Control) -> Delivery:
         """What there is, wherever the run was stopped."""
         settings, stage, ended = setup.preset.geometry, outcome.stage, outcome.ended
-        scene = outcome.scene if ended else as_it_stands(outcome.scene, stage)
+        scene = outcome.scene if ended else with_current_surface(outcome.scene, stage)
         if scene.mesh is None:
             extract_surface(scene, setup)
         if stage == "nerf" or (stage == "geometry" and not ended):

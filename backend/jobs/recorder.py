@@ -20,9 +20,9 @@ from backend.errors import SceneError
 from backend.jobs.record import add_note
 from backend.jobs.telemetry import Curves, RunClock, RunLog
 from backend.results.deliver import Delivered
-from backend.results.look import BACKGROUND, around, look, look_at_clay
+from backend.results.look import BACKGROUND, render_clay, render_scene, turntable_cameras
 from backend.results.pictures import write_preview
-from backend.results.snapshot import as_it_stands
+from backend.results.snapshot import with_current_surface
 from backend.scene.scene import Scene
 from backend.stages.checkpoint import RunState, capture
 from backend.stages.checkpoint_writer import CheckpointWriter, newest
@@ -195,10 +195,13 @@ class Recorder:
         device = self._setup.device
         if self.clock.preview.due():
             with self.clock.preview.doing():
-                camera = around(1, 256, device, first=self.clock.turn)
+                camera = turntable_cameras(1, 256, device, first=self.clock.turn)
                 path = self._folder / "preview.png"
                 background = torch.full((3,), BACKGROUND, device=device)
-                write_preview(path, look(as_it_stands(at.scene, at.stage.name), camera, background)[0].cpu())
+                write_preview(
+                    path,
+                    render_scene(with_current_surface(at.scene, at.stage.name), camera, background)[0].cpu(),
+                )
                 self.clock.turn += 37.0
             yield Preview(str(path))
         if self._setup.job.snapshot_faces and self.clock.snapshot.due():
@@ -210,8 +213,8 @@ class Recorder:
 
 def contact_sheet(at: Reached, device: torch.device) -> Tensor:
     """[8,H,W,3]: the stage's result from all sides, on the CPU; geometry's in grey."""
-    cameras = around(8, 192, device)
+    cameras = turntable_cameras(8, 192, device)
     background = torch.full((3,), BACKGROUND, device=device)
     if at.stage.name == "geometry" and at.scene.mesh is not None:
-        return look_at_clay(at.scene.mesh, cameras, background).cpu()
-    return look(at.scene, cameras, background).cpu()
+        return render_clay(at.scene.mesh, cameras, background).cpu()
+    return render_scene(at.scene, cameras, background).cpu()

@@ -55,9 +55,9 @@ def wanted_settings(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
 
 def _wanted_by(prior: Prior) -> dict[str, Any]:
     """Its guidance in every stage, where it states one, then its settings."""
-    if prior.guidance is None:
-        return prior.settings
-    return {f"{stage}.guidance_scale": float(prior.guidance) for stage in STAGES} | prior.settings
+    if prior.spec.guidance is None:
+        return prior.spec.settings
+    return {f"{stage}.guidance_scale": float(prior.spec.guidance) for stage in STAGES} | prior.spec.settings
 
 
 def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Event, None, None]:

@@ -8,7 +8,7 @@ import torch
 
 from backend.config import STAGES
 from backend.errors import NumericsError, SceneError
-from backend.scene.scene import Scene, hand_over, new_scene, settle_colours
+from backend.scene.scene import Scene, field_to_surface, new_scene, settle_colours
 from backend.stages.checkpoint import RunState, restore_scene, restore_stage
 from backend.stages.happenings import (
     Happening,
@@ -20,7 +20,8 @@ from backend.stages.happenings import (
     Stepped,
 )
 from backend.stages.memory import release_networks
-from backend.stages.setup import Setup, stages_left
+from backend.stages.normal_views import NormalsSometimes
+from backend.stages.setup import Setup, kind_of, stages_left
 from backend.stages.stages import Guide, Stage, geometry_stage, nerf_stage, texture_stage
 
 ATTEMPTS = 3  # seeds tried before an empty or full scene is an error
@@ -82,10 +83,14 @@ def make_stage(name: str, setup: Setup, scene: Scene, attempt: int) -> Stage:
     job, prior, schedule = setup.job, setup.prior_for(name), getattr(setup.preset, name)
     if prior is not setup.prior:
         release_networks(setup.prior)
-    g = Guide(prior, setup.prompts[name], schedule.guidance_scale)
+    g = Guide(prior, setup.prompts[name, kind_of(name)], schedule.guidance_scale)
     if name == "nerf":
+        views: Guide | NormalsSometimes = g
+        if schedule.normal_share:
+            normals = Guide(prior, setup.prompts[name, "normal"], schedule.guidance_scale)
+            views = NormalsSometimes(g, normals, schedule.normal_share)
         generator = stage_generator(setup.device, job.seed, name, attempt)
-        return nerf_stage(scene, g, schedule, generator, _seed(setup, attempt))
+        return nerf_stage(scene, views, schedule, generator, _seed(setup, attempt))
     generator = stage_generator(setup.device, job.seed, name)
     if name == "geometry":
         return geometry_stage(scene, g, schedule, generator)
@@ -124,5 +129,5 @@ def extract_surface(scene: Scene, setup: Setup) -> None:
     """From the field to a surface, judged by the views of its own generator. Raises SceneError."""
     preset, generator = setup.preset, torch.Generator(setup.device).manual_seed(setup.job.seed)
     size = max(preset.nerf.size, min(preset.geometry.size, 256))  # sharp enough to settle colours on
-    viewers = setup.prior.poses.sample(generator, THRESHOLD_VIEWS, size, size)
-    hand_over(scene, viewers, preset.geometry.cells)
+    viewers = setup.prior.spec.poses.sample(generator, THRESHOLD_VIEWS, size, size)
+    field_to_surface(scene, viewers, preset.geometry.cells)

@@ -19,7 +19,7 @@ from dreamflow_blender.contract.protocol import Job
 class Setup:
     """A job with everything that its name, its settings and this machine resolve to.
 
-    prompts  by stage: what the stage's prior has prepared for the prompt, parsed and embedded once
+    prompts  by stage and what it shows: what its prior has prepared for the prompt, parsed and embedded once
     savings  how memory is saved now; it starts as `plan` says, and is the one thing here that changes
     """
 
@@ -31,7 +31,7 @@ class Setup:
     threads: int
     plan: Plan
     savings: MemorySavings
-    prompts: Mapping[str, Any]
+    prompts: Mapping[tuple[str, Kind], Any]
 
     def prior_for(self, stage: str) -> Prior:
         """The last stage is the refiner's where there is one."""
@@ -68,13 +68,18 @@ def set_up(
     Raises InputError for a prompt or a size that a prior cannot take, ModelError where an encoder is damaged.
     """
 
-    def request(name: str) -> tuple[str, str, Kind, int]:
-        return job.prompt, job.negative, kind_of(name), getattr(preset, name).size
-
-    for name in job.stages:
-        prior_for(name, prior, refiner).check(*request(name))
+    shown: list[tuple[str, Kind]] = [(name, kind_of(name)) for name in job.stages]
+    if "nerf" in job.stages and preset.nerf.normal_share:
+        shown.append(("nerf", "normal"))
+    for name, kind in shown:
+        prior_for(name, prior, refiner).check(job.prompt, job.negative, kind, getattr(preset, name).size)
     at_least = saved.notes.get("rung", 0) if saved else 0
     plan = make_plan(stages_left(job, saved), preset, prior, refiner, device, at_least)
     savings = MemorySavings(preset, prior, refiner, plan.rung, plan.graphs)
-    prompts = {name: prior_for(name, prior, refiner).prepare(*request(name)) for name in job.stages}
+    prompts = {
+        (name, kind): prior_for(name, prior, refiner).prepare(
+            job.prompt, job.negative, kind, getattr(preset, name).size
+        )
+        for name, kind in shown
+    }
     return Setup(job, preset, prior, refiner, device, threads, plan, savings, prompts)

@@ -27,9 +27,10 @@ from backend.scene.field import Backdrop
 from backend.scene.mesh import Mesh
 from backend.scene.optimizer import adamw, decay
 from backend.scene.render_mesh import render_colour, render_normals
-from backend.scene.render_nerf import render_nerf
+from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
-from backend.stages.apfo import Step, apfo
+from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
+from backend.stages.normal_views import NormalsSometimes, PhiOfColours
 from backend.stages.spaces import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
@@ -66,15 +67,27 @@ class Guide:
     prior: Prior
     conditioning: Any  # what the prior has prepared for the prompt
     guidance_scale: float
+    shows_normals = False  # beside colours, see normal_views.py
+
+    @property
+    def denoise(self) -> Denoiser:
+        """D_p(z) for this prompt."""
+        return partial(self.prior.denoise, conditioning=self.conditioning, guidance_scale=self.guidance_scale)
+
+    def camera(self, generator: Generator, size: int) -> Camera:
+        """A ring, or a view, of the prior's poses."""
+        return rings_of(self.prior.spec.poses.sample(generator, 1, size, size), self.prior.spec.frames)
 
 
 def sample_background(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
     """Of one view: a random solid colour, or the background network."""
-    learned = draw_on_host(generator) < prior.backgrounds.learned_share
-    return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)
+    learned = draw_on_host(generator) < prior.spec.backgrounds.learned_share
+    return scene.backdrop if learned else prior.spec.backgrounds.sample_solid(generator)
 
 
-def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator, seed: int) -> Stage:
+def nerf_stage(
+    scene: Scene, g: Guide | NormalsSometimes, settings: NerfStage, generator: Generator, seed: int
+) -> Stage:
     """Stage 1: the field from nothing. SceneError where it turns out empty or full."""
     field = scene.field
     heads = [*field.density_head.parameters(), *field.colour_head.parameters()]
@@ -86,8 +99,14 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
         ]
     )
     phi = _phi(g, settings, seed)
+    fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
+    normal_background = torch.tensor(g.prior.spec.normal_background, device=field.table.device)
 
     def render(camera: Camera) -> RenderOutput:
+        if g.shows_normals:
+            return render_field_normals(
+                field, scene.occupancy, camera, normal_background, scene.sampling, generator
+            )
         background = sample_background(scene, g.prior, camera, generator)
         return render_nerf(field, scene.occupancy, camera, background, scene.sampling, generator)
 
@@ -111,7 +130,7 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
                 scene.mean_opacity += 0.3 * (opacity - scene.mean_opacity)
                 _check_opacity(scene.mean_opacity, done)
 
-    return _stage("nerf", settings, g, phi, render, regularize, optimizer, generator, after=after)
+    return _stage("nerf", settings, g, phi, render, regularize, optimizer, generator, fitted, after)
 
 
 def _check_opacity(mean: float, iteration: int) -> None:
@@ -123,8 +142,8 @@ def _check_opacity(mean: float, iteration: int) -> None:
         )
 
 
-def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
-    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
+def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
+    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.spec.lora):
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
@@ -138,31 +157,28 @@ def levels_of(schedule: Walk) -> list[NoiseLevel]:
 def _stage(
     name: str,
     schedule: Walk,
-    g: Guide,
+    g: Guide | NormalsSometimes,
     phi: Phi | None,
     render: Callable[[Camera], RenderOutput],
     regularize: Callable[[RenderOutput, int], Tensor],
     optimizer: Optimizer,
     generator: Generator,
+    fitted: FittedDenoiser | None = None,
     after: Callable[[Step], None] = lambda step: None,
     finish: Callable[[], None] = lambda: None,
 ) -> Stage:
-    """APFO with this stage's cameras, prior and target space."""
+    """APFO with this stage's cameras, prior and target space. fitted: what it fits in place of phi, round it."""
     prior = g.prior
-
-    def sample_camera() -> Camera:
-        return rings_of(prior.poses.sample(generator, 1, schedule.size, schedule.size), prior.frames)
-
-    between_pictures = (prior.target if schedule.target == "prior" else schedule.target) == "pixel"
+    between_pictures = (prior.spec.target if schedule.target == "prior" else schedule.target) == "pixel"
     updates = partial(
         apfo,
         levels_of(schedule),
         schedule.views,
-        sample_camera=sample_camera,
+        sample_camera=partial(g.camera, generator, schedule.size),
         render=render,
         space=PictureSpace(prior.encode, prior.decode) if between_pictures else LatentSpace(prior.encode),
-        prior=partial(prior.denoise, conditioning=g.conditioning, guidance_scale=g.guidance_scale),
-        phi=phi,
+        prior=g.denoise,
+        phi=fitted or phi,
         regularize=regularize,
         optimizer=optimizer,
         generator=generator,
@@ -177,7 +193,7 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
     optimizer = adamw(
         [([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate)], weight_decay=0.0
     )
-    background = torch.tensor(g.prior.normal_background, device=scene.sdf.device)
+    background = torch.tensor(g.prior.spec.normal_background, device=scene.sdf.device)
     current: list[tuple[Mesh, Edges]] = []
 
     def render(camera: Camera) -> RenderOutput:

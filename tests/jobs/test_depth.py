@@ -14,7 +14,7 @@ from backend.diffusion.denoiser import Network
 from backend.jobs import generate, refine
 from backend.jobs.priors import open_prior
 from backend.models import text
-from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.models.latent_prior import LatentPrior
 from backend.objects import grammar
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Started
@@ -86,7 +86,7 @@ def test_the_prompt_is_embedded_once_a_stage_before_the_first(
     monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
     counted(grammar, "parse")
     counted(text, "load_text")
-    counted(StableDiffusionPrior, "prepare")
+    counted(LatentPrior, "prepare")
     before: list[Counter[str]] = []
     job = tiny_job(tmp_path / "job", prior="mini")
     job = dataclasses.replace(job, prompt="a red mug")

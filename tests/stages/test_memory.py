@@ -19,7 +19,7 @@ from backend.errors import InputError, OutOfMemory
 from backend.jobs import generate
 from backend.jobs import run as running
 from backend.jobs.telemetry import RunClock
-from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.models.latent_prior import LatentPrior
 from backend.stages import apfo, memory
 from backend.stages.checkpoint import RunState, load
 from backend.stages.checkpoint_writer import listed
@@ -74,7 +74,7 @@ def run(prior: Any, folder: Path, checkpoint_seconds: float = 0.0) -> tuple[RunS
 
 @pytest.fixture(scope="module")
 def undisturbed(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> RunState:
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    prior = LatentPrior(folders[0], CPU, folders[1])
     saved, notes = run(prior, tmp_path_factory.mktemp("undisturbed"))
     assert notes == [] and saved.iteration == 4
     return saved
@@ -104,7 +104,7 @@ def test_wherever_it_runs_out_the_result_is_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Twice, and from the newest checkpoint or from the start: both savings compute again what they do not keep."""
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    prior = LatentPrior(folders[0], CPU, folders[1])
     failing_at(where, prior, monkeypatch, 3, 4)
     saved, notes = run(prior, tmp_path, 0.0 if checkpoints else 1e6)
     second = 2 if checkpoints else 0
@@ -119,7 +119,7 @@ def test_wherever_it_runs_out_the_result_is_the_same(
 def test_the_last_savings_are_used_as_well_and_then_it_says_what_to_change(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    prior = LatentPrior(folders[0], CPU, folders[1])
     failing_at("D_p", prior, monkeypatch, 2, 3, 4, 5)
     saved, notes = run(prior, tmp_path / "goes on")
     assert len(notes) == len(THRIFTS) - 1 == saved.notes["rung"] and saved.iteration == 4
@@ -127,7 +127,7 @@ def test_the_last_savings_are_used_as_well_and_then_it_says_what_to_change(
     assert prior.describe()["phi"] == "shared"
     assert saved.tensors["phi.steps"] == 3  # on the other network it began again, after one iteration
 
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    prior = LatentPrior(folders[0], CPU, folders[1])
     failing_at("D_p", prior, monkeypatch, *range(1, 1 + len(THRIFTS)))
     with pytest.raises(
         OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"
@@ -156,7 +156,7 @@ def test_a_processor_runs_out_in_other_words(error: Exception) -> None:
 
 
 def test_what_is_to_be_changed_by_stage(folders: tuple[Path, Path]) -> None:
-    preset, sd = resolve("paper"), StableDiffusionPrior(folders[0], CPU)  # native size 64
+    preset, sd = resolve("paper"), LatentPrior(folders[0], CPU)  # native size 64
     assert memory.what_to_change("texture", preset, sd) == "Lower texture.size: --set texture.size=256"
     small = dataclasses.replace(preset, refine=dataclasses.replace(preset.refine, size=64))
     assert "--stages nerf,geometry,texture" in memory.what_to_change("refine", small, sd)
@@ -190,9 +190,9 @@ def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch
 def test_a_job_warns_resumes_and_remembers(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = StableDiffusionPrior.denoise
+    real = LatentPrior.denoise
     failing = Failing(real, 3)
-    monkeypatch.setattr(StableDiffusionPrior, "denoise", lambda self, *args: failing(self, *args))
+    monkeypatch.setattr(LatentPrior, "denoise", lambda self, *args: failing(self, *args))
     job = tiny_job(
         tmp_path / "job", prior=str(folders[0]), stages=("nerf",), overrides=FEW, checkpoint_seconds=0.0
     )
