@@ -43,9 +43,7 @@ def kept(tmp_path_factory):
     """A whole run's results, and a copy of every checkpoint that it wrote."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle())
-        patch.setattr(deliver, "write_turntable", lambda path, _: path.touch())
-        patch.setattr(deliver, "write_curves", lambda path, _: path.touch())
+        put_in_place(patch)
         patch.setattr(checkpoint_writer.clean, "__defaults__", (1000,))
         events = list(generate.generate(tiny_job(folder, checkpoint_seconds=0.0)))
     assert isinstance(events[-1], p.Finished)
