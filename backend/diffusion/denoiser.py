@@ -190,6 +190,8 @@ def denoise_guided(
         return denoise(network, z, level, text)
     if len(negative.hidden) == 1:
         negative = negative.repeated(len(z)).seen_from(text.label)
-    both = denoise(network, torch.cat((z, z)), level, join(text, negative))
+    twice = torch.cat((z, z))
+    output = network.predict(twice, level, join(text, negative))
+    both = from_prediction(output, twice, level, network.prediction)
     with_text, without = both.chunk(2)
     return without + guidance_scale * (with_text - without)

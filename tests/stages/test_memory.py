@@ -64,6 +64,7 @@ def run(prior: Any, folder: Path, checkpoint_seconds: float = 0.0) -> tuple[RunS
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "open_prior", lambda *_: prior)
         patch.setattr(RunClock, "REPORT_EVERY", 0.0)
+        patch.setattr(RunClock, "SLOW", float("inf"))  # no checkpoint but when it is due
         for event in generate.generate(job, lambda: "cancel" if done[-1] == 4 else None):
             if isinstance(event, Warning):
                 notes.append(event.message)
@@ -106,7 +107,7 @@ def test_wherever_it_runs_out_the_result_is_the_same(
     """Twice, and from the newest checkpoint or from the start: both savings compute again what they do not keep."""
     prior = LatentPrior(folders[0], CPU, folders[1])
     failing_at(where, prior, monkeypatch, 3, 4)
-    saved, notes = run(prior, tmp_path, 0.0 if checkpoints else 1e6)
+    saved, notes = run(prior, tmp_path, 0.0 if checkpoints else 86_400.0)
     second = 2 if checkpoints else 0
     assert len(notes) == 2 and saved.iteration == 4
     assert "Out of memory in stage nerf, iteration 2." in notes[0] and "encoder checkpointed" in notes[0]
@@ -192,7 +193,7 @@ def test_a_job_warns_resumes_and_remembers(
 ) -> None:
     real = LatentPrior.denoise
     failing = Failing(real, 3)
-    monkeypatch.setattr(LatentPrior, "denoise", lambda self, *args: failing(self, *args))
+    monkeypatch.setattr(LatentPrior, "denoise", lambda self, *args, **named: failing(self, *args, **named))
     job = tiny_job(
         tmp_path / "job", prior=str(folders[0]), stages=("nerf",), overrides=FEW, checkpoint_seconds=0.0
     )

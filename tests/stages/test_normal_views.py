@@ -26,7 +26,9 @@ class Asked(Oracle):
     def prepare(self, prompt: str, negative: str, kind: str, size: int) -> str:  # type: ignore[override]
         return kind
 
-    def denoise(self, z: Tensor, level: object, camera: object, conditioning: str, scale: float) -> Tensor:  # type: ignore[override]
+    def denoise(
+        self, z: Tensor, level: object, camera: object, conditioning: str, guidance_scale: float
+    ) -> Tensor:  # type: ignore[override]
         self.kinds.append(conditioning)
         return z
 
