@@ -3,7 +3,7 @@
     blender -b -P dreamflow_blender/batch.py -- --prompts prompts.txt --out DIR [--blend] [--preset draft]
     blender -c dreamflow generate --prompt "a red mug" --out DIR
 
-Blocking, and the same code as the button. As a bare script it finds its package beside itself: from a clone
+Blocking, and the same code as the button. As a bare script it finds its package next to it: from a clone
 and from the installed folder, whether the extension is enabled, disabled or absent.
 """
 
@@ -139,7 +139,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Job, float]]:
     if args.prompts:
         lines += read_prompts(args.prompts)
     if not lines:
-        raise BadPrompts("Say what to make, with --prompt or --prompts.")
+        raise BadPrompts("Give a prompt with --prompt or --prompts.")
     return [_job(line, args) for line in lines]
 
 
@@ -163,10 +163,10 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
 
 
 def _one(client: Client, job: Job, height: float, args: argparse.Namespace, label: str) -> Row:
-    """Whatever goes wrong with one prompt is told in its row, and the next has its turn."""
+    """An error with one prompt is reported in its row, and the next prompt is run."""
     began = time.monotonic()
     row = Row(job.prompt, job.seed, "failed", "")
-    told = Told(f"{label} {job.prompt}", row)
+    log = BatchLog(f"{label} {job.prompt}", row)
     try:
         folder = args.out.resolve() / f"{work.slug(job.prompt)}-{job.seed}"
         job, how = work.in_folder(job, folder)
@@ -175,8 +175,8 @@ def _one(client: Client, job: Job, height: float, args: argparse.Namespace, labe
         if how == "done":
             row.files = _files(Path(job.folder))
         else:
-            told.line("goes on" if how == "resume" else "begins")
-            finished = work.run_job(client, job, how, told.hear)
+            log.line("resumes" if how == "resume" else "begins")
+            finished = work.run_job(client, job, how, log.hear)
             row.files, row.figures = finished.paths, finished.figures
         if args.blend and not blend.is_file():
             _save_blend(job, height, blend)
@@ -186,11 +186,11 @@ def _one(client: Client, job: Job, height: float, args: argparse.Namespace, labe
     except work.JobFailed as error:
         row.error = {k: v for k, v in vars(error.failed).items() if v}
     except work.JobCancelled:
-        row.error = {"kind": "cancelled", "message": "It was stopped."}
+        row.error = {"kind": "cancelled", "message": "The job was stopped."}
     except (objects.CannotImport, OSError, RuntimeError) as error:
         row.error = {"kind": "file", "message": str(error)}
     row.seconds = round(time.monotonic() - began, 1)
-    told.line(row.error.get("message", "") or f"{row.state}, {words.duration(row.seconds)}: {row.folder}")
+    log.line(row.error.get("message", "") or f"{row.state}, {words.duration(row.seconds)}: {row.folder}")
     return row
 
 
@@ -203,14 +203,14 @@ def _save_blend(job: Job, height: float, path: Path) -> None:
     """The object alone in a file of its own; the file that Blender was started with is not touched on disk."""
     bpy.ops.wm.read_homefile(use_empty=True)
     result = objects.read_result(Path(job.folder))
-    made = objects.add_result(result, job.prompt, height, (0, 0, 0), "DreamFlow", bpy.context.scene)
-    assets.mark(made, job.prompt, Path(job.folder) / "preview.png")
+    obj = objects.add_result(result, job.prompt, height, (0, 0, 0), "DreamFlow", bpy.context.scene)
+    assets.mark(obj, job.prompt, Path(job.folder) / "preview.png")
     temporary = path.with_name("object.part.blend")
     bpy.ops.wm.save_as_mainfile(filepath=str(temporary), copy=True, check_existing=False)
     temporary.replace(path)
 
 
-class Told:
+class BatchLog:
     """A line for each stage and every tenth of it."""
 
     def __init__(self, label: str, row: Row) -> None:

@@ -18,7 +18,9 @@ def pixels_of(image: bpy.types.Image, alpha: bool) -> NDArray[np.uint8]:
     width, height = image.size  # this loads it
     if not width or not height or not image.has_data:
         where = f" ({image.filepath})" if image.filepath else ""
-        raise CannotRefine(f"The image “{image.name}”{where} is missing: find it again, or take another one.")
+        raise CannotRefine(
+            f"The image “{image.name}”{where} is missing: use File > External Data > Find Missing Files."
+        )
     if max(width, height) > MOST:
         raise CannotRefine(
             f"“{image.name}” has {width} by {height} pixels, more than {MOST:,}: scale it down."

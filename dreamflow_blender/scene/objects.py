@@ -61,7 +61,7 @@ def read_result(folder: Path) -> Result:
     return Result(arrays, albedo, read_record(folder), _mean_colour(folder))
 
 
-def read_so_far(folder: Path) -> Result:
+def read_partial(folder: Path) -> Result:
     """The newest snapshot of a job that has not come to its end: coarse, with colours. Raises CannotImport."""
     try:
         arrays = meshfile.read_snapshot(folder / "snapshot.npz")
@@ -118,15 +118,15 @@ def add_result(
     mesh = bpy.data.meshes.new(name)
     fill_mesh(mesh, result.arrays, height)
     mesh.materials.append(make_material(name, result.albedo, result.colour))
-    made = bpy.data.objects.new(name, mesh)
-    made.location = location
+    obj = bpy.data.objects.new(name, mesh)
+    obj.location = location
     job = result.record.get("job", {})
-    made["dreamflow_prompt"] = str(job.get("prompt", name))
-    made["dreamflow_seed"] = int(job.get("seed", 0))
-    made["dreamflow_job"] = str(job.get("id", ""))
-    made["dreamflow_record"] = json.dumps(result.record)
-    collection_of(scene, collection_name).objects.link(made)
-    return made
+    obj["dreamflow_prompt"] = str(job.get("prompt", name))
+    obj["dreamflow_seed"] = int(job.get("seed", 0))
+    obj["dreamflow_job"] = str(job.get("id", ""))
+    obj["dreamflow_record"] = json.dumps(result.record)
+    collection_of(scene, collection_name).objects.link(obj)
+    return obj
 
 
 def short_name(text: str) -> str:
@@ -230,12 +230,12 @@ def collection_of(scene: bpy.types.Scene, name: str) -> bpy.types.Collection:
     return found
 
 
-def select_only(made: bpy.types.Object, view_layer: bpy.types.ViewLayer) -> None:
+def select_only(obj: bpy.types.Object, view_layer: bpy.types.ViewLayer) -> None:
     """As after adding a primitive; nothing where the view layer leaves its collection out."""
     view_layer.update()  # until then it knows nothing of what was linked
-    if made.name not in view_layer.objects:
+    if obj.name not in view_layer.objects:
         return
     for other in list(view_layer.objects.selected):
         other.select_set(False, view_layer=view_layer)
-    made.select_set(True, view_layer=view_layer)
-    view_layer.objects.active = made
+    obj.select_set(True, view_layer=view_layer)
+    view_layer.objects.active = obj

@@ -1,7 +1,7 @@
 """A refined texture comes to its object: one undo step, everything old kept until Apply.
 
 What was put where is written on the object itself, so that before / after, Apply and Discard work in any later
-session and after any undo: `dreamflow_refined` as JSON, and the materials as pointers beside it.
+session and after any undo: `dreamflow_refined` as JSON, and the materials as pointers in properties of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..contract import meshfile
 from ..contract.meshfile import BadMeshFile, MeshArrays
 from ..gather.material import principled_of
-from ..gather.object import column, loop_print
+from ..gather.object import column, topology_hash
 from . import objects
 from .nodes import add_nodes, new_material, packed, show, shown_by
 from .objects import CannotImport
@@ -73,31 +73,31 @@ def find_object(place: dict[str, Any], scene: bpy.types.Scene) -> bpy.types.Obje
     return found
 
 
-def put(
-    refined: Refined, place: dict[str, Any], made: bpy.types.Object, context: bpy.types.Context
+def apply_result(
+    refined: Refined, place: dict[str, Any], obj: bpy.types.Object, context: bpy.types.Context
 ) -> bpy.types.Object:
     """Show the refined textures on the object, or on a copy of it; which is returned. Raises CannotImport.
 
     Everything is checked before anything is changed.
     """
-    if KEY in made:
-        raise CannotImport(f"{made.name} shows another refined texture: press Apply or Discard first.")
+    if KEY in obj:
+        raise CannotImport(f"{obj.name} shows another refined texture: press Apply or Discard first.")
     new_uvs = any(texture.new_uvs for texture in refined.textures)
-    copied = made.library is not None or (new_uvs and not (place["own_loops"] and made.data.library is None))
-    shown = made
-    selected = made.select_get()
+    copied = obj.library is not None or (new_uvs and not (place["own_loops"] and obj.data.library is None))
+    shown = obj
+    selected = obj.select_get()
     if copied:
-        shown = _copy(made, place, context)
-    elif new_uvs and loop_print(made.data) != place["print"]:
+        shown = _copy(obj, place, context)
+    elif new_uvs and topology_hash(obj.data) != place["print"]:
         raise CannotImport(
-            f"The faces of {made.name} have changed since it was refined: the new UVs do not fit."
+            f"The faces of {obj.name} have changed since it was refined: the new UVs do not fit."
         )
     state: dict[str, Any] = {
         "shown": "after",
         "slots": [],
         "uv": "",
         "added": 0,
-        "of": made.name if copied else "",
+        "of": obj.name if copied else "",
     }
     state["selected"] = selected
     state["job"] = str(refined.record.get("job", {}).get("id", ""))
@@ -106,8 +106,8 @@ def put(
             state["uv"] = _add_uvs(shown, refined)
         except CannotImport:
             if copied:
-                drop_copy(shown, made, context)
-                made.select_set(selected)
+                drop_copy(shown, obj, context)
+                obj.select_set(selected)
             raise
     if not len(shown.material_slots):
         shown.data.materials.append(None)
@@ -133,7 +133,7 @@ def _place(
         if name not in texture.names:
             continue
         uv_name = state["uv"] if texture.new_uvs else place["uv"][row]
-        made: bpy.types.Material | None = None
+        material: bpy.types.Material | None = None
         for at in place["slots"][row] or [0]:
             if at >= len(shown.material_slots):
                 continue
@@ -148,19 +148,19 @@ def _place(
                     state["slots"].append({"slot": at, "way": "image", "before": before})
                     shown[OLD + str(at)] = old
                 continue
-            if made is None:
-                made = new_material(old, image, uv_name, f"{old.name if old else shown.name} refined")
-                made["dreamflow_prompt"] = str(job.get("prompt", ""))
+            if material is None:
+                material = new_material(old, image, uv_name, f"{old.name if old else shown.name} refined")
+                material["dreamflow_prompt"] = str(job.get("prompt", ""))
             fake = bool(old.use_fake_user) if old is not None and old.library is None else None
             state["slots"].append({"slot": at, "way": "material", "link": slot.link, "fake": fake})
             if old is not None:
                 shown[OLD + str(at)] = old
                 if fake is not None:
                     old.use_fake_user = True
-            shown[NEW + str(at)] = made
+            shown[NEW + str(at)] = material
             if slot.link == "DATA" and (shown.data.users > 1 or shown.data.library is not None):
-                slot.link = "OBJECT"  # others that show this mesh keep theirs
-            slot.material = made
+                slot.link = "OBJECT"  # other objects with this mesh keep their material
+            slot.material = material
 
 
 def _add_uvs(shown: bpy.types.Object, refined: Refined) -> str:
@@ -193,22 +193,22 @@ def _add_uvs(shown: bpy.types.Object, refined: Refined) -> str:
     return name
 
 
-def _copy(made: bpy.types.Object, place: dict[str, Any], context: bpy.types.Context) -> bpy.types.Object:
+def _copy(obj: bpy.types.Object, place: dict[str, Any], context: bpy.types.Context) -> bpy.types.Object:
     """The object as it is evaluated now, in this file and in its place; the original is hidden in this view layer."""
     depsgraph = context.evaluated_depsgraph_get()
-    seen = made.evaluated_get(depsgraph)
+    seen = obj.evaluated_get(depsgraph)
     mesh = bpy.data.meshes.new_from_object(seen, preserve_all_data_layers=True, depsgraph=depsgraph)
-    if loop_print(mesh) != place["print"]:
+    if topology_hash(mesh) != place["print"]:
         bpy.data.meshes.remove(mesh)
-        raise CannotImport(f"The faces of {made.name} have changed since it was refined.")
-    shown = bpy.data.objects.new(f"{made.name} refined", mesh)
+        raise CannotImport(f"The faces of {obj.name} have changed since it was refined.")
+    shown = bpy.data.objects.new(f"{obj.name} refined", mesh)
     shown.matrix_world = seen.matrix_world.copy()
     mesh.materials.clear()
-    for slot in made.material_slots:
+    for slot in obj.material_slots:
         mesh.materials.append(slot.material)
     context.scene.collection.objects.link(shown)
-    if made.name in context.view_layer.objects:
-        made.hide_set(True)
+    if obj.name in context.view_layer.objects:
+        obj.hide_set(True)
     return shown
 
 

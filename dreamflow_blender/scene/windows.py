@@ -27,7 +27,7 @@ def redraw() -> None:
                 for region in area.regions:
                     if region.type in ("UI", "WINDOW") and (area.type, region.type) != ("VIEW_3D", "WINDOW"):
                         region.tag_redraw()
-        if not len(window.modal_operators):  # else the text there is theirs
+        if not len(window.modal_operators):  # else that operator's own text is there
             # without a window, as in a timer that has opened a file, Blender would crash here
             with bpy.context.temp_override(window=window):
                 window.workspace.status_text_set(None)

@@ -1,7 +1,7 @@
 """When and where results come into the scene: at once in the file they were begun in, never into another.
 
-An import waits for Object Mode and for whatever the user is in the middle of: an undo step inside a stroke, a
-transform or a render would spoil theirs. What cannot come by itself stays in the history, with its button.
+An import waits for Object Mode and for the end of a stroke, a transform or a render, whose undo steps it would
+break. What is not imported by itself stays in the history, with its button.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ready: list[str] = []  # ids of finished jobs, in order
 _selection: Selection | None = None  # when Generate was pressed, or as we left it
 
 
-def place(context: bpy.types.Context) -> dict[str, Any]:
+def import_target(context: bpy.types.Context) -> dict[str, Any]:
     """Where the next result goes, as the settings say now. JSON."""
     settings = context.scene.dreamflow
     at_cursor = settings.place == "CURSOR"
@@ -44,23 +44,23 @@ def place(context: bpy.types.Context) -> dict[str, Any]:
     }
 
 
-def expect(number: str) -> None:
+def register_started(job_id: str) -> None:
     """A job was begun in the file and scene that are open now."""
     global _selection
-    _begun[number] = _Begun(bpy.context.scene.name)
+    _begun[job_id] = _Begun(bpy.context.scene.name)
     _selection = selection_of(bpy.context.view_layer)
 
 
-def ready(number: str) -> None:
-    """It is finished: bring it in when that disturbs nobody."""
-    if number in _begun and addon.setting("auto_import", True):
-        _ready.append(number)
+def ready(job_id: str) -> None:
+    """It is finished: import it as soon as nothing is in the way."""
+    if job_id in _begun and addon.setting("auto_import", True):
+        _ready.append(job_id)
 
 
-def forget(number: str) -> None:
-    _begun.pop(number, None)
-    if number in _ready:
-        _ready.remove(number)
+def forget(job_id: str) -> None:
+    _begun.pop(job_id, None)
+    if job_id in _ready:
+        _ready.remove(job_id)
 
 
 def file_opened() -> None:
@@ -69,13 +69,8 @@ def file_opened() -> None:
     _ready.clear()
 
 
-def belongs_here(number: str) -> bool:
-    """Whether this job was begun in the file that is open."""
-    return number in _begun
-
-
-def waits_for() -> str:
-    """What keeps a finished object from coming in; "" where nothing does."""
+def import_blocker() -> str:
+    """What a finished result waits for; "" where it can be imported now."""
     window = windows.first()
     if window is not None and len(window.modal_operators):
         return "the running tool to end"
@@ -94,29 +89,29 @@ def pending() -> bool:
 
 def due() -> bool:
     """Whether something can be brought in now."""
-    return bool(_ready) and not waits_for()
+    return bool(_ready) and not import_blocker()
 
 
 def import_due(store: Store) -> bool:
     """Bring in the first one that is ready. Raises RuntimeError with what the operator reports."""
-    number = _ready.pop(0)
-    entry = store.find(number)
-    begun = _begun.get(number)
+    job_id = _ready.pop(0)
+    entry = store.find(job_id)
+    begun = _begun.get(job_id)
     if entry is None or begun is None:
         return False
     window = windows.first()
     over = {"window": window} if window is not None else {}
     if entry.job.kind == "refine":
         with bpy.context.temp_override(**over):
-            bpy.ops.dreamflow.show_refined("EXEC_DEFAULT", True, number=number)
+            bpy.ops.dreamflow.show_refined("EXEC_DEFAULT", True, job_id=job_id)
         return True
     with bpy.context.temp_override(**over):
         bpy.ops.dreamflow.import_result(
             "EXEC_DEFAULT",
             True,  # an undo step of its own, though Python calls it
-            number=number,
+            job_id=job_id,
             scene=begun.scene,
-            select=undisturbed(bpy.context.view_layer),
+            select=selection_unchanged(bpy.context.view_layer),
         )
     return True
 
@@ -126,7 +121,7 @@ def selection_of(layer: bpy.types.ViewLayer) -> Selection:
     return (active.name if active else "", frozenset(o.name for o in layer.objects.selected))
 
 
-def undisturbed(layer: bpy.types.ViewLayer) -> bool:
+def selection_unchanged(layer: bpy.types.ViewLayer) -> bool:
     """Whether the user has selected nothing else since Generate, or since our last import."""
     return _selection is None or selection_of(layer) == _selection
 

@@ -23,16 +23,16 @@ __all__ = ["user"]  # a fixture
 def test_retry_with_less_memory(user):
     set_up(user, "good")
     generate("a red mug", "geometry.levels=3")
-    tick_until(lambda: jobs.trouble is not None)
+    tick_until(lambda: jobs.problem is not None)
     operators = layout.draw(sidebar.DREAMFLOW_PT_main).operators
     (retry,) = (chosen for name, _, chosen in operators if name == "dreamflow.retry_smaller")
     assert retry.stage == "geometry"
     with pytest.raises(RuntimeError, match="cannot be made smaller"):  # a stage whose size nobody wrote down
-        bpy.ops.dreamflow.retry_smaller(number=retry.number, stage="nerf")
-    assert bpy.ops.dreamflow.retry_smaller(number=retry.number, stage=retry.stage) == {"FINISHED"}
-    assert jobs.trouble is None
+        bpy.ops.dreamflow.retry_smaller(job_id=retry.job_id, stage="nerf")
+    assert bpy.ops.dreamflow.retry_smaller(job_id=retry.job_id, stage=retry.stage) == {"FINISHED"}
+    assert jobs.problem is None
     tick_until(idle)
-    newer, older = jobs.need_store().history()
+    newer, older = jobs.get_store().history()
     assert (newer.state, older.state) == ("finished", "failed") and newer.folder != older.folder
     assert dict(newer.job.overrides) == {"geometry.levels": 3, "geometry.size": 256}
     assert newer.job.seed == older.job.seed and "Red mug" in bpy.data.objects
@@ -54,13 +54,13 @@ def test_mark_as_asset(user, tmp_path, monkeypatch):
         assert [tag.name for tag in made.asset_data.tags] == ["DreamFlow", "red", "mug", "blue", "handle"]
         assert made.asset_data.description == "a red mug with a blue handle"
         assert tuple(made.preview.image_size) == (64, 64)
-    assert "Renew asset" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
+    assert "Update asset" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
 
-    (past,) = jobs.need_store().history()
-    bpy.ops.dreamflow.import_result(number=past.job.id)
+    (past,) = jobs.get_store().history()
+    bpy.ops.dreamflow.import_result(job_id=past.job.id)
     (tmp_path / "preview.png").write_bytes((past.folder / "preview.png").read_bytes())
     monkeypatch.chdir(tmp_path)  # where Blender was started, beside somebody else's picture
-    bpy.ops.dreamflow.delete_job(number=past.job.id)
+    bpy.ops.dreamflow.delete_job(job_id=past.job.id)
     assert bpy.ops.dreamflow.mark_asset() == {"FINISHED"} and bpy.context.object != made
     assert bpy.context.object.asset_data and bpy.context.object.preview is None
 

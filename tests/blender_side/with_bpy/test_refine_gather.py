@@ -248,7 +248,7 @@ def test_hidden_empty_and_broken():
     refused(made, "hidden")
     made.hide_set(False)
     made.data.vertices[0].co.x = float("nan")
-    refused(made, "no numbers")
+    refused(made, "invalid coordinates")
     bare = bpy.data.objects.new("Bare", bpy.data.meshes.new("Bare"))
     bpy.context.scene.collection.objects.link(bare)
     refused(bare, "no faces")
@@ -278,7 +278,7 @@ def test_fronts():
     camera.location = (7, 0, 3)
     bpy.context.view_layer.update()
     assert front_of(made, "CAMERA", bpy.context) == pytest.approx(90, abs=1e-4)
-    with pytest.raises(CannotRefine, match="no view"):
+    with pytest.raises(CannotRefine, match="not a 3D viewport"):
         front_of(made, "VIEW", bpy.context)
 
 

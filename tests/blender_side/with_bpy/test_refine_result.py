@@ -29,7 +29,7 @@ def put(made, folder, keep="NEW", **how):
     found = gather(bpy.context, made, keep=keep)
     refined.deliver(folder, found.arrays, **how)
     before = walk()
-    shown = scene_refined.put(scene_refined.read(folder), found.place, made, bpy.context)
+    shown = scene_refined.apply_result(scene_refined.read(folder), found.place, made, bpy.context)
     settle()
     return shown, before, found
 
@@ -71,12 +71,12 @@ def test_a_new_material_beside_the_old(tmp_path):
         "meshes/Cube.materials", "materials/Paint.use_fake_user",
     }  # fmt: skip
     assert {c for c in changed if c.startswith("+")} == {"+materials/Paint refined", "+images/Cube refined"}
-    decide.turn(made, "before")
+    decide.show_version(made, "before")
     assert made.material_slots[0].material == old
-    decide.turn(made, "after")
+    decide.show_version(made, "after")
     assert made.material_slots[0].material == new
     with pytest.raises(CannotImport, match="Apply or Discard"):
-        scene_refined.put(scene_refined.read(tmp_path), {}, made, bpy.context)
+        scene_refined.apply_result(scene_refined.read(tmp_path), {}, made, bpy.context)
     discarded(shown, before)
 
 
@@ -84,7 +84,7 @@ def test_apply_keeps_the_old_one_in_the_file(tmp_path):
     made = hard.cube()
     made.data.materials.append(hard.painted())
     shown, before, _ = put(made, tmp_path)
-    decide.turn(shown, "before")
+    decide.show_version(shown, "before")
     decide.apply(shown)
     changed = differences(before, walk())
     assert "objects/Cube.custom" not in changed and decide.state_of(made) is None
@@ -99,9 +99,9 @@ def test_a_new_image_in_the_old_material(tmp_path):
     shown, before, _ = put(made, tmp_path, keep="IMAGE")
     assert made.material_slots[0].material == old and base_colour(old).image.name == "Cube refined"
     assert {c for c in differences(before, walk()) if c.startswith("+")} == {"+images/Cube refined"}
-    decide.turn(made, "before")
+    decide.show_version(made, "before")
     assert base_colour(old).image.name == "paint"
-    decide.turn(made, "after")
+    decide.show_version(made, "after")
     assert base_colour(old).image.name == "Cube refined"
     discarded(shown, before)
 
@@ -153,7 +153,7 @@ def test_new_uvs_where_a_modifier_makes_faces_come_with_a_copy(tmp_path):
     assert shown != made and not shown.modifiers and len(shown.data.polygons) == 12
     assert made.hide_get() and made.material_slots[0].material.name == "Paint"
     assert shown.matrix_world == made.matrix_world
-    decide.turn(shown, "before")
+    decide.show_version(shown, "before")
     assert discarded(shown, before) == made
 
 
@@ -213,7 +213,7 @@ def test_a_library_override_keeps_its_linked_mesh(tmp_path):
     shown, before, found = put(override, tmp_path / "job")
     assert not found.place["copy"] and shown == override and override.data.library is not None
     assert override.material_slots[0].link == "OBJECT" and override.material_slots[0].material.library is None
-    decide.turn(shown, "before")
+    decide.show_version(shown, "before")
     assert override.material_slots[0].material.library is not None
     discarded(shown, before)
 
@@ -228,7 +228,9 @@ def test_a_procedural_material_becomes_a_plain_one(tmp_path):
     tree.links.new(glass.outputs[0], tree.get_output_node("CYCLES").inputs["Surface"])
     refined.deliver(tmp_path, found.arrays)
     before = walk()
-    scene_refined.put(scene_refined.read(tmp_path), {**found.place, "keep": "IMAGE"}, made, bpy.context)
+    scene_refined.apply_result(
+        scene_refined.read(tmp_path), {**found.place, "keep": "IMAGE"}, made, bpy.context
+    )
     assert base_colour(made.material_slots[0].material).image
     discarded(made, before)
 
@@ -246,7 +248,7 @@ def test_one_undo_step(tmp_path):
     bpy.ops.ed.redo()
     made = bpy.data.objects["Cube"]
     assert made.material_slots[0].material.name == "Paint refined"
-    decide.turn(made, "before")
+    decide.show_version(made, "before")
     assert made.material_slots[0].material.name == "Paint"
     discarded(made, before)
 
@@ -263,7 +265,7 @@ def test_what_does_not_fit_any_more_is_refused_whole(tmp_path):
     bpy.ops.object.mode_set(mode="OBJECT")
     before = walk()
     with pytest.raises(CannotImport, match="have changed"):
-        scene_refined.put(scene_refined.read(tmp_path), found.place, made, bpy.context)
+        scene_refined.apply_result(scene_refined.read(tmp_path), found.place, made, bpy.context)
     assert differences(before, walk()) == set()
     (tmp_path / "mesh.npz").write_bytes(b"x")
     with pytest.raises(CannotImport, match="cannot be read"):
@@ -281,7 +283,7 @@ def test_eight_uv_maps_are_all_that_there_can_be(tmp_path):
     found = gather(bpy.context, made)
     refined.deliver(tmp_path, found.arrays, new_uvs=True)
     with pytest.raises(CannotImport, match="eight UV maps"):
-        scene_refined.put(scene_refined.read(tmp_path), found.place, made, bpy.context)
+        scene_refined.apply_result(scene_refined.read(tmp_path), found.place, made, bpy.context)
     assert len(made.data.uv_layers) == 8 and not len(made.material_slots) and not bpy.data.materials
 
 
