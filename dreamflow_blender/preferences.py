@@ -4,6 +4,10 @@
 
 # No postponed annotations here: Blender reads the properties from them.
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 
@@ -17,6 +21,28 @@ DEVICE_ITEMS = [
 ]
 
 
+def tell(context: bpy.types.Context, text: str) -> None:
+    """In a popup, where there is a window; a property's update has no other way."""
+    if not bpy.app.background:
+        context.window_manager.popup_menu(lambda menu, _: menu.layout.label(text=text), icon="ERROR")
+
+
+def keep_absolute(name: str) -> Callable[[Any, bpy.types.Context], None]:
+    """Preferences outlive the file: a path that is relative to it is made absolute when it is set."""
+
+    def update(preferences: Any, context: bpy.types.Context) -> None:
+        path = getattr(preferences, name)
+        if not path.startswith("//"):
+            return
+        if bpy.data.filepath:
+            setattr(preferences, name, str(Path(bpy.path.abspath(path)).resolve()))
+        else:
+            setattr(preferences, name, "")
+            tell(context, f"“{path}” is relative to this file, which is not saved: choose a full path.")
+
+    return update
+
+
 class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     bl_idname = addon.NAME
 
@@ -24,21 +50,25 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
         name="Backend",
         description="Folder for DreamFlow's own Python, several gigabytes; empty = in Blender's user folder",
         subtype="DIR_PATH",
+        update=keep_absolute("environment_folder"),
     )
     models_folder: StringProperty(  # type: ignore[valid-type]
         name="Models",
         description="Folder for downloaded models; empty = in Blender's user folder",
         subtype="DIR_PATH",
+        update=keep_absolute("models_folder"),
     )
     jobs_folder: StringProperty(  # type: ignore[valid-type]
         name="Jobs",
         description="Folder for the files of every job; empty = in Blender's user folder",
         subtype="DIR_PATH",
+        update=keep_absolute("jobs_folder"),
     )
     python: StringProperty(  # type: ignore[valid-type]
         name="Python",
         description="Python 3.11 to 3.13 to set up with; empty = found on this machine, or downloaded",
         subtype="FILE_PATH",
+        update=keep_absolute("python"),
     )
     torch_index: StringProperty(  # type: ignore[valid-type]
         name="Torch from",
@@ -53,11 +83,13 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
         name="Own model",
         description="Folder of a Stable Diffusion 2.1 model in diffusers' layout, for the model Own folder",
         subtype="DIR_PATH",
+        update=keep_absolute("prior_folder"),
     )
     refiner_folder: StringProperty(  # type: ignore[valid-type]
         name="Own refiner",
         description="Folder of an SDXL refiner in diffusers' layout; empty = the model itself refines",
         subtype="DIR_PATH",
+        update=keep_absolute("refiner_folder"),
     )
     device: EnumProperty(  # type: ignore[valid-type]
         name="Device", description="Compute device", items=DEVICE_ITEMS, default="auto"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..contract.meshfile import BadMeshFile, ObjectArrays
 from .bake import Baked, baking_slots, loop_uvs, sources_of
+from .identity import describe
 from .images import pixels_of
 from .material import GREY, CannotRefine, Source
 from .object import Evaluated, column, evaluated, topology_hash
@@ -66,8 +67,7 @@ def gather(
             _take_baked(rows, baked, images)
         colour = _colours(shown, rows, material)
         place = {
-            "object": obj.name,
-            "uid": int(obj.session_uid),
+            **describe(obj),
             "keep": keep,
             "names": [row.name for row in rows],
             "slots": [row.slots for row in rows],

@@ -56,6 +56,11 @@ def cannot_refine_reason(obj: bpy.types.Object | None) -> str:
         return f"{obj.name} is not a mesh"
     if obj.mode not in _MODES:
         return "Switch to Object Mode first"
+    if obj.library is not None and all(c.library for c in obj.users_collection):
+        return (
+            f"{obj.name} is in a linked collection: make a library override first"
+            " (Object > Library Override > Make)"
+        )
     if not obj.visible_get():
         return f"{obj.name} is hidden: show it first"
     if obj.mode != "EDIT" and not len(obj.data.polygons) and not len(obj.modifiers):

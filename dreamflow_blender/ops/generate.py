@@ -59,6 +59,8 @@ class DREAMFLOW_OT_generate(BaseOperator):
             return "Switch to a scene of this file first"
         if service.python() is None:
             return "Set up DreamFlow first"
+        if bpy.app.background and context.mode != "OBJECT":  # where the result is imported at the end
+            return "Switch to Object Mode first"
         return "" if context.scene.dreamflow.prompt.strip() else "Enter a prompt"
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -69,7 +71,7 @@ class DREAMFLOW_OT_generate(BaseOperator):
         except ValueError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        jobs.add(job, importing.import_target(context))
+        jobs.add(job, importing.import_target(context, jobs.open_entries()))
         return {"FINISHED"}
 
     def run(self, context: bpy.types.Context) -> None:

@@ -42,7 +42,9 @@ class DREAMFLOW_OT_import_result(JobOperator):
             self.location = target.get("location", (0.0, 0.0, 0.0))
         if self.height < 0:
             self.height = float(target.get("height", 1.0))
-        scene = bpy.data.scenes.get(self.scene) or context.scene
+        scene = importing.find_scene(self.scene) if self.scene else context.scene
+        if scene is None:
+            raise ValueError("The scene of this job has been deleted")
         result = (objects.read_partial if self.partial else objects.read_result)(folder)
         prompt = entry.job.prompt if entry else str(result.record.get("job", {}).get("prompt", "object"))
         collection = str(target.get("collection", addon.setting("collection", "DreamFlow")))
@@ -52,7 +54,27 @@ class DREAMFLOW_OT_import_result(JobOperator):
         if self.select and scene == context.scene:
             objects.select_only(obj, context.view_layer)
             importing.remember_selection(context.view_layer)
-        return f"{obj.name}: {len(obj.data.polygons):,} faces"
+        where = obj.users_collection[0]
+        aside = collection and where == scene.collection
+        note = f", not in the collection “{collection}”, which is hidden here" if aside else ""
+        return f"{obj.name}: {len(obj.data.polygons):,} faces{note}"
+
+
+class DREAMFLOW_OT_import_now(BaseOperator):
+    bl_idname = "dreamflow.import_now"
+    bl_label = "Import now"
+    bl_description = "Switch to Object Mode if needed, and import the finished result"
+
+    @classmethod
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        if not importing.pending():
+            return "No result is waiting"
+        return "Wait for the render to end" if importing.rendering() else ""
+
+    def run(self, context: bpy.types.Context) -> None:
+        if context.mode != "OBJECT":
+            bpy.ops.object.mode_set(mode="OBJECT")
+        jobs.import_result()
 
 
 class DREAMFLOW_OT_mark_asset(BaseOperator):
@@ -76,4 +98,28 @@ class DREAMFLOW_OT_mark_asset(BaseOperator):
         assets.mark(obj, str(obj["dreamflow_prompt"]), picture)
 
 
-CLASSES = (DREAMFLOW_OT_import_result, DREAMFLOW_OT_mark_asset)
+class DREAMFLOW_OT_save_textures(BaseOperator):
+    bl_idname = "dreamflow.save_textures"
+    bl_label = "Save textures next to the file"
+    bl_description = "Save this object's packed textures as PNG files, which exporters such as OBJ need"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012
+
+    @classmethod
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        if not objects.packed_images(context.object):
+            return "Select an object with a packed texture made by DreamFlow"
+        return "" if bpy.data.filepath else "Save the file first"
+
+    def run(self, context: bpy.types.Context) -> str:
+        images = objects.packed_images(context.object)
+        for image in images:
+            image.unpack(method="WRITE_ORIGINAL")
+        return f"Saved next to the file: {', '.join(image.name for image in images)}"
+
+
+CLASSES = (
+    DREAMFLOW_OT_import_result,
+    DREAMFLOW_OT_import_now,
+    DREAMFLOW_OT_mark_asset,
+    DREAMFLOW_OT_save_textures,
+)

@@ -31,6 +31,8 @@ class DREAMFLOW_OT_refine(BaseOperator):
             return "Set up DreamFlow first"
         if context.scene is None or context.scene.library is not None:
             return "Switch to a scene of this file first"
+        if bpy.app.background and context.mode != "OBJECT":  # where the result is put on at the end
+            return "Switch to Object Mode first"
         reason = cannot_refine_reason(context.object)
         if not reason and decide.state_of(context.object) is not None:
             reason = "Apply or discard the refined texture of this object first"
@@ -38,8 +40,7 @@ class DREAMFLOW_OT_refine(BaseOperator):
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         settings = context.scene.dreamflow_refine
-        if not settings.prompt:
-            settings.prompt = ui_refine.first_prompt(context.object)
+        ui_refine.fill_prompt(settings, context.object)
         if bpy.app.background:
             return self.execute(context)
         return context.window_manager.invoke_props_dialog(self, width=340, confirm_text="Refine")
@@ -60,6 +61,7 @@ class DREAMFLOW_OT_refine(BaseOperator):
         """For scripts: the object shows its refined texture at the end."""
         interpreter = service.python()
         assert interpreter is not None, "poll"
+        refine_session.prepare_uvs(context, obj, settings)
         baked = refine_session.bake_now(obj, context.scene.frame_current)
         front = front_of(obj, settings.front, context)
         job, target = refine_session.make(context, obj, settings, front, baked)
@@ -88,9 +90,10 @@ class DREAMFLOW_OT_show_refined(JobOperator):
         target = entry.place.get(entries.PLACE)
         if target is None:
             raise ValueError("It is not recorded which object this texture is for")
-        obj = scene_refined.find_object(target, context.scene)
+        active = context.view_layer.objects.active
+        obj = scene_refined.find_object(target, active)
         shown = scene_refined.apply_result(scene_refined.read(entry.folder), target, obj, context)
-        if shown != obj and context.view_layer.objects.active == obj:
+        if shown != obj and active == obj:
             select_only(shown, context.view_layer)
         return f"{shown.name} is refined: compare, apply or discard it in the sidebar"
 

@@ -8,8 +8,9 @@ from typing import Any
 import bpy
 
 from ..gather.material import principled_of
+from . import copies
 from .nodes import refined_node, remove_nodes, show, show_again
-from .refined import KEY, NEW, OLD, drop_copy
+from .refined import KEY, NEW, OLD
 
 
 def state_of(obj: bpy.types.Object | None) -> dict[str, Any] | None:
@@ -29,20 +30,29 @@ def show_version(obj: bpy.types.Object, to: str) -> None:
     if state is None or state["shown"] == to:
         return
     for entry in state["slots"]:
-        at = int(entry["slot"])
+        number = str(entry["slot"])
+        old, new = obj.get(OLD + number), obj.get(NEW + number)
         if entry["way"] == "image":
-            material = obj.get(OLD + str(at))
-            if material is None or principled_of(material) is None:
+            if old is None or principled_of(old) is None:
                 continue
             if to == "before":
-                show_again(material, entry["before"])
+                show_again(old, entry["before"])
             else:
-                node = refined_node(material)
+                node = refined_node(old)
                 if node is not None:
-                    show(material, node)
-        elif at < len(obj.material_slots):
-            obj.material_slots[at].material = obj.get((OLD if to == "before" else NEW) + str(at))
+                    show(old, node)
+            continue
+        slot = _slot_of(obj, entry, new if to == "before" else old)
+        if slot is not None:
+            slot.material = old if to == "before" else new
     obj[KEY] = json.dumps({**state, "shown": to})
+
+
+def _slot_of(obj: bpy.types.Object, entry: dict[str, Any], material: bpy.types.Material | None) -> Any:
+    """The slot with this material, wherever it has been moved; None where there is none."""
+    slots = list(obj.material_slots)
+    first = slots[entry["slot"] : entry["slot"] + 1]
+    return next((slot for slot in first + slots if slot.material == material), None)
 
 
 def apply(obj: bpy.types.Object) -> None:
@@ -67,9 +77,10 @@ def discard(obj: bpy.types.Object, context: bpy.types.Context) -> bpy.types.Obje
                 ours.append(node.image)
                 remove_nodes(old, node)
             continue
-        if at < len(obj.material_slots) and obj.material_slots[at].link != entry["link"]:
-            obj.material_slots[at].material = None
-            obj.material_slots[at].link = entry["link"]
+        slot = _slot_of(obj, entry, old)
+        if slot is not None and slot.link != entry["link"]:
+            slot.material = None
+            slot.link = entry["link"]
         if old is not None and entry["fake"] is not None:
             old.use_fake_user = bool(entry["fake"])
         if new is not None:
@@ -81,10 +92,10 @@ def discard(obj: bpy.types.Object, context: bpy.types.Context) -> bpy.types.Obje
     _remove_unused(ours)
     if state["uv"] and state["uv"] in obj.data.uv_layers:
         obj.data.uv_layers.remove(obj.data.uv_layers[state["uv"]])
-    if not state["of"]:
+    if state["copied"] is None:
         return obj
-    original = bpy.data.objects.get(state["of"])
-    drop_copy(obj, original, context)
+    original = copies.remove(obj, state["copied"])
+    context.view_layer.update()
     if original is not None and state["selected"] and original.name in context.view_layer.objects:
         original.select_set(True)
     return original

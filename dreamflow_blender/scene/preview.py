@@ -21,7 +21,7 @@ from .objects import make_material, set_colours, set_triangles, stand
 MARK = "dreamflow_preview"
 NAME = "DreamFlow preview"
 
-_shown: tuple[SnapshotArrays, float, tuple[float, ...], str] | None = (
+_shown: tuple[SnapshotArrays, float, tuple[float, ...], int] | None = (
     None  # what stands where, to put it back
 )
 
@@ -37,7 +37,7 @@ def read(path: Path) -> SnapshotArrays | None:
 def show(arrays: SnapshotArrays, height: float, location: Sequence[float], scene: bpy.types.Scene) -> None:
     """Put this mesh in the scene, in the place of the one before."""
     global _shown
-    _shown = (arrays, height, tuple(location), scene.name)
+    _shown = (arrays, height, tuple(location), scene.session_uid)
     if not len(arrays.t_pos_idx) or scene.library is not None:
         return
     obj = find()
@@ -98,9 +98,10 @@ def _put_back(*_: object) -> None:
     """After undo and redo."""
     remove()
     if _shown is not None:
-        arrays, height, location, name = _shown
-        if name in bpy.data.scenes:
-            show(arrays, height, location, bpy.data.scenes[name])
+        arrays, height, location, uid = _shown
+        for scene in bpy.data.scenes:
+            if scene.session_uid == uid:
+                show(arrays, height, location, scene)
 
 
 @persistent

@@ -49,7 +49,7 @@ def show(entry: Entry, path: Path, scene: bpy.types.Scene) -> None:
         return
     remove()
     try:
-        target = find_object(place, scene)
+        target = find_object(place, None)
         shell = _read(entry.folder, place)
     except (CannotImport, OSError, BadMeshFile, ValueError, KeyError):
         return  # the picture in the panel has to do

@@ -6,14 +6,17 @@ break. What is not imported by itself stays in the history, with its button.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bpy
+from mathutils import Vector
 
 from ..backlog.store import Entry, Store
-from ..scene import preview, windows
+from ..gather import identity
+from ..scene import placing, preview, windows
 from ..settings import addon
 
 PLACE = ("height", "location", "collection", "asset", "refine")  # what `place` says
@@ -24,7 +27,7 @@ Selection = tuple[str, frozenset[str]]
 class _Begun:
     """In this Blender, since the file was opened."""
 
-    scene: str
+    scene: int  # its session_uid, which no renaming changes
 
 
 _begun: dict[str, _Begun] = {}  # by the job's id
@@ -32,13 +35,20 @@ _ready: list[str] = []  # ids of finished jobs, in order
 _selection: Selection | None = None  # when Generate was pressed, or as we left it
 
 
-def import_target(context: bpy.types.Context) -> dict[str, Any]:
-    """Where the next result goes, as the settings say now. JSON."""
+def import_target(context: bpy.types.Context, open_entries: Sequence[Entry] = ()) -> dict[str, Any]:
+    """Where the next result goes, as the settings say now. JSON.
+
+    open_entries  of the jobs whose results are still to come: their places are taken
+    """
     settings = context.scene.dreamflow
-    at_cursor = settings.place == "CURSOR"
+    location = [0.0, 0.0, 0.0]
+    if settings.place == "CURSOR":
+        targets = [entry.place for entry in open_entries if "location" in entry.place]
+        taken = [(Vector(t["location"]), float(t.get("height", 1.0))) for t in targets]
+        location = list(placing.free_place(context.scene, settings.height, taken))
     return {
         "height": settings.height,
-        "location": list(context.scene.cursor.location) if at_cursor else [0.0, 0.0, 0.0],
+        "location": location,
         "collection": addon.setting("collection", "DreamFlow"),
         "asset": addon.setting("mark_asset", False),
     }
@@ -47,7 +57,7 @@ def import_target(context: bpy.types.Context) -> dict[str, Any]:
 def register_started(job_id: str) -> None:
     """A job was begun in the file and scene that are open now."""
     global _selection
-    _begun[job_id] = _Begun(bpy.context.scene.name)
+    _begun[job_id] = _Begun(bpy.context.scene.session_uid)
     _selection = selection_of(bpy.context.view_layer)
 
 
@@ -65,6 +75,7 @@ def forget(job_id: str) -> None:
 
 def file_opened() -> None:
     """Nothing that was begun before belongs to this file."""
+    identity.file_opened()
     _begun.clear()
     _ready.clear()
 
@@ -72,15 +83,33 @@ def file_opened() -> None:
 def import_blocker() -> str:
     """What a finished result waits for; "" where it can be imported now."""
     window = windows.first()
-    if window is not None and len(window.modal_operators):
+    if window is not None and any(blocks(operator) for operator in window.modal_operators):
         return "the running tool to end"
-    if bpy.app.is_job_running("RENDER") or bpy.app.is_job_running("OBJECT_BAKE"):
+    if rendering():
         return "the render to end"
     layer = window.view_layer if window is not None else bpy.context.view_layer
     active = layer.objects.active
     if active is not None and active.mode != "OBJECT":
         return "Object Mode"
     return ""
+
+
+def rendering() -> bool:
+    return bool(bpy.app.is_job_running("RENDER") or bpy.app.is_job_running("OBJECT_BAKE"))
+
+
+def blocks(operator: Any) -> bool:
+    """Whether an undo step in the middle of this modal operator would break its own.
+
+    Transforms and strokes hold the mouse; Blender's own tools end with an undo step. An add-on that only watches
+    events, and may run for as long as Blender does, is none of these.
+    """
+    options = operator.bl_options
+    if options & {"BLOCKING", "GRAB_CURSOR", "GRAB_CURSOR_X", "GRAB_CURSOR_Y"}:
+        return True
+    cls = getattr(bpy.types, operator.bl_idname, None)
+    of_an_add_on = cls is not None and cls.__module__ != "bpy.types"
+    return "UNDO" in options and not of_an_add_on
 
 
 def pending() -> bool:
@@ -99,6 +128,11 @@ def import_due(store: Store) -> bool:
     begun = _begun.get(job_id)
     if entry is None or begun is None:
         return False
+    scene = _scene(begun)
+    if scene is None and entry.job.kind != "refine":
+        raise RuntimeError(
+            f"The scene that “{entry.job.prompt}” was made for has been deleted: import it from History."
+        )
     window = windows.first()
     over = {"window": window} if window is not None else {}
     if entry.job.kind == "refine":
@@ -110,10 +144,19 @@ def import_due(store: Store) -> bool:
             "EXEC_DEFAULT",
             True,  # an undo step of its own, though Python calls it
             job_id=job_id,
-            scene=begun.scene,
+            scene=str(begun.scene),
             select=selection_unchanged(bpy.context.view_layer),
         )
     return True
+
+
+def _scene(begun: _Begun) -> bpy.types.Scene | None:
+    return find_scene(str(begun.scene))
+
+
+def find_scene(uid: str) -> bpy.types.Scene | None:
+    """By its session_uid; None where it is gone."""
+    return next((scene for scene in bpy.data.scenes if str(scene.session_uid) == uid), None)
 
 
 def selection_of(layer: bpy.types.ViewLayer) -> Selection:
@@ -134,7 +177,7 @@ def remember_selection(layer: bpy.types.ViewLayer) -> None:
 def show_preview(entry: Entry, path: Path) -> None:
     """The growing mesh where the result will stand, in the scene that it was asked for."""
     begun = _begun.get(entry.job.id)
-    scene = bpy.data.scenes.get(begun.scene) if begun else None
+    scene = _scene(begun) if begun else None
     if entry.job.kind == "refine":
         from ..scene import refined_preview  # which needs the jobs, and so this module
 

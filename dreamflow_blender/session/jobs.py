@@ -20,6 +20,7 @@ from ..backlog import work
 from ..backlog.running import Running
 from ..backlog.store import Entry, Store
 from ..contract import protocol as p
+from ..contract.files import write_bytes
 from ..scene import pictures, preview, windows
 from ..settings import addon
 from . import importing, service, tasks
@@ -93,10 +94,13 @@ def copy_mesh(job: p.Job, folder: Path) -> Path:
 def write_mesh(path: Path, content: bytes) -> Path:
     """Into a folder that may be new. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_bytes(path, content, sync=False)
     return path
+
+
+def open_entries() -> list[Entry]:
+    """The running job and the waiting ones."""
+    return [*([running.entry] if running else []), *get_store().waiting()]
 
 
 def pause_or_resume() -> None:
@@ -168,6 +172,8 @@ def _tick() -> bool:
         for event in service.client.poll():
             _hear(event)
             changed = True
+    if windows.exporting():  # what is exported is the user's scene, without the growing mesh
+        preview.remove()
     if running is None and not queue_paused:
         changed |= _begin_next()
     if not _one_slow_thing() and running is None:
@@ -184,20 +190,24 @@ def _one_slow_thing() -> bool:
             pictures.show(pictures.LIVE, path)
         elif now.snapshot is not None:
             path, now.snapshot, now.pictured = now.snapshot, None, False
-            if addon.setting("live_mesh", True) and now.asked not in ("finish", "discard"):
+            wanted = addon.setting("live_mesh", True) and now.asked not in ("finish", "discard")
+            if wanted and not windows.exporting():
                 importing.show_preview(now.entry, path)
         return True
     if importing.due():
-        return _import_what_is_due()
+        return import_result()
     return pictures.load_one()
 
 
-def _import_what_is_due() -> bool:
+def import_result() -> bool:
+    """Import the first result that is ready; what goes wrong is shown in the panel."""
     global problem
     try:
         return importing.import_due(get_store())
     except RuntimeError as error:  # what the operator reports
-        failed = p.Failed("import", str(error).removeprefix("Error: ").strip(), "The job's files are kept.")
+        failed = p.Failed(
+            "import", str(error).removeprefix("Error: ").strip(), "The result is kept in History."
+        )
         problem = Problem(failed)
         return True
 

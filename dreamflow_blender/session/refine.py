@@ -18,6 +18,7 @@ from ..gather.bake import Baked
 from ..gather.gather import gather, needs_bake
 from ..gather.material import CannotRefine
 from ..gather.object import front_of
+from ..gather.unwrap import can_unwrap, modifiers_make_faces, unwrap
 from ..settings import addon
 from ..settings import refine as refine_settings
 from ..settings.generate import read_extra
@@ -67,6 +68,18 @@ def make(
     return job, {PLACE: {**gathered.place, "notes": list(gathered.notes)}}
 
 
+def must_choose(obj: bpy.types.Object | None) -> bool:
+    """Whether the result of this object would be a copy because it has no UVs: the dialog asks first."""
+    return obj is not None and obj.type == "MESH" and can_unwrap(obj) and modifiers_make_faces(obj)
+
+
+def prepare_uvs(context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> None:
+    """Unwrap the object where that was chosen: an undo step of its own. Raises CannotRefine."""
+    if settings.without_uvs == "UNWRAP" and must_choose(obj):
+        unwrap(obj, context)
+        bpy.ops.ed.undo_push(message="Unwrap for Refine")
+
+
 def begin(context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> str:
     """Put it in the queue; where colours must be baked, as soon as they are.
 
@@ -74,6 +87,7 @@ def begin(context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> s
     """
     settings = refine_settings.frozen(settings)  # they may be changed while colours are baked
     models.choose(settings)
+    prepare_uvs(context, obj, settings)
     front = front_of(obj, settings.front, context)
     slots = needs_bake(obj)
     if not slots:

@@ -38,7 +38,7 @@ TEXTURE_ITEMS = [
     *((str(size), f"{size} px", f"{size} by {size} pixels") for size in (512, 1024, 2048, 4096)),
 ]
 PLACE_ITEMS = [
-    ("CURSOR", "3D cursor", "Where the 3D cursor is when Generate is pressed"),
+    ("CURSOR", "3D cursor", "At the 3D cursor where it was moved; otherwise next to the other objects"),
     ("ORIGIN", "World origin", "At the origin of the world"),
 ]
 

@@ -37,6 +37,14 @@ KEEP_ITEMS = [
     ("NEW", "New material", "A new material; the old one stays in the file"),
     ("IMAGE", "New image", "A new image in the old material: objects that share the material change too"),
 ]
+WITHOUT_UVS_ITEMS = [
+    (
+        "COPY",
+        "Make a copy",
+        "The result is a copy with its modifiers applied; the original is hidden, and does not change",
+    ),
+    ("UNWRAP", "Unwrap the object", "Unwrap the object itself first: it keeps its modifiers and its rig"),
+]
 SIZE_ITEMS = [
     ("OWN", "As it is", "The size of the present image; without one, the preset's size"),
     *((str(size), f"{size} px", f"{size} by {size} pixels") for size in (1024, 2048, 4096)),
@@ -57,6 +65,7 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
         maxlen=MAX_PROMPT,
         options={"TEXTEDIT_UPDATE"},
     )
+    prompt_of: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     negative: StringProperty(  # type: ignore[valid-type]
         name="Negative", description="What the object should not look like", maxlen=MAX_PROMPT
     )
@@ -92,6 +101,12 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
     )
     keep: EnumProperty(  # type: ignore[valid-type]
         name="Result", description="Where the result goes", items=KEEP_ITEMS, default="NEW"
+    )
+    without_uvs: EnumProperty(  # type: ignore[valid-type]
+        name="Without UVs",
+        description="What to do with an object that has no UVs, and modifiers that make faces",
+        items=WITHOUT_UVS_ITEMS,
+        default="COPY",
     )
     from_scratch: BoolProperty(  # type: ignore[valid-type]
         name="Repaint from scratch first",

@@ -13,6 +13,7 @@ from ..contract import words
 from ..gather.object import cannot_refine_reason
 from ..scene import decide
 from ..session import findings, jobs, models, service, tasks
+from ..session import refine as refine_session
 from ..settings.refine import strength_word
 from . import parts as ui_parts
 from .parts import Layout
@@ -85,6 +86,10 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     row = form.row()
     row.alignment = "RIGHT"
     row.label(text=strength_word(settings))
+    draw_without_uvs(layout, context)
+    form = layout.column()
+    form.use_property_split = True
+    form.use_property_decorate = False
     form.prop(settings, "preset")
     form.prop(settings, "faces")
     target = chosen_name(context)
@@ -112,6 +117,19 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
         body.use_property_decorate = False
         for name in ("from_scratch", "negative", "seed", "extra"):
             body.prop(settings, name)
+
+
+def draw_without_uvs(layout: Layout, context: bpy.types.Context) -> None:
+    """Ask before the job what its result should be put on."""
+    obj = context.object
+    if refine_session.must_choose(obj):
+        text = translated(
+            "No UVs, and modifiers that make faces. Unwrap the object itself, or make a copy of it?"
+        )
+        ui_parts.paragraph(layout, context, text, "QUESTION")
+        layout.row().prop(context.scene.dreamflow_refine, "without_uvs", expand=True)
+    elif obj is not None and obj.library is not None:
+        ui_parts.paragraph(layout, context, "Linked: the result is a copy in this file.", "INFO")
 
 
 def estimate(settings: Any) -> str:
@@ -178,6 +196,13 @@ def first_prompt(obj: bpy.types.Object) -> str:
         return said
     name = obj.name.rsplit(".", 1)[0] if obj.name[-3:].isdigit() else obj.name
     return name.replace("_", " ").strip().lower()
+
+
+def fill_prompt(settings: Any, obj: bpy.types.Object) -> None:
+    """The prompt of this object; what was typed for it stays as long as it is the one that is refined."""
+    if settings.prompt_of != str(obj.session_uid) or not settings.prompt.strip():
+        settings.prompt = first_prompt(obj)
+    settings.prompt_of = str(obj.session_uid)
 
 
 def notes() -> list[str]:

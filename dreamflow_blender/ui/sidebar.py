@@ -9,7 +9,7 @@ from bpy.app.translations import pgettext_iface as translated
 
 from ..backlog.store import Entry
 from ..contract import words
-from ..scene import pictures
+from ..scene import objects, pictures
 from ..session import estimates, importing, jobs, service, tasks
 from ..settings import addon
 from . import parts as ui_parts
@@ -117,6 +117,7 @@ def draw_waiting_import(layout: Layout, context: bpy.types.Context) -> None:
     if importing.pending() and importing.import_blocker():
         text = f"{translated('Finished. Will be imported after')}: {translated(importing.import_blocker())}"
         ui_parts.paragraph(layout, context, text, "CHECKMARK")
+        layout.operator("dreamflow.import_now", icon="IMPORT")
 
 
 def draw_form(layout: Layout, context: bpy.types.Context) -> None:
@@ -176,16 +177,19 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         obj = context.object
-        return obj is not None and "dreamflow_prompt" in obj
+        return obj is not None and ("dreamflow_prompt" in obj or bool(objects.packed_images(obj)))
 
     def draw(self, context: bpy.types.Context) -> None:
         obj = context.object
-        room = ui_parts.columns(context)
-        column = self.layout.column(align=True)
-        column.label(text=words.shorten(str(obj["dreamflow_prompt"]), room), translate=False)
-        column.label(text=f"{translated('Seed')} {obj.get('dreamflow_seed', '')}", translate=False)
-        text = "Mark as asset" if obj.asset_data is None else "Update asset"
-        self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
+        if "dreamflow_prompt" in obj:
+            room = ui_parts.columns(context)
+            column = self.layout.column(align=True)
+            column.label(text=words.shorten(str(obj["dreamflow_prompt"]), room), translate=False)
+            column.label(text=f"{translated('Seed')} {obj.get('dreamflow_seed', '')}", translate=False)
+            text = "Mark as asset" if obj.asset_data is None else "Update asset"
+            self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
+        if objects.packed_images(obj):
+            self.layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
 
 
 class DREAMFLOW_PT_queue(_Sidebar, bpy.types.Panel):

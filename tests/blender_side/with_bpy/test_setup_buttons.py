@@ -71,7 +71,7 @@ def test_remove_while_one_job_runs_and_another_waits(user):
     assert "Set up DreamFlow" in drawn.buttons() and "Remove" not in drawn.buttons()
     assert not said(drawn, "is well")  # of a Python that has gone
     for name in ("check_setup", "list_models"):
-        assert "Set DreamFlow up first" in refused(name)
+        assert "Set up DreamFlow first" in refused(name)
     set_up(user, "good")
     assert {"Resume", "Generate"} <= set(layout.draw(sidebar.DREAMFLOW_PT_main).buttons())
     assert "Start the queue" in layout.draw(sidebar.DREAMFLOW_PT_queue).buttons()
