@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,7 @@ def gather(
             if number in used:
                 _read_image(row, images, changes, notes)
         uv, source_uv = _uvs(shown, rows, material, baked)
+        notes += _tiling(rows, material, uv, images)
         if baked is not None:
             _take_baked(rows, baked, images)
         colour = _colours(shown, rows, material)
@@ -173,6 +175,27 @@ def _uvs(
             here = material == number
             source_uv[here] = baked.loop_uv[shown.loops[here]]
     return uv, source_uv
+
+
+def _tiling(
+    rows: list[_Row], material: NDArray[np.int64], uv: Floats, images: list[NDArray[np.uint8]]
+) -> list[str]:
+    """Which texture sizes keep the detail of images that repeat: new UVs show every part of the object once."""
+    notes = []
+    for number, row in enumerate(rows):
+        corners = uv[material == number].astype(np.float64) if len(uv) else uv
+        if row.image < 0 or not len(corners):
+            continue
+        one, two = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+        area = float(np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).sum() / 2)  # in images
+        outside = corners.min() < -0.01 or corners.max() > 1.01
+        if outside and area > 1.5:
+            size = max(images[row.image].shape[:2]) * area**0.5
+            notes.append(
+                f"The image of “{row.name}” is repeated {area:.0f} times:"
+                f" a texture of about {2 ** math.ceil(math.log2(size)):,} px keeps its detail."
+            )
+    return notes
 
 
 def _take_baked(rows: list[_Row], baked: Baked, images: list[NDArray[np.uint8]]) -> None:

@@ -42,7 +42,7 @@ def describe(obj: bpy.types.Object) -> dict[str, Any]:
         "uid": int(obj.session_uid),
         "fingerprint": fingerprint(mesh),
         "materials": [int(m.session_uid) if m else 0 for m in materials],
-        "sources": [_source_hash(m) for m in materials],
+        "sources": _sources(obj),
         "uv_hashes": {layer.name: _uv_hash(layer) for layer in mesh.uv_layers},
     }
     if mesh != obj.data:
@@ -68,6 +68,8 @@ def find_object(target: dict[str, Any], active: bpy.types.Object | None) -> bpy.
         raise NotFound(f"“{name}” has been deleted since it was refined")
     wanted = target.get("fingerprint", "")
     same = [obj for obj in meshes if wanted and fingerprint(obj.data) == wanted]
+    painted_alike = [obj for obj in same if _sources(obj) == target["sources"]]
+    same = painted_alike or same
     if len(same) == 1:
         return same[0]
     if active is not None and active in same:
@@ -117,6 +119,10 @@ def check_uvs(target: dict[str, Any], obj: bpy.types.Object, name: str) -> None:
 
 def _uv_hash(layer: Any) -> str:
     return _digest(column(layer.uv, "vector", 2, np.float32).tobytes())
+
+
+def _sources(obj: bpy.types.Object) -> list[str]:
+    return [_source_hash(slot.material) for slot in obj.material_slots]
 
 
 def _source_hash(material: bpy.types.Material | None) -> str:

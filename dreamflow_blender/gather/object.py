@@ -81,7 +81,17 @@ def evaluated(context: bpy.types.Context, obj: bpy.types.Object) -> Iterator[Eva
     mesh = shown.to_mesh(preserve_all_data_layers=True, depsgraph=depsgraph)
     try:
         if mesh is None or not len(mesh.polygons):
-            raise CannotRefine(f"{obj.name} has no faces.")
+            by_nodes = any(m.type == "NODES" and m.show_viewport for m in obj.modifiers)
+            raise CannotRefine(
+                f"{obj.name} shows only instances: add a Realize Instances node, or apply its modifiers."
+                if by_nodes
+                else f"{obj.name} has no faces."
+            )
+        if [m.original if m else None for m in mesh.materials] != list(obj.data.materials):
+            raise CannotRefine(
+                f"The modifiers of {obj.name} set its materials (a Set Material node):"
+                " give the object itself these materials, or apply the modifiers."
+            )
         yield _read(obj, mesh, np.array(shown.matrix_world.to_3x3(), np.float64))
     finally:
         shown.to_mesh_clear()

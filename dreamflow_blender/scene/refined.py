@@ -69,7 +69,7 @@ def find_object(target: dict[str, Any], active: bpy.types.Object | None) -> bpy.
     try:
         return identity.find_object(target, active)
     except identity.NotFound as error:
-        raise CannotImport(f"{error}. The result stays in History.") from error
+        raise CannotImport(f"{error}.") from error
 
 
 def apply_result(
@@ -120,7 +120,7 @@ def _find_slots(refined: Refined, target: dict[str, Any], obj: bpy.types.Object)
             if any(not texture.new_uvs for texture in textures):
                 identity.check_uvs(target, obj, target["uv"][row])
     except identity.NotFound as error:
-        raise CannotImport(f"{error}. The result stays in History.") from error
+        raise CannotImport(f"{error}.") from error
     return found
 
 

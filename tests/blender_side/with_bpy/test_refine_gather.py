@@ -323,3 +323,42 @@ def test_baked_in_a_blender_of_its_own(tmp_path, monkeypatch):
 
 def _srgb(c):
     return c * 12.92 if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055
+
+
+def with_nodes(obj, kind):
+    """A Geometry Nodes modifier with one node between input and output, and that node."""
+    tree = bpy.data.node_groups.new("GN", "GeometryNodeTree")
+    for way in ("INPUT", "OUTPUT"):
+        tree.interface.new_socket("Geometry", in_out=way, socket_type="NodeSocketGeometry")
+    begin, node, end = (tree.nodes.new(name) for name in ("NodeGroupInput", kind, "NodeGroupOutput"))
+    tree.links.new(begin.outputs[0], node.inputs[0])
+    tree.links.new(node.outputs[0], end.inputs[0])
+    obj.modifiers.new("GN", "NODES").node_group = tree
+    return node
+
+
+def test_a_material_that_nodes_set_is_refused():
+    obj = hard.cube()
+    obj.data.materials.append(hard.painted())
+    node = with_nodes(obj, "GeometryNodeSetMaterial")
+    node.inputs["Material"].default_value = hard.plain("Other", hard.BLUE)
+    bpy.context.view_layer.update()
+    refused(obj, "Set Material node.*apply the modifiers")
+
+
+def test_instances_alone_are_refused():
+    obj = hard.cube()
+    with_nodes(obj, "GeometryNodeInstanceOnPoints")
+    bpy.context.view_layer.update()
+    refused(obj, "Realize Instances")
+
+
+def test_an_image_that_repeats_says_which_size_keeps_its_detail():
+    obj = hard.cube()
+    obj.data.materials.append(hard.painted())
+    uv = np.array([corner.vector for corner in obj.data.uv_layers[0].uv], np.float32)
+    area = 6 * 0.25 * 0.25  # the cube's cross
+    obj.data.uv_layers[0].uv.foreach_set("vector", (uv * 8).ravel())
+    bpy.context.view_layer.update()
+    (note,) = gather(bpy.context, obj).notes
+    assert f"repeated {64 * area:.0f} times" in note and "about 128 px" in note  # 16 px * sqrt(24) = 78

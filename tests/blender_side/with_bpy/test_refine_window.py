@@ -213,7 +213,7 @@ def test_the_object_is_gone_or_in_edit_mode_at_the_end(enabled):
     tick_until(lambda: jobs.running is not None)
     bpy.data.objects.remove(made)
     tick_until(idle)
-    assert "no mesh object" in jobs.problem.failed.message
+    assert "“Cube” has been deleted" in jobs.problem.failed.message and "History" in jobs.problem.failed.todo
 
 
 def test_what_cannot_be_refined_says_why(enabled):
