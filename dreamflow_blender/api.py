@@ -34,7 +34,7 @@ def generate(
     heard     is called with every event: dreamflow_blender.contract.protocol
     fields    of protocol.Job: negative, seed, preset, prior, refiner, stages, device, threads, overrides
 
-    Where `out` already holds this very job it is not run again, and goes on if it was interrupted. Raises
+    Where `out` already holds this very job it is not run again, and is resumed if it was interrupted. Raises
     ValueError on a bad field, work.JobFailed, objects.CannotImport, and RuntimeError before Set up.
     """
     interpreter = service.python()

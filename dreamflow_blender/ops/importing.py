@@ -51,7 +51,7 @@ class DREAMFLOW_OT_import_result(JobOperator):
         obj = objects.add_result(result, prompt, self.height, self.location, collection, scene)
         if target.get("asset"):
             assets.mark(obj, prompt, folder / "preview.png")
-        if self.select and scene == context.scene:
+        if self.select and context.view_layer.id_data == scene:
             objects.select_only(obj, context.view_layer)
             importing.remember_selection(context.view_layer)
         where = obj.users_collection[0]

@@ -270,7 +270,9 @@ def collection_of(scene: bpy.types.Scene, name: str) -> bpy.types.Collection:
     found = next((c for c in own if known.fullmatch(c.name)), None) or bpy.data.collections.new(name)
     if found not in scene.collection.children_recursive:
         scene.collection.children.link(found)
-    layer = bpy.context.view_layer if bpy.context.scene == scene else scene.view_layers[0]
+    layer = bpy.context.view_layer
+    if layer.id_data != scene:
+        layer = scene.view_layers[0]
     return found if _is_seen(layer.layer_collection, found) else scene.collection
 
 

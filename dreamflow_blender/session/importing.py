@@ -20,7 +20,7 @@ from ..scene import placing, preview, windows
 from ..settings import addon
 
 PLACE = ("height", "location", "collection", "asset", "refine")  # what `place` says
-Selection = tuple[str, frozenset[str]]
+Selection = tuple[int, frozenset[int]]  # session_uid of the active object, and of all that are selected
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def pending() -> bool:
 
 
 def due() -> bool:
-    """Whether something can be brought in now."""
+    """Whether something can be imported now."""
     return bool(_ready) and not import_blocker()
 
 
@@ -161,7 +161,7 @@ def find_scene(uid: str) -> bpy.types.Scene | None:
 
 def selection_of(layer: bpy.types.ViewLayer) -> Selection:
     active = layer.objects.active
-    return (active.name if active else "", frozenset(o.name for o in layer.objects.selected))
+    return (active.session_uid if active else 0, frozenset(o.session_uid for o in layer.objects.selected))
 
 
 def selection_unchanged(layer: bpy.types.ViewLayer) -> bool:

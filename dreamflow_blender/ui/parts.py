@@ -158,7 +158,7 @@ def time_left(now: Running) -> str:
         return translated("Paused")
     if now.asked == "pause":
         return translated("Pausing")
-    if not now.stage:  # a network is loaded, a kernel compiled: it shows that time goes on
+    if not now.stage:  # a network is loaded, a kernel compiled: the clock shows that it is running
         return words.clock(time.monotonic() - now.began)
     if now.seconds_left is None:
         return ""
