@@ -51,9 +51,10 @@ class DREAMFLOW_OT_import_result(JobOperator):
         obj = objects.add_result(result, prompt, self.height, self.location, collection, scene)
         if target.get("asset"):
             assets.mark(obj, prompt, folder / "preview.png")
-        if self.select and context.view_layer.id_data == scene:
-            objects.select_only(obj, context.view_layer)
-            importing.remember_selection(context.view_layer)
+        layer = objects.open_layer(scene)
+        if self.select and layer is not None:
+            objects.select_only(obj, layer)
+            importing.remember_selection(layer)
         where = obj.users_collection[0]
         aside = collection and where == scene.collection
         note = f", not in the collection “{collection}”, which is hidden here" if aside else ""

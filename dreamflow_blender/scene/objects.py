@@ -270,9 +270,7 @@ def collection_of(scene: bpy.types.Scene, name: str) -> bpy.types.Collection:
     found = next((c for c in own if known.fullmatch(c.name)), None) or bpy.data.collections.new(name)
     if found not in scene.collection.children_recursive:
         scene.collection.children.link(found)
-    layer = bpy.context.view_layer
-    if layer.id_data != scene:
-        layer = scene.view_layers[0]
+    layer = open_layer(scene) or scene.view_layers[0]
     return found if _is_seen(layer.layer_collection, found) else scene.collection
 
 
@@ -281,6 +279,11 @@ def _is_seen(layer: bpy.types.LayerCollection, collection: bpy.types.Collection)
     if layer.exclude or not layer.is_visible:
         return False
     return layer.collection == collection or any(_is_seen(child, collection) for child in layer.children)
+
+
+def open_layer(scene: bpy.types.Scene) -> bpy.types.ViewLayer | None:
+    """The open view layer, where it is one of this scene; a layer updated with another scene ends Blender 4.5."""
+    return next((layer for layer in scene.view_layers if layer == bpy.context.view_layer), None)
 
 
 def select_only(obj: bpy.types.Object, view_layer: bpy.types.ViewLayer) -> None:

@@ -148,7 +148,7 @@ def test_vertex_colours_alone(domain, kind):
     made.data.calc_loop_triangles()
     loops = np.array([t.loops for t in made.data.loop_triangles])
     assert np.allclose(arrays.colour[..., 0], rows[loops] / 24, atol=0.003)
-    assert np.allclose(arrays.colour[..., 1:], (0.5, 0.25), atol=0.003) and np.allclose(arrays.base, 1)
+    assert np.allclose(arrays.colour[..., 1:], (0.5, 0.25, 1), atol=0.003) and np.allclose(arrays.base, 1)
     made.data.color_attributes.remove(made.data.color_attributes["Col"])
     refused(made, "“Col”")
 
