@@ -291,6 +291,7 @@ def test_two_jobs_get_two_places(user):  # noqa: F811
 # folders in the preferences
 
 
+@pytest.mark.filterwarnings("ignore:.*blend relative:RuntimeWarning")  # Blender says so too
 def test_folders_relative_to_the_file_are_made_absolute(user, tmp_path):  # noqa: F811
     from dreamflow_blender.settings import addon
 
