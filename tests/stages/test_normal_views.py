@@ -84,7 +84,7 @@ def test_without_a_share_cameras_are_drawn_as_ever() -> None:
     plain = nerf_guide(prior, "a ball", "", DRAFT.nerf)
     assert isinstance(plain, Guide) and DRAFT.nerf.normal_share == 0
     a, b = generator(4), generator(4)
-    assert torch.equal(plain.camera(a, 8).c2w, prior.poses.sample(b, 1, 8, 8).c2w)
+    assert torch.equal(plain.camera(a, 8).c2w, prior.spec.poses.sample(b, 1, 8, 8).c2w)
     assert torch.equal(a.get_state(), b.get_state())
 
 

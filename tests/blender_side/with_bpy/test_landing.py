@@ -35,6 +35,10 @@ def add(folder, collection="DreamFlow", scene=None):
 @posix
 @pytest.mark.parametrize("left", [False, True])
 def test_a_scene_that_was_renamed_or_left(user, left):  # noqa: F811
+    if left and bpy.app.version < (5, 0):
+        pytest.skip(
+            "an operator under temp_override(scene=...) ends a bpy module before 5.0; windows do not need it"
+        )
     set_up(user, "good")
     home = bpy.context.scene
     generate("a red mug")
