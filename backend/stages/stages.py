@@ -30,6 +30,7 @@ from backend.scene.render_mesh import render_colour, render_normals
 from backend.scene.render_nerf import render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Step, apfo
+from backend.stages.spaces import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
 LOOK_UNTIL = 200  # iterations in which that is looked for
@@ -145,7 +146,8 @@ def _walk(
     start: int,
 ) -> Iterator[Step]:
     """APFO with this stage's cameras and the learning rates' decay."""
-    space = g.prior.target if walk.target == "prior" else walk.target
+    encode, decode = g.prior.encode, g.prior.decode
+    between_pictures = (g.prior.target if walk.target == "prior" else walk.target) == "pixel"
     decay(optimizer, walk, start)
     for step in apfo(
         levels_of(walk),
@@ -154,8 +156,7 @@ def _walk(
             g.prior.poses.sample(generator, 1, walk.size, walk.size), g.prior.frames
         ),
         render=render,
-        encode=g.prior.encode,
-        decode=g.prior.decode if space == "pixel" else None,
+        space=PictureSpace(encode, decode) if between_pictures else LatentSpace(encode),
         prior=g.denoise,
         phi=phi,
         regularize=regularize,

@@ -9,10 +9,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dreamflow_blender.contract.files import read_json
-
 from ..client.process import WINDOWS
 from ..client.steps import SetupError
+from ..contract.files import read_json
 from ..contract.locks import take
 
 
