@@ -100,7 +100,7 @@ def setup(dev: bool = False, look_again: bool = False) -> None:
     except ValueError as error:
         stop(f"{TORCH_INDEX_VARIABLE}: {error}")
     print(f"  torch: {choice.sentence}")
-    if record and record.get("build") != choice.build:  # one does not replace the other's libraries
+    if VENV.is_dir() and record.get("build") != choice.build:  # one does not replace the other's libraries
         shutil.rmtree(VENV)
         record, there = {}, False
     requirements = ROOT / names[0]

@@ -69,6 +69,8 @@ def clone(tmp_path):
         (tools / ("uv.exe" if os.name == "nt" else "uv")).symlink_to(UV)
     nothing = tmp_path / "bin"
     nothing.mkdir()
+    if os.name != "nt":
+        (nothing / "python3").symlink_to(sys._base_executable)  # or uv would fetch one
     variables = {
         "PATH": str(nothing),  # no nvidia-smi
         "HOME": str(tmp_path),

@@ -159,6 +159,8 @@ def _translated(error: BaseException) -> BaseException:
         )
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return Passing(f"no connection to {constants.ENDPOINT} ({why})")
-    # the last is what http_get raises where a body ends early that states no length
+    if isinstance(error, httpx2.TimeoutException):
+        return Passing(f"the connection timed out after {constants.HF_HUB_DOWNLOAD_TIMEOUT} s")
+    # the last is what http_get raises where a rest is shorter than it states
     cut = isinstance(error, httpx2.HTTPError) or "Consistency check" in str(error)
     return Passing(f"the connection was cut ({why})") if cut else error

@@ -110,10 +110,8 @@ def make(
         python = python_in(target)
         if uv.version_of(str(python), stop) not in uv.VERSIONS:
             yield _at("environment", 0.0, "making the environment")
-            lines = uv.make_environment(installer, target, options.python, options.fallback, stop, log)
-            yield from _shown_as(
-                "environment", 0.5, "making the environment, with a Python 3.11 to 3.13", lines
-            )
+            making = uv.make_environment(installer, target, options.python, options.fallback, stop, log)
+            yield from _shown_as("environment", 0.5, "making it, with a Python 3.11 to 3.13", making)
             begun()
         pin = packages.torch_pin(requirements)
         if choice and pin:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +82,9 @@ def bring(
     return Uv(program, cache, {**base, **sources.for_uv(settings), **own})
 
 
-def make_environment(uv: Uv, target: Path, asked: str, fallback: str, stop: Stop, log: Log) -> Iterator[str]:
+def make_environment(
+    uv: Uv, target: Path, asked: str, fallback: str, stop: Stop, log: Log
+) -> Generator[str, None, None]:
     """A new environment in `target`, in the place of whatever is there. Yields lines.
 
     asked     a Python to build on, its path or version; empty: any that uv finds here, else one that it fetches
@@ -134,7 +136,7 @@ def _usable(tools: Path, stop: Stop) -> str | None:
 
 def _bring_by_pip(
     tools: Path, pip: list[str], stop: Stop, log: Log, variables: dict[str, str]
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Put uv into tools/uv. Yields lines."""
     beside = tools / "uv.new"
     shutil.rmtree(beside, ignore_errors=True)

@@ -49,7 +49,7 @@ for pin in wanted:
     name, version = pin.split(";")[0].strip().split("==")
     if name == "torch" and (site / "torch.py").is_file():
         continue
-    found = sorted(index.glob(f"{name}/{name}-{version}*.whl"))
+    found = sorted(index.glob(f"{name}/{name.replace('-', '_')}-{version}*.whl"))
     if not found:
         sys.exit(f"  × No solution found when resolving dependencies:\n  ╰─▶ Because {pin} cannot be found")
     print(f"Downloading {name} (12.0MiB)\n Downloaded {name}", flush=True)

@@ -219,10 +219,9 @@ def changed(content):
     ("bad", "message"),
     [
         (changed(weights(1)), "has another sha256"),
-        (weights(1)[:-10], "bytes, the hub lists"),
-        (weights(1) + b"more", "bytes, the hub lists"),
+        (weights(1) + b"more", "more than the 704 bytes"),
     ],
-    ids=["hash", "short", "long"],
+    ids=["hash", "long"],
 )
 def test_wrong_bytes_are_fetched_once_more_and_never_kept(server, bad, message):
     server.faults[UNET] = [Fault(body=bad)]
@@ -233,6 +232,14 @@ def test_wrong_bytes_are_fetched_once_more_and_never_kept(server, bad, message):
     with pytest.raises(ModelError, match=rf"{message}.*twice\. Nothing of it was kept"):
         run()
     assert not (folder / UNET).exists() and not list(folder.rglob("*.part")) and find(SD) is None
+
+
+def test_a_short_answer_is_a_cut(server):
+    """What is missing is asked for, as after any other."""
+    server.faults[UNET] = [Fault(body=weights(1)[:-10])]
+    run()
+    assert_whole(server)
+    assert server.asked_for(UNET)[-1]["Range"] == "bytes=694-"
 
 
 def test_small_files_are_compared_by_gits_hash(server):
@@ -462,6 +469,7 @@ def test_a_list_is_bounded_in_bytes_depth_and_time(server, monkeypatch):
     monkeypatch.setattr(fetcher, "LIST_BYTES", 1000)
     with pytest.raises(ModelError, match="a list of more than"):
         make_plan(SD)
+    monkeypatch.setattr(fetcher, "LIST_BYTES", 8 << 20)
     monkeypatch.setattr(fetcher, "LIST_SECONDS", 0.1)
     held = threading.Event()
     server.faults[MIRROR] = [Fault(wait=held)] * 3

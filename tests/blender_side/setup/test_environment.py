@@ -305,7 +305,7 @@ def test_no_gigabytes_of_cuda_unasked(place, monkeypatch):
         SetupError, match=r"whl/cpu does not answer.*cu130 takes the build for CUDA, 2.6 GB"
     ) as failed:
         place.install()
-    assert "Set up again" in failed.value.todo and place.look().state == "absent"
+    assert "set up again" in failed.value.todo and place.look().state == "absent"
     assert not [
         call for call in place.calls() if " torch==2.0" in call and "+cpu" not in call and "--dry" not in call
     ]
@@ -598,5 +598,5 @@ def test_background():
 def test_a_record_that_is_nonsense(tmp_path, nonsense):
     (tmp_path / "environment.json").write_text(nonsense)
     (tmp_path / "requirements.txt").write_text("")
-    assert environment.look(tmp_path, tmp_path / "requirements.txt").state == "absent"
-    assert environment.python_of(tmp_path) is None
+    state = environment.look(tmp_path, tmp_path / "requirements.txt")
+    assert state.state == "absent" and state.python is None
