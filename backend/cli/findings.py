@@ -42,7 +42,12 @@ def find_kernels() -> dict[str, Any]:
 
     device = choose_device("auto")[0]
     kernels = select(device)
-    return {"names": kernels.names, "why": kernels.why, "slow": kernels.slow(device)}
+    return {
+        "names": kernels.names,
+        "why": kernels.why,
+        "slow": kernels.slow(device),
+        "broken": kernels.broken,
+    }
 
 
 def find_plans() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import backend
 from backend.config import Preset
 from backend.diffusion.prior import Prior
 from backend.files import disk_errors, write_text
-from backend.kernels import Kernels
+from backend.kernels import select
 from backend.stages.memory import Plan
 from dreamflow_blender.contract.protocol import Job
 
@@ -35,12 +35,12 @@ def write_job(
     preset: Preset,
     device: torch.device,
     threads: int,
-    kernels: Kernels,
     prior: Prior,
     refiner: Prior | None,
     plan: Plan,
 ) -> None:
     """Raises DiskError."""
+    kernels = select(device)
     record = {
         "job": asdict(job),
         "settings": asdict(preset),

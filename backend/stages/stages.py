@@ -19,7 +19,6 @@ from backend.diffusion.prior import Phi, Prior
 from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.draws import draw_on_host
 from backend.errors import SceneError
-from backend.kernels import Kernels
 from backend.kernels.silhouette import Edges, edge_table
 from backend.scene import losses
 from backend.scene.camera import Camera, RenderOutput, rays, rings_of
@@ -168,9 +167,7 @@ def _walk(
         yield step
 
 
-def geometry_stage(
-    scene: Scene, g: Guide, settings: GeometryStage, kernels: Kernels, generator: Generator
-) -> Stage:
+def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: Generator) -> Stage:
     """Stage 2a: the shape, from its normal maps. D_phi(x) = x, as the paper found (section D.1)."""
     assert scene.sdf is not None and scene.offsets is not None and scene.grid is not None, "hand over first"
     spacing = scene.grid.spacing
@@ -184,7 +181,7 @@ def geometry_stage(
         mesh = surface(scene)
         edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
         current[:] = [(mesh, edges)]
-        return render_normals(mesh, edges, camera, kernels.rasterize_ids, background)
+        return render_normals(mesh, edges, camera, background)
 
     def regularize(out: RenderOutput, iteration: int) -> Tensor:
         mesh, edges = current[0]
@@ -194,7 +191,7 @@ def geometry_stage(
     def steps(start: int) -> Iterator[Step]:
         yield from _walk(g, settings, render, None, regularize, optimizer, generator, start)
         scene.mesh = detached(surface(scene))
-        settle_colours(scene, kernels, settings.colour_grid_rate, settings.colour_head_rate)
+        settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
 
     return Stage("geometry", settings, optimizer, None, generator, steps)
 
@@ -203,7 +200,6 @@ def texture_stage(
     scene: Scene,
     g: Guide,
     settings: TextureStage,
-    kernels: Kernels,
     generator: Generator,
     seed: int,
     name: str = "texture",
@@ -223,7 +219,7 @@ def texture_stage(
         if isinstance(background, Backdrop):
             with torch.no_grad():
                 background = background(rays(camera)[1].reshape(-1, 3))
-        return render_colour(mesh, edges, camera, kernels.rasterize_ids, background, field.albedo)
+        return render_colour(mesh, edges, camera, background, field.albedo)
 
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage

@@ -10,7 +10,6 @@ from backend.config import resolve
 from backend.device import pick_device, prepare_device
 from backend.jobs import run as running
 from backend.jobs.priors import open_prior
-from backend.kernels import select
 from backend.stages.chain import run_stages
 from dreamflow_blender.contract.protocol import Job
 from tests.card.pretended import Place, PretendedCard
@@ -30,7 +29,7 @@ def waits_by_iteration(card: PretendedCard, job: Job) -> dict[str, list[Counter[
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Counter[Place]]] = {}
     before: Counter[Place] | None = None
-    for moment in run_stages(job, preset, prior, refiner, select(device), device):
+    for moment in run_stages(job, preset, prior, refiner, device):
         if moment.what != "step":
             before = None
             continue

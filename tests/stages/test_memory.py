@@ -16,7 +16,6 @@ from backend.config import resolve
 from backend.diffusion.savings import THRIFTS
 from backend.errors import InputError, OutOfMemory
 from backend.jobs import generate
-from backend.kernels import Kernels, select
 from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.scene.scene import Scene
 from backend.stages import apfo, chain, memory
@@ -37,11 +36,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return build(root / "base", "sd21-base"), build(root / "own", "sd21", seed=1)
 
 
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    return select("cpu")
-
-
 def out_of_memory() -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -59,11 +53,11 @@ class Failing:
         return self.real(*args, **named)
 
 
-def run(prior: Any, kernels: Kernels, ladder: Ladder | None = None) -> tuple[Scene, list[str], list[int]]:
+def run(prior: Any, ladder: Ladder | None = None) -> tuple[Scene, list[str], list[int]]:
     """The nerf stage, up to the hand-over: (scene, what was said, iterations done)."""
     job = Job("memory", "generate", "a ball", "unused", overrides=FEW, stages=("nerf",), seed=3)
     notes, done = [], []
-    for moment in chain.run_stages(job, resolve("draft", FEW), prior, None, kernels, CPU, None, ladder):
+    for moment in chain.run_stages(job, resolve("draft", FEW), prior, None, CPU, None, ladder):
         if moment.what == "eased":
             notes.append(moment.note)
         elif moment.what == "step":
@@ -78,8 +72,8 @@ def state(scene: Scene) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folders: tuple[Path, Path], kernels: Kernels) -> dict[str, torch.Tensor]:
-    scene, notes, _ = run(StableDiffusionPrior(folders[0], CPU, folders[1]), kernels)
+def undisturbed(folders: tuple[Path, Path]) -> dict[str, torch.Tensor]:
+    scene, notes, _ = run(StableDiffusionPrior(folders[0], CPU, folders[1]))
     assert notes == []
     return state(scene)
 
@@ -88,7 +82,6 @@ def undisturbed(folders: tuple[Path, Path], kernels: Kernels) -> dict[str, torch
 def test_wherever_it_runs_out_the_result_is_the_same(
     where: str,
     folders: tuple[Path, Path],
-    kernels: Kernels,
     undisturbed: dict,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -105,7 +98,7 @@ def test_wherever_it_runs_out_the_result_is_the_same(
         name = {"fit": "_predict", "D_phi": "__call__"}[where]
         failing = Failing(getattr(LoRAPhi, name), *((5, 6) if where == "fit" else (3, 4)))
         monkeypatch.setattr(LoRAPhi, name, lambda self, *args: failing(self, *args))
-    scene, notes, done = run(prior, kernels)
+    scene, notes, done = run(prior)
     assert len(notes) == 2 and done == [1, 2, 3, 4]
     assert all("Out of memory in stage nerf, iteration 2" in note for note in notes)
     assert "encoder checkpointed" in notes[0] and "D_phi's step checkpointed" in notes[1]
@@ -114,12 +107,12 @@ def test_wherever_it_runs_out_the_result_is_the_same(
 
 
 def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
-    folders: tuple[Path, Path], kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior = StableDiffusionPrior(folders[0], CPU, folders[1])
     monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 2, 3, 4, 5))
     ladder = Ladder(resolve("draft", FEW), prior, None)
-    _, notes, done = run(prior, kernels, ladder)
+    _, notes, done = run(prior, ladder)
     assert len(notes) == len(THRIFTS) - 1 == ladder.rung and done == [1, 2, 3, 4]
     assert "attention in slices" in notes[2] and "the prior's own network" in notes[3]
     assert prior.describe()["phi"] == "shared"
@@ -128,14 +121,14 @@ def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
     with pytest.raises(
         OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"
     ):
-        run(prior, kernels, ladder)
+        run(prior, ladder)
 
 
-def test_a_prior_without_networks_says_at_once_what_to_change(kernels: Kernels) -> None:
+def test_a_prior_without_networks_says_at_once_what_to_change() -> None:
     prior = Oracle()
     prior.denoise = Failing(prior.denoise, 3)  # type: ignore[method-assign]
     with pytest.raises(OutOfMemory, match=r"iteration 2.*--set nerf\.budget=100000"):
-        run(prior, kernels)
+        run(prior)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
