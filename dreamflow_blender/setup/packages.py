@@ -105,7 +105,7 @@ def try_out(
     lines += [f"import {module}" for module in modules]
     last = ""
     try:
-        for line in run([str(python), "-I", "-c", "\n".join(lines)], stop, log, clean_environment()):
+        for line in run([str(python), "-I", "-u", "-c", "\n".join(lines)], stop, log, clean_environment()):
             last = line if line.startswith("[") else last
         version, note = torch_build.verdict(choice, last, setting) if choice else ("", "")
     except (CommandFailed, json.JSONDecodeError) as error:

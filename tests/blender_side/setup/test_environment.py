@@ -515,7 +515,7 @@ def test_a_proxy_that_never_answers(tmp_path, monkeypatch):
 
 
 def test_what_uv_is_told(tmp_path):
-    found = uv.Uv("uv", tmp_path / "cache", {}, [])
+    found = uv.Uv("uv", tmp_path / "cache", {})
     told = found.install(Path("py"), "toy==1.0")
     assert told[:4] == ["uv", "pip", "install", "--no-config"] and told[-1] == "toy==1.0"
     assert told[told.index("--python") + 1] == "py"
