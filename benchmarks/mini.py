@@ -80,7 +80,7 @@ def sample_all(prior: Prior, asked: list[tuple[str, str]], generator: Generator)
 
 def guidance(prior: Prior, otherwise: float) -> float:
     """The scale that the prior states, or a preset's."""
-    return otherwise if prior.guidance is None else prior.guidance
+    return otherwise if prior.spec.guidance is None else prior.spec.guidance
 
 
 def telling_kinds(albums: list[Album], truths: list[Truth]) -> set[str]:

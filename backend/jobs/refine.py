@@ -17,19 +17,26 @@ from backend.files import write_bytes, write_text
 from backend.jobs.lock import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
-from backend.meshes.read import read_mesh
-from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, numbered, write_png
+from backend.meshes.read import kept_source, read_mesh
+from backend.meshes.write import png_bytes
+from backend.results.deliver_refined import (
+    Refined,
+    finishing,
+    indexed_filename,
+    materials_json,
+    result_arrays,
+)
 from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
 from backend.stages.chain import Moment, run_stages
 from backend.stages.checkpoint import Saved, restore_scene
 from backend.stages.memory import Ladder
-from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learnt
+from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learned_colour
 from backend.texture.mask import border
-from backend.texture.painted import painted
 from backend.texture.placement import find_placement
 from backend.texture.repaint import Canvas, paint, prepare
 from backend.texture.sheets import plan_sheets
+from backend.texture.source_colours import source_colours
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.meshfile import ObjectArrays
 from dreamflow_blender.contract.protocol import Event, Job
@@ -60,7 +67,7 @@ class Refining:
         self._placement = find_placement(mesh.v_pos, mesh.t_pos_idx, job.front)
         self._placed = self._placement.place(mesh.v_pos)
         self.job = job
-        if "texture" not in job.stages and painted(mesh, "cpu").plain:
+        if "texture" not in job.stages and source_colours(mesh, "cpu").is_plain_grey:
             self.job = dataclasses.replace(job, stages=("texture", "refine"))
             self._notes.append("The object has one plain grey: its texture is made from nothing first.")
         self._sheets: list[Sheet] = []
@@ -90,15 +97,17 @@ class Refining:
         folder, job = Path(self.job.folder), self.job
         if not (folder / "object.npz").is_file() or saved is None:
             write_bytes(folder / "object.npz", meshfile.to_bytes(self._arrays))
-            if job.mesh.lower().endswith(".glb"):
-                write_bytes(folder / "object.glb", Path(job.mesh).read_bytes())
-            else:
-                (folder / "object.glb").unlink(missing_ok=True)  # of an older job in this folder
+            source = kept_source(Path(job.mesh))
+            for name in ("object.glb", "object.obj", "object.mtl"):
+                if name in source:
+                    write_bytes(folder / name, source[name])
+                else:
+                    (folder / name).unlink(missing_ok=True)  # of an older job in this folder
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),
             torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),
         )
-        self._colours = painted(self._arrays, device)
+        self._colours = source_colours(self._arrays, device)
         self._shares = torch.from_numpy(self._weight).to(device)
         kept = self._weight.max(1) == 0
         self._edge = border(self._placed, self._arrays.t_pos_idx.astype(np.int64), kept)
@@ -108,7 +117,7 @@ class Refining:
         )  # fmt: skip
         viewer = (refiner or prior) if "refine" in job.stages else prior
         generator = torch.Generator(device).manual_seed(job.seed)
-        self._cameras = viewer.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
+        self._cameras = viewer.spec.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
         fit = fit_settings(job)
         scene = fresh_scene(preset, fit, device, job.seed)
@@ -128,8 +137,8 @@ class Refining:
             restore_scene(saved, scene)
         self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
         if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
-            write_bytes(folder / "uvs.npz", meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
-            write_text(folder / "materials.json", described(self._arrays, self._sheets, numbered))
+            write_bytes(folder / "uvs.npz", meshfile.to_bytes(result_arrays(self._arrays, self._sheets)))
+            write_text(folder / "materials.json", materials_json(self._arrays, self._sheets))
         yield from run_stages(job, preset, prior, refiner, device, saved, ladder, scene)
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
@@ -142,8 +151,8 @@ class Refining:
         """snapshot.png, and snapshot_2.png and so on beside it where there are more textures."""
         folder = Path(self.job.folder)
         for number, canvas in enumerate(self._canvases, 1):
-            image = paint(canvas, self._mesh, self._colours, learnt(moment.scene), polished=False)
-            write_png(folder / numbered("snapshot", number), image)
+            image = paint(canvas, self._mesh, self._colours, learned_colour(moment.scene), polished=False)
+            write_bytes(folder / indexed_filename("snapshot", number), png_bytes(image))
         return folder / "snapshot.png"
 
     def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:

@@ -1,9 +1,9 @@
 """Bytes from the model hub, by huggingface_hub's own `http_get`: from any byte on, watched while they come.
 
-huggingface_hub 2.4 keeps connections, follows redirects and shows the token to no other host. What it would do in
-silence (but that a file whose bytes were coming is resumed after a cut) is decided here instead, by hooks of its client: which statuses are worth another attempt, and that no
-redirect leads to an unprotected address. `http_get` is not in the hub's documented
-interface: its version is fixed, and tests/weights/test_fetch.py holds it to a server that misbehaves.
+huggingface_hub 2.4 keeps connections, follows redirects, shows the token to no other host, and resumes a file after a
+cut while bytes keep coming. What else it would do in silence is decided here, by hooks of its client: which statuses
+are worth another attempt, and that no redirect leads to an unprotected address. `http_get` is not in the hub's
+documented interface: its version is fixed, and tests/weights/test_fetch.py holds it to a server that misbehaves.
 """
 
 from __future__ import annotations

@@ -130,11 +130,11 @@ def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
 
 def test_a_prior_s_guidance_goes_before_the_preset_s_and_the_user_s_before_both() -> None:
     refiner = Oracle()
-    refiner.guidance = 2
+    refiner.spec = dataclasses.replace(refiner.spec, guidance=2)
     wanted = running.wanted_settings(Oracle(), refiner)
     preset = resolve("draft", wanted | {"geometry.guidance_scale": 4.5})
     assert [getattr(preset, stage).guidance_scale for stage in ("nerf", "geometry", "texture", "refine")] == [
         1.0, 4.5, 1.0, 2.0,
     ]  # fmt: skip
-    refiner.guidance = None
+    refiner.spec = dataclasses.replace(refiner.spec, guidance=None)
     assert running.wanted_settings(refiner, None) == {}
