@@ -126,9 +126,13 @@ def run_job(client: Client, job: Job, how: str, heard: Callable[[Event], None]) 
 
 
 def discard(folder: Path, root: Path) -> None:
-    """Delete a job's folder, but only one below `root` with a job in it. Raises OSError."""
+    """Delete a job's folder, but only one below `root` with a job or its mesh in it. Raises OSError."""
     inside = root.resolve() in folder.resolve().parents and not folder.is_symlink()
-    if inside and folder.is_dir() and {"job.json", "log.txt"} & {path.name for path in folder.iterdir()}:
+    if (
+        inside
+        and folder.is_dir()
+        and {"job.json", "log.txt", "object.npz"} & {path.name for path in folder.iterdir()}
+    ):
         shutil.rmtree(folder)
 
 

@@ -28,10 +28,15 @@ def write_text(path: Path, text: str, sync: bool = True) -> None:
 
     sync  wait until the disk has it, tens of milliseconds; without, a power cut may cost the file, but no crash does
     """
+    write_bytes(path, text.encode(), sync)
+
+
+def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
+    """As write_text."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.part")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             if sync:
                 os.fsync(file.fileno())
