@@ -57,8 +57,9 @@ def add_refine(
     r.add_argument("prompt", metavar="PROMPT", help='what it is, as in "a red mug"')
     r.add_argument("--out", metavar="DIR", type=Path, help="the job's folder (default: out/PROMPT-SEED)")
     r.add_argument(
-        "--strength", type=float, default=0.3,
-        help=f"{MIN_STRENGTH} (cleans up) over 0.3 (adds detail) to {MAX_STRENGTH} (paints anew); default: 0.3",
+        "--strength", type=float,
+        help=f"{MIN_STRENGTH} (cleans up) over 0.3 (adds detail) to {MAX_STRENGTH} (repaints); default: 0.3."
+        " The same as --set refine.start, with the preset's levels spaced to fit",
     )  # fmt: skip
     r.add_argument(
         "--texture", action="store_true", help="make the texture anew first, whatever colours there are"

@@ -42,9 +42,6 @@ class Generating:
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def settle(self, preset: Preset) -> Preset:
-        return preset
-
     def moments(
         self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
         saved: Saved | None, ladder: Ladder,

@@ -35,7 +35,6 @@ from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.meshfile import ObjectArrays
 from dreamflow_blender.contract.protocol import Event, Job
 
-PAPER_STRENGTH = 0.3  # where the paper's stage 3 begins: presets' levels are spaced for it
 VIEWS = 64  # cameras that decide what is seen
 VIEW_SIZE = 256  # pixels a side of theirs
 SNAPSHOT = 512  # pixels a side, at most, of a texture on the way
@@ -74,15 +73,6 @@ class Refining:
         kept = Path(job.folder) / "object.npz"
         mesh, notes = read_mesh(kept if kept.is_file() else Path(job.mesh))
         return cls(job, mesh, notes)
-
-    def settle(self, preset: Preset) -> Preset:
-        """Stage 3 from the job's strength, its levels as close as the preset's."""
-        walk = preset.refine
-        levels = walk.levels
-        if "refine.levels" not in self.job.overrides:
-            levels = max(1, round(levels * self.job.strength / PAPER_STRENGTH))
-        refined = dataclasses.replace(walk, start=self.job.strength, levels=levels)
-        return dataclasses.replace(preset, refine=refined)
 
     def moments(
         self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,

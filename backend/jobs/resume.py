@@ -10,6 +10,7 @@ from backend.jobs.folder import last_event, read_job
 from backend.jobs.generate import Generating
 from backend.jobs.keeper import listed
 from backend.jobs.lock import locked
+from backend.jobs.record import read_settings
 from backend.jobs.run import Asked, Work, nobody, run
 from backend.stages.checkpoint import Saved, load
 from dreamflow_blender.contract.protocol import (
@@ -42,7 +43,7 @@ def resume(folder: Path, asked: Asked = nobody) -> Events[Event, None, None]:
             from backend.jobs.refine import Refining
 
             work = Refining.again(job)
-        events = run(job, work, asked, saved)
+        events = run(job, work, asked, saved, read_settings(folder))
         yield next(events)  # ready
         for note in notes:
             yield Warning(note)

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 from collections.abc import Generator as Events
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 import torch
 from torch import Tensor
 
-from backend.config import Preset, resolve
+from backend.config import Preset, Resolved
 from backend.device import choose_device, prepare_device
 from backend.diffusion.prior import Kind, Prior
 from backend.errors import SceneError
 from backend.jobs.keeper import Keeper
 from backend.jobs.priors import default_refiner, open_prior
-from backend.jobs.record import add_note, versions, write_job
+from backend.jobs.record import add_note, check_settings, resolve_job, versions, write_job
 from backend.jobs.telemetry import Curves, Told, Watch
 from backend.kernels import Kernels, select
 from backend.results.deliver import STEPS, Delivered
@@ -32,7 +32,6 @@ from backend.stages.checkpoint import Saved, capture
 from backend.stages.memory import Ladder, make_plan, peak_gb, says_what_to_change
 from dreamflow_blender.contract.jobfolder import kept
 from dreamflow_blender.contract.protocol import (
-    STAGES,
     Cancelled,
     Checkpoint,
     Event,
@@ -59,9 +58,6 @@ def nobody() -> None:
 class Work(Protocol):
     """What a kind of job does: `generate`'s is below, `refine`'s in refine.py."""
 
-    def settle(self, preset: Preset) -> Preset:
-        """The preset as this job wants it."""
-
     def moments(
         self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
         saved: Saved | None, ladder: Ladder,
@@ -76,27 +72,12 @@ class Work(Protocol):
         """Yields how many of the STEPS are done."""
 
 
-def wanted_settings(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
-    """What the priors want otherwise than the preset; the last stage is the refiner's where there is one."""
-    own = _wanted_by(prior)
-    if refiner is None:
-        return own
-    return {k: v for k, v in own.items() if not k.startswith("refine.")} | {
-        k: v for k, v in _wanted_by(refiner).items() if k.startswith("refine.")
-    }
-
-
-def _wanted_by(prior: Prior) -> dict[str, Any]:
-    """Its guidance in every stage, where it states one, then its settings."""
-    if prior.guidance is None:
-        return prior.settings
-    return {f"{stage}.guidance_scale": float(prior.guidance) for stage in STAGES} | prior.settings
-
-
-def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Events[Event, None, None]:
-    """The job's events, in its folder, which is locked."""
+def run(
+    job: Job, work: Work, asked: Asked, saved: Saved | None = None, recorded: Resolved | None = None
+) -> Events[Event, None, None]:
+    """The job's events, in its folder, which is locked. recorded: a resumed job's settings, as job.json has them."""
     began = time.monotonic()
-    resolve(job.preset, job.overrides)  # a mistake is said before anything is loaded
+    check_settings(job)
     device, about_device = choose_device(job.device)
     threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
     folder = Path(job.folder)
@@ -104,7 +85,8 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
     prior = open_prior(job.prior, device, job.phi or None)
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
-    preset = work.settle(resolve(job.preset, wanted_settings(prior, refiner) | job.overrides))
+    settings = recorded or resolve_job(job, prior, refiner)
+    preset = settings.preset
 
     def theirs(name: str) -> Prior:
         return refiner or prior if name == "refine" else prior
@@ -125,7 +107,7 @@ def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Event
     told = Told()
     constant = {"job": job.id, "threads": threads, "kernels": kernels.names, "versions": versions()}
     if saved is None:
-        write_job(job, preset, device, threads, kernels, prior, refiner, plan)
+        write_job(job, settings, device, threads, kernels, prior, refiner, plan)
     else:
         told.restore(saved)
     yield _ready(device, kernels, threads)

@@ -95,7 +95,9 @@ class Job:
         default_factory=dict
     )  # "stage.setting" -> JSON value, over the preset's
     mesh: str = ""  # refine: the object's file, one of MESHES
-    strength: float = 0.3  # refine: the noise that its last stage begins at, MIN_STRENGTH to MAX_STRENGTH
+    strength: float | None = (
+        None  # refine: its refine.start, MIN_STRENGTH to MAX_STRENGTH; None: as the preset or the overrides say
+    )
     keep_uvs: bool = True  # refine: paint into the object's own UVs where they are usable
     texture_size: int = 0  # refine: pixels a side, 64 to 8,192; 0: the object's image's, else the preset's
     material: str = ""  # refine: the one material to change; empty: all of them
@@ -130,7 +132,8 @@ class Job:
         fits = self.mesh.lower().endswith(MESHES) and "\0" not in self.mesh
         expect("mesh", f"the path of a {', '.join(MESHES)} file", self.mesh, fits)
         said = f"{MIN_STRENGTH} to {MAX_STRENGTH}"
-        expect("strength", said, self.strength, MIN_STRENGTH <= self.strength <= MAX_STRENGTH)
+        strength = self.strength
+        expect("strength", said, strength, strength is None or MIN_STRENGTH <= strength <= MAX_STRENGTH)
         size = self.texture_size
         expect("texture_size", "0 or 64 to 8,192 pixels", size, size == 0 or 64 <= size <= 8192)
         expect("front", "-360 to 360 degrees", self.front, -360 <= self.front <= 360)

@@ -72,7 +72,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    made = new_scene(resolve("draft", OVERRIDES).nerf, select("cpu"), torch.device("cpu"), 0)
+    made = new_scene(resolve("draft", {"job": OVERRIDES}).preset.nerf, select("cpu"), torch.device("cpu"), 0)
     ball = trimesh.creation.icosphere(subdivisions=2, radius=0.4)
     made.mesh = Mesh(torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces))
     return made
@@ -88,7 +88,7 @@ def delivering(scene, monkeypatch):
 
     monkeypatch.setattr(delivery, "unwrap", quick)
     curves = {"nerf": {name: torch.ones(3) for name in ("loss", "gap", "gradient")}}
-    settings = resolve("draft", OVERRIDES).delivery
+    settings = resolve("draft", {"job": OVERRIDES}).preset.delivery
 
     def run(job):
         yield Ready({}, ("cpu",), {}, 1)

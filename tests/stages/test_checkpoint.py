@@ -207,7 +207,7 @@ class Elsewhere(torch.Generator):
 def after_two(tmp_path):
     """(moment after two iterations, the folder with their checkpoint)."""
     job = tiny_job(tmp_path / "job", stages=("nerf",))
-    preset = resolve("draft", job.overrides)
+    preset = resolve("draft", {"job": job.overrides}).preset
     for moment in chain.run_stages(job, preset, Oracle(), None, select("cpu"), torch.device("cpu")):
         if moment.what == "step" and moment.done == 2:
             return moment, Path(job.folder)

@@ -63,7 +63,9 @@ def run(prior: Any, kernels: Kernels, ladder: Ladder | None = None) -> tuple[Sce
     """The nerf stage, up to the hand-over: (scene, what was said, iterations done)."""
     job = Job("memory", "generate", "a ball", "unused", overrides=FEW, stages=("nerf",), seed=3)
     notes, done = [], []
-    for moment in chain.run_stages(job, resolve("draft", FEW), prior, None, kernels, CPU, None, ladder):
+    for moment in chain.run_stages(
+        job, resolve("draft", {"job": FEW}).preset, prior, None, kernels, CPU, None, ladder
+    ):
         if moment.what == "eased":
             notes.append(moment.note)
         elif moment.what == "step":
@@ -119,7 +121,7 @@ def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
 ) -> None:
     prior = StableDiffusionPrior(folders[0], CPU, folders[1])
     monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 2, 3, 4, 5))
-    ladder = Ladder(resolve("draft", FEW), prior, None)
+    ladder = Ladder(resolve("draft", {"job": FEW}).preset, prior, None)
     _, notes, done = run(prior, kernels, ladder)
     assert len(notes) == len(THRIFTS) - 1 == ladder.rung and done == [1, 2, 3, 4]
     assert "attention in slices" in notes[2] and "the prior's own network" in notes[3]
@@ -146,7 +148,7 @@ def test_a_processor_runs_out_in_other_words(error: Exception) -> None:
 
 
 def test_what_is_to_be_changed_by_stage(folders: tuple[Path, Path]) -> None:
-    preset, sd = resolve("paper"), StableDiffusionPrior(folders[0], CPU)  # native size 64
+    preset, sd = resolve("paper").preset, StableDiffusionPrior(folders[0], CPU)  # native size 64
     assert memory.what_to_change("texture", preset, sd) == "Lower texture.size: --set texture.size=256"
     small = dataclasses.replace(preset, refine=dataclasses.replace(preset.refine, size=64))
     assert "--stages nerf,geometry,texture" in memory.what_to_change("refine", small, sd)
@@ -161,7 +163,7 @@ class Sized(Oracle):
 
 
 def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    preset, stages = resolve("paper"), ("nerf", "geometry", "texture", "refine")
+    preset, stages = resolve("paper").preset, ("nerf", "geometry", "texture", "refine")
 
     def planned(gigabytes: float, at_least: int = 0) -> memory.Plan:
         monkeypatch.setattr(memory, "capacity_gb", lambda _: gigabytes)
