@@ -25,7 +25,7 @@ from backend.jobs.folder import (
     read_job,
     release,
 )
-from dreamflow_blender.contract.jobfolder import results
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Cancelled,
     Event,
@@ -92,7 +92,7 @@ def _carry_out(job: Job, made: list[Path], run: Run, display: Display, goes_on: 
                 for last in events:
                     if log is None:
                         if not goes_on:
-                            clear_folder(folder)
+                            clear_folder(folder, job.mesh)
                         log = EventLog(folder)
                         interrupts.may_wait = True
                     log.write(last)
@@ -105,7 +105,7 @@ def _carry_out(job: Job, made: list[Path], run: Run, display: Display, goes_on: 
                 interrupts.asked = True
                 events.close()
             if interrupts.asked and not isinstance(last, Finished):
-                cancelled = Cancelled(results(folder) if log else {})
+                cancelled = Cancelled(JobFolder(folder).result_files() if log else {})
                 if log:
                     log.write(cancelled)
                 display.show(cancelled)

@@ -32,6 +32,7 @@ from .backlog import work
 from .backlog.prompts import BadPrompts, Line, read_prompts
 from .client.client import Client
 from .contract import words
+from .contract.jobfolder import JobFolder, slug
 from .contract.protocol import DEVICES, PRESETS, STAGES, Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
 from .scene import assets, objects
@@ -168,12 +169,12 @@ def _one(client: Client, job: Job, height: float, args: argparse.Namespace, labe
     row = Row(job.prompt, job.seed, "failed", "")
     told = Told(f"{label} {job.prompt}", row)
     try:
-        folder = args.out.resolve() / f"{work.slug(job.prompt)}-{job.seed}"
+        folder = args.out.resolve() / f"{slug(job.prompt)}-{job.seed}"
         job, how = work.in_folder(job, folder)
         row.folder = job.folder
         blend = Path(job.folder) / "object.blend"
         if how == "done":
-            row.files = _files(Path(job.folder))
+            row.files = JobFolder(job.folder).result_files()
         else:
             told.line("goes on" if how == "resume" else "begins")
             finished = work.run_job(client, job, how, told.hear)
@@ -194,17 +195,12 @@ def _one(client: Client, job: Job, height: float, args: argparse.Namespace, labe
     return row
 
 
-def _files(folder: Path) -> dict[str, str]:
-    names = ("mesh.glb", "mesh.npz", "albedo.png", "preview.png", "views.png")
-    return {name: str(folder / name) for name in names if (folder / name).is_file()}
-
-
 def _save_blend(job: Job, height: float, path: Path) -> None:
     """The object alone in a file of its own; the file that Blender was started with is not touched on disk."""
     bpy.ops.wm.read_homefile(use_empty=True)
     result = objects.read_result(Path(job.folder))
     made = objects.add_result(result, job.prompt, height, (0, 0, 0), "DreamFlow", bpy.context.scene)
-    assets.mark(made, job.prompt, Path(job.folder) / "preview.png")
+    assets.mark(made, job.prompt, JobFolder(job.folder).preview)
     temporary = path.with_name("object.part.blend")
     bpy.ops.wm.save_as_mainfile(filepath=str(temporary), copy=True, check_existing=False)
     temporary.replace(path)

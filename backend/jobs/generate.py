@@ -20,6 +20,7 @@ from backend.scene.scene import settle_colours
 from backend.stages.chain import Moment, look_at_hand_over, run_stages
 from backend.stages.checkpoint import Saved
 from backend.stages.memory import Ladder
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Event,
     Job,
@@ -49,7 +50,7 @@ class Generating:
         return run_stages(self._job, preset, prior, refiner, kernels, device, saved, ladder)
 
     def snapshot(self, moment: Moment) -> Path:
-        path = Path(self._job.folder) / "snapshot.npz"
+        path = JobFolder(self._job.folder).snapshot
         write_snapshot(path, as_it_stands(moment.scene, moment.stage), self._job.snapshot_faces)
         return path
 

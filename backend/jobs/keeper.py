@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backend.files import disk_errors
 from backend.stages.checkpoint import Saved, write
+from dreamflow_blender.contract.jobfolder import JobFolder
 
 KEPT = 2
 
@@ -18,7 +19,7 @@ class Keeper:
     """Writes checkpoints aside, one at a time, and keeps the newest of them."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "checkpoints"
+        self._folder = JobFolder(folder).checkpoints
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._written: list[Path] = []
@@ -76,17 +77,15 @@ def clean(folder: Path, kept: int = KEPT) -> None:
     for old in listed(folder)[kept:]:
         with disk_errors(old), suppress(FileNotFoundError):
             old.rename(old.with_name(f".{old.name}.old"))  # a half removed one must not look like a whole one
-    if (folder / "checkpoints").is_dir():
-        for rest in (folder / "checkpoints").glob(".*.old"):
-            shutil.rmtree(rest, ignore_errors=True)
-        for rest in (folder / "checkpoints").glob(".*.part"):
+    for pattern in (".*.old", ".*.part"):
+        for rest in JobFolder(folder).checkpoints.glob(pattern):
             shutil.rmtree(rest, ignore_errors=True)
 
 
 def listed(folder: Path) -> list[Path]:
     """A job's checkpoints, the newest first."""
     try:
-        found = [p for p in (folder / "checkpoints").iterdir() if _number(p)]
+        found = [p for p in JobFolder(folder).checkpoints.iterdir() if _number(p)]
     except OSError:
         return []
     return sorted(found, key=_number, reverse=True)

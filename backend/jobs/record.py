@@ -18,6 +18,7 @@ from backend.errors import InputError
 from backend.files import disk_errors, write_text
 from backend.kernels import Kernels
 from backend.stages.memory import Plan
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import STAGES, Job
 
 
@@ -98,12 +99,12 @@ def write_job(
         "memory": plan.record(),
         "models": {"prior": prior.describe(), "refiner": (refiner or prior).describe()},
     }
-    write_text(Path(job.folder) / "job.json", json.dumps(record, indent=2) + "\n")
+    write_text(JobFolder(job.folder).job, json.dumps(record, indent=2) + "\n")
 
 
 def read_settings(folder: Path) -> Resolved:
     """What write_job recorded, so that a resumed job keeps its settings. Raises InputError and DiskError."""
-    path = folder / "job.json"
+    path = JobFolder(folder).job
     with disk_errors(path):
         record = json.loads(path.read_text(encoding="utf-8"))
     return Resolved(preset_of(record.get("settings", {})), record.get("set_by", {}))
@@ -111,7 +112,7 @@ def read_settings(folder: Path) -> Resolved:
 
 def add_note(folder: Path, note: str) -> None:
     """To job.json's "notes": how a run was carried out otherwise than planned. Raises DiskError."""
-    path = folder / "job.json"
+    path = JobFolder(folder).job
     with disk_errors(path):
         record = json.loads(path.read_text(encoding="utf-8"))
     record["notes"] = [*record.get("notes", []), note]

@@ -19,7 +19,7 @@ from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
 from backend.kernels import Kernels
 from backend.meshes.read import read_mesh
-from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, numbered, write_png
+from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, write_png
 from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
 from backend.stages.chain import Moment, run_stages
@@ -32,6 +32,7 @@ from backend.texture.placement import find_placement
 from backend.texture.repaint import Canvas, paint, prepare
 from backend.texture.sheets import plan_sheets
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.jobfolder import JobFolder, numbered
 from dreamflow_blender.contract.meshfile import ObjectArrays
 from dreamflow_blender.contract.protocol import Event, Job
 
@@ -70,7 +71,7 @@ class Refining:
     @classmethod
     def again(cls, job: Job) -> Refining:
         """For a run that goes on: the object as it was kept beside it."""
-        kept = Path(job.folder) / "object.npz"
+        kept = JobFolder(job.folder).object_npz
         mesh, notes = read_mesh(kept if kept.is_file() else Path(job.mesh))
         return cls(job, mesh, notes)
 
@@ -78,13 +79,13 @@ class Refining:
         self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
         saved: Saved | None, ladder: Ladder,
     ) -> Iterator[Moment]:  # fmt: skip
-        folder, job = Path(self.job.folder), self.job
-        if not (folder / "object.npz").is_file() or saved is None:
-            write_bytes(folder / "object.npz", meshfile.to_bytes(self._arrays))
+        folder, job = JobFolder(self.job.folder), self.job
+        if not folder.object_npz.is_file() or saved is None:
+            write_bytes(folder.object_npz, meshfile.to_bytes(self._arrays))
             if job.mesh.lower().endswith(".glb"):
-                write_bytes(folder / "object.glb", Path(job.mesh).read_bytes())
+                write_bytes(folder.object_glb, Path(job.mesh).read_bytes())
             else:
-                (folder / "object.glb").unlink(missing_ok=True)  # of an older job in this folder
+                folder.object_glb.unlink(missing_ok=True)  # of an older job in this folder
         self._kernels = kernels
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),
@@ -120,8 +121,8 @@ class Refining:
             restore_scene(saved, scene)
         self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
         if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
-            write_bytes(folder / "uvs.npz", meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
-            write_text(folder / "materials.json", described(self._arrays, self._sheets, numbered))
+            write_bytes(folder.uvs, meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
+            write_text(folder.materials, described(self._arrays, self._sheets))
         yield from run_stages(job, preset, prior, refiner, kernels, device, saved, ladder, scene)
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
@@ -132,11 +133,11 @@ class Refining:
 
     def snapshot(self, moment: Moment) -> Path:
         """snapshot.png, and snapshot_2.png and so on beside it where there are more textures."""
-        folder = Path(self.job.folder)
+        picture = JobFolder(self.job.folder).snapshot_png
         for number, canvas in enumerate(self._canvases, 1):
             image = paint(canvas, self._mesh, self._colours, learnt(moment.scene), polished=False)
-            write_png(folder / numbered("snapshot", number), image)
-        return folder / "snapshot.png"
+            write_png(numbered(picture, number), image)
+        return picture
 
     def deliver(
         self, moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, told: Told, asked: Asked

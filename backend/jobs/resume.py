@@ -6,13 +6,14 @@ from collections.abc import Generator as Events
 from pathlib import Path
 
 from backend.errors import DiskError, InputError
-from backend.jobs.folder import last_event, read_job
+from backend.jobs.folder import read_job
 from backend.jobs.generate import Generating
 from backend.jobs.keeper import listed
 from backend.jobs.lock import locked
 from backend.jobs.record import read_settings
 from backend.jobs.run import Asked, Work, nobody, run
 from backend.stages.checkpoint import Saved, load
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Event,
     Finished,
@@ -27,12 +28,11 @@ def resume(folder: Path, asked: Asked = nobody) -> Events[Event, None, None]:
     Raises InputError where there is nothing to go on with.
     """
     job = read_job(folder)
-    if isinstance(last_event(folder), Finished):
+    if isinstance(JobFolder(folder).last_event(), Finished):
         raise InputError(f"The job in {folder} is finished.", "Generate another one.")
-    if (folder / "checkpoints").is_symlink():  # what lies elsewhere is not this job's to clean up
-        raise InputError(
-            f"{folder / 'checkpoints'} is a link.", "Put the checkpoints themselves in its place."
-        )
+    checkpoints = JobFolder(folder).checkpoints
+    if checkpoints.is_symlink():  # what lies elsewhere is not this job's to clean up
+        raise InputError(f"{checkpoints} is a link.", "Put the checkpoints themselves in its place.")
     with locked(folder):
         for rest in folder.glob(".*.part*"):  # files that a killed process was writing
             rest.unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from backend.results.snapshot import as_it_stands
 from backend.stages.chain import Moment
 from backend.stages.checkpoint import Saved, capture
 from backend.stages.memory import Ladder, make_plan, peak_gb, says_what_to_change
-from dreamflow_blender.contract.jobfolder import kept
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Cancelled,
     Checkpoint,
@@ -176,7 +176,7 @@ def run(
                 if moment.work is not None:
                     save(moment)
                 keeper.wait()
-                yield Cancelled(kept(folder))
+                yield Cancelled(JobFolder(folder).recoverable_files())
                 return
             if word == "finish":
                 break
@@ -204,7 +204,7 @@ def run(
             done = next(steps)
             yield Progress("deliver", done, STEPS, done, STEPS)
             if (yield from _answer(asked, watch)) == "cancel":
-                yield Cancelled(kept(folder))
+                yield Cancelled(JobFolder(folder).recoverable_files())
                 return
     except GeneratorExit:  # so close to its end it goes on
         _drain(steps)
@@ -238,7 +238,7 @@ def _show(moment: Moment, watch: Watch, job: Job, work: Work, kernels: Kernels) 
     if watch.preview.due():
         with watch.preview.doing():
             camera = around(1, 256, device, first=watch.turn)
-            path = Path(job.folder) / "preview.png"
+            path = JobFolder(job.folder).preview
             background = torch.full((3,), BACKGROUND, device=device)
             image = look(as_it_stands(moment.scene, moment.stage), camera, kernels, background)[0]
             write_preview(path, image.cpu())

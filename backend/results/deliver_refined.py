@@ -29,6 +29,7 @@ from backend.texture.painted import Painted
 from backend.texture.repaint import Canvas, paint
 from backend.texture.sheets import welded
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.jobfolder import JobFolder, numbered
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 from dreamflow_blender.contract.protocol import Job
 
@@ -64,7 +65,7 @@ def finishing(
     from backend.texture.colour_field import learnt
 
     arrays, sheets, mesh, colours = refined.arrays, refined.sheets, refined.mesh, refined.colours
-    folder, job, kernels = Path(refined.job.folder), refined.job, refined.kernels
+    folder, job, kernels = JobFolder(refined.job.folder), refined.job, refined.kernels
     yield 1
     images: list[Tensor] = []
     changed = 0.0
@@ -75,37 +76,29 @@ def finishing(
     yield 2
     result = chosen_uvs(arrays, sheets)
     yield 3
-    for old in folder.glob("albedo_*.png"):  # of an older job in this folder
-        old.unlink(missing_ok=True)
-    files: dict[str, bytes] = {}
-    for number, image in enumerate(images, 1):
-        files[numbered("albedo", number)] = png_of(image)
-    files["mesh.npz"] = meshfile.to_bytes(result)
+    pngs = [png_of(image) for image in images]
+    files = {numbered(folder.albedo, number): png for number, png in enumerate(pngs, 1)}
+    files[folder.mesh_npz] = meshfile.to_bytes(result)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
-    pngs = [files[numbered("albedo", n)] for n in range(1, len(images) + 1)]
-    kept_glb = folder / "object.glb"
-    if kept_glb.is_file():
-        files["mesh.glb"] = repainted(kept_glb.read_bytes(), arrays, sheets, pngs)
+    if folder.object_glb.is_file():
+        files[folder.mesh_glb] = repainted(folder.object_glb.read_bytes(), arrays, sheets, pngs)
     elif len(sheets) == 1 and len(sheets[0].faces) == len(arrays.t_pos_idx):
-        files["mesh.glb"] = glb_bytes(result, pngs[0], info)
+        files[folder.mesh_glb] = glb_bytes(result, pngs[0], info)
     else:
-        files["mesh.glb"] = glb_of_sheets(result, arrays, sheets, pngs, info)
-    paths = {}
-    for name, content in files.items():
-        write_bytes(folder / name, content)
-        paths[name] = str(folder / name)
-    write_text(folder / "materials.json", described(arrays, sheets, numbered))
-    paths["materials.json"] = str(folder / "materials.json")
+        files[folder.mesh_glb] = glb_of_sheets(result, arrays, sheets, pngs, info)
+    for path, content in files.items():
+        write_bytes(path, content)
+    write_text(folder.materials, described(arrays, sheets))
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
     sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), kernels, background).cpu()
-    write_views(folder / "views.png", {**views, "result": sheet_of_views})
-    write_curves(folder / "curves.png", curves)
+    write_views(folder.views, {**views, "result": sheet_of_views})
+    write_curves(folder.curves, curves)
     turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), kernels, background).cpu()
-    write_turntable(folder / "turntable.webp", turning)
-    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12])
-    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
-        paths[name] = str(folder / name)
+    write_turntable(folder.turntable, turning)
+    write_preview(folder.preview, turning[TURNTABLE_VIEWS // 12])
+    pictures = (folder.views, folder.curves, folder.turntable, folder.preview)
+    paths = {path.name: str(path) for path in (*files, folder.materials, *pictures)}
     figures = refined.figures | {
         "faces": float(len(arrays.t_pos_idx)),
         "texture_px": float(max(max(s.height, s.width) for s in sheets)),
@@ -147,11 +140,11 @@ def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
     )
 
 
-def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Callable[[str, int], str]) -> str:
+def described(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
     """materials.json's content."""
     textures = [
         {
-            "file": numbered("albedo", number),
+            "file": numbered(JobFolder("").albedo, number).name,
             "materials": [str(arrays.names[row]) for row in sheet.materials],
             "new_uvs": sheet.new_uvs,
             "faces": len(sheet.faces),
@@ -176,8 +169,3 @@ def png_of(image: Tensor) -> bytes:
 
 def write_png(path: Path, image: Tensor) -> None:
     write_bytes(path, png_of(image))
-
-
-def numbered(name: str, number: int) -> str:
-    """albedo.png, albedo_2.png, ..."""
-    return f"{name}.png" if number == 1 else f"{name}_{number}.png"

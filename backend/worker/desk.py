@@ -33,7 +33,7 @@ from backend.jobs.folder import EventLog
 from backend.worker.job import Begin, carry_out, folder_of, free_memory
 from backend.worker.streams import lines, take_streams
 from dreamflow_blender.contract import protocol as p
-from dreamflow_blender.contract.jobfolder import kept
+from dreamflow_blender.contract.jobfolder import JobFolder
 
 ANSWER = 1.5  # seconds that the main thread has to see a request; the client was promised 2
 STILL = 0.3  # seconds more until a pause is reported that the main thread is too deep in a library to begin
@@ -258,13 +258,13 @@ class Worker:
         end = self._cancelled()
         folder = folder_of(self._request)
         with suppress(DreamFlowError):
-            if (folder / "events.jsonl").is_file():  # else the job has not begun
+            if JobFolder(folder).events.is_file():  # else the job has not begun
                 EventLog(folder).write(end)
         self._send(end)
         os._exit(0)
 
     def _cancelled(self) -> p.Cancelled:
-        return p.Cancelled(kept(folder_of(self._request)))
+        return p.Cancelled(JobFolder(folder_of(self._request)).recoverable_files())
 
     def _leave(self) -> None:
         """The client is gone, or wants us to go."""

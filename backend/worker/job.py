@@ -12,6 +12,7 @@ from backend.errors import DiskError, DreamFlowError
 from backend.jobs.failures import explain
 from backend.jobs.folder import EventLog, claim_folder, read_job, release
 from backend.worker.streams import Output
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Cancelled,
     Checkpoint,
@@ -44,7 +45,7 @@ def carry_out(request: Begin, asked: Asked, tell: Callable[[Event], None]) -> En
             read_job(folder)  # InputError where there is none
         else:
             made = claim_folder(folder, mesh=request.job.mesh)
-        with Output(folder / "log.txt"):
+        with Output(JobFolder(folder).log):
             try:
                 end = _run(request, folder, asked, tell)
             except Exception as error:  # noqa: BLE001  the outermost edge: nothing may end without a word
@@ -52,9 +53,9 @@ def carry_out(request: Begin, asked: Asked, tell: Callable[[Event], None]) -> En
     except DreamFlowError as error:
         end = explain(error, folder)
     internal = isinstance(end, Failed) and end.kind == DreamFlowError.kind
-    if made and not internal and not (folder / "job.json").exists():  # not begun: as if nobody had asked
+    if made and not internal and not JobFolder(folder).job.exists():  # not begun: as if nobody had asked
         with suppress(OSError):
-            (folder / "log.txt").unlink()
+            JobFolder(folder).log.unlink()
         release(made)
     return end
 
@@ -100,7 +101,7 @@ def _events(request: Begin, asked: Asked) -> Generator[Event, None, None]:
 def _record(end: Failed, folder: Path) -> Failed:
     """In events.jsonl too, where the job has begun."""
     with suppress(DreamFlowError):  # a full disk, say: perhaps the very failure that is reported
-        if (folder / "events.jsonl").is_file():
+        if JobFolder(folder).events.is_file():
             log = EventLog(folder)
             log.write(end)
             log.close()

@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from ..contract import protocol as p
 from ..contract.files import write_text
+from ..contract.jobfolder import JobFolder
 from ..contract.locks import is_held, locked, take
 from ..contract.wire import dump
 from .entries import OPEN, STATES, as_found, find_jobs
@@ -147,7 +148,7 @@ class Store:
             return False
         if is_held(self.root / "sessions" / Path(entry.session).name):
             return True
-        return entry.state == "running" and is_held(entry.folder / "lock")
+        return entry.state == "running" and is_held(JobFolder(entry.folder).lock)
 
     # the file
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, FloatProperty, FloatVectorProperty, StringProperty
 
+from ..contract.jobfolder import JobFolder
 from ..scene import assets, objects
 from ..session import importing, jobs
 from ..settings import addon
@@ -55,7 +56,7 @@ class DREAMFLOW_OT_import_result(bpy.types.Operator):
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         if place.get("asset"):
-            assets.mark(made, prompt, Path(folder) / "preview.png")
+            assets.mark(made, prompt, JobFolder(folder).preview)
         if self.select and scene == context.scene:
             objects.select_only(made, context.view_layer)
             importing.remember_selection(context.view_layer)
@@ -80,7 +81,7 @@ class DREAMFLOW_OT_mark_asset(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         made = context.object
         entry = jobs.need_store().find(str(made.get("dreamflow_job", "")))
-        picture = Path(entry.job.folder if entry else "") / "preview.png"
+        picture = JobFolder(entry.job.folder if entry else "").preview
         assets.mark(made, str(made["dreamflow_prompt"]), picture)
         return {"FINISHED"}
 

@@ -18,8 +18,8 @@ from backend import __main__ as cli
 from backend.cli import arguments as cli_arguments
 from backend.cli import display as cli_display
 from backend.errors import DiskError, InputError, ModelError
-from backend.jobs.folder import read_events
 from dreamflow_blender.contract import protocol as p
+from tests.tools.events import read_events
 
 ROOT = Path(__file__).parents[2]
 JOB = p.Job("1", "generate", "a red mug", "out/a-red-mug-42")

@@ -10,13 +10,13 @@ import pytest
 from backend.files import write_text
 from backend.jobs import lock
 from backend.jobs import run as running
-from backend.jobs.folder import read_events
 from backend.jobs.keeper import listed
 from backend.results import deliver
 from backend.stages.checkpoint import load
 from backend.worker.job import carry_out
 from dreamflow_blender.contract import protocol as p
 from tests.jobs.test_bad_disk import full_for, small_disk
+from tests.tools.events import read_events
 from tests.tools.oracle import Oracle
 from tests.tools.worker_client import fresh
 

@@ -16,7 +16,6 @@ import trimesh
 
 from backend.config import resolve
 from backend.errors import ModelError
-from backend.jobs.folder import read_events
 from backend.kernels import select
 from backend.results import deliver as delivery
 from backend.scene.mesh import Mesh
@@ -24,6 +23,7 @@ from backend.scene.scene import Scene, new_scene
 from backend.texture.unwrap import Unwrapped, single_triangles
 from dreamflow_blender.contract.protocol import Failed, Finished, Ready, Started
 from tests.tools.command import OVERRIDES, ask, old_job, tiny, tree
+from tests.tools.events import read_events
 from tests.tools.oracle import Oracle
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from backend import __main__ as cli
-from backend.jobs.folder import read_events
 from backend.jobs.generate import generate
 from dreamflow_blender.contract.protocol import Failed, clean_text
 from tests.tools.command import OVERRIDES, ask, old_job, tiny, tree
+from tests.tools.events import read_events
 from tests.tools.oracle import Oracle
 
 ROOT = Path(__file__).parents[2]

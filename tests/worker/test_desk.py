@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from backend.jobs.folder import read_events
 from dreamflow_blender.contract import protocol as p
+from tests.tools.events import read_events
 from tests.tools.worker_client import CHILD, ENVIRONMENT, fresh, long_job, start
 
 __all__ = ["start"]  # a fixture
