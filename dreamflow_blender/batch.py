@@ -21,7 +21,6 @@ if not __package__:  # `blender -P`: this file alone, with nothing on the path
     sys.exit(_batch.main(sys.argv[_after:]))
 
 import argparse
-import json
 import time
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -32,6 +31,7 @@ from .backlog import work
 from .backlog.prompts import BadPrompts, Line, read_prompts
 from .client.client import Client
 from .contract import words
+from .contract.files import write_json
 from .contract.jobfolder import JobFolder, slug
 from .contract.protocol import DEVICES, PRESETS, STAGES, Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
@@ -232,7 +232,4 @@ class Told:
 
 def _write(path: Path, rows: list[Row]) -> None:
     counts = {state: sum(row.state == state for row in rows) for state in ("done", "skipped", "failed")}
-    text = json.dumps({**counts, "prompts": [vars(row) for row in rows]}, indent=2) + "\n"
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, {**counts, "prompts": [vars(row) for row in rows]})

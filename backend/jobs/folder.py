@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors
 from dreamflow_blender.contract.jobfolder import RESERVED, JobFolder, slug
+from dreamflow_blender.contract.locks import hold, remove
 from dreamflow_blender.contract.protocol import (
     MAX_PROMPT,
     BadMessage,
@@ -133,6 +135,26 @@ def clear_folder(folder: Path, mesh: str = "") -> None:
                 path.unlink(missing_ok=True)
         if files.checkpoints.is_dir():
             shutil.rmtree(files.checkpoints)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the job's lock for a block. Raises DiskError, and InputError where another process runs this job."""
+    path = JobFolder(folder).lock
+    with disk_errors(path):
+        file = hold(path, seconds=0.5)  # a process that only looks whether it is held has it for a moment
+        if file is None:
+            holder = path.read_text(encoding="utf-8", errors="replace")[:20]
+            raise InputError(
+                f"Another process ({holder}) is running the job in {folder}.",
+                "Wait for it, or stop it first.",
+            )
+    try:
+        with disk_errors(path):
+            path.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        remove(file)
 
 
 class EventLog:

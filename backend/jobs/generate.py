@@ -10,7 +10,7 @@ import torch
 
 from backend.config import Preset
 from backend.diffusion.prior import Prior
-from backend.jobs.lock import locked
+from backend.jobs.folder import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
 from backend.kernels import Kernels

@@ -9,8 +9,8 @@ from pathlib import Path
 from backend.errors import InputError
 from backend.files import disk_errors
 from backend.jobs.folder import read_job
-from backend.jobs.lock import holder
 from dreamflow_blender.contract.jobfolder import JobFolder
+from dreamflow_blender.contract.locks import is_held
 from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Progress
 
 DEPTH = 3  # folders below the root that are looked into
@@ -49,7 +49,7 @@ def clean_jobs(root: Path) -> int:
         if (
             checkpoints.is_dir()
             and isinstance(JobFolder(folder).last_event(), Finished)
-            and holder(folder) is None
+            and not is_held(JobFolder(folder).lock)
         ):
             freed += size_of(checkpoints)
             with disk_errors(checkpoints):
@@ -74,7 +74,7 @@ def _look(folder: Path) -> Listed | None:
     except InputError:
         return None
     events = JobFolder(folder).recent_events()
-    if holder(folder) is not None:
+    if is_held(JobFolder(folder).lock):
         state = "running"
     else:
         ends: dict[type[Event], str] = {Finished: "finished", Cancelled: "cancelled", Failed: "failed"}

@@ -14,7 +14,7 @@ from backend.config import Preset
 from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import write_bytes, write_text
-from backend.jobs.lock import locked
+from backend.jobs.folder import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
 from backend.kernels import Kernels

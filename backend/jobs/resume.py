@@ -6,10 +6,9 @@ from collections.abc import Generator as Events
 from pathlib import Path
 
 from backend.errors import DiskError, InputError
-from backend.jobs.folder import read_job
+from backend.jobs.folder import locked, read_job
 from backend.jobs.generate import Generating
 from backend.jobs.keeper import listed
-from backend.jobs.lock import locked
 from backend.jobs.record import read_settings
 from backend.jobs.run import Asked, Work, nobody, run
 from backend.stages.checkpoint import Saved, load

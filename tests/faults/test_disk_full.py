@@ -3,12 +3,10 @@
 import errno
 import os
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 
 from backend.files import write_text
-from backend.jobs import lock
 from backend.jobs import run as running
 from backend.jobs.keeper import listed
 from backend.results import deliver
@@ -65,9 +63,7 @@ def test_each_write(tmp_path, right, name):
     folder = tmp_path / "job"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running.Watch, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
-        if name == "lock":  # written by the system's own calls
-            patch.setattr(lock, "os", SimpleNamespace(**vars(os) | {"write": no_space}))
-        elif name == "log.txt":
+        if name == "log.txt":  # written by the system's own calls
             patch.setattr("backend.worker.streams.os.open", no_space)
         else:
             full_for(patch, name, room=1000 if name == "events.jsonl" else 40)
