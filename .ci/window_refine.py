@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))  # `blender -P` does not do it
 EXTENSION = "bl_ext.user_default.dreamflow"
 BUTTONS = {(4, 3): (1174, 445), (5, 2): (1160, 455)}  # of Refine, and then of Show before
 PAINT = (0.6, 0.25, 0.1, 1.0)  # of the object before

@@ -1,4 +1,4 @@
-"""How long `cancel` takes at random moments of a job: python benchmarks/cancel.py [--moments 50] [--prior exact]
+"""How long `cancel` takes at random moments of a job: python -m benchmarks.cancel [--moments 50] [--prior exact]
 
 One job is begun, cancelled at a random moment, resumed, cancelled again, and so on to its end, then another one: so
 the moments are spread over everything that a job does, loading and delivery included. Prints the times by what was
@@ -19,8 +19,6 @@ import threading
 import time
 from collections import defaultdict
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from dreamflow_blender.contract import protocol as p
 

@@ -1,6 +1,6 @@
 """The day a card is there: everything that only a card can say, in ten minutes.
 
-    python benchmarks/card.py [--minutes 10] [--output docs/card.md] [--only "Hash grid" ...]
+    python -m benchmarks.card [--minutes 10] [--output docs/card.md] [--only "Hash grid" ...]
 
 Correctness against the processor (every kernel, each stage's render and gradients, the networks), the stages at full
 size with their time and peak memory with CUDA graphs and without, what nvdiffrast and tiny-cuda-nn bring where they are
@@ -26,8 +26,6 @@ from pathlib import Path
 import torch
 from diffusers.utils import logging
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from backend.files import write_text
 from benchmarks.card_parts import Day
 from benchmarks.card_runs import PARTS
@@ -51,7 +49,7 @@ def report(results: list[Result], tiny: bool) -> str:
     lines = [
         "# What a card says",
         "",
-        f"{sizes}{passed} of {len(results)} parts passed. Written by `python benchmarks/card.py`"
+        f"{sizes}{passed} of {len(results)} parts passed. Written by `python -m benchmarks.card`"
         f" on {platform.platform()}, Python {platform.python_version()}, torch {torch.__version__}.",
     ]
     for result in results:

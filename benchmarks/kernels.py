@@ -1,6 +1,6 @@
 """How long the kernels take, and whether they are as much faster than plain torch as we say.
 
-    python benchmarks/kernels.py [--device cuda] [--rounds 5] [--only unwrap ...]
+    python -m benchmarks.kernels [--device cuda] [--rounds 5] [--only unwrap ...]
 
 On the CPU the figure is process CPU time, children included, of one thread: several spin while they wait
 for each other, and on a busy machine that is most of what one measures. Only "threads" measures wall time, of two
@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as the backend sets it, before torch is imported
@@ -25,8 +23,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as the backend sets it, befo
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.device import pick_device, prepare_device
 from backend.kernels import hashgrid, select

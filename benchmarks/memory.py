@@ -1,6 +1,6 @@
 """How much memory an iteration needs with networks of the real size: counted, without such a machine.
 
-    python benchmarks/memory.py [--dtype float32] [--only sd refiner]
+    python -m benchmarks.memory [--dtype float32] [--only sd refiner]
 
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
@@ -11,9 +11,7 @@ tables in backend/models/load.py; 3D, a gigabyte at most, is not among them.
 from __future__ import annotations
 
 import argparse
-import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +19,6 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.lora import LoRAPhi

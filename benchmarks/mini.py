@@ -1,6 +1,6 @@
 """What the embedded prior can do, alone and in the pipeline; the true objects are known, so these are real errors.
 
-    python benchmarks/mini.py [--parts prior,refiner,pipeline] [--prior FOLDER] [--grid grid.png] [--jobs 2]
+    python -m benchmarks.mini [--parts prior,refiner,pipeline] [--prior FOLDER] [--grid grid.png] [--jobs 2]
 
 prior: 200 samples, 50 pairs in four views, judged by the nearest true picture over the whole vocabulary.
 refiner: SDEdit from t = 0.3 on blurred and on clean renders. pipeline: prompt to mesh, preset draft; how long a run
@@ -19,8 +19,6 @@ from pathlib import Path
 import torch
 from platformdirs import user_cache_path
 from torch import Generator, Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.config import Preset
 from backend.device import prepare_device

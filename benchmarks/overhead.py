@@ -1,4 +1,4 @@
-"""What checkpoints, previews and snapshots take of a run: python benchmarks/overhead.py [--prior exact] [--set ...]
+"""What checkpoints, previews and snapshots take of a run: python -m benchmarks.overhead [--prior exact] [--set ...]
 
 Runs one job with the clocks that a user has (or others: --checkpoint, --snapshot) and prints the shares that it has
 measured of itself: wall time of its own thread, and processor time of the thread that writes checkpoints.
@@ -12,9 +12,6 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.jobs.generate import generate
 from dreamflow_blender.contract.protocol import Finished, Job

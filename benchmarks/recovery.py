@@ -1,6 +1,6 @@
 """Does a prompt come back as its object? The exact prior knows the true one, so these are real errors.
 
-    python benchmarks/recovery.py [--only duck,car] [--seeds 2] [--jobs 2] [--out DIR]
+    python -m benchmarks.recovery [--only duck,car] [--seeds 2] [--jobs 2] [--out DIR]
 
 For each of 8 kinds and 2 seeds: the whole pipeline, preset draft, then 24 cameras that are not in the
 prior's bank (elevation -10 to 60). iou: silhouettes, against the true object; psnr: the albedo inside the
@@ -23,8 +23,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.device import prepare_device
 from backend.jobs.record import resolve_job

@@ -1,6 +1,6 @@
 """Is an artist's object made better, and a good one left good?
 
-    python benchmarks/refine.py [--only duck,mug] [--prior mini-refiner] [--preset draft] [--out DIR]
+    python -m benchmarks.refine [--only duck,mug] [--prior mini-refiner] [--preset draft] [--out DIR]
 
 For 6 kinds x 2 colours: the true mesh with its true texture; then the texture degraded (blurred to 32 texels,
 noise, hue turned by 20 degrees) and refined at the default strength, which must bring the mean PSNR over 24
@@ -20,8 +20,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.jobs.refine import refine
 from backend.kernels import Kernels, select

@@ -1,6 +1,6 @@
 """What the embedded prior's second edition knows of cameras and things, from a training's state or while it runs.
 
-    python benchmarks/rings.py --cache FOLDER [--kinds mug,duck,teapot] [--sheet FILE.png]
+    python -m benchmarks.rings --cache FOLDER [--kinds mug,duck,teapot] [--sheet FILE.png]
 
 A kind's two lines, view by view and four at once: D_p's mean squared error at true renders by noise level, and how well
 24 samples match the true pictures at the asked azimuths (backend/training/rings/judge.py).
@@ -13,8 +13,6 @@ import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from backend.objects.kinds import COLOURS
 from backend.objects.shapes import KINDS, Description, build

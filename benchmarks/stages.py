@@ -1,6 +1,6 @@
 """What an iteration of each stage costs with networks of Stable Diffusion's and the refiner's shape, random weights.
 
-    python benchmarks/stages.py [--size tiny|full] [--device cuda] [--iterations 20] [--stages nerf texture]
+    python -m benchmarks.stages [--size tiny|full] [--device cuda] [--iterations 20] [--stages nerf texture]
 
 Speed and memory do not depend on the weights' values. `full` has the real configurations and the preset
 `paper` (10 GB of files in --models, else in a temporary folder); `tiny` is the same code with small numbers, for
@@ -13,7 +13,6 @@ the UNets, encodes of the VAE, and how often Python waits for the device, in all
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,8 +23,6 @@ from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.config import STAGES, Preset, resolve
 from backend.device import pick_device, prepare_device

@@ -1,6 +1,6 @@
 """What one iteration of each stage launches at full size, and what bounds it on a card: counted, without one.
 
-    python benchmarks/trace.py [--size paper|tiny] [--stages nerf texture] [--lines]
+    python -m benchmarks.trace [--size paper|tiny] [--stages nerf texture] [--lines]
 
 The stages' own code runs on the tests' pretended card, the scene with real numbers and the networks (Stable Diffusion
 2.1-base, 2.1 and the SDXL refiner, in bfloat16) on torch's meta device, where tensors have sizes and no contents. Every
@@ -14,7 +14,6 @@ what a faster card would not shorten: the launch-bound share. Nothing of that is
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +25,6 @@ from unittest import mock
 import torch
 from diffusers.utils import logging
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from backend.config import STAGES, Preset, resolve
 from backend.kernels import select

@@ -120,6 +120,30 @@ DOCUMENT = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 STATED = {name.removesuffix("/"): int(floor) for floor, name, _ in ROW.findall(DOCUMENT)}
 
 
+SCRIPTS = {
+    "dreamflow_blender/batch.py",
+    "dreamflow_blender/gather/bake_child.py",
+}  # run by Blender as bare files
+
+
+def test_the_extension_imports_itself_relatively() -> None:
+    """Installed, its package is called bl_ext.user_default.dreamflow.dreamflow_blender: no other name is importable."""
+    absolute = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sorted((ROOT / "dreamflow_blender").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+        if name.partition(".")[0] == "dreamflow_blender" and path.relative_to(ROOT).as_posix() not in SCRIPTS
+    ]
+    assert absolute == []
+
+
 def test_no_circle_among_files() -> None:
     assert circle(EDGES) == []
 

@@ -10,12 +10,11 @@ from typing import Any
 import bpy
 from bpy.props import BoolProperty, StringProperty
 
-from dreamflow_blender.session.findings import checks, models
-
 from ..client import command
 from ..client.background import Stop
 from ..client.process import proxy_variables
 from ..session import jobs, service, tasks
+from ..session.findings import checks, models
 from ..settings import addon
 from ..setup import environment
 

@@ -10,9 +10,8 @@ from typing import Any
 
 import bpy
 
-from dreamflow_blender.backlog.entries import PLACE
-
 from ..backlog import work
+from ..backlog.entries import PLACE
 from ..contract import meshfile
 from ..contract import protocol as p
 from ..gather import bake

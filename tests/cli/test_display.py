@@ -187,8 +187,7 @@ def test_odd_prompts_get_safe_folders(here, capsys):
 PROGRAM = """
     import contextlib
     import os, sys, time
-    sys.path[:0] = [{root!r}, {tests!r}]
-    import test_display as t
+    from tests.cli import test_display as t
     from backend import __main__ as cli
 
     def slow(job):
@@ -205,12 +204,12 @@ PROGRAM = """
 
 
 def start(folder, *arguments, pause=0.4, **streams):
-    code = textwrap.dedent(PROGRAM.format(root=str(ROOT), tests=str(ROOT / "tests" / "cli"), pause=pause))
+    code = textwrap.dedent(PROGRAM.format(pause=pause))
     command = [sys.executable, "-c", code, "generate", "a red mug", "--out", "o", *arguments]
     environment = {
         k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")
     }  # pytest-xdist sets them
-    environment["PYTHONIOENCODING"] = "ascii"  # as unfriendly as a console gets
+    environment |= {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}  # as unfriendly as a console gets
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
 

@@ -237,9 +237,10 @@ def test_any_folder_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 
 def test_the_child_does_not_load_torch() -> None:
-    code = "import sys; sys.path.insert(0, 'backend/texture'); import charts; print('torch' in sys.modules)"
-    root = Path(unwrap.__file__).parents[2]
-    shown = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    code, folder = "import sys, charts; print('torch' in sys.modules)", Path(unwrap.__file__).parent
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
     assert shown.stdout.strip() == "False"
 
 
@@ -251,8 +252,7 @@ def test_the_child_dies_with_its_parent(busy: str, tmp_path: Path) -> None:
     child.write_text(
         textwrap.dedent(f"""
             import ctypes, os, sys, time
-            sys.path.insert(0, {str(Path(unwrap.__file__).parent)!r})
-            import unwrap_child
+            from backend.texture import unwrap_child
             unwrap_child.die_with_parent(90)
             open({str(tmp_path / "pid")!r} + ".part", "w").write(str(os.getpid()))
             os.rename({str(tmp_path / "pid")!r} + ".part", {str(tmp_path / "pid")!r})
@@ -266,8 +266,8 @@ def test_the_child_dies_with_its_parent(busy: str, tmp_path: Path) -> None:
         unwrap.CHILD = Path({str(child)!r})
         unwrap.unwrap(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]]), 64)
     """)
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
     root = Path(unwrap.__file__).parents[2]
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(root)}
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=root, env=environment)
     try:
         deadline = time.monotonic() + 60
@@ -294,7 +294,7 @@ def _alive(pid: int) -> bool:
 
 def test_the_watchdog_ends_a_child_without_a_parent_to_time_it() -> None:
     code = (
-        "import ctypes, sys; sys.path.insert(0, 'backend/texture'); import unwrap_child; "
+        "import ctypes; from backend.texture import unwrap_child; "
         "unwrap_child.die_with_parent(0.3); ctypes.PyDLL(None).sleep(30)"
     )
     if sys.platform == "win32":

@@ -26,11 +26,9 @@ import json
 import os
 import queue
 import signal
-import struct
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -124,6 +122,8 @@ class Fake:
         job = p.decode_job(json.dumps(json.loads((folder / "job.json").read_text())["job"]))
         if job.kind == "refine":
             return self.refine(folder, job)
+        from refined_folder import write_png
+
         first = not (folder / "checkpoints").exists()
         began, stages = time.monotonic(), ("nerf", "geometry", "texture", "refine")
         for number, stage in enumerate(stages):
@@ -164,7 +164,7 @@ class Fake:
                 self.say(self.progress(stage, step))
                 if stage == "refine" and step % 5 == 0:
                     refined_folder.snapshot(folder, names, (40, 10 * step, 90))
-                    write_png(folder / "preview.png", (40, 10 * step, 90))
+                    refined_folder.write_png(folder / "preview.png", (40, 10 * step, 90))
                     self.say(p.Preview(str(folder / "preview.png")))
                     self.say(p.Snapshot(str(folder / "snapshot.png")))
                 self.wait(self.seconds / STEPS / 2)
@@ -271,21 +271,6 @@ def write_snapshot(path: Path, radius: float) -> None:
     mesh = ball(radius)
     colour = mesh.v_pos * 0 + 0.7
     replace(path, meshfile.to_bytes(meshfile.SnapshotArrays(mesh.v_pos, mesh.t_pos_idx, colour)))
-
-
-def write_png(path: Path, colour: tuple[int, int, int], size: int = 64) -> None:
-    """One colour, 0 to 255."""
-    rows = (b"\0" + bytes(colour) * size) * size
-    chunks = (
-        (b"IHDR", struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(rows)),
-        (b"IEND", b""),
-    )
-    body = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-    replace(path, b"\x89PNG\r\n\x1a\n" + body)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "backend" / "texture"))
-
-import unwrap_child
+from backend.texture import unwrap_child
 
 if __name__ == "__main__":
     unwrap_child.die_with_parent(60)

@@ -14,9 +14,7 @@ from dreamflow_blender.api import generate
 from dreamflow_blender.backlog import work
 from dreamflow_blender.scene import objects
 from dreamflow_blender.session import service
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake
+from tests.blender_side.with_bpy import fake
 
 ROOT = Path(__file__).resolve().parents[3]
 

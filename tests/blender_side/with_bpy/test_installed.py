@@ -1,6 +1,7 @@
 """The built zip, installed as a user does it, into a folder with a space and an accent in its path."""
 
 import importlib
+import importlib.abc
 import os
 import subprocess
 import sys
@@ -10,10 +11,7 @@ from pathlib import Path
 import bpy
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[3]))
-import fake
-
+from tests.blender_side.with_bpy import fake
 from tests.tools.packager import build_package
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -26,10 +24,24 @@ def empty_file():
     bpy.ops.wm.read_homefile(use_empty=True)
 
 
+class NotOnThePath(importlib.abc.MetaPathFinder):
+    """In the user's Blender the project is no folder on sys.path: only the extension's own package can be imported."""
+
+    def find_spec(self, fullname, path, target=None):
+        if fullname.partition(".")[0] in ("backend", "dreamflow_blender"):
+            raise ModuleNotFoundError(
+                f"No module named {fullname!r}: the extension has another name in Blender"
+            )
+        return
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The folder of the extension, enabled."""
+    """The folder of the extension, enabled, where nothing but the extension itself can be imported."""
     zip_file = build_package.package(ROOT, tmp_path_factory.mktemp("zip"))
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("backend", "dreamflow_blender")]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, NotOnThePath())
     bpy.ops.extensions.package_install_files(
         filepath=str(zip_file), repo="user_default", enable_on_install=True
     )

@@ -1,7 +1,5 @@
 """The buttons of a job and its result: less memory, mark as asset, another seed."""
 
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import addon_utils
@@ -11,10 +9,8 @@ import pytest
 from dreamflow_blender.session import jobs
 from dreamflow_blender.settings import addon
 from dreamflow_blender.ui import sidebar
-
-sys.path.insert(0, str(Path(__file__).parent))
-import layout
-from user import generate, idle, posix, refused, set_up, tick_until, user
+from tests.blender_side.with_bpy import layout
+from tests.blender_side.with_bpy.user import generate, idle, posix, refused, set_up, tick_until, user
 
 __all__ = ["user"]  # a fixture
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,11 +13,19 @@ from dreamflow_blender.ops import setup as ops_setup
 from dreamflow_blender.session import findings, tasks
 from dreamflow_blender.settings import addon
 from dreamflow_blender.ui import sidebar
-
-sys.path.insert(0, str(Path(__file__).parent))
-import layout
-from test_real_backend import ROOT, VENV
-from user import files, preferences, press, real, refused, said, set_up, tick_until, user
+from tests.blender_side.with_bpy import layout
+from tests.blender_side.with_bpy.test_real_backend import ROOT, VENV
+from tests.blender_side.with_bpy.user import (
+    files,
+    preferences,
+    press,
+    real,
+    refused,
+    said,
+    set_up,
+    tick_until,
+    user,
+)
 
 __all__ = ["user"]  # a fixture
 

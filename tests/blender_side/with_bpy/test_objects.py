@@ -1,7 +1,6 @@
 """A result becomes one object; nothing else in the file changes; the import is quick."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import pytest
 
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.scene import assets, objects
-
-sys.path.insert(0, str(Path(__file__).parent))
-import made
+from tests.blender_side.with_bpy import made
 
 
 def add(folder: Path, height: float = 1.0, location=(0, 0, 0), collection="DreamFlow", name="a red mug"):

@@ -1,8 +1,6 @@
 """The growing mesh: one object, not selectable, not rendered, not saved, never brought back by undo."""
 
-import sys
 import time
-from pathlib import Path
 
 import bpy
 import numpy as np
@@ -10,9 +8,7 @@ import pytest
 
 from dreamflow_blender.contract.meshfile import SnapshotArrays
 from dreamflow_blender.scene import objects, preview
-
-sys.path.insert(0, str(Path(__file__).parent))
-import made
+from tests.blender_side.with_bpy import made
 
 
 def snapshot(rings: int = 16, segments: int = 32) -> SnapshotArrays:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from dreamflow_blender.backlog import work
 from dreamflow_blender.scene import preview
 from dreamflow_blender.session import importing, jobs, service
 from dreamflow_blender.settings import addon
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from tiny import OVERRIDES
+from tests.tools.tiny import OVERRIDES
 
 ROOT = Path(__file__).resolve().parents[3]
 VENV = ROOT.joinpath(".venv", *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))

@@ -1,8 +1,6 @@
 """Difficult objects: each is read as it stands, or refused with a clear word; the user's file stays what it is."""
 
 import os
-import sys
-from pathlib import Path
 
 import bpy
 import numpy as np
@@ -11,10 +9,8 @@ import pytest
 from dreamflow_blender.gather.gather import gather, needs_bake
 from dreamflow_blender.gather.material import CannotRefine
 from dreamflow_blender.gather.object import front_of
-
-sys.path.insert(0, str(Path(__file__).parent))
-import hard
-from walk import differences, walk
+from tests.blender_side.with_bpy import hard
+from tests.blender_side.with_bpy.walk import differences, walk
 
 
 def read(made, **how):

@@ -1,7 +1,6 @@
 """The real worker, at tiny settings: from Refine to the texture on the object, its untouched texels its own."""
 
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from dreamflow_blender.gather.images import pixels_of
 from dreamflow_blender.session import importing, jobs, service
 from dreamflow_blender.session import refine as refine_session
 from dreamflow_blender.settings import addon
-
-sys.path.insert(0, str(Path(__file__).parent))
-import hard
-from walk import differences, walk
+from tests.blender_side.with_bpy import hard
+from tests.blender_side.with_bpy.walk import differences, walk
 
 ROOT = Path(__file__).resolve().parents[3]
 VENV = ROOT.joinpath(".venv", *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))

@@ -1,8 +1,5 @@
 """A refined texture comes to its object and goes again: only what is said changes, and Discard takes it all back."""
 
-import sys
-from pathlib import Path
-
 import bpy
 import numpy as np
 import pytest
@@ -11,12 +8,9 @@ from dreamflow_blender.gather.gather import gather
 from dreamflow_blender.scene import decide
 from dreamflow_blender.scene import refined as scene_refined
 from dreamflow_blender.scene.objects import CannotImport
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import hard
-import refined_folder as refined
-from walk import differences, walk
+from tests.blender_side.with_bpy import hard
+from tests.blender_side.with_bpy.walk import differences, walk
+from tests.tools import refined_folder as refined
 
 
 def settle():

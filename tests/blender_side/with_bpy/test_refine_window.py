@@ -1,6 +1,5 @@
 """Refine as the window does it: the button, the queue, the texture that changes on the object, before / after, undo."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -15,13 +14,8 @@ from dreamflow_blender.session import refine as refine_session
 from dreamflow_blender.settings import addon
 from dreamflow_blender.ui import refine as ui_refine
 from dreamflow_blender.ui import sidebar
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import fake
-import hard
-import layout
-from walk import differences, walk
+from tests.blender_side.with_bpy import fake, hard, layout
+from tests.blender_side.with_bpy.walk import differences, walk
 
 
 @pytest.fixture

@@ -2,16 +2,24 @@
 makes it."""
 
 import os
-import sys
-from pathlib import Path
 
 from dreamflow_blender.session import findings, jobs, service, tasks
 from dreamflow_blender.settings import addon
 from dreamflow_blender.ui import sidebar
-
-sys.path.insert(0, str(Path(__file__).parent))
-import layout
-from user import generate, mends, posix, preferences, press, real, refused, said, set_up, tick_until, user
+from tests.blender_side.with_bpy import layout
+from tests.blender_side.with_bpy.user import (
+    generate,
+    mends,
+    posix,
+    preferences,
+    press,
+    real,
+    refused,
+    said,
+    set_up,
+    tick_until,
+    user,
+)
 
 __all__ = ["user"]  # a fixture
 MODELS = ("sd", "sd-phi", "sdxl-refiner")

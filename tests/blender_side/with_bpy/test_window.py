@@ -4,7 +4,6 @@ In the background timers never fire, so the tests call the tick themselves.
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +17,7 @@ from dreamflow_blender.scene import pictures, preview
 from dreamflow_blender.session import importing, jobs, service, tasks
 from dreamflow_blender.settings import addon
 from dreamflow_blender.ui import sidebar
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fake
-import layout
+from tests.blender_side.with_bpy import fake, layout
 
 
 @pytest.fixture

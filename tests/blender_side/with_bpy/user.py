@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import bpy
 import pytest
@@ -17,17 +16,14 @@ from dreamflow_blender.settings import addon
 from dreamflow_blender.setup.folder import fingerprint
 from dreamflow_blender.ui import sidebar
 from dreamflow_blender.ui.setup import draw_check, draw_preferences
-
-sys.path.insert(0, str(Path(__file__).parent))
-import layout
-from test_real_backend import ROOT, VENV
+from tests.blender_side.with_bpy import layout
+from tests.blender_side.with_bpy.test_real_backend import ROOT, VENV
 
 real = pytest.mark.skipif(not VENV.is_file(), reason="no backend here: python build.py setup")
 posix = pytest.mark.skipif(os.name == "nt", reason="the fake Python is a script")
 MISLEADING = "HF_HOME HF_ENDPOINT HF_TOKEN HF_HUB_OFFLINE HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY"
 SMALL = """
-import json, sys, threading
-sys.path.insert(0, {tests!r})
+import json, threading
 import fake_backend as f
 class Small(f.Fake):
     def job(self, folder, request):
@@ -78,11 +74,11 @@ def set_up(user, behaviour=""):
         for name in ("env-1/bin", "env-0", "tools/uv", "cache"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / "setup.log").write_text("said\n")
-        (user / "worker.py").write_text(
-            SMALL.format(tests=str(ROOT / "tests" / "tools"), behaviour=behaviour)
+        (user / "worker.py").write_text(SMALL.format(behaviour=behaviour))
+        python, tools = target / "bin" / "python", ROOT / "tests" / "tools"
+        python.write_text(
+            f"#!/bin/sh\nPYTHONPATH='{tools}':\"$PYTHONPATH\" exec '{sys.executable}' '{user / 'worker.py'}'\n"
         )
-        python = target / "bin" / "python"
-        python.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{user / 'worker.py'}'\n")
         python.chmod(0o755)
     else:
         subprocess.run([VENV, "-m", "venv", "--without-pip", target], check=True, timeout=120)
