@@ -21,7 +21,7 @@ from dreamflow_blender.contract.protocol import Failed
 NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it could write in none
 
 
-def explain(error: Exception, folder: Path) -> Failed:
+def failure_event(error: Exception, folder: Path) -> Failed:
     """What to tell the user; a bug of ours leaves its traceback in log.txt."""
     failed = (
         "" if isinstance(error, DeviceError) else card_error(error)

@@ -146,7 +146,7 @@ def locked(folder: Path) -> Iterator[None]:
         if file is None:
             holder = path.read_text(encoding="utf-8", errors="replace")[:20]
             raise InputError(
-                f"Another process ({holder}) is running the job in {folder}.",
+                f"Another process (number {holder}) is running the job in {folder}.",
                 "Wait for it, or stop it first.",
             )
     try:

@@ -16,7 +16,8 @@ those of a job's events lie in the job's folder. Fields that a table does not na
     pause                   stand still: `paused`, within 2 s
     continue                go on after that
     finish                  end the stage at work now, then deliver what there is: `finished`, in up to half a minute
-    cancel                  stop, keep the newest snapshot and checkpoint: `cancelled`, within 2 s
+    cancel                  stop after this iteration, keep the newest snapshot and checkpoint: `cancelled`. A client
+                            that has waited long enough kills the process: a job's folder survives that
     status                  the newest event about what goes on now is said again; `ready` where nothing does
     shutdown                stop as for cancel, and end the process; the end of standard input means the same, and
                             the process is gone within 5 s

@@ -33,7 +33,7 @@ def test_a_killed_holder_lets_go_and_leaves_nothing_in_the_way(tmp_path: Path) -
         assert child.stdout is not None and child.stdout.readline() == b"held\n"
         assert is_held(lock) and hold(lock) is None
         with (
-            pytest.raises(InputError, match=rf"Another process \({child.pid}\) is running the job"),
+            pytest.raises(InputError, match=rf"number {child.pid}\) is running the job"),
             job_locked(tmp_path),
         ):
             pass

@@ -8,10 +8,11 @@ import pytest
 
 from backend.files import write_text
 from backend.jobs import run as running
+from backend.jobs.drive import drive
 from backend.jobs.keeper import listed
 from backend.results import deliver
 from backend.stages.checkpoint import load
-from backend.worker.job import carry_out
+from backend.worker.desk import run_with_log
 from dreamflow_blender.contract import protocol as p
 from tests.jobs.test_bad_disk import full_for, small_disk
 from tests.tools.events import read_events
@@ -40,7 +41,7 @@ def job_in(folder, **changes):
 
 
 def run(request):
-    return carry_out(request, lambda: None, lambda event: None)
+    return drive(request, lambda: None, lambda event: None, run=run_with_log)
 
 
 @pytest.fixture(scope="module")
