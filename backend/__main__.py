@@ -12,7 +12,7 @@ from typing import TextIO
 from backend.cli import doctor
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
-from backend.cli.arguments import parser, to_job, to_refine_job
+from backend.cli.arguments import parser, to_job
 from backend.cli.display import Display, Json, Live, Plain
 from backend.errors import DreamFlowError, InputError
 from backend.jobs.drive import Begin, Control, End, Events, begin, drive
@@ -47,12 +47,9 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
         if args.command == "resume":
             job = read_job(args.folder)
             request: Begin = Resume(str(args.folder))
-        elif args.command == "refine":
-            job = to_refine_job(args)
-            request = Refine(job)
         else:
             job = to_job(args)
-            request = Generate(job)
+            request = Refine(job) if job.kind == "refine" else Generate(job)
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
         if in_json:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backend.errors import InputError
+from dreamflow_blender.contract.job import STAGES as STAGES
 from dreamflow_blender.contract.settings import WORDS
 
-STAGES = ("nerf", "geometry", "texture", "refine")
 GRID_FEATURES = (1, 2, 4, 8)  # that the hash grid's kernels take, kernels.hashgrid.WIDTHS
 
 

@@ -23,17 +23,18 @@ if not __package__:  # `blender -P`: this file alone, with nothing on the path
 import argparse
 import time
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import bpy
 
 from .backlog import work
-from .backlog.prompts import BadPrompts, Line, read_prompts
+from .backlog.prompts import OPTIONS, BadPrompts, Line, read_prompts
 from .client.client import Client
 from .contract import words
 from .contract.files import write_json
 from .contract.jobfolder import JobFolder, slug
-from .contract.protocol import DEVICES, PRESETS, STAGES, Event, Job, Progress, Started, Warning
+from .contract.options import add_options, typed
+from .contract.protocol import Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
 from .scene import assets, objects
 from .session import service
@@ -74,27 +75,15 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     p.add_argument("--blend", action="store_true", help="save each object as object.blend, too")
     p.add_argument("--height", type=float, default=1.0, metavar="M", help="metres (default: 1; 0: as made)")
-    p.add_argument("--preset", choices=PRESETS, default="draft")
-    p.add_argument("--seed", type=int, default=42)
-    p.add_argument("--negative", default="", metavar="TEXT")
-    p.add_argument("--prior", default=work.BUILT_IN, metavar="NAME_OR_FOLDER")
-    p.add_argument("--refiner", default="", metavar="NAME_OR_FOLDER")
-    p.add_argument("--stages", default=",".join(STAGES), metavar="LIST")
+    add_options(p, OPTIONS)
     p.add_argument("--faces", type=int, default=0, metavar="N", help="at most (default: the preset's)")
     p.add_argument("--texture", type=int, default=0, metavar="PX", help="a side (default: the preset's)")
-    p.add_argument("--device", choices=DEVICES, default="auto")
-    p.add_argument("--threads", type=int, default=0)
-    p.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=_setting)
+    p.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=typed(read_setting)
+    )
     p.add_argument("--python", type=Path, metavar="FILE", help="the backend's Python (default: as set up)")
     p.add_argument("--report", type=Path, metavar="FILE", help="default: DIR/report.json")
     return p
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    try:
-        return read_setting(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def command(arguments: list[str]) -> int:
@@ -151,13 +140,9 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
         overrides["delivery.max_faces"] = said["faces"]
     if said["texture"]:
         overrides["delivery.texture_size"] = said["texture"]
-    names = ("negative", "seed", "preset", "prior", "refiner", "device", "threads")
-    fields = {name: said[name] for name in names}
-    stages = tuple(name.strip() for name in said["stages"].split(","))
+    fields = {name: said[name] for name in OPTIONS}
     try:
-        job = work.new_job(
-            args.out, line.prompt, stages=stages, overrides=overrides, snapshot_faces=0, **fields
-        )
+        job = work.new_job(args.out, line.prompt, overrides=overrides, snapshot_faces=0, **fields)
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
     return job, float(said["height"])

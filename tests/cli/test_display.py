@@ -158,7 +158,7 @@ def test_overwrite(here, capsys):
         (["a mug", "--stages", "nerf,paint"], "got 'paint'"),
         (["a mug", "--stages", "geometry,nerf"], "in the order"),
         (["a mug", "--stages", "texture"], "nerf as the first"),
-        (["a mug", "--seed", "-1"], "seed: expected a whole number"),
+        (["a mug", "--seed", "-1"], "seed: expected 0 to 2,147,483,647, got -1"),
         (["a mug", "--seed", "1.5"], "expected a whole number, got '1.5'"),
         (["a mug", "--seed", "9" * 40], "seed: expected"),
         (["a mug", "--threads", "-2"], "threads: expected"),
