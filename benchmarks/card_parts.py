@@ -227,25 +227,20 @@ def scenes(day: Day, say: Say) -> None:
 
 
 def _renders(preset: Preset, device: torch.device) -> Iterator[tuple[str, tuple[Tensor, dict[str, Tensor]]]]:
-    kernels = select(device)
-    scene = new_scene(preset.nerf, kernels, device, 0)
+    scene = new_scene(preset.nerf, device, 0)
     grey = torch.full((3,), 0.3, device=device)
     for name in ("nerf", "geometry", "texture", "refine"):
         camera = view(device, getattr(preset, name).size)
         if name == "geometry":
             at = [torch.arange(4.0, device=device) * 90, torch.zeros(4, device=device)]
-            hand_over(
-                scene, orbit(at[0], at[1], at[1] + 1.4, at[1] + 45, 48, 48), preset.geometry.cells, kernels
-            )
-        out, learnt = _render(scene, name, camera, grey, kernels)
+            hand_over(scene, orbit(at[0], at[1], at[1] + 1.4, at[1] + 45, 48, 48), preset.geometry.cells)
+        out, learnt = _render(scene, name, camera, grey)
         weights = drawn(*out.shape, seed=4).to(device)
         gradients = torch.autograd.grad((out * weights).sum(), list(learnt.values()))
         yield name, (out, dict(zip(learnt, gradients, strict=True)))
 
 
-def _render(
-    scene: Scene, name: str, camera: Camera, grey: Tensor, kernels: Kernels
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _render(scene: Scene, name: str, camera: Camera, grey: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     field = scene.field
     if name == "nerf":
         out = render_nerf(field, scene.occupancy, camera, grey, scene.sampling)
@@ -254,10 +249,10 @@ def _render(
         assert scene.sdf is not None
         mesh = surface(scene)
         edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
-        return render_normals(mesh, edges, camera, kernels.rasterize_ids, grey).image, {"sdf": scene.sdf}
+        return render_normals(mesh, edges, camera, grey).image, {"sdf": scene.sdf}
     mesh = detached(surface(scene))
     edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
-    out = render_colour(mesh, edges, camera, kernels.rasterize_ids, grey, field.albedo)
+    out = render_colour(mesh, edges, camera, grey, field.albedo)
     return out.image, {"table": field.table}
 
 

@@ -16,7 +16,6 @@ from backend.config import STAGES, Preset, resolve
 from backend.diffusion.savings import THRIFTS
 from backend.jobs.generate import generate
 from backend.jobs.resume import resume
-from backend.kernels import Kernels, select
 from backend.scene.scene import hand_over, new_scene
 from backend.stages import stages
 from benchmarks import card_parts as parts
@@ -73,7 +72,6 @@ def draft(day: Day, say: Say) -> None:
 def stages_at_full_size(day: Day, say: Say) -> None:
     """Iterations a second, peak memory, with CUDA graphs and without; the smallest rung that the card has room for."""
     preset = resolve("paper", {"job": TINY if day.tiny else {}}).preset
-    kernels = select(day.device)
     rung = 2 if torch.cuda.get_device_properties(day.device).total_memory < 20e9 else 1
     for refiner, names in ((False, STAGES[:3]), (True, STAGES[3:])):
         for captured in (False, True):
@@ -84,7 +82,7 @@ def stages_at_full_size(day: Day, say: Say) -> None:
                 replace(THRIFTS[rung][1], graphs=captured),
             )
             for name in names:
-                said = _stage(day, prior, preset, name, kernels)
+                said = _stage(day, prior, preset, name)
                 say(f"{name}, {'graphs' if captured else 'plain'}, rung {rung}: {said}")
             notes = [
                 note for network in prior.networks if network.graphs for note in network.graphs.take_notes()
@@ -97,21 +95,21 @@ def stages_at_full_size(day: Day, say: Say) -> None:
                 raise Wrong(notes[0] if notes else "nothing was captured")
 
 
-def _stage(day: Day, prior: Any, preset: Preset, name: str, kernels: Kernels) -> str:
+def _stage(day: Day, prior: Any, preset: Preset, name: str) -> str:
     torch.cuda.reset_peak_memory_stats()
-    scene = new_scene(preset.nerf, kernels, day.device, 0)
+    scene = new_scene(preset.nerf, day.device, 0)
     if name != "nerf":
         views = prior.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
-        hand_over(scene, views, preset.geometry.cells, kernels)
+        hand_over(scene, views, preset.geometry.cells)
     walk: Any = getattr(preset, name)
     g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
     generator = torch.Generator(day.device).manual_seed(1)
     if name == "nerf":
         stage = stages.nerf_stage(scene, g, walk, generator, 0)
     elif name == "geometry":
-        stage = stages.geometry_stage(scene, g, walk, kernels, generator)
+        stage = stages.geometry_stage(scene, g, walk, generator)
     else:
-        stage = stages.texture_stage(scene, g, walk, kernels, generator, 0, name)
+        stage = stages.texture_stage(scene, g, walk, generator, 0, name)
     at, first, least = [time.perf_counter()], 1 if day.tiny else 3, 1 if day.tiny else 10
     for step in steps(stage, first + least):
         if step.iteration + 1 >= first:

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backend.kernels import select
 from backend.objects.exact_prior import held_out_cameras, truth
 from backend.objects.grammar import describe
 from backend.objects.shapes import Description
@@ -112,7 +111,7 @@ def delivered(folder: Path, camera: Camera) -> tuple[Tensor, Tensor]:
     )
     with Image.open(folder / "albedo.png") as picture:
         albedo = torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32) / 255)
-    image, opacity = look_at_texture(mesh, albedo, camera, select("cpu"), torch.full((3,), GREY))
+    image, opacity = look_at_texture(mesh, albedo, camera, torch.full((3,), GREY))
     return image, opacity[..., 0]
 
 

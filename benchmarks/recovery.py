@@ -27,7 +27,7 @@ from torch import Tensor
 from backend.device import prepare_device
 from backend.jobs.record import resolve_job
 from backend.jobs.telemetry import Curves
-from backend.kernels import Kernels, select
+from backend.kernels import select
 from backend.kernels.silhouette import edge_table
 from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
 from backend.results.deliver import finish
@@ -72,14 +72,14 @@ def compare(image: Tensor, opacity: Tensor, true_colour: Tensor, true_alpha: Ten
 
 
 @torch.no_grad()
-def see(scene: Scene, camera: Camera, kernels: Kernels, as_field: bool) -> tuple[Tensor, Tensor]:
+def see(scene: Scene, camera: Camera, as_field: bool) -> tuple[Tensor, Tensor]:
     grey = torch.full((3,), 0.5)
     if as_field or scene.mesh is None:
         out = render_views(scene.field, scene.occupancy, camera, grey, scene.sampling)
         return out.image, out.opacity
     edges = edge_table(scene.mesh.t_pos_idx, len(scene.mesh.v_pos))
     views = [
-        render_colour(scene.mesh, edges, camera[i : i + 1], kernels.rasterize_ids, grey, scene.field.albedo)
+        render_colour(scene.mesh, edges, camera[i : i + 1], grey, scene.field.albedo)
         for i in range(len(camera))
     ]
     return torch.cat([v.image for v in views]), torch.cat([v.opacity for v in views])
@@ -89,7 +89,6 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
     """Figures by stage, seconds of the run without the measuring, and what is wrong with the mesh."""
     folder.mkdir(parents=True, exist_ok=True)
     began, measured = time.monotonic(), 0.0
-    kernels = select("cpu")
     device = torch.device("cpu")
     prior = ExactPrior()
     job = Job("recovery", "generate", prompt, str(folder), seed=seed, preset=preset)
@@ -99,27 +98,25 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
     figures: dict[str, Figures] = {}
     curves: dict[str, Curves] = {}
     scene: Scene | None = None
-    for moment in run_stages(job, settings, prior, None, kernels, device):
+    for moment in run_stages(job, settings, prior, None, device):
         pause = time.monotonic()
         if scene is not None and scene.mesh is not None and "mesh" not in figures:
-            figures["mesh"] = compare(*see(scene, camera, kernels, False), true.colour, true.alpha)
+            figures["mesh"] = compare(*see(scene, camera, False), true.colour, true.alpha)
         scene = moment.scene
         curves.setdefault(moment.stage, Curves())
         if moment.step is not None:
             curves[moment.stage].add(moment.step)
         elif moment.what == "ended":
-            seen = see(scene, camera, kernels, moment.stage == "nerf")
+            seen = see(scene, camera, moment.stage == "nerf")
             figures[moment.stage] = compare(*seen, true.colour, true.alpha)
         measured += time.monotonic() - pause
     assert scene is not None
     arrays = {name: c.arrays() for name, c in curves.items()}
-    done = finish(scene, settings.delivery, kernels, folder, job, arrays, {})
+    done = finish(scene, settings.delivery, folder, job, arrays, {})
     mesh, albedo = done.mesh, done.albedo
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
-    figures["result"] = compare(
-        *look_at_texture(mesh, albedo, camera, kernels, grey), true.colour, true.alpha
-    )
+    figures["result"] = compare(*look_at_texture(mesh, albedo, camera, grey), true.colour, true.alpha)
     return figures, seconds, faults(mesh, prompt)
 
 

@@ -22,7 +22,6 @@ from PIL import Image
 from torch import Tensor
 
 from backend.jobs.refine import refine
-from backend.kernels import Kernels, select
 from backend.meshes.parts import from_parts
 from backend.meshes.write import read_npz
 from backend.objects.exact_prior import held_out_cameras
@@ -44,13 +43,13 @@ BLUR, NOISE, HUE = 32, 0.08, 20.0  # texels a side; standard deviation; degrees
 GAIN, STAYS = 3.0, 28.0  # dB
 
 
-def true_object(prompt: str, kernels: Kernels) -> tuple[Mesh, Tensor]:
+def true_object(prompt: str) -> tuple[Mesh, Tensor]:
     """The mesh with UVs and its true texture [S,S,3]."""
     shape = build(parse_object(prompt))
     bare = true_mesh(shape, CELLS)
     made = unwrap(bare.v_pos.numpy(), bare.t_pos_idx.numpy(), SIZE, padding=4, timeout=300)
     mesh = Mesh(bare.v_pos, bare.t_pos_idx, torch.from_numpy(made.v_tex), torch.from_numpy(made.t_tex_idx))
-    return mesh, bake(mesh, lambda x: true_colour(shape, x), SIZE, kernels.rasterize_ids).clamp(0, 1)
+    return mesh, bake(mesh, lambda x: true_colour(shape, x), SIZE).clamp(0, 1)
 
 
 def true_colour(shape: Shape, x: Tensor) -> Tensor:
@@ -68,12 +67,12 @@ def degraded(texture: Tensor) -> Tensor:
     return torch.from_numpy((rgb + noise).clip(0, 1).astype(np.float32))
 
 
-def psnr(mesh: Mesh, texture: Tensor, true: Tensor, kernels: Kernels) -> float:
+def psnr(mesh: Mesh, texture: Tensor, true: Tensor) -> float:
     """Mean over the views of the PSNR inside the silhouette, dB."""
     cameras = held_out_cameras(VIEWS, 0, PIXELS, PIXELS)
     grey = torch.full((3,), 0.5)
-    image, opacity = look_at_texture(mesh, texture, cameras, kernels, grey)
-    wanted, _ = look_at_texture(mesh, true, cameras, kernels, grey)
+    image, opacity = look_at_texture(mesh, texture, cameras, grey)
+    wanted, _ = look_at_texture(mesh, true, cameras, grey)
     inside = opacity[..., 0] > 0.999
     return float(
         np.mean(
@@ -117,7 +116,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None, help="keep the job folders here, a new folder")
     args = parser.parse_args()
     kinds = [k for k in KINDS if not args.only or k in args.only.split(",")]
-    kernels = select("cpu")
     out = args.out or Path(tempfile.mkdtemp(prefix="refine-"))
     asked = {"prior": args.prior, "preset": args.preset, "threads": args.threads}
     met = total = 0
@@ -127,12 +125,12 @@ def main() -> int:
     for prompt in (f"a {colour} {kind}" for kind in kinds for colour in args.colours.split(",")):
         began = time.monotonic()
         folder = out / prompt.replace(" ", "-")
-        mesh, true = true_object(prompt, kernels)
+        mesh, true = true_object(prompt)
         bad = degraded(true)
-        before = psnr(mesh, bad, true, kernels)
-        after = psnr(*refined(mesh, bad, prompt, folder / "damaged", most, **asked), true, kernels)
+        before = psnr(mesh, bad, true)
+        after = psnr(*refined(mesh, bad, prompt, folder / "damaged", most, **asked), true)
         undamaged = refined(mesh, true, prompt, folder / "undamaged", most, strength=0.1, **asked)
-        kept = psnr(*undamaged, true, kernels)
+        kept = psnr(*undamaged, true)
         misses = [f"gain under {GAIN}"] * (after - before < GAIN) + [f"kept under {STAYS}"] * (kept < STAYS)
         met += not misses
         total += 1

@@ -28,7 +28,7 @@ from backend.config import STAGES, Preset, resolve
 from backend.device import pick_device, prepare_device
 from backend.diffusion.savings import THRIFTS
 from backend.jobs.priors import open_prior
-from backend.kernels import Kernels, select
+from backend.kernels import select
 from backend.models.load import network_dtype
 from backend.scene.scene import Scene, hand_over, new_scene
 from backend.stages import stages
@@ -50,7 +50,6 @@ class Bench:
     def __init__(self, size: str, device: str, models: Path, rung: int = 0) -> None:
         self.device = pick_device(device)
         prepare_device(self.device, 0)
-        self.kernels: Kernels = select(self.device)
         self.preset: Preset = resolve("paper", {"job": TINY if size == "tiny" else {}}).preset
         for name in ("sd21-base", "sd21", "refiner"):
             if not (models / name / "model_index.json").is_file():
@@ -60,10 +59,10 @@ class Bench:
         self._kind = ""
 
     def scene(self, name: str) -> Scene:
-        scene = new_scene(self.preset.nerf, self.kernels, self.device, 0)
+        scene = new_scene(self.preset.nerf, self.device, 0)
         if name != "nerf":
             cameras = self.prior.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
-            hand_over(scene, cameras, self.preset.geometry.cells, self.kernels)
+            hand_over(scene, cameras, self.preset.geometry.cells)
         return scene
 
     def stage(self, name: str, probe: Probe | None = None) -> tuple[stages.Stage, Any]:
@@ -93,8 +92,8 @@ class Bench:
         if name == "nerf":
             return stages.nerf_stage(scene, g, walk, generator, 0), prior
         if name == "geometry":
-            return stages.geometry_stage(scene, g, walk, self.kernels, generator), prior
-        return stages.texture_stage(scene, g, walk, self.kernels, generator, 0, name), prior
+            return stages.geometry_stage(scene, g, walk, generator), prior
+        return stages.texture_stage(scene, g, walk, generator, 0, name), prior
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -271,7 +270,7 @@ def main() -> None:
         print(
             f"{bench.device.type}, {what}, torch {torch.__version__}, {network_dtype(bench.device)}, {options.size}"
         )
-        print(f"kernels {bench.kernels.names}\n", flush=True)
+        print(f"kernels {select(bench.device).names}\n", flush=True)
         peak = measured_peak(bench)
         for name in options.stages:
             report(bench, name, options.iterations, peak)

@@ -27,7 +27,6 @@ from diffusers.utils import logging
 from torch import nn
 
 from backend.config import STAGES, Preset, resolve
-from backend.kernels import select
 from backend.scene.scene import hand_over, new_scene
 from backend.stages import stages
 from benchmarks.recorder import Event, Trace, Waits, size_of
@@ -69,20 +68,19 @@ def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
         ):
             with trace.silent():
                 prior: Any = TracedPrior(trace, name == "refine", "full" if size == "paper" else "tiny")
-                kernels = select(CARD)
-                scene = new_scene(preset.nerf, kernels, CARD, 0)
+                scene = new_scene(preset.nerf, CARD, 0)
                 if name != "nerf":
                     views = prior.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
-                    hand_over(scene, views, preset.geometry.cells, kernels)
+                    hand_over(scene, views, preset.geometry.cells)
                 walk = getattr(preset, name)
                 g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
                 generator = torch.Generator(CARD).manual_seed(1)
                 if name == "nerf":
                     stage = stages.nerf_stage(scene, g, walk, generator, 0)
                 elif name == "geometry":
-                    stage = stages.geometry_stage(scene, g, walk, kernels, generator)
+                    stage = stages.geometry_stage(scene, g, walk, generator)
                 else:
-                    stage = stages.texture_stage(scene, g, walk, kernels, generator, 0, name)
+                    stage = stages.texture_stage(scene, g, walk, generator, 0, name)
                 running = stage.steps(0)
                 next(running)
             card.waits.clear()

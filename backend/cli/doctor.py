@@ -179,6 +179,8 @@ def _kernels(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
         yield Check(name, "good", f"{kernel}. {why}".rstrip(". ") + ("." if why else ""))
     if kernels.get("slow"):
         yield Check("kernels", "problem", kernels["slow"], _driver_todo(), "driver")
+    for note in kernels.get("broken", ()):
+        yield Check("kernels", "note", note)
 
 
 def _memory(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:

@@ -34,7 +34,7 @@ device, found["unusable"] = choose_device("auto")
     "kernels": """
 from backend.kernels import select
 k = select(device)
-found["names"], found["why"], found["slow"] = k.names, k.why, k.slow(device)
+found["names"], found["why"], found["slow"], found["broken"] = k.names, k.why, k.slow(device), k.broken
 """,
     "models": """
 from backend.weights.sources import find, known_models, store

@@ -13,7 +13,6 @@ from backend.diffusion.prior import Prior
 from backend.jobs.folder import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
-from backend.kernels import Kernels
 from backend.results.deliver import finishing
 from backend.results.snapshot import as_it_stands, write_snapshot
 from backend.scene.scene import settle_colours
@@ -44,32 +43,28 @@ class Generating:
         self._job = job
 
     def moments(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
+        self, preset: Preset, prior: Prior, refiner: Prior | None, device: torch.device,
         saved: Saved | None, ladder: Ladder,
     ) -> Iterator[Moment]:  # fmt: skip
-        return run_stages(self._job, preset, prior, refiner, kernels, device, saved, ladder)
+        return run_stages(self._job, preset, prior, refiner, device, saved, ladder)
 
     def snapshot(self, moment: Moment) -> Path:
         path = JobFolder(self._job.folder).snapshot
         write_snapshot(path, as_it_stands(moment.scene, moment.stage), self._job.snapshot_faces)
         return path
 
-    def deliver(
-        self, moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, told: Told, asked: Asked
-    ) -> Delivery:
-        return _deliver(moment, prior, preset, kernels, self._job, told, asked)
+    def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
+        return _deliver(moment, prior, preset, self._job, told, asked)
 
 
-def _deliver(
-    moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, job: Job, told: Told, asked: Asked
-) -> Delivery:
+def _deliver(moment: Moment, prior: Prior, preset: Preset, job: Job, told: Told, asked: Asked) -> Delivery:
     """Deliver what there is, wherever the run was stopped. Raises SceneError where that is nothing."""
     scene = moment.scene if moment.what == "ended" else as_it_stands(moment.scene, moment.stage)
     shaping = moment.stage == "nerf" or (moment.stage == "geometry" and moment.what != "ended")
     if scene.mesh is None:
-        look_at_hand_over(scene, prior, preset, kernels, job.seed)
+        look_at_hand_over(scene, prior, preset, job.seed)
     if shaping:
-        settle_colours(scene, kernels, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate)
+        settle_colours(scene, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate)
     curves = {name: each.arrays() for name, each in told.curves.items()}
     folder, stop = Path(job.folder), lambda: asked() == "cancel"
-    return (yield from finishing(scene, preset.delivery, kernels, folder, job, curves, told.sheets, stop))
+    return (yield from finishing(scene, preset.delivery, folder, job, curves, told.sheets, stop))

@@ -16,7 +16,7 @@ from backend.config import PAPER, Layers, Preset, Resolved, preset_of, resolve
 from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import disk_errors, write_text
-from backend.kernels import Kernels
+from backend.kernels import select
 from backend.stages.memory import Plan
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import STAGES, Job
@@ -80,12 +80,12 @@ def write_job(
     settings: Resolved,
     device: torch.device,
     threads: int,
-    kernels: Kernels,
     prior: Prior,
     refiner: Prior | None,
     plan: Plan,
 ) -> None:
     """Raises DiskError."""
+    kernels = select(device)
     record = {
         "job": asdict(job),
         "settings": asdict(settings.preset),

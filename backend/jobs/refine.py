@@ -17,7 +17,6 @@ from backend.files import write_bytes, write_text
 from backend.jobs.folder import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
-from backend.kernels import Kernels
 from backend.meshes.read import read_mesh
 from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, write_png
 from backend.scene.mesh import Mesh, Sheet
@@ -76,7 +75,7 @@ class Refining:
         return cls(job, mesh, notes)
 
     def moments(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
+        self, preset: Preset, prior: Prior, refiner: Prior | None, device: torch.device,
         saved: Saved | None, ladder: Ladder,
     ) -> Iterator[Moment]:  # fmt: skip
         folder, job = JobFolder(self.job.folder), self.job
@@ -86,7 +85,6 @@ class Refining:
                 write_bytes(folder.object_glb, Path(job.mesh).read_bytes())
             else:
                 folder.object_glb.unlink(missing_ok=True)  # of an older job in this folder
-        self._kernels = kernels
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),
             torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),
@@ -97,14 +95,14 @@ class Refining:
         self._edge = border(self._placed, self._arrays.t_pos_idx.astype(np.int64), kept)
         self._sheets = plan_sheets(
             self._arrays, self._placed, self._weight, job.keep_uvs, job.texture_size,
-            preset.delivery.texture_size, kernels.rasterize_ids, lambda: False,
+            preset.delivery.texture_size, lambda: False,
         )  # fmt: skip
         viewer = (refiner or prior) if "refine" in job.stages else prior
         generator = torch.Generator(device).manual_seed(job.seed)
         self._cameras = viewer.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
         fit = fit_settings(job)
-        scene = fresh_scene(preset, fit, kernels, device, job.seed)
+        scene = fresh_scene(preset, fit, device, job.seed)
         scene.mesh = self._mesh
         for note in (*self._notes, *said_of(self._sheets)) if saved is None else ():
             yield Moment("note", "refine", scene, note=note)
@@ -123,12 +121,12 @@ class Refining:
         if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
             write_bytes(folder.uvs, meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
             write_text(folder.materials, described(self._arrays, self._sheets))
-        yield from run_stages(job, preset, prior, refiner, kernels, device, saved, ladder, scene)
+        yield from run_stages(job, preset, prior, refiner, device, saved, ladder, scene)
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
         return prepare(
             sheet, self._mesh, self._colours, self._shares, self._edge, self._cameras,
-            self._kernels.rasterize_ids, longest,
+            longest,
         )  # fmt: skip
 
     def snapshot(self, moment: Moment) -> Path:
@@ -139,11 +137,9 @@ class Refining:
             write_png(numbered(picture, number), image)
         return picture
 
-    def deliver(
-        self, moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, told: Told, asked: Asked
-    ) -> Delivery:
+    def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
         refined = Refined(
-            self.job, self._arrays, self._sheets, self._mesh, self._colours, self._kernels, self.canvas, self.figures
+            self.job, self._arrays, self._sheets, self._mesh, self._colours, self.canvas, self.figures
         )  # fmt: skip
         curves = {name: each.arrays() for name, each in told.curves.items()}
         return finishing(refined, moment.scene, curves, told.sheets)
@@ -171,13 +167,13 @@ def fit_settings(job: Job) -> FitSettings:
     return FITS[job.preset]
 
 
-def fresh_scene(preset: Preset, fit: FitSettings, kernels: Kernels, device: torch.device, seed: int) -> Scene:
+def fresh_scene(preset: Preset, fit: FitSettings, device: torch.device, seed: int) -> Scene:
     """A field as fine as the fit wants; nothing of its density is used."""
     settings = dataclasses.replace(
         preset.nerf, half=HALF, grid_levels=fit.grid_levels, grid_features=fit.grid_features,
         grid_log2_size=fit.grid_log2_size, grid_finest=fit.grid_finest, hidden=fit.hidden, occupancy=2,
     )  # fmt: skip
-    return new_scene(settings, kernels, device, seed)
+    return new_scene(settings, device, seed)
 
 
 def said_of(sheets: list[Sheet]) -> list[str]:

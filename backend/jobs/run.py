@@ -22,7 +22,7 @@ from backend.jobs.keeper import Keeper
 from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import add_note, check_settings, resolve_job, versions, write_job
 from backend.jobs.telemetry import Curves, Told, Watch
-from backend.kernels import Kernels, select
+from backend.kernels import select
 from backend.results.deliver import STEPS, Delivered
 from backend.results.look import BACKGROUND, around, look, look_at_clay
 from backend.results.pictures import write_preview
@@ -59,16 +59,14 @@ class Work(Protocol):
     """What a kind of job does: `generate`'s is below, `refine`'s in refine.py."""
 
     def moments(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, kernels: Kernels, device: torch.device,
+        self, preset: Preset, prior: Prior, refiner: Prior | None, device: torch.device,
         saved: Saved | None, ladder: Ladder,
     ) -> Iterator[Moment]: ...  # fmt: skip
 
     def snapshot(self, moment: Moment) -> Path:
         """Written. Raises SceneError where there is nothing to see yet."""
 
-    def deliver(
-        self, moment: Moment, prior: Prior, preset: Preset, kernels: Kernels, told: Told, asked: Asked
-    ) -> Delivery:
+    def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
         """Yields how many of the STEPS are done."""
 
 
@@ -81,7 +79,6 @@ def run(
     device, about_device = choose_device(job.device)
     threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
     folder = Path(job.folder)
-    kernels = select(device)
     prior = open_prior(job.prior, device, job.phi or None)
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
@@ -105,13 +102,13 @@ def run(
         first.prepare(job.prompt, job.negative, kind_of(left[0]), getattr(preset, left[0]).size)
         first.load()  # damaged weights are found here
     told = Told()
-    constant = {"job": job.id, "threads": threads, "kernels": kernels.names, "versions": versions()}
+    constant = {"job": job.id, "threads": threads, "kernels": select(device).names, "versions": versions()}
     if saved is None:
-        write_job(job, settings, device, threads, kernels, prior, refiner, plan)
+        write_job(job, settings, device, threads, prior, refiner, plan)
     else:
         told.restore(saved)
-    yield _ready(device, kernels, threads)
-    for note in (about_device, kernels.slow(device), plan.note()):
+    yield _ready(device, threads)
+    for note in (about_device, *select(device).notes(device), plan.note()):
         if note:
             yield Warning(note)
     for name in ("kernels", "versions"):
@@ -135,10 +132,10 @@ def run(
         smaller = max(64, preset.delivery.texture_size // 2)
         todo = f"Lower delivery.texture_size: --set delivery.texture_size={smaller}"
         with says_what_to_change("The delivery", todo):
-            return (yield from work.deliver(of, prior, preset, kernels, told, asked))
+            return (yield from work.deliver(of, prior, preset, told, asked))
 
     try:
-        for moment in work.moments(preset, prior, refiner, kernels, device, saved, ladder):
+        for moment in work.moments(preset, prior, refiner, device, saved, ladder):
             if moment.what == "began":
                 watch.start(moment.total, moment.done)
                 if moment.done == 0:
@@ -159,12 +156,12 @@ def run(
                 for note in ladder.take_notes():
                     add_note(folder, note)
                     yield Warning(note)
-                yield from _show(moment, watch, job, work, kernels)
+                yield from _show(moment, watch, job, work)
                 if watch.due_checkpoint() and not (keeper.busy and job.checkpoint_seconds):
                     save(moment)
             elif moment.what == "ended":
                 told.seconds[moment.stage] = round(told.seconds.get(moment.stage, 0.0) + watch.elapsed(), 2)
-                told.sheets[moment.stage] = _sheet(moment, device, kernels)
+                told.sheets[moment.stage] = _sheet(moment, device)
                 save(moment)
             for path in keeper.news():
                 yield Checkpoint(str(path))
@@ -232,7 +229,7 @@ def _answer(asked: Asked, watch: Watch) -> Events[Event, None, str | None]:
     return word
 
 
-def _show(moment: Moment, watch: Watch, job: Job, work: Work, kernels: Kernels) -> Events[Event, None, None]:
+def _show(moment: Moment, watch: Watch, job: Job, work: Work) -> Events[Event, None, None]:
     """The preview and the snapshot that are due."""
     device = moment.scene.field.table.device
     if watch.preview.due():
@@ -240,7 +237,7 @@ def _show(moment: Moment, watch: Watch, job: Job, work: Work, kernels: Kernels) 
             camera = around(1, 256, device, first=watch.turn)
             path = JobFolder(job.folder).preview
             background = torch.full((3,), BACKGROUND, device=device)
-            image = look(as_it_stands(moment.scene, moment.stage), camera, kernels, background)[0]
+            image = look(as_it_stands(moment.scene, moment.stage), camera, background)[0]
             write_preview(path, image.cpu())
             watch.turn += 37.0
         yield Preview(str(path))
@@ -251,13 +248,13 @@ def _show(moment: Moment, watch: Watch, job: Job, work: Work, kernels: Kernels) 
             yield Snapshot(str(path))
 
 
-def _sheet(moment: Moment, device: torch.device, kernels: Kernels) -> Tensor:
+def _sheet(moment: Moment, device: torch.device) -> Tensor:
     """[8,H,W,3]: the stage's result from all sides, on the CPU; geometry's in grey."""
     cameras = around(8, 192, device)
     background = torch.full((3,), BACKGROUND, device=device)
     if moment.stage == "geometry" and moment.scene.mesh is not None:
-        return look_at_clay(moment.scene.mesh, cameras, kernels, background).cpu()
-    return look(moment.scene, cameras, kernels, background).cpu()
+        return look_at_clay(moment.scene.mesh, cameras, background).cpu()
+    return look(moment.scene, cameras, background).cpu()
 
 
 def _drain(delivery: Delivery) -> None:
@@ -268,13 +265,14 @@ def _drain(delivery: Delivery) -> None:
 def ready() -> Ready:
     """What would do the work, with nothing else said."""
     device, about_device = choose_device("auto")
-    found = _ready(device, select(device), torch.get_num_threads())
+    found = _ready(device, torch.get_num_threads())
     if about_device:
         found = dataclasses.replace(found, kernels_why={"device": about_device, **found.kernels_why})
     return found
 
 
-def _ready(device: torch.device, kernels: Kernels, threads: int) -> Ready:
+def _ready(device: torch.device, threads: int) -> Ready:
+    kernels = select(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return Ready(versions(), (name,), kernels.names, threads, memory_gb(device), kernels.why)
 

@@ -1,20 +1,27 @@
-"""The few operations that need a kernel, and the choice of who does them.
+"""The few operations that need a kernel: each chooses its implementation by the device of its tensors.
 
-Chosen once a run: `select(device)` gives the fastest implementation that this machine has, what it is
-called, and a sentence on why nothing faster is in use. Callers never branch. Every implementation of an
-operation has one signature, and a plain torch twin that runs on every device.
+`hash_encode`, `rasterize_ids` and `march_rays` take tensors on any device and call the fastest implementation that
+this machine has for it; callers never branch. Every implementation of an operation has one signature, and a plain
+torch twin that runs on every device. `select(device)` says which were chosen and why nothing faster is in use;
+`with using("torch"):` asks for others.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
-from backend.errors import DeviceError, InputError
+from backend.errors import CardFailed, DeviceError, InputError
+from backend.kernels.hashgrid import GridLayout
+from backend.kernels.march import Samples
 
 # fastest first: name, module of backend.kernels, devices it runs on
 HASH_GRID = (
@@ -36,18 +43,30 @@ INSTALL = {
     "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast), see docs/kernels.md.",
     "warp": "It takes the package warp-lang (pip install warp-lang), on the CPU or with an NVIDIA driver.",
 }
-OVERRIDES = ("torch", "warp", "tcnn", "nvdiffrast")
+NAMES = ("torch", "warp", "tcnn", "nvdiffrast")
+COMPILED = {
+    "tcnn": "tiny-cuda-nn",
+    "nvdiffrast": "nvdiffrast",
+}  # for one kind of card, by whoever installed them
+
+_asked: ContextVar[str | None] = ContextVar("kernels", default=None)
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What a run uses; `names` and `why` have the keys "hash grid", "rasteriser" and "marching"."""
+    """The implementations for one kind of device; all three dicts have the keys "hash grid", "rasteriser", "marching".
 
-    hash_encode: Callable  # (x, table, layout) -> [N, width], see hashgrid.hash_encode
-    rasterize_ids: Callable  # (pos_clip, tri, height, width) -> [H,W], see raster.rasterize_ids
-    march: Callable  # (origins, directions, occupancy, half, near, n_samples, generator, budget), see march.march
-    names: dict[str, str]  # "torch", "warp", "tcnn" or "nvdiffrast"
-    why: dict[str, str]  # why nothing faster is in use; "" where nothing is faster
+    names   "torch", "warp", "tcnn" or "nvdiffrast"
+    why     why nothing faster; "" where nothing is faster
+    broken  sentences about accelerators that are installed and do not run on this card
+    """
+
+    hash_encode: Callable[..., Tensor]  # see hashgrid.hash_encode
+    rasterize_ids: Callable[..., Tensor]  # see raster.rasterize_ids
+    march: Callable[..., Samples]  # see march.march
+    names: dict[str, str]
+    why: dict[str, str]
+    broken: tuple[str, ...] = ()
 
     def slow(self, device: torch.device) -> str:
         """A sentence where an NVIDIA card has to do with the torch twins, which are many times slower; else ""."""
@@ -57,59 +76,102 @@ class Kernels:
         why = min((self.why[what] for what in slow), key=len)  # about Warp alone, which can do all of them
         return f"In plain torch, many times slower: {', '.join(slow)}. {why}"
 
+    def notes(self, device: torch.device) -> tuple[str, ...]:
+        """What the user should know before a run on `device`."""
+        return (*filter(None, [self.slow(device)]), *self.broken)
 
-def select(device: torch.device | str, override: str | None = None) -> Kernels:
-    """The fastest kernels for tensors on `device`; they take tensors on the CPU, too.
 
-    override  "torch" or "warp" for every operation, "tcnn" for the hash grid, "nvdiffrast" for the
-              rasteriser. Raises InputError for another word and DeviceError where it cannot be had.
+def hash_encode(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
+    """[N, levels * features], the grid's values at x [N,3] in [0,1]; see hashgrid.hash_encode."""
+    return select(x.device).hash_encode(x, table, layout)
+
+
+def rasterize_ids(pos_clip: Tensor, tri: Tensor, height: int, width: int) -> Tensor:
+    """[H,W] int32: the triangle of tri [F,3] that covers each pixel, or -1; see raster.rasterize_ids."""
+    return select(pos_clip.device).rasterize_ids(pos_clip, tri, height, width)
+
+
+def march_rays(
+    origins: Tensor,
+    directions: Tensor,
+    occupancy: Tensor,
+    half: float,
+    near: float,
+    n_samples: int,
+    generator: torch.Generator | None = None,
+    budget: int | None = None,
+) -> Samples:
+    """Samples along R rays in occupied cells of the box [-half, half]^3; see march.march."""
+    march = select(origins.device).march
+    return march(origins, directions, occupancy, half, near, n_samples, generator, budget)
+
+
+@contextmanager
+def using(name: str) -> Iterator[None]:
+    """In this block, the kernels of this name, as `select` takes it. Raises InputError for another word."""
+    _check_name(name)
+    before = _asked.set(name)
+    try:
+        yield
+    finally:
+        _asked.reset(before)
+
+
+def select(device: torch.device | str, name: str | None = None) -> Kernels:
+    """The fastest kernels for tensors on `device`, chosen once a process and kind of device.
+
+    name  "torch" or "warp" for every operation, "tcnn" for the hash grid, "nvdiffrast" for the rasteriser; None: as
+          `using` says. Raises InputError for another word and DeviceError where it cannot be had.
     """
-    if override is not None and override not in OVERRIDES:
-        raise InputError(
-            f"There are no kernels called {override!r}.", f"Choose one of {', '.join(OVERRIDES)}."
-        )
+    if name is not None:
+        _check_name(name)
     kind = torch.device(device).type
     if kind == "cuda" and torch.version.hip:
-        kind = "rocm"  # torch calls AMD's cards cuda; nothing below the torch twin does
-    hash_encode, grid_name, grid_why = _choose(HASH_GRID, "hash_encode", kind, override)
-    rasterize_ids, raster_name, raster_why = _choose(RASTERISER, "rasterize_ids", kind, override)
-    march, march_name, march_why = _choose(MARCHING, "march", kind, override)
+        kind = "rocm"  # torch calls AMD's cards cuda; nothing below the torch twin runs on them
+    return _select(kind, name or _asked.get())
+
+
+def _check_name(name: str) -> None:
+    if name not in NAMES:
+        raise InputError(f"There are no kernels called {name!r}.", f"Choose one of {', '.join(NAMES)}.")
+
+
+@cache
+def _select(kind: str, asked: str | None) -> Kernels:
+    broken: list[str] = []
+    hash_encode, grid_name, grid_why = _choose(HASH_GRID, "hash_encode", kind, asked, broken)
+    rasterize_ids, raster_name, raster_why = _choose(RASTERISER, "rasterize_ids", kind, asked, broken)
+    march, march_name, march_why = _choose(MARCHING, "march", kind, asked, broken)
     return Kernels(
         hash_encode,
         rasterize_ids,
         march,
         {"hash grid": grid_name, "rasteriser": raster_name, "marching": march_name},
         {"hash grid": grid_why, "rasteriser": raster_why, "marching": march_why},
+        tuple(broken),
     )
 
 
-def _choose(candidates: tuple, function: str, kind: str, override: str | None) -> tuple[Callable, str, str]:
-    """(function, name, why nothing faster) of the first candidate that can be had."""
-    wanted = override if override in [name for name, _, _ in candidates] else None
+def _choose(
+    candidates: tuple, function: str, kind: str, asked: str | None, broken: list[str]
+) -> tuple[Callable, str, str]:
+    """(function, name, why nothing faster) of the first candidate that can be had; adds to `broken`."""
+    wanted = asked if asked in [name for name, _, _ in candidates] else None
     reasons: list[str] = []
     for name, module, kinds in candidates:
         if wanted not in (None, name):
             reasons.append(f"{wanted} was asked for instead of {name}.")
             continue
         found = _load(name, module, kinds, kind)
-        if not isinstance(found, str):
-            chosen = getattr(found, function)
-            if kinds == ("cuda",):
-                chosen = _also_on_the_cpu(chosen, _choose(candidates, function, "cpu", None)[0])
-            return chosen, name, " ".join(reasons)
+        if isinstance(found, ModuleType) and name in COMPILED and (why := _try(name, found)):
+            broken.append(why)
+            found = why
+        if isinstance(found, ModuleType):
+            return getattr(found, function), name, " ".join(reasons)
         if wanted == name:
             raise DeviceError(f"The kernels asked for cannot be used: {found}", INSTALL[name])
         reasons.append(found)
     raise AssertionError("the torch twin can always be had")
-
-
-def _also_on_the_cpu(on_card: Callable, on_cpu: Callable) -> Callable:
-    """Kernels for a card alone, and the CPU's for tensors there: UVs are looked at before a job is on the card."""
-
-    def run(first: torch.Tensor, *rest: object) -> torch.Tensor:
-        return (on_cpu if first.device.type == "cpu" else on_card)(first, *rest)
-
-    return run
 
 
 def _load(name: str, module: str, kinds: tuple[str, ...] | None, kind: str) -> ModuleType | str:
@@ -120,10 +182,44 @@ def _load(name: str, module: str, kinds: tuple[str, ...] | None, kind: str) -> M
         found = importlib.import_module(f"backend.kernels.{module}")
     # what tinycudann and warp raise without a card or with a library that does not load
     except (ImportError, OSError, RuntimeError) as error:
-        return f"{name} could not be loaded ({(str(error).splitlines() or [''])[0]})."
+        return f"{name} could not be loaded ({_first_line(error)})."
     if name == "warp" and kind == "cuda" and not found.wp.is_cuda_available():
         return _too_old(found.wp)
     return found
+
+
+def _try(name: str, found: ModuleType) -> str:
+    """One tiny launch on the current card: a library can be imported that was compiled for another card.
+
+    Returns "", or the sentence that says what happened and what to do. Raises CardFailed where the launch has ended
+    all use of the card in this process.
+    """
+    device = torch.device("cuda", torch.cuda.current_device())
+    try:
+        found.probe(device)
+        return ""
+    except (RuntimeError, OSError, ImportError, DeviceError) as error:
+        said = _first_line(error)
+    library, card = COMPILED[name], torch.cuda.get_device_name(device)
+    # CUDA keeps the error of a failed launch for whoever asks next, which is torch at its next launch
+    for last in (False, True):
+        try:
+            torch.ones(1, device=device).item()
+            break
+        except RuntimeError as error:
+            if last:
+                raise CardFailed(
+                    f"{library} has ended all use of the {card} in this process: {said}",
+                    f"Uninstall {library}, or build it again on this machine (docs/kernels.md).",
+                ) from error
+    return (
+        f"{library} is installed and does not run on the {card} ({said}): other kernels are used."
+        f" Build it again on this machine (docs/kernels.md), or uninstall it."
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _too_old(wp: ModuleType) -> str:

@@ -32,6 +32,15 @@ def hash_encode(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:
     return functional_call(_encoding(layout, str(x.device)), {"params": params}, (x,))
 
 
+def probe(device: torch.device) -> None:
+    """Encode one point. Raises what tiny-cuda-nn raises where it does not run on this card, and DeviceError."""
+    layout = GridLayout(levels=2, features=2, log2_size=8, base=4, finest=8)
+    x, table = torch.full((1, 3), 0.3), torch.arange(2.0 * layout.entries).view(-1, 2) / layout.entries
+    found = hash_encode(x.to(device), table.to(device), layout).cpu()
+    if not torch.allclose(found, hashgrid.hash_encode(x, table, layout), atol=1e-3):
+        raise RuntimeError("it encodes a point wrong")
+
+
 def encoding_config(layout: GridLayout) -> dict[str, Any]:
     """The layout in tiny-cuda-nn's words."""
     return {
@@ -54,7 +63,7 @@ def _encoding(layout: GridLayout, device: str) -> Any:
         raise DeviceError(
             f"The installed tiny-cuda-nn holds {encoding.params.numel()} numbers for a hash grid of "
             f"{layout.entries} x {layout.features}.",
-            "Choose the Warp kernels (--kernels warp), or update tiny-cuda-nn.",
+            "Update tiny-cuda-nn, or uninstall it.",
         )
     encoding.params = torch.nn.Parameter(encoding.params.new_empty(0))  # ours stands in at every call
     return encoding

@@ -41,3 +41,11 @@ def rasterize_ids(pos_clip: Tensor, tri: Tensor, height: int, width: int) -> Ten
     )
     # the last channel is 1 + the triangle as a float, exact to 2^24 triangles
     return image[0, :, :, 3].to(torch.int32) - 1
+
+
+def probe(device: torch.device) -> None:
+    """Draw one triangle over a few pixels. Raises what nvdiffrast raises where it does not run on this card."""
+    corners = torch.tensor([[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]], device=device)
+    ids = rasterize_ids(corners, torch.tensor([[0, 1, 2]], device=device), 4, 4)
+    if ids.any():
+        raise RuntimeError("it draws a triangle wrong")

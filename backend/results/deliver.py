@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from backend.config import Delivery
-from backend.kernels import Kernels
 from backend.meshes.write import write_result
 from backend.results.look import BACKGROUND, around, look_at_clay, look_at_texture
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
@@ -44,7 +43,7 @@ def never() -> bool:
 
 
 def textured(
-    scene: Scene, settings: Delivery, kernels: Kernels, cancelled: Callable[[], bool] = never
+    scene: Scene, settings: Delivery, cancelled: Callable[[], bool] = never
 ) -> Generator[int, None, tuple[Mesh, Tensor, dict[str, float]]]:
     """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps."""
     assert scene.mesh is not None, "hand over first"
@@ -63,7 +62,7 @@ def textured(
         mesh.v_pos, mesh.t_pos_idx, torch.from_numpy(v_tex).to(device), torch.from_numpy(t_tex_idx).to(device)
     )
     with torch.no_grad():
-        albedo = bake(mesh, scene.field.albedo, settings.texture_size, kernels.rasterize_ids)
+        albedo = bake(mesh, scene.field.albedo, settings.texture_size)
         albedo = polish(albedo, mesh, scene.field.albedo, torch.Generator(device).manual_seed(0))
     figures = {
         "faces": float(len(mesh.t_pos_idx)),
@@ -78,14 +77,13 @@ def textured(
 def finish(
     scene: Scene,
     settings: Delivery,
-    kernels: Kernels,
     folder: Path,
     job: Job,
     curves: dict[str, dict[str, Tensor]],
     sheets: dict[str, Tensor],
 ) -> Delivered:
     """Write everything that a job delivers. Raises DiskError."""
-    work = finishing(scene, settings, kernels, folder, job, curves, sheets)
+    work = finishing(scene, settings, folder, job, curves, sheets)
     while True:
         try:
             next(work)
@@ -97,7 +95,6 @@ def finish(
 def finishing(
     scene: Scene,
     settings: Delivery,
-    kernels: Kernels,
     folder: Path,
     job: Job,
     curves: dict[str, dict[str, Tensor]],
@@ -108,20 +105,20 @@ def finishing(
 
     cancelled   looked at while the charts are made, which may take a minute
     """
-    mesh, albedo, figures = yield from textured(scene, settings, kernels, cancelled)
+    mesh, albedo, figures = yield from textured(scene, settings, cancelled)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
     paths = dict(write_result(folder, mesh, albedo, info))
     yield 4
 
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
     eight = around(8, 192, mesh.v_pos.device)
-    result, _ = look_at_texture(mesh, albedo, eight, kernels, background)
-    clay = look_at_clay(mesh, eight, kernels, background)
+    result, _ = look_at_texture(mesh, albedo, eight, background)
+    clay = look_at_clay(mesh, eight, background)
     files = JobFolder(folder)
     write_views(files.views, {**sheets, "result": result.cpu(), "shape": clay.cpu()})
     write_curves(files.curves, curves)
     circle = around(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
-    turning, _ = look_at_texture(mesh, albedo, circle, kernels, background)
+    turning, _ = look_at_texture(mesh, albedo, circle, background)
     write_turntable(files.turntable, turning.cpu())
     write_preview(files.preview, turning[TURNTABLE_VIEWS // 12].cpu())
     for path in (files.views, files.curves, files.turntable, files.preview):

@@ -17,7 +17,6 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backend.files import write_bytes, write_text
-from backend.kernels import Kernels
 from backend.meshes.glb_edit import glb_of_sheets, repainted
 from backend.meshes.write import glb_bytes
 from backend.results.deliver import STEPS, TURNTABLE_VIEWS, Delivered
@@ -50,7 +49,6 @@ class Refined:
     sheets: list[Sheet]
     mesh: Mesh
     colours: Painted
-    kernels: Kernels
     canvas: Callable[[Sheet], Canvas]
     figures: dict[str, float]
 
@@ -65,7 +63,7 @@ def finishing(
     from backend.texture.colour_field import learnt
 
     arrays, sheets, mesh, colours = refined.arrays, refined.sheets, refined.mesh, refined.colours
-    folder, job, kernels = JobFolder(refined.job.folder), refined.job, refined.kernels
+    folder, job = JobFolder(refined.job.folder), refined.job
     yield 1
     images: list[Tensor] = []
     changed = 0.0
@@ -91,10 +89,10 @@ def finishing(
     write_text(folder.materials, described(arrays, sheets))
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), kernels, background).cpu()
+    sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), background).cpu()
     write_views(folder.views, {**views, "result": sheet_of_views})
     write_curves(folder.curves, curves)
-    turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), kernels, background).cpu()
+    turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background).cpu()
     write_turntable(folder.turntable, turning)
     write_preview(folder.preview, turning[TURNTABLE_VIEWS // 12])
     pictures = (folder.views, folder.curves, folder.turntable, folder.preview)

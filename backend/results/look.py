@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from backend.kernels import Kernels
 from backend.kernels.silhouette import edge_table
 from backend.scene.camera import Camera, orbit
 from backend.scene.mesh import Mesh
@@ -30,35 +29,28 @@ def around(count: int, size: int, device: torch.device | str, first: float = 0.0
 
 
 @torch.no_grad()
-def look(scene: Scene, cameras: Camera, kernels: Kernels, background: Tensor) -> Tensor:
+def look(scene: Scene, cameras: Camera, background: Tensor) -> Tensor:
     """[B,H,W,3]: the field while there is no mesh, then the mesh in the field's colours."""
     if scene.mesh is None:
         return render_views(scene.field, scene.occupancy, cameras, background, scene.sampling).image
     edges = edge_table(scene.mesh.t_pos_idx, len(scene.mesh.v_pos))
     views = [
-        render_colour(
-            scene.mesh, edges, cameras[i : i + 1], kernels.rasterize_ids, background, scene.field.albedo
-        )
+        render_colour(scene.mesh, edges, cameras[i : i + 1], background, scene.field.albedo)
         for i in range(len(cameras))
     ]
     return torch.cat([view.image for view in views])
 
 
 @torch.no_grad()
-def look_at_clay(mesh: Mesh, cameras: Camera, kernels: Kernels, background: Tensor) -> Tensor:
+def look_at_clay(mesh: Mesh, cameras: Camera, background: Tensor) -> Tensor:
     """[B,H,W,3]: the shape alone, in shaded grey."""
     edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
-    views = [
-        render_shaded(mesh, edges, cameras[i : i + 1], kernels.rasterize_ids, background)
-        for i in range(len(cameras))
-    ]
+    views = [render_shaded(mesh, edges, cameras[i : i + 1], background) for i in range(len(cameras))]
     return torch.cat([view.image for view in views])
 
 
 @torch.no_grad()
-def look_at_texture(
-    mesh: Mesh, albedo: Tensor, cameras: Camera, kernels: Kernels, background: Tensor
-) -> tuple[Tensor, Tensor]:
+def look_at_texture(mesh: Mesh, albedo: Tensor, cameras: Camera, background: Tensor) -> tuple[Tensor, Tensor]:
     """Image [B,H,W,3] and opacity [B,H,W,1] of what is delivered: the mesh under its texture [S,S,3]."""
     edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
     views = [
@@ -66,7 +58,6 @@ def look_at_texture(
             mesh,
             edges,
             cameras[i : i + 1],
-            kernels.rasterize_ids,
             background,
             lambda uv: sample_texture(albedo, uv),
         )

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from backend.kernels import hash_encode
 from backend.kernels.hashgrid import GridLayout
-
-HashEncode = Callable[[Tensor, Tensor, GridLayout], Tensor]
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -25,11 +22,9 @@ class Field(nn.Module):
     without shading. Parameters are drawn from torch's global generator: build it in fork_rng.
     """
 
-    def __init__(
-        self, layout: GridLayout, hidden: int, half: float, density_bias: float, encode: HashEncode
-    ) -> None:
+    def __init__(self, layout: GridLayout, hidden: int, half: float, density_bias: float) -> None:
         super().__init__()
-        self.layout, self.extent, self.density_bias, self.encode = layout, half, density_bias, encode
+        self.layout, self.extent, self.density_bias = layout, half, density_bias
         self.table = nn.Parameter(torch.empty(layout.entries, layout.features).uniform_(-1e-4, 1e-4))
         width = layout.levels * layout.features
         self.density_head = mlp(width, hidden, 1)
@@ -38,7 +33,7 @@ class Field(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """[N,3] metres to [N, levels * features]; points outside the box take its nearest point."""
         unit = (x / (2 * self.extent) + 0.5).clamp(0, 1)
-        return self.encode(unit, self.table, self.layout)
+        return hash_encode(unit, self.table, self.layout)
 
     def density(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """[N] per metre, at x [N,3]."""

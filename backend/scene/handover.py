@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from backend.errors import SceneError
+from backend.kernels import rasterize_ids
 from backend.scene.camera import Camera
 from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh
@@ -29,8 +30,6 @@ LEVEL_RANGE = 3.0  # log-densities are clipped this far from the threshold's, or
 BAND = 4.0  # distances are measured up to this many cells from the surface
 BISECTIONS = 6  # halvings of an edge in search of the threshold
 NEIGHBOURS = 12  # nearest triangles looked at for a distance
-
-Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ def hand_over(
     cells: int,
     camera: Camera,
     silhouettes: Tensor,
-    rasterize_ids: Rasterize,
     look: int = 64,
 ) -> HandOver:
     """Everything between the stages: find the object, lay a grid round it, choose a threshold, measure.
@@ -69,7 +67,7 @@ def hand_over(
     lower, upper = bounding_box((coarse > 0.01 * _top(coarse)).view(look, look, look), half, 4 * half / look)
     grid = tetrahedral_grid(cells, lower, upper).to(silhouettes.device)
     density = _in_chunks(density_at, grid.vertices)
-    threshold, iou = pick_threshold(density, grid, silhouettes, camera, rasterize_ids)
+    threshold, iou = pick_threshold(density, grid, silhouettes, camera)
     sdf = sdf_from_density(density, threshold, grid, density_at)
     return HandOver(grid, sdf, threshold, iou, tuple(lower.tolist()), tuple(upper.tolist()))
 
@@ -92,7 +90,7 @@ def bounding_box(occupied: Tensor, half: float, margin: float) -> tuple[Tensor, 
 
 
 def pick_threshold(
-    density: Tensor, grid: TetGrid, silhouettes: Tensor, camera: Camera, rasterize_ids: Rasterize
+    density: Tensor, grid: TetGrid, silhouettes: Tensor, camera: Camera
 ) -> tuple[float, float]:
     """The threshold whose mesh has the field's silhouettes, and the mean IoU of the two.
 
@@ -109,7 +107,7 @@ def pick_threshold(
             level = _clean_level(density, threshold, grid)
             if level is not None:
                 mesh = marching_tetrahedra(grid.vertices, level, grid)
-                tried[threshold] = _silhouette_iou(mesh, silhouettes, camera, rasterize_ids)
+                tried[threshold] = _silhouette_iou(mesh, silhouettes, camera)
 
     look_at(_geometric(top * 1e-3, top * 0.8, 9))
     if max(tried.values(), default=0.0) < 0.5:
@@ -219,7 +217,7 @@ def _triangle_distance(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarra
     return np.where(above, np.abs(((p - a) * normal).sum(-1)), to_edges)
 
 
-def _silhouette_iou(mesh: Mesh, silhouettes: Tensor, camera: Camera, rasterize_ids: Rasterize) -> float:
+def _silhouette_iou(mesh: Mesh, silhouettes: Tensor, camera: Camera) -> float:
     corners = torch.nn.functional.pad(mesh.v_pos, (0, 1), value=1.0)
     total = 0.0
     for mvp, target in zip(camera.mvp, silhouettes, strict=True):

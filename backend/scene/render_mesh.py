@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backend.kernels import rasterize_ids
 from backend.kernels.raster import Fragments, depth_image, fragments, interpolate, scatter
 from backend.kernels.silhouette import Edges, antialias
 from backend.scene.camera import Camera, RenderOutput
 from backend.scene.mesh import Mesh, vertex_normals
 
-RasterizeIds = Callable[[Tensor, Tensor, int, int], Tensor]
 Shade = Callable[
     [Fragments, Tensor], Tensor
 ]  # a view's fragments and camera-to-world matrix [4,4] to RGB [P,3]
@@ -29,7 +29,6 @@ def _shade(
     mesh: Mesh,
     edges: Edges | None,
     camera: Camera,
-    rasterize_ids: RasterizeIds,
     background: Tensor,
     colour: Shade,
 ) -> RenderOutput:
@@ -42,7 +41,7 @@ def _shade(
     views = []
     for i in range(len(camera)):
         here = background if background.ndim == 1 else background[i * pixels : (i + 1) * pixels]
-        views.append(_shade_view(mesh, edges, camera[i : i + 1], rasterize_ids, here, colour))
+        views.append(_shade_view(mesh, edges, camera[i : i + 1], here, colour))
     if len(views) == 1:
         return views[0]
     return RenderOutput(torch.cat([v.image for v in views]), torch.cat([v.opacity for v in views]))
@@ -52,7 +51,6 @@ def _shade_view(
     mesh: Mesh,
     edges: Edges | None,
     camera: Camera,
-    rasterize_ids: RasterizeIds,
     background: Tensor,
     colour: Shade,
 ) -> RenderOutput:
@@ -73,7 +71,6 @@ def render_colour(
     mesh: Mesh,
     edges: Edges | None,
     camera: Camera,
-    rasterize_ids: RasterizeIds,
     background: Tensor,
     colour: Callable[[Tensor], Tensor],
 ) -> RenderOutput:
@@ -82,7 +79,6 @@ def render_colour(
         mesh,
         edges,
         camera,
-        rasterize_ids,
         background,
         lambda frags, c2w: colour(interpolate(mesh.v_pos, mesh.t_pos_idx, frags)),
     )
@@ -92,7 +88,6 @@ def render_texture(
     mesh: Mesh,
     edges: Edges | None,
     camera: Camera,
-    rasterize_ids: RasterizeIds,
     background: Tensor,
     sample: Callable[[Tensor], Tensor],
 ) -> RenderOutput:
@@ -103,7 +98,6 @@ def render_texture(
         mesh,
         edges,
         camera,
-        rasterize_ids,
         background,
         lambda frags, c2w: sample(interpolate(v_tex, t_tex_idx, frags)),
     )
@@ -113,7 +107,6 @@ def render_normals(
     mesh: Mesh,
     edges: Edges | None,
     camera: Camera,
-    rasterize_ids: RasterizeIds,
     background: Tensor,
 ) -> RenderOutput:
     """Camera-space normals of B views, encoded (n + 1) / 2: x right, y up, z towards the camera."""
@@ -122,12 +115,10 @@ def render_normals(
     def encode(frags: Fragments, c2w: Tensor) -> Tensor:
         return F.normalize(interpolate(normals @ c2w[:3, :3], mesh.t_pos_idx, frags), dim=-1) * 0.5 + 0.5
 
-    return _shade(mesh, edges, camera, rasterize_ids, background, encode)
+    return _shade(mesh, edges, camera, background, encode)
 
 
-def render_shaded(
-    mesh: Mesh, edges: Edges | None, camera: Camera, rasterize_ids: RasterizeIds, background: Tensor
-) -> RenderOutput:
+def render_shaded(mesh: Mesh, edges: Edges | None, camera: Camera, background: Tensor) -> RenderOutput:
     """Grey clay pictures of B views, lit from the camera's upper left: for people, not for training."""
     light = F.normalize(torch.tensor([-0.4, 0.5, 0.8], device=mesh.v_pos.device), dim=0)
     normals = vertex_normals(mesh)
@@ -136,4 +127,4 @@ def render_shaded(
         lambert = F.normalize(interpolate(normals @ c2w[:3, :3], mesh.t_pos_idx, frags), dim=-1) @ light
         return (0.25 + 0.6 * lambert.clamp(min=0))[:, None].expand(-1, 3)
 
-    return _shade(mesh, edges, camera, rasterize_ids, background, clay)
+    return _shade(mesh, edges, camera, background, clay)

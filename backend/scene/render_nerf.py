@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from backend.kernels.march import Samples, composite, march
+from backend.kernels import march_rays
+from backend.kernels.march import Samples, composite
 from backend.scene.camera import Camera, RenderOutput, rays
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
@@ -22,7 +22,6 @@ class Sampling:
     budget: int  # most samples of one view, whatever the occupancy
     near: float  # metres round the camera that stay empty, against floaters
     orientation_points: int  # samples of a view that the orientation loss looks at
-    march: Callable[..., Samples] = march  # the kernel that does it
 
 
 def render_nerf(
@@ -40,7 +39,7 @@ def render_nerf(
     """
     origins, directions = (r.reshape(-1, 3) for r in rays(camera))
     budget = sampling.budget * len(camera)
-    samples = sampling.march(
+    samples = march_rays(
         origins, directions, occupancy.cells, field.extent, sampling.near, sampling.samples, generator, budget
     )
     points = samples.points(origins, directions)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from backend.config import NerfStage
-from backend.kernels import Kernels
 from backend.kernels.hashgrid import GridLayout
 from backend.scene import handover
 from backend.scene.camera import Camera
@@ -59,25 +58,21 @@ class Scene:
     mean_opacity: float = 0.5  # of stage 1's renders, running
 
 
-def new_scene(settings: NerfStage, kernels: Kernels, device: torch.device, seed: int) -> Scene:
+def new_scene(settings: NerfStage, device: torch.device, seed: int) -> Scene:
     """A fresh field: a soft ball. Draws from torch's global generator inside a fork, by `seed`."""
     layout = GridLayout(
         settings.grid_levels, settings.grid_features, settings.grid_log2_size, finest=settings.grid_finest
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        field = Field(layout, settings.hidden, settings.half, settings.density_bias, kernels.hash_encode).to(
-            device
-        )
+        field = Field(layout, settings.hidden, settings.half, settings.density_bias).to(device)
         backdrop = Backdrop(settings.hidden).to(device)
     step = 2 * 3**0.5 * settings.half / settings.samples
-    sampling = Sampling(
-        settings.samples, settings.budget, settings.near, settings.orientation_points, kernels.march
-    )
+    sampling = Sampling(settings.samples, settings.budget, settings.near, settings.orientation_points)
     return Scene(field, backdrop, Occupancy(field, settings.occupancy, step), sampling)
 
 
-def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> float:
+def hand_over(scene: Scene, cameras: Camera, cells: int) -> float:
     """From density to the sdf of a tetrahedral grid round the object; the silhouettes' IoU at the threshold.
 
     The threshold is the field's own: the one whose silhouettes agree best with the opacities that
@@ -86,9 +81,7 @@ def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> fl
     black = torch.zeros(3, device=scene.field.table.device)
     out = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling)
     scene.seen = Seen(cameras, out.image, out.opacity)
-    found = handover.hand_over(
-        scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0], kernels.rasterize_ids
-    )
+    found = handover.hand_over(scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0])
     scene.grid, scene.box = found.grid, Box(cells, found.lower, found.upper)
     scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)
     scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
@@ -96,7 +89,7 @@ def hand_over(scene: Scene, cameras: Camera, cells: int, kernels: Kernels) -> fl
     return found.iou
 
 
-def settle_colours(scene: Scene, kernels: Kernels, grid_rate: float, head_rate: float) -> None:
+def settle_colours(scene: Scene, grid_rate: float, head_rate: float) -> None:
     """Teach the surface the colours that the field showed there.
 
     Rays end a little behind the isosurface, so the field's colours are right there and not on the
@@ -108,7 +101,7 @@ def settle_colours(scene: Scene, kernels: Kernels, grid_rate: float, head_rate: 
     optimizer = adamw([([field.table], grid_rate), (field.colour_head.parameters(), head_rate)])
     for index in list(range(len(seen.camera))) * SETTLE_PASSES:
         view = slice(index, index + 1)
-        out = render_colour(scene.mesh, None, seen.camera[view], kernels.rasterize_ids, black, field.albedo)
+        out = render_colour(scene.mesh, None, seen.camera[view], black, field.albedo)
         solid = ((out.opacity > 0.5) & (seen.opacity[view] > 0.9)).float()
         target = seen.image[view] / seen.opacity[view].clamp(min=0.5)
         loss = (solid * (out.image - target)).square().sum()

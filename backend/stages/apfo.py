@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from backend.diffusion.schedule import NoiseLevel
-from backend.errors import NumericsError
 from backend.scene.camera import Camera, RenderOutput
-
-AFTER_A_NAN = "Try another seed; with half precision, run the model in bfloat16 or float32."
+from backend.stages.numerics import gradient_norm, require_finite
+from backend.stages.spaces import TargetSpace
 
 
 class Denoiser(Protocol):
+    """D(z) [B,C,h,w] for z = x + sigma n [B,C,h,w], one view of `camera` for each row."""
+
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor: ...
 
 
-class Fitted(Denoiser, Protocol):
+class FittedDenoiser(Denoiser, Protocol):
+    """D_phi, which learns the renders x [B,C,h,w] by one step of denoising score matching."""
+
     def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor: ...
 
 
@@ -43,88 +46,45 @@ class Step:
     gradient: Tensor  # the norm over all parameters
 
 
-def target(x: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tensor:
-    """x_hat [B,C,h,w], one Euler step of the probability flow (Eq. 12) for the renders x [B,C,h,w]."""
-    return x + level.kappa * (d_p - d_phi)
-
-
 def apfo(
-    levels: Sequence[NoiseLevel],
-    views: int,
+    levels: Sequence[NoiseLevel],  # sigma(t_1) > ... > sigma(t_N)
+    views: int,  # l, the updates at each level
     *,
     sample_camera: Callable[[], Camera],
     render: Callable[[Camera], RenderOutput],
-    encode: Callable[[Tensor], Tensor],
-    decode: Callable[[Tensor], Tensor] | None = None,
+    space: TargetSpace,
     prior: Denoiser,
-    phi: Fitted | None,
+    phi: FittedDenoiser | None,
     regularize: Callable[[RenderOutput, int], Tensor],
     optimizer: Optimizer,
     generator: Generator,
     start: int = 0,
 ) -> Iterator[Step]:
-    """Walk over the levels, `views` updates at each, and yield after every update.
+    """Go through the levels, `views` updates at each, and yield after every update.
 
-    `phi` None means D_phi(x) = x. `start` is the first iteration to do, for a run that goes on. The loss
+    `phi` None means D_phi(x) = x. `start` is the first iteration to do, for a run that is resumed. The loss
     is divided by twice the mean of kappa, which keeps kappa's shape and makes learning rates and the
     regularisers' weights independent of the number of levels. Raises NumericsError at the first NaN or
-    infinity (on a GPU, where looking means waiting, within 16 iterations).
-
-    With `decode`, from latents to pictures, the loss is taken between pictures: x is the render itself and
-    x_hat = x + kappa (decode(encode(x) + D_p - D_phi) - x), so no gradient passes through the encoder. It is
-    for a prior whose encoder is too small to be trusted with gradients: pixels that only fool it would win.
+    infinity, before it is stepped into (on a GPU, where looking means waiting, within 16 iterations).
     """
     scale = 0.5 * len(levels) / sum(level.kappa for level in levels)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for iteration in range(start, len(levels) * views):
-        level = levels[iteration // views]  # sigma(t_1) > ... > sigma(t_N); l views amortise one level
-        camera = sample_camera()  # c_j ~ C (line 5)
+    for iteration in range(start, len(levels) * views):  # lines 3 and 4: for i, for j
+        level = levels[iteration // views]
+        camera = sample_camera()  # line 5: c_j ~ C
         out = render(camera)
-        with torch.set_grad_enabled(decode is None):
-            x = encode(out.image)  # x = g(theta, c_j), as latents
+        x, latents = space.read(out.image)  # line 5: x = g(theta, c_j), and as the denoisers see it
         if phi is not None:
-            phi.fit(x.detach(), level, camera, generator)  # denoising score matching (line 7)
-        picture = 2 * out.image - 1  # for `decode` alone
+            phi.fit(latents, level, camera, generator)  # lines 6 and 7: with a noise of its own
         with torch.no_grad():
-            n = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            z = x + level.sigma * n  # one draw, shared by both (line 8)
-            d_p = prior(z, level, camera)
-            d_phi = x.detach() if phi is None else phi(z, level, camera)
-            if decode is None:
-                x_hat = target(x.detach(), d_p, d_phi, level)
-            else:
-                x_hat = target(picture, shrink(decode(x + d_p - d_phi), out.image), picture, level)
-        loss = ((x if decode is None else picture) - x_hat).square().sum() / len(x)  # Eq. 13
-        if x.device.type == "cpu" or iteration % 16 == 0:
-            require_finite(iteration, render=x, D_p=d_p, D_phi=d_phi)
+            n = torch.randn(latents.shape, generator=generator, device=x.device, dtype=x.dtype)
+            z = latents + level.sigma * n  # line 8: n', which both denoisers share
+            d_p, d_phi = prior(z, level, camera), latents if phi is None else phi(z, level, camera)
+            x_hat = space.target(x, latents, d_p, d_phi, level)  # lines 9 and 10
+        loss = (x - x_hat).square().sum() / len(x)  # line 11, Eq. 13
         optimizer.zero_grad(set_to_none=True)
         (scale * loss + regularize(out, iteration)).backward()
-        gradient = gradient_norm(parameters)
-        if x.device.type == "cpu" or iteration % 16 == 0:
-            require_finite(iteration, gradient=gradient)
-        optimizer.step()
+        gradient = gradient_norm(optimizer)
+        require_finite(iteration, render=latents, D_p=d_p, D_phi=d_phi, gradient=gradient)
+        optimizer.step()  # line 11: theta
         gap = (d_p - d_phi).norm() / (level.sigma * len(x) ** 0.5)
         yield Step(iteration, level, camera, out, loss.detach(), gap, gradient)
-
-
-def shrink(image: Tensor, like: Tensor) -> Tensor:
-    """[B,H,W,3] in [0,1] to [-1,1] at the size of `like` [B,h,w,3], by areas: priors enlarge small renders."""
-    size = (like.shape[1], like.shape[2])
-    return nn.functional.interpolate(2 * image.permute(0, 3, 1, 2) - 1, size, mode="area").permute(0, 2, 3, 1)
-
-
-def gradient_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm over all gradients, a scalar on the parameters' device; there is a parameter."""
-    norms = [p.grad.norm() for p in parameters if p.grad is not None]
-    return torch.stack(norms).norm() if norms else torch.zeros((), device=parameters[0].device)
-
-
-def require_finite(iteration: int, **tensors: Tensor) -> None:
-    """NumericsError naming the first tensor that holds a NaN or an infinity."""
-    found = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()])
-    for name, finite in zip(tensors, found.tolist(), strict=True):  # one wait for all
-        if not finite:
-            raise NumericsError(
-                f"iteration {iteration}: {name} holds a NaN or an infinity.",
-                AFTER_A_NAN,
-            )

@@ -11,7 +11,6 @@ import torch
 from backend.config import STAGES, Preset
 from backend.diffusion.prior import Prior
 from backend.errors import NumericsError, SceneError
-from backend.kernels import Kernels
 from backend.scene.scene import Scene, hand_over, new_scene, settle_colours
 from backend.stages.apfo import Step
 from backend.stages.checkpoint import Saved, restore_scene, restore_stage
@@ -50,7 +49,6 @@ def run_stages(
     preset: Preset,
     prior: Prior,
     refiner: Prior | None,
-    kernels: Kernels,
     device: torch.device,
     saved: Saved | None = None,
     ladder: Ladder | None = None,
@@ -66,10 +64,10 @@ def run_stages(
     if scene is not None:
         attempt = 0
     elif saved is None or saved.stage == "nerf":
-        scene, attempt = yield from _shape(job, preset, prior, kernels, device, saved, ladder)
+        scene, attempt = yield from _shape(job, preset, prior, device, saved, ladder)
     else:
         attempt = saved.attempt
-        scene = new_scene(preset.nerf, kernels, device, _seed(job, attempt))
+        scene = new_scene(preset.nerf, device, _seed(job, attempt))
         restore_scene(saved, scene)
         yield Moment("restored", saved.stage, scene, attempt=attempt)
 
@@ -77,21 +75,21 @@ def run_stages(
         generator = stage_generator(device, job.seed, name)
         if name == "geometry":
             g = guide(prior, job.prompt, job.negative, preset.geometry, "normal")
-            return geometry_stage(scene, g, preset.geometry, kernels, generator)
+            return geometry_stage(scene, g, preset.geometry, generator)
         if name == "texture":
             g = guide(prior, job.prompt, job.negative, preset.texture)
-            return texture_stage(scene, g, preset.texture, kernels, generator, job.seed)
+            return texture_stage(scene, g, preset.texture, generator, job.seed)
         if refiner is not None:
             let_go(prior)  # the networks of one prior at a time
         g = guide(refiner or prior, job.prompt, job.negative, preset.refine)
-        return texture_stage(scene, g, preset.refine, kernels, generator, job.seed, "refine")
+        return texture_stage(scene, g, preset.refine, generator, job.seed, "refine")
 
     for name in job.stages:
         if name != "nerf" and (saved is None or not saved.passed(name)):
             yield from _moments(stage(name), scene, attempt, saved, ladder)  # and nothing holds on to it
 
 
-def shape(scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int, ladder: Ladder) -> None:
+def shape(scene: Scene, prior: Prior, preset: Preset, seed: int, ladder: Ladder) -> None:
     """From the field to a coloured surface, where there is none; without the networks if memory is short.
 
     Raises SceneError, and OutOfMemory with the setting to lower.
@@ -99,23 +97,23 @@ def shape(scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: in
     settings = preset.geometry
     if scene.mesh is None:
         ladder.with_room(
-            lambda: look_at_hand_over(scene, prior, preset, kernels, seed),
+            lambda: look_at_hand_over(scene, prior, preset, seed),
             "The hand-over to a surface",
             f"Lower geometry.cells: --set geometry.cells={max(2, settings.cells // 2)}",
         )
     ladder.with_room(
-        lambda: settle_colours(scene, kernels, settings.colour_grid_rate, settings.colour_head_rate),
+        lambda: settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate),
         "Colouring the surface",
         f"Lower geometry.size: --set geometry.size={max(8, settings.size // 16 * 8)}",
     )
 
 
-def look_at_hand_over(scene: Scene, prior: Prior, preset: Preset, kernels: Kernels, seed: int) -> None:
+def look_at_hand_over(scene: Scene, prior: Prior, preset: Preset, seed: int) -> None:
     """From the field to a surface, judged by the views of its own generator. Raises SceneError."""
     device = scene.field.table.device
     size = max(preset.nerf.size, min(preset.geometry.size, 256))  # sharp enough to settle colours on
     viewers = prior.poses.sample(torch.Generator(device).manual_seed(seed), THRESHOLD_VIEWS, size, size)
-    hand_over(scene, viewers, preset.geometry.cells, kernels)
+    hand_over(scene, viewers, preset.geometry.cells)
 
 
 def _seed(job: Job, attempt: int) -> int:
@@ -126,7 +124,6 @@ def _shape(
     job: Job,
     preset: Preset,
     prior: Prior,
-    kernels: Kernels,
     device: torch.device,
     saved: Saved | None,
     ladder: Ladder,
@@ -137,13 +134,13 @@ def _shape(
     for attempt in range(0 if saved is None else saved.attempt, ATTEMPTS):
         seed = _seed(job, attempt)
         generator = stage_generator(device, job.seed, "nerf", attempt)
-        scene = new_scene(settings, kernels, device, seed)
+        scene = new_scene(settings, device, seed)
         here = saved if saved is not None and saved.attempt == attempt else None
         if here is not None:
             restore_scene(here, scene)
         try:
             yield from _moments(nerf_stage(scene, g, settings, generator, seed), scene, attempt, here, ladder)
-            shape(scene, prior, preset, kernels, job.seed, ladder)
+            shape(scene, prior, preset, job.seed, ladder)
             return scene, attempt
         except SceneError as error:
             if attempt == ATTEMPTS - 1:

@@ -30,7 +30,7 @@ from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Box, Scene, Seen
-from backend.stages.apfo import AFTER_A_NAN
+from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
 
 VERSION = 1  # of the layout below

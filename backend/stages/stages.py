@@ -19,7 +19,6 @@ from backend.diffusion.prior import Phi, Prior
 from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.draws import draw_on_host
 from backend.errors import SceneError
-from backend.kernels import Kernels
 from backend.kernels.silhouette import Edges, edge_table
 from backend.scene import losses
 from backend.scene.camera import Camera, RenderOutput, rays, rings_of
@@ -30,6 +29,7 @@ from backend.scene.render_mesh import render_colour, render_normals
 from backend.scene.render_nerf import render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Step, apfo
+from backend.stages.spaces import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
 LOOK_UNTIL = 200  # iterations in which that is looked for
@@ -145,7 +145,8 @@ def _walk(
     start: int,
 ) -> Iterator[Step]:
     """APFO with this stage's cameras and the learning rates' decay."""
-    space = g.prior.target if walk.target == "prior" else walk.target
+    encode, decode = g.prior.encode, g.prior.decode
+    between_pictures = (g.prior.target if walk.target == "prior" else walk.target) == "pixel"
     decay(optimizer, walk, start)
     for step in apfo(
         levels_of(walk),
@@ -154,8 +155,7 @@ def _walk(
             g.prior.poses.sample(generator, 1, walk.size, walk.size), g.prior.frames
         ),
         render=render,
-        encode=g.prior.encode,
-        decode=g.prior.decode if space == "pixel" else None,
+        space=PictureSpace(encode, decode) if between_pictures else LatentSpace(encode),
         prior=g.denoise,
         phi=phi,
         regularize=regularize,
@@ -167,9 +167,7 @@ def _walk(
         yield step
 
 
-def geometry_stage(
-    scene: Scene, g: Guide, settings: GeometryStage, kernels: Kernels, generator: Generator
-) -> Stage:
+def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: Generator) -> Stage:
     """Stage 2a: the shape, from its normal maps. D_phi(x) = x, as the paper found (section D.1)."""
     assert scene.sdf is not None and scene.offsets is not None and scene.grid is not None, "hand over first"
     spacing = scene.grid.spacing
@@ -183,7 +181,7 @@ def geometry_stage(
         mesh = surface(scene)
         edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
         current[:] = [(mesh, edges)]
-        return render_normals(mesh, edges, camera, kernels.rasterize_ids, background)
+        return render_normals(mesh, edges, camera, background)
 
     def regularize(out: RenderOutput, iteration: int) -> Tensor:
         mesh, edges = current[0]
@@ -193,7 +191,7 @@ def geometry_stage(
     def steps(start: int) -> Iterator[Step]:
         yield from _walk(g, settings, render, None, regularize, optimizer, generator, start)
         scene.mesh = detached(surface(scene))
-        settle_colours(scene, kernels, settings.colour_grid_rate, settings.colour_head_rate)
+        settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
 
     return Stage("geometry", settings, optimizer, None, generator, steps)
 
@@ -202,7 +200,6 @@ def texture_stage(
     scene: Scene,
     g: Guide,
     settings: TextureStage,
-    kernels: Kernels,
     generator: Generator,
     seed: int,
     name: str = "texture",
@@ -222,7 +219,7 @@ def texture_stage(
         if isinstance(background, Backdrop):
             with torch.no_grad():
                 background = background(rays(camera)[1].reshape(-1, 3))
-        return render_colour(mesh, edges, camera, kernels.rasterize_ids, background, field.albedo)
+        return render_colour(mesh, edges, camera, background, field.albedo)
 
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage

@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Generator, Tensor
 
 from backend.errors import InputError
+from backend.kernels import rasterize_ids
 from backend.kernels.raster import fragments
 from backend.scene.mesh import Mesh, face_cross
 
@@ -23,7 +24,6 @@ PER_TEXEL = 2.0  # samples a texel's width along the charts' borders
 HOLD = 1e-2  # how much a polished texel minds leaving its baked value, in samples
 
 Colour = Callable[[Tensor], Tensor]
-Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,18 @@ def _blend(attribute: Tensor, tri: Tensor, points: Points) -> Tensor:
 
 
 @torch.no_grad()
-def bake(mesh: Mesh, colour: Colour, texture_size: int, rasterize_ids: Rasterize) -> Tensor:
+def bake(mesh: Mesh, colour: Colour, texture_size: int) -> Tensor:
     """[S,S,3] float32 texture of a mesh with UVs, sRGB as `colour` gives it, row 0 on top, no texel empty.
 
     colour  [N,3] positions, metres, to [N,3] RGB
     Raises InputError where the UV map covers no texel.
     """
-    texels = texels_of(mesh, texture_size, rasterize_ids)
+    texels = texels_of(mesh, texture_size)
     return dilate(_ask(colour, texels.points.position(mesh)), texels)
 
 
 @torch.no_grad()
-def texels_of(mesh: Mesh, size: int, rasterize_ids: Rasterize) -> Texels:
+def texels_of(mesh: Mesh, size: int) -> Texels:
     """Every texel that a bilinear look-up anywhere on the surface can touch, for textures of size^2.
 
     Raises InputError where there is none.

@@ -86,8 +86,7 @@ class HeldField(Field):
     def __init__(self, field: Field, mesh: Mesh, weight: Tensor) -> None:
         """field: knows the object's colours; weight [F,3] of the faces of the placed mesh."""
         torch.nn.Module.__init__(self)
-        self.layout, self.extent, self.encode = field.layout, field.extent, field.encode
-        self.density_bias = field.density_bias
+        self.layout, self.extent, self.density_bias = field.layout, field.extent, field.density_bias
         self.table, self.density_head, self.colour_head = field.table, field.density_head, field.colour_head
         self.before = copy.deepcopy(field)
         self.before.requires_grad_(False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from backend.kernels import rasterize_ids
 from backend.kernels.raster import depth_image, fragments
 from backend.scene.camera import Camera
 from backend.scene.mesh import Mesh
@@ -19,8 +18,6 @@ WIDTH = 0.04  # metres of the placed object: over so much the change fades in
 SHARE = 0.4  # at most this much of the way to the middle of what may change
 SPACING = 0.004  # metres between the points that stand for a border
 NEAR = 0.008  # metres that a point may lie behind what a camera sees and still be seen: coarse pixels, flat views
-
-Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 def border(
@@ -64,7 +61,7 @@ def fade_in(points: Tensor, edge: NDArray[np.float32]) -> Tensor:
 
 
 @torch.no_grad()
-def seen(points: Tensor, mesh: Mesh, cameras: Camera, rasterize_ids: Rasterize) -> Tensor:
+def seen(points: Tensor, mesh: Mesh, cameras: Camera) -> Tensor:
     """[P] bool: which of the surface's points [P,3] some camera sees, from either side."""
     found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     height, width = cameras.height, cameras.width

@@ -24,7 +24,6 @@ GUTTER = (
 )  # of the texture's side: how far beyond a chart its new colours reach in an image that is kept
 MOST_POLISHED = 1_000_000  # faces; float32 tells no more of them apart
 Colour = Callable[[Tensor], Tensor]
-Rasterize = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,6 @@ def prepare(
     weight: Tensor,
     edge: NDArray[np.float32],
     cameras: object,
-    rasterize_ids: Rasterize,
     longest: int | None = None,
 ) -> Canvas:
     """mesh: the placed object; weight [F,3]; edge [N,3]: where change ends; longest: of a smaller canvas."""
@@ -74,18 +72,18 @@ def prepare(
         torch.from_numpy(sheet.v_tex).to(device),
         torch.from_numpy(sheet.t_tex_idx[~sheet.copy]).to(device),
     )
-    texels = texels_of(uv, size, rasterize_ids)
+    texels = texels_of(uv, size)
     points = Points(own[texels.points.face], texels.points.bary)
     here = colours.at(points)
     share = (weight[points.face] * points.bary).sum(1).clamp(0, 1)
     share = torch.where((weight[points.face] == 0).all(1) | (here[:, 3] == 0), 0.0, share)
     kept = (weight[own] == 0).all(1)
     if bool(kept.any()) and not bool(kept.all()):
-        share[torch.isin(texels.index, _touched(uv, kept, size, rasterize_ids))] = 0
+        share[torch.isin(texels.index, _touched(uv, kept, size))] = 0
     free = (share > 0).nonzero()[:, 0]
     position = points.position(mesh)
     share[free] *= fade_in(position[free], edge)
-    share[free] *= _visible(texels.index[free], position[free], size, mesh, cameras, rasterize_ids)
+    share[free] *= _visible(texels.index[free], position[free], size, mesh, cameras)
 
     empty = np.ones(size * size, bool)
     empty[texels.index.cpu().numpy()] = False
@@ -103,19 +101,17 @@ def prepare(
     return Canvas(sheet, now, points, texels.index, here[:, :3], share, nearest, fill, size)
 
 
-def _touched(uv: Mesh, which: Tensor, size: int, rasterize_ids: Rasterize) -> Tensor:
+def _touched(uv: Mesh, which: Tensor, size: int) -> Tensor:
     """The texels that a look-up on these faces touches."""
     assert uv.t_tex_idx is not None
     part = Mesh(uv.v_pos, uv.t_pos_idx[which], uv.v_tex, uv.t_tex_idx[which])
     try:
-        return texels_of(part, size, rasterize_ids).index
+        return texels_of(part, size).index
     except InputError:  # all of them smaller than a texel
         return torch.zeros(0, dtype=torch.int64, device=uv.v_pos.device)
 
 
-def _visible(
-    index: Tensor, position: Tensor, size: int, mesh: Mesh, cameras: object, rasterize_ids: Rasterize
-) -> Tensor:
+def _visible(index: Tensor, position: Tensor, size: int, mesh: Mesh, cameras: object) -> Tensor:
     """[P] 1 where a texel or one beside it is seen; looked at in blocks where there are very many."""
     step = max(1, size // 1024)
     blocks = -(-size // step)
@@ -124,7 +120,7 @@ def _visible(
     first = torch.zeros(len(which), dtype=torch.int64, device=index.device)
     first[of.flip(0)] = torch.arange(len(of), device=index.device).flip(0)
     found = torch.zeros(blocks * blocks, device=index.device)
-    found[which] = seen(position[first], mesh, cameras, rasterize_ids).float()  # type: ignore[arg-type]
+    found[which] = seen(position[first], mesh, cameras).float()  # type: ignore[arg-type]
     wide = F.max_pool2d(found.view(1, 1, blocks, blocks), 3, 1, 1)
     return wide.flatten()[block]
 

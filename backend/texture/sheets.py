@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from backend.scene.mesh import Sheet
 from backend.texture.unwrap import unwrap
-from backend.texture.uv_check import Rasterize, check_uvs
+from backend.texture.uv_check import check_uvs
 from dreamflow_blender.contract.meshfile import ObjectArrays
 
 PADDING = 4  # texels of gutter round a new chart
@@ -22,7 +22,6 @@ def plan_sheets(
     keep_uvs: bool,
     texture_size: int,
     usual_size: int,
-    rasterize_ids: Rasterize,
     cancelled: Callable[[], bool],
 ) -> list[Sheet]:
     """One for each image (materials that share one share the texture) and one for all that has none.
@@ -43,7 +42,7 @@ def plan_sheets(
             continue
         materials = tuple(row for row, key in enumerate(keys) if key == distinct[number])
         uv = mesh.uv[faces] if len(mesh.uv) else mesh.uv
-        report = check_uvs(uv, area[faces], rasterize_ids, ~touched[faces])
+        report = check_uvs(uv, area[faces], ~touched[faces])
         image = mesh.images[mesh.image[materials[0]]] if mesh.image[materials[0]] >= 0 else None
         if keep_uvs and report.usable:
             own = image if _is_what_one_sees(mesh, faces, materials) else None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backend.kernels import rasterize_ids
+
 SIZE = 1024  # cells a side in which overlaps are looked for
 OUTSIDE = 1e-4  # of the square's side that a corner may lie outside it: packers round
 FEW = 0.005  # share of the surface whose UVs may be amiss: those faces keep their colours
 SHIFT = (0.3713, 0.2137)  # of a cell: no edge of a regular layout passes through the cells' centres
-
-Rasterize = Callable[[torch.Tensor, torch.Tensor, int, int], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,7 @@ class UVReport:
     flat: NDArray[np.bool_]
 
 
-def check_uvs(
-    uv: NDArray[np.float32], area: NDArray[np.float64], rasterize_ids: Rasterize, keep: NDArray[np.bool_]
-) -> UVReport:
+def check_uvs(uv: NDArray[np.float32], area: NDArray[np.float64], keep: NDArray[np.bool_]) -> UVReport:
     """uv [F,3,2] of the corners (no rows: no UVs); area [F] of the faces on the object, any unit.
 
     keep  [F] bool: faces that must stay as they are; one that shares its texels with a face that may
@@ -57,9 +54,7 @@ def check_uvs(
     beyond = (uv < -OUTSIDE).any((1, 2)) | (uv > 1 + OUTSIDE).any((1, 2))
     copy = copies(uv, keep) & ~flat
     outside = share(beyond)
-    overlapping = (
-        0.0 if outside > 0 else _overlap(uv, copy | flat | (uv_area == 0), area, rasterize_ids) / total
-    )
+    overlapping = 0.0 if outside > 0 else _overlap(uv, copy | flat | (uv_area == 0), area) / total
     without = share(flat)
     why = ""
     if outside > 0:
@@ -85,9 +80,7 @@ def copies(uv: NDArray[np.float32], keep: NDArray[np.bool_]) -> NDArray[np.bool_
     return same
 
 
-def _overlap(
-    uv: NDArray[np.float32], without: NDArray[np.bool_], area: NDArray[np.float64], rasterize_ids: Rasterize
-) -> float:
+def _overlap(uv: NDArray[np.float32], without: NDArray[np.bool_], area: NDArray[np.float64]) -> float:
     """The area of faces whose cells in the square are other faces', too: its first face and its last differ there."""
     rows = np.nonzero(~without)[0]
     if not len(rows):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import sys
 import types
 import warnings
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from backend import kernels
 from backend.kernels import hashgrid, raster
 from backend.kernels.hashgrid import GridLayout
 
@@ -31,6 +33,7 @@ def _forget(patch: pytest.MonkeyPatch, name: str, *modules: types.ModuleType) ->
     full = f"backend.kernels.{name}"
     patch.setitem(sys.modules, full, types.ModuleType(full))  # what was there comes back
     del sys.modules[full]
+    patch.setattr(kernels, "_select", cache(kernels._select.__wrapped__))  # chosen again, and once more later
 
 
 def install_nvdiffrast(patch: pytest.MonkeyPatch) -> list[tuple[int, int]]:

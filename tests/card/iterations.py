@@ -8,7 +8,6 @@ from pathlib import Path
 from backend.device import pick_device, prepare_device
 from backend.jobs.priors import open_prior
 from backend.jobs.record import resolve_job
-from backend.kernels import select
 from backend.stages.chain import run_stages
 from dreamflow_blender.contract.protocol import Job
 from tests.card.pretended import Place, PretendedCard
@@ -27,7 +26,7 @@ def waits_by_iteration(card: PretendedCard, job: Job) -> dict[str, list[Counter[
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Counter[Place]]] = {}
     before: Counter[Place] | None = None
-    for moment in run_stages(job, preset, prior, refiner, select(device), device):
+    for moment in run_stages(job, preset, prior, refiner, device):
         if moment.what != "step":
             before = None
             continue

@@ -81,6 +81,7 @@ class PretendedCard:
         self.replays = 0
         self.open = False
         self.sync_debug_mode = 0  # torch.cuda.set_sync_debug_mode: 2 raises where Python would wait
+        self.left = ""  # the error of a launch that failed, for whoever asks next
         self.broken = ""  # what a card says from a sticky error on; "" while it is well
         self._thread = threading.local()
         self._stack = ExitStack()
@@ -113,6 +114,9 @@ class PretendedCard:
         """What is asked of the card can be had. Raises torch.AcceleratorError."""
         if device is not None and device.type == "cuda" and device.index not in (None, 0):
             raise torch.AcceleratorError("CUDA error: invalid device ordinal")
+        if self.left:
+            said, self.left = self.left, ""
+            raise torch.AcceleratorError(f"CUDA error: {said}")
         if self.broken:
             raise torch.AcceleratorError(self.broken)
         if self.capability < (7, 5):

@@ -179,6 +179,11 @@ def test_a_card_that_cannot_be_used_and_one_that_warp_finds_no_driver_for():
     }
     *_, last = doctor._kernels({"kernels": kernels, "torch": torch}, {})
     assert (last.state, last.message, last.fix) == ("problem", slow, "driver")
+    broken = (
+        "nvdiffrast is installed and does not run on the GTX 1080 (no kernel image): other kernels are used."
+    )
+    *_, last = doctor._kernels({"kernels": {**kernels, "broken": [broken]}, "torch": torch}, {})
+    assert (last.state, last.message) == ("note", broken)
 
 
 def driver(folder, monkeypatch, script):

@@ -16,7 +16,6 @@ import trimesh
 
 from backend.config import resolve
 from backend.errors import ModelError
-from backend.kernels import select
 from backend.results import deliver as delivery
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Scene, new_scene
@@ -72,7 +71,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    made = new_scene(resolve("draft", {"job": OVERRIDES}).preset.nerf, select("cpu"), torch.device("cpu"), 0)
+    made = new_scene(resolve("draft", {"job": OVERRIDES}).preset.nerf, torch.device("cpu"), 0)
     ball = trimesh.creation.icosphere(subdivisions=2, radius=0.4)
     made.mesh = Mesh(torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces))
     return made
@@ -93,7 +92,7 @@ def delivering(scene, monkeypatch):
     def run(job):
         yield Ready({}, ("cpu",), {}, 1)
         yield Started("deliver", 1)
-        made = delivery.finish(scene, settings, select("cpu"), Path(job.folder), job, curves, {})
+        made = delivery.finish(scene, settings, Path(job.folder), job, curves, {})
         yield Finished(made.paths, {})
 
     return run

@@ -9,7 +9,6 @@ import torch
 
 from backend.errors import InputError
 from backend.jobs import refine, resume
-from backend.kernels.raster import rasterize_ids
 from backend.scene.mesh import Mesh
 from backend.texture.bake import sample_texture, texels_of
 from dreamflow_blender.contract import meshfile
@@ -51,7 +50,7 @@ def test_a_selection_changes_and_nothing_else_does(tmp_path: Path) -> None:
     weight = np.repeat(selected[:, None], 3, 1).astype(np.float32)
     _, albedo, finished = run_arrays(tmp_path / "job", dataclasses.replace(arrays, weight=weight))
     before = stripes(SIDE)
-    kept = texels_of(uv_mesh(arrays, ~selected), SIDE, rasterize_ids).index.numpy()
+    kept = texels_of(uv_mesh(arrays, ~selected), SIDE).index.numpy()
     flat, old = albedo.reshape(-1, 4), before.reshape(-1, 4)
     assert np.array_equal(flat[kept], old[kept])  # every texel that an unselected face shows
     assert (flat != old).any() and 0.2 < finished.figures["share_changed"] < 0.6
@@ -159,7 +158,7 @@ def test_a_named_material_alone(tmp_path: Path) -> None:
         wrap=np.zeros(2, np.int32), names=np.array(["below", "above 🦆"]),
     )  # fmt: skip
     _, albedo, _ = run_arrays(tmp_path / "job", two, material="above 🦆")
-    kept = texels_of(uv_mesh(arrays, material == 0), 64, rasterize_ids).index.numpy()
+    kept = texels_of(uv_mesh(arrays, material == 0), 64).index.numpy()
     assert np.array_equal(albedo.reshape(-1, 4)[kept], stripes().reshape(-1, 4)[kept])
     with pytest.raises(InputError, match="no material 'side'"):
         run_arrays(tmp_path / "other", two, material="side")

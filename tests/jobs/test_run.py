@@ -14,7 +14,6 @@ from backend.errors import NumericsError, SceneError
 from backend.jobs import generate
 from backend.jobs import run as running
 from backend.jobs.record import resolve_job
-from backend.kernels import select
 from backend.scene.mesh import Mesh, components, face_cross, is_closed, signed_volume
 from backend.stages import chain
 from dreamflow_blender.contract import meshfile
@@ -120,7 +119,7 @@ def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
     preset = dataclasses.replace(preset, nerf=dataclasses.replace(preset.nerf, density_bias=-1e3, half=0.3))
     told, error = [], None
     try:
-        for moment in chain.run_stages(job, preset, Oracle(), None, select("cpu"), torch.device("cpu")):
+        for moment in chain.run_stages(job, preset, Oracle(), None, torch.device("cpu")):
             if moment.what == "again":
                 told.append(moment.note)
     except SceneError as caught:

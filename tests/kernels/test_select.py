@@ -3,24 +3,26 @@
 import importlib
 import subprocess
 import sys
-import types
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from backend import kernels
-from backend.errors import DeviceError, InputError
-from backend.kernels import hashgrid, march, raster, select
+from backend.errors import CardFailed, DeviceError, InputError
+from backend.kernels import hashgrid, march, raster, select, using
+from tests.card.pretended import PretendedCard
 from tests.tools import strict_nvdiffrast, strict_tinycudann
 
 HAS_WARP = importlib.util.find_spec("warp") is not None
 
 
 @pytest.fixture(autouse=True)
-def fresh_adapters():
-    """Adapters are imported anew by each test, so that stand-ins neither miss nor stay."""
+def fresh(monkeypatch):
+    """Each test imports the adapters and chooses for itself, so that stand-ins neither miss nor stay."""
     drop_adapters()
+    monkeypatch.setattr(kernels, "_select", cache(kernels._select.__wrapped__))
     yield
     drop_adapters()
 
@@ -28,6 +30,14 @@ def fresh_adapters():
 def drop_adapters():
     for name in ("hashgrid_tcnn", "raster_nvdiffrast"):
         sys.modules.pop(f"backend.kernels.{name}", None)
+
+
+@pytest.fixture
+def card():
+    if torch.backends.cuda.is_built():
+        pytest.skip("this torch has CUDA: nothing is pretended on it")
+    with PretendedCard() as card:
+        yield card
 
 
 @pytest.mark.skipif(not HAS_WARP, reason="warp-lang is not installed")
@@ -113,30 +123,109 @@ def test_a_library_that_raises_on_import_is_passed_over(error, tmp_path: Path, m
         select("cuda", "tcnn")
 
 
-def test_cuda_prefers_the_libraries(monkeypatch):
-    tinycudann = types.ModuleType("tinycudann")
-    nvdiffrast, ops = types.ModuleType("nvdiffrast"), types.ModuleType("nvdiffrast.torch")
-    nvdiffrast.torch = ops
-    for module in (tinycudann, nvdiffrast, ops):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+LAYOUT = hashgrid.GridLayout(2, 2, 8, 4, 8)
+CORNERS = torch.tensor([[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]])
+TRI = torch.tensor([[0, 1, 2]])
+
+
+def test_cuda_prefers_the_libraries(card, monkeypatch):
+    strict_nvdiffrast.install(monkeypatch)
+    strict_tinycudann.install(monkeypatch)
     for chosen in (select("cuda"), select("cuda", "tcnn")):
         assert chosen.names["hash grid"] == "tcnn" and chosen.names["rasteriser"] == "nvdiffrast"
         assert chosen.why["hash grid"] == chosen.why["rasteriser"] == ""
-    mixed = select("cuda", "torch")
-    assert set(mixed.names.values()) == {"torch"}
+        assert chosen.notes(torch.device("cuda")) == ()
+    assert set(select("cuda", "torch").names.values()) == {"torch"}
 
 
-def test_what_is_on_the_cpu_meets_the_cpus_kernels(monkeypatch):
-    """Both libraries refuse tensors outside the card, as the stand-ins do."""
+def test_each_call_goes_by_its_tensors_device(card, monkeypatch):
+    """Both libraries refuse tensors outside the card; a job on a card has some on the CPU, UVs among them."""
     strict_nvdiffrast.install(monkeypatch)
     strict_tinycudann.install(monkeypatch)
-    chosen, ours = select("cuda"), select("cpu")
-    assert chosen.names["hash grid"] == "tcnn" and chosen.names["rasteriser"] == "nvdiffrast"
-    layout = hashgrid.GridLayout(2, 2, 8, 4, 8)
-    x, table = torch.rand(5, 3), torch.rand(layout.entries, 2)
-    assert torch.equal(chosen.hash_encode(x, table, layout), ours.hash_encode(x, table, layout))
-    corners, tri = torch.tensor([[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]]), torch.tensor([[0, 1, 2]])
-    assert torch.equal(chosen.rasterize_ids(corners, tri, 3, 5), torch.zeros(3, 5, dtype=torch.int32))
+    assert select("cuda").names == {"hash grid": "tcnn", "rasteriser": "nvdiffrast", "marching": "warp"}
+    x, table = torch.rand(5, 3), torch.rand(LAYOUT.entries, 2)
+    expected = hashgrid.hash_encode(x, table, LAYOUT)
+    for device in ("cpu", "cuda"):
+        found = kernels.hash_encode(x.to(device), table.to(device), LAYOUT)
+        assert found.device.type == device and torch.allclose(found.cpu(), expected, atol=1e-6)
+        ids = kernels.rasterize_ids(CORNERS.to(device), TRI.to(device), 3, 5)
+        assert ids.device.type == device and not ids.cpu().any()
+        at = torch.zeros(2, 3, device=device), torch.eye(3, device=device)[:2]
+        samples = kernels.march_rays(*at, torch.ones(2, 2, 2, dtype=torch.bool, device=device), 1.0, 0.1, 8)
+        assert samples.t.device.type == device and len(samples.t)
+
+
+def built_for_another_card(card):
+    def launch():
+        card.left = "no kernel image is available for execution on the device"
+        raise RuntimeError("Cuda error: 209[cudaLaunchKernel(...);]\nsecond line")
+
+    return launch
+
+
+@pytest.mark.parametrize("stand_in, what, library", [
+    (strict_nvdiffrast, "rasteriser", "nvdiffrast"), (strict_tinycudann, "hash grid", "tiny-cuda-nn"),
+])  # fmt: skip
+def test_a_library_built_for_another_card_is_found_out(card, monkeypatch, stand_in, what, library):
+    """It can be imported; its launch fails, and CUDA keeps the error for whoever asks next."""
+    stand_in.install(monkeypatch, own=built_for_another_card(card))
+    chosen = select("cuda")
+    assert chosen.names[what] == "warp" and chosen.why[what] in chosen.broken
+    (note,) = chosen.notes(torch.device("cuda"))
+    assert note.startswith(f"{library} is installed and does not run on the Pretended RTX (Cuda error: 209[")
+    assert "second line" not in note and note.endswith("or uninstall it.")
+    assert torch.ones(2, device="cuda").sum().item() == 2  # the error that was left is gone
+    with pytest.raises(DeviceError, match="does not run on the Pretended RTX"):
+        select("cuda", {"hash grid": "tcnn"}.get(what, library))
+
+
+@pytest.mark.parametrize("stand_in", [strict_nvdiffrast, strict_tinycudann])
+def test_a_library_that_runs_and_is_wrong_is_found_out(card, monkeypatch, stand_in):
+    stand_in.install(monkeypatch)
+    monkeypatch.setattr(
+        raster, "rasterize_ids", lambda pos, tri, h, w: torch.full((h, w), 3, device=pos.device)
+    )
+    encode = hashgrid.hash_encode
+    monkeypatch.setattr(
+        hashgrid, "hash_encode", lambda x, *rest: encode(x, *rest) + float(x.device.type == "cuda")
+    )
+    (note,) = select("cuda").broken
+    assert "(it draws a triangle wrong)" in note or "(it encodes a point wrong)" in note
+
+
+def test_a_library_that_ends_all_use_of_the_card_ends_the_run(card, monkeypatch):
+    def launch():
+        card.break_down()
+        raise RuntimeError("Cuda error: 700[cudaLaunchKernel(...);]")
+
+    strict_nvdiffrast.install(monkeypatch, own=launch)
+    with pytest.raises(
+        CardFailed, match=r"nvdiffrast has ended all use.*Cuda error: 700.*Uninstall nvdiffrast"
+    ):
+        select("cuda")
+
+
+def test_using_asks_for_other_kernels_in_a_block(monkeypatch):
+    expected = raster.rasterize_ids(CORNERS, TRI, 3, 5)
+    with using("torch"):
+        assert set(select("cpu").names.values()) == {"torch"}
+        if HAS_WARP:
+            with using("warp"):
+                assert select("cpu").names["rasteriser"] == "warp"
+        assert torch.equal(kernels.rasterize_ids(CORNERS, TRI, 3, 5), expected)
+        assert select("cpu").march is march.march
+    assert (select("cpu").march is march.march) != HAS_WARP
+    with pytest.raises(InputError, match="no kernels called 'numba'"), using("numba"):
+        pass
+
+
+def test_they_are_chosen_once(monkeypatch):
+    times = []
+    load = kernels._load
+    monkeypatch.setattr(kernels, "_load", lambda *args: times.append(args) or load(*args))
+    for _ in range(3):
+        kernels.rasterize_ids(CORNERS, TRI, 3, 5)
+    assert len(times) == len(select("cpu").names) + 2  # one more for each library that a card alone has
 
 
 @pytest.mark.skipif(not HAS_WARP, reason="warp-lang is not installed")

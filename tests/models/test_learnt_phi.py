@@ -11,6 +11,7 @@ from backend.objects.shapes import Description, build
 from backend.objects.sphere_trace import render
 from backend.scene.camera import RenderOutput
 from backend.stages.apfo import apfo
+from backend.stages.spaces import PictureSpace
 from backend.training.judge import view_cameras
 
 SIZE = 64
@@ -57,8 +58,7 @@ def test_colours_stay_where_they_are(views):
         1,
         sample_camera=lambda: CAMERA,
         render=lambda _: RenderOutput(image.clamp(0, 1), torch.ones(())),
-        encode=prior.encode,
-        decode=prior.decode,
+        space=PictureSpace(prior.encode, prior.decode),
         prior=lambda z, level, camera: prior.denoise(z, level, camera, conditioning, 2.0),
         phi=fresh(prior, 1e-4),
         regularize=lambda _out, _iteration: torch.zeros(()),

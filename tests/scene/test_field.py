@@ -1,6 +1,5 @@
 import torch
 
-from backend.kernels import select
 from backend.kernels.hashgrid import GridLayout
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
@@ -10,7 +9,7 @@ from tests.tools.here import generator, here
 def small_field(half: float = 1.0) -> Field:
     torch.manual_seed(0)
     layout = GridLayout(4, 2, 10, finest=32)
-    return Field(layout, 16, half, density_bias=10.0, encode=select(here(), "torch").hash_encode).to(here())
+    return Field(layout, 16, half, density_bias=10.0).to(here())
 
 
 def test_a_fresh_field_is_a_soft_ball() -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from backend.errors import SceneError
-from backend.kernels.raster import rasterize_ids
 from backend.scene.camera import orbit, rays
 from backend.scene.handover import bounding_box, hand_over, pick_threshold, sdf_from_density, surface_distance
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
@@ -119,7 +118,7 @@ def test_parts_of_four_centimetres_survive_cells_of_four(grid, shape):
 def test_the_threshold_is_found_through_silhouettes(grid):
     density, camera = density_of(sphere), cameras()
     target = opacities(density, camera)
-    threshold, iou = pick_threshold(density(grid.vertices), grid, target, camera, rasterize_ids)
+    threshold, iou = pick_threshold(density(grid.vertices), grid, target, camera)
     assert iou > 0.95
     sdf = sdf_from_density(density(grid.vertices), threshold, grid, density)
     radius = marching_tetrahedra(grid.vertices, sdf, grid).v_pos.norm(dim=1).mean()
@@ -131,9 +130,7 @@ def test_fog_around_the_object_does_not_become_the_object(grid):
         return density_of(sphere)(points) + 0.05
 
     camera = cameras(count=3)
-    threshold, iou = pick_threshold(
-        foggy(grid.vertices), grid, opacities(foggy, camera), camera, rasterize_ids
-    )
+    threshold, iou = pick_threshold(foggy(grid.vertices), grid, opacities(foggy, camera), camera)
     assert iou > 0.75
     radius = marching_tetrahedra(
         grid.vertices, sdf_from_density(foggy(grid.vertices), threshold, grid), grid
@@ -147,7 +144,7 @@ def test_the_whole_hand_over_spends_its_cells_on_the_object():
 
     density, camera = density_of(small), cameras(count=4)
     start = time.perf_counter()
-    out = hand_over(density, 1.0, 20, camera, opacities(density, camera), rasterize_ids)
+    out = hand_over(density, 1.0, 20, camera, opacities(density, camera))
     print(f"hand_over, 20 cells: {time.perf_counter() - start:.2f} s, IoU {out.iou:.3f}")
     mesh = marching_tetrahedra(out.grid.vertices, out.sdf, out.grid)
     assert out.grid.spacing < 0.04 and out.iou > 0.9
@@ -161,12 +158,10 @@ def test_nothing_there_is_an_error_with_a_remedy(grid):
     for action in (
         lambda: sdf_from_density(nothing, 10.0, grid),
         lambda: sdf_from_density(nothing + 5.0, 10.0, grid),
-        lambda: pick_threshold(nothing, grid, target, camera, rasterize_ids),
-        lambda: pick_threshold(nothing * torch.nan, grid, target, camera, rasterize_ids),
+        lambda: pick_threshold(nothing, grid, target, camera),
+        lambda: pick_threshold(nothing * torch.nan, grid, target, camera),
         lambda: bounding_box(torch.zeros(4, 4, 4, dtype=torch.bool, device=here()), 1.0, 0.1),
-        lambda: hand_over(
-            lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target, rasterize_ids
-        ),
+        lambda: hand_over(lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target),
     ):
         with pytest.raises(SceneError) as caught:
             action()

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.kernels import select
 from backend.kernels.silhouette import edge_table
 from backend.scene.camera import Camera, RenderOutput, orbit
 from backend.scene.mesh import Mesh
@@ -16,7 +15,6 @@ from backend.scene.render_mesh import render_colour, render_normals, render_shad
 from tests.tools.made_meshes import grid_ball
 
 Draw = Callable[[Mesh, Camera, Tensor], RenderOutput]
-RASTERISE = select("cpu").rasterize_ids
 
 
 def ball(stretched: Tensor) -> Mesh:
@@ -26,15 +24,15 @@ def ball(stretched: Tensor) -> Mesh:
 
 def colours(mesh: Mesh, camera: Camera, background: Tensor) -> RenderOutput:
     edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
-    return render_colour(mesh, edges, camera, RASTERISE, background, lambda points: points * 0.5 + 0.5)
+    return render_colour(mesh, edges, camera, background, lambda points: points * 0.5 + 0.5)
 
 
 def normals(mesh: Mesh, camera: Camera, background: Tensor) -> RenderOutput:
-    return render_normals(mesh, edge_table(mesh.t_pos_idx, len(mesh.v_pos)), camera, RASTERISE, background)
+    return render_normals(mesh, edge_table(mesh.t_pos_idx, len(mesh.v_pos)), camera, background)
 
 
 def clay(mesh: Mesh, camera: Camera, background: Tensor) -> RenderOutput:
-    return render_shaded(mesh, None, camera, RASTERISE, background)
+    return render_shaded(mesh, None, camera, background)
 
 
 @pytest.mark.parametrize("draw", [colours, normals, clay])

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import torch
 
-from backend.kernels import select
 from backend.kernels.hashgrid import GridLayout
 from backend.kernels.march import Samples, march
+from backend.scene import render_nerf as render_nerf_module
 from backend.scene.camera import Camera, orbit
 from backend.scene.field import Backdrop, Field
 from backend.scene.occupancy import Occupancy
@@ -19,9 +19,7 @@ SAMPLING = Sampling(samples=64, budget=2**18, near=0.1, orientation_points=256)
 @pytest.fixture
 def scene() -> tuple[Field, Occupancy]:
     torch.manual_seed(0)
-    field = Field(GridLayout(4, 2, 10, finest=32), 16, 1.0, 40.0, select(here(), "torch").hash_encode).to(
-        here()
-    )
+    field = Field(GridLayout(4, 2, 10, finest=32), 16, 1.0, 40.0).to(here())
     return field, Occupancy(field, 24, step=2 * 3**0.5 / 64)
 
 
@@ -85,7 +83,9 @@ def test_views_are_the_single_renders(scene: tuple[Field, Occupancy]) -> None:
     assert torch.equal(views.image[1:], alone.image)
 
 
-def test_budget_and_orientation_are_of_a_view(scene: tuple[Field, Occupancy]) -> None:
+def test_budget_and_orientation_are_of_a_view(
+    scene: tuple[Field, Occupancy], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = camera(12)
     four = Camera(one.c2w.repeat(4, 1, 1), one.proj.repeat(4, 1, 1), 12, 12)
     asked = []
@@ -94,7 +94,8 @@ def test_budget_and_orientation_are_of_a_view(scene: tuple[Field, Occupancy]) ->
         asked.append(args[-1])
         return march(*args)
 
-    sampling = dataclasses.replace(SAMPLING, march=counting, orientation_points=10**6)
+    monkeypatch.setattr(render_nerf_module, "march_rays", counting)
+    sampling = dataclasses.replace(SAMPLING, orientation_points=10**6)
     outputs = [
         render_nerf(*scene, views, torch.zeros(3), sampling, torch.Generator().manual_seed(1))
         for views in (one, four)

@@ -14,7 +14,6 @@ from backend.errors import DeviceError, DiskError, NumericsError, SceneError
 from backend.jobs import generate, resume
 from backend.jobs import keeper as jobs_keeper
 from backend.jobs import run as running
-from backend.kernels import select
 from backend.results import deliver
 from backend.stages import chain, checkpoint
 from backend.stages.stages import Stage
@@ -208,7 +207,7 @@ def after_two(tmp_path):
     """(moment after two iterations, the folder with their checkpoint)."""
     job = tiny_job(tmp_path / "job", stages=("nerf",))
     preset = resolve("draft", {"job": job.overrides}).preset
-    for moment in chain.run_stages(job, preset, Oracle(), None, select("cpu"), torch.device("cpu")):
+    for moment in chain.run_stages(job, preset, Oracle(), None, torch.device("cpu")):
         if moment.what == "step" and moment.done == 2:
             return moment, Path(job.folder)
     raise AssertionError("a stage has two iterations")

@@ -16,6 +16,7 @@ from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.scene.camera import Camera, RenderOutput
 from backend.scene.optimizer import adamw
 from backend.stages.apfo import apfo
+from backend.stages.spaces import LatentSpace
 from tests.tools.tiny_models import build
 
 LEVELS = noise_levels(0.6, 0.2, 10)  # two views each: 20 iterations
@@ -73,7 +74,7 @@ def run(folder: Path, fast: bool) -> Tensor:
         LEVELS, 2,
         sample_camera=lambda: prior.poses.sample(generator, 1, 64, 64),
         render=lambda camera: RenderOutput(picture, torch.ones_like(picture[..., :1])),
-        encode=prior.encode,
+        space=LatentSpace(prior.encode),
         prior=fast_prior if fast else plain_prior,
         phi=phi if fast else EncodesAgain(),
         regularize=lambda out, iteration: picture.new_zeros(()),

@@ -17,7 +17,8 @@ from backend.diffusion.denoiser import Network, Prediction, Text, denoise, denoi
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.scene.camera import Camera, RenderOutput, orbit
-from backend.stages.apfo import Step, apfo, target
+from backend.stages.apfo import Step, apfo
+from backend.stages.spaces import LatentSpace, PictureSpace, euler_step
 from tests.tools.tiny_models import BETAS
 
 NO_TEXT = Text(torch.zeros(1, 1, 1))
@@ -86,7 +87,7 @@ def run_apfo(
         regularize=lambda _out, _iteration: torch.zeros(()),
         optimizer=torch.optim.SGD([x], lr=rate * exact),
         generator=torch.Generator().manual_seed(seed),
-        **({"phi": None, "encode": lambda image: image.permute(0, 3, 1, 2)} | others),
+        **({"phi": None, "space": LatentSpace(lambda image: image.permute(0, 3, 1, 2))} | others),
     )
     steps = list(walk)
     return x.detach(), steps
@@ -105,7 +106,7 @@ def test_1_with_one_noise_at_every_level_it_is_sdedit(
     *states, landed = euler_steps(network, x + levels[0].sigma * n, levels, end)
     for level, state in zip(levels, states, strict=True):
         assert distance(x + level.sigma * n, state) < 1e-6
-        x = target(x, denoise(network, x + level.sigma * n, level, NO_TEXT), x, level)
+        x = euler_step(x, denoise(network, x + level.sigma * n, level, NO_TEXT), x, level)
     assert distance(x + levels[-1].sigma_next * n, landed) < 1e-6
     assert (distance(x, landed) < 1e-6) == (end == 0)  # x itself is the sample only where no noise is left
 
@@ -115,7 +116,7 @@ def test_2_with_fresh_noise_it_is_an_euler_step_less_the_noise_that_is_left(pred
     network, (level,) = smooth_network(prediction), noise_levels(0.7, 0.6, 1)
     x, n = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
     _, euler = euler_steps(network, x + level.sigma * n, [level], 0.6)
-    step = target(x, denoise(network, x + level.sigma * n, level, NO_TEXT), x, level)
+    step = euler_step(x, denoise(network, x + level.sigma * n, level, NO_TEXT), x, level)
     assert distance(step, euler - level.sigma_next * n) < 1e-6
 
 
@@ -140,7 +141,7 @@ def test_3_the_step_is_the_difference_of_scores(prediction: Prediction, phi_pred
     d_p = denoise(smooth_network(prediction), z, level, NO_TEXT)
     d_phi = denoise(smooth_network(phi_prediction), 0.9 * z, level, NO_TEXT)
     eps_p, eps_phi = (z - d_p) / level.sigma, (z - d_phi) / level.sigma
-    step = target(x, d_p, d_phi, level) - x
+    step = euler_step(x, d_p, d_phi, level) - x
     torch.testing.assert_close(
         step, -(level.sigma - level.sigma_next) * (eps_p - eps_phi), rtol=1e-4, atol=1e-6
     )
@@ -167,7 +168,7 @@ def test_4_a_ddim_step_is_the_euler_step(prediction: Prediction, timestep: int) 
     z = x + level.sigma * n
     output = network.predict(z, level, NO_TEXT)
     ddim = scheduler.step(output, timestep, z * scale_in(level), eta=0).prev_sample
-    ours = target(x, denoise(network, z, level, NO_TEXT), x, level) + level.sigma_next * n
+    ours = euler_step(x, denoise(network, z, level, NO_TEXT), x, level) + level.sigma_next * n
     ours = ours / (1 + level.sigma_next**2) ** 0.5
     assert distance(ours, ddim) < 1e-6
 
@@ -191,7 +192,7 @@ def test_5_phi_equal_to_the_prior_leaves_the_render_alone(
         1,
         sample_camera=lambda: CAMERA,
         render=lambda _: RenderOutput(image, torch.ones(())),
-        encode=prior.encode,
+        space=LatentSpace(prior.encode),
         prior=lambda z, level, camera: prior.denoise(z, level, camera, same, 1.0),
         phi=prior.phi(same, rank=4, learning_rate=0.0, warmup=1, seed=0),  # fits, but stays fresh
         regularize=lambda _out, _iteration: torch.zeros(()),
@@ -225,7 +226,7 @@ def test_6_a_gaussian_prior_contracts_the_mean() -> None:
     for level in noise_levels(1.0, 0.0, 13):
         x, n = 3 + noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
         # linear in n, so the mean over n and -n is the expectation
-        steps = [target(x, denoiser(x + level.sigma * s * n, level, CAMERA), x, level) for s in (1, -1)]
+        steps = [euler_step(x, denoiser(x + level.sigma * s * n, level, CAMERA), x, level) for s in (1, -1)]
         rate = 1 - level.kappa * level.sigma**2 / (spread**2 + level.sigma**2)
         torch.testing.assert_close(sum(steps) / 2 - mean, rate * (x - mean), rtol=1e-4, atol=1e-5)
 
@@ -234,7 +235,7 @@ def test_7_landing_on_zero_gives_the_priors_answer() -> None:
     level = noise_levels(0.3, 0.0, 30)[-1]
     x, n = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
     d_p = denoise(smooth_network("v_prediction"), x + level.sigma * n, level, NO_TEXT)
-    torch.testing.assert_close(target(x, d_p, x, level), d_p)
+    torch.testing.assert_close(euler_step(x, d_p, x, level), d_p)
 
 
 @pytest.mark.parametrize(("start", "end", "count"), [*PAPER, (1.0, 0.2, 7)])
@@ -262,7 +263,7 @@ def test_only_the_sign_of_eq_12_moves_towards_the_data() -> None:
     x, generator = start, torch.Generator().manual_seed(0)
     for level in levels:
         z = x + level.sigma * torch.randn(x.shape, generator=generator)
-        x = target(x, d_p=x, d_phi=denoiser(z, level, CAMERA), level=level)
+        x = euler_step(x, d_p=x, d_phi=denoiser(z, level, CAMERA), level=level)
     assert float((x - mean).norm()) > first * 10
 
 
@@ -277,7 +278,7 @@ def test_with_a_phi_of_the_renders_the_population_moves_to_the_prior() -> None:
     for level in levels:
         z = x + level.sigma * torch.randn(x.shape, generator=generator)
         renders = gaussian_denoiser(x.mean(), float(x.std()))
-        x = target(x, prior(z, level, CAMERA), renders(z, level, CAMERA), level)
+        x = euler_step(x, prior(z, level, CAMERA), renders(z, level, CAMERA), level)
     assert float(x.mean()) == pytest.approx(1.5, abs=0.1)
     assert 0.5 < float(x.std()) < 0.9
 
@@ -336,7 +337,7 @@ def test_9_the_gradient_on_the_latent() -> None:
     level = noise_levels(0.6, 0.2, 9)[3]
     x = noise(1, 4, 8, 8).requires_grad_()
     d_p, d_phi = noise(1, 4, 8, 8, seed=1), noise(1, 4, 8, 8, seed=2)
-    (x - target(x.detach(), d_p, d_phi, level)).square().sum().backward()
+    (x - euler_step(x.detach(), d_p, d_phi, level)).square().sum().backward()
     torch.testing.assert_close(x.grad, 2 * level.kappa * (d_phi - d_p), rtol=1e-3, atol=1e-6)
 
 
@@ -351,10 +352,13 @@ def test_between_pictures_is_between_latents_where_latents_are_pictures() -> Non
         return denoise(network, z, level, NO_TEXT)
 
     start = noise(1, 3, 8, 8).sigmoid()
-    as_latent = {"encode": lambda image: 2 * image.permute(0, 3, 1, 2) - 1}
-    as_picture = as_latent | {"decode": lambda x: (x.permute(0, 2, 3, 1) + 1) / 2}
-    latent, _ = run_apfo(start, levels, prior, rate=0.25, **as_latent)
-    picture, _ = run_apfo(start, levels, prior, rate=0.25, **as_picture)
+
+    def encode(image: Tensor) -> Tensor:
+        return 2 * image.permute(0, 3, 1, 2) - 1
+
+    pictures = PictureSpace(encode, lambda x: (x.permute(0, 2, 3, 1) + 1) / 2)
+    latent, _ = run_apfo(start, levels, prior, rate=0.25, space=LatentSpace(encode))
+    picture, _ = run_apfo(start, levels, prior, rate=0.25, space=pictures)
     assert distance(picture, latent) < 1e-5
 
 
@@ -369,6 +373,6 @@ def test_between_pictures_contracts_whatever_the_encoder_does() -> None:
     def decode(x: Tensor) -> Tensor:
         return (x.sign() * x.abs() ** (1 / 3) + 1).permute(0, 2, 3, 1) / 2
 
-    end, _ = run_apfo(start, levels, lambda *_: encode(wanted), encode=encode, decode=decode, rate=0.25)
+    end, _ = run_apfo(start, levels, lambda *_: encode(wanted), space=PictureSpace(encode, decode), rate=0.25)
     ratio = (end.permute(0, 2, 3, 1) - wanted).norm() / (start.permute(0, 2, 3, 1) - wanted).norm()
     assert float(ratio) == pytest.approx(levels[-1].sigma_next / levels[0].sigma, rel=1e-3)

@@ -16,10 +16,9 @@ from backend.config import resolve
 from backend.diffusion.savings import THRIFTS
 from backend.errors import InputError, OutOfMemory
 from backend.jobs import generate
-from backend.kernels import Kernels, select
 from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.scene.scene import Scene
-from backend.stages import chain, memory
+from backend.stages import apfo, chain, memory
 from backend.stages.memory import Ladder, make_plan
 from dreamflow_blender.contract.protocol import Finished, Job, Warning
 from tests.tools.cuda_calls import CudaCalls
@@ -35,11 +34,6 @@ CPU = torch.device("cpu")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("models")
     return build(root / "base", "sd21-base"), build(root / "own", "sd21", seed=1)
-
-
-@pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    return select("cpu")
 
 
 def out_of_memory() -> None:
@@ -59,12 +53,12 @@ class Failing:
         return self.real(*args, **named)
 
 
-def run(prior: Any, kernels: Kernels, ladder: Ladder | None = None) -> tuple[Scene, list[str], list[int]]:
+def run(prior: Any, ladder: Ladder | None = None) -> tuple[Scene, list[str], list[int]]:
     """The nerf stage, up to the hand-over: (scene, what was said, iterations done)."""
     job = Job("memory", "generate", "a ball", "unused", overrides=FEW, stages=("nerf",), seed=3)
     notes, done = [], []
     for moment in chain.run_stages(
-        job, resolve("draft", {"job": FEW}).preset, prior, None, kernels, CPU, None, ladder
+        job, resolve("draft", {"job": FEW}).preset, prior, None, CPU, None, ladder
     ):
         if moment.what == "eased":
             notes.append(moment.note)
@@ -80,8 +74,8 @@ def state(scene: Scene) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folders: tuple[Path, Path], kernels: Kernels) -> dict[str, torch.Tensor]:
-    scene, notes, _ = run(StableDiffusionPrior(folders[0], CPU, folders[1]), kernels)
+def undisturbed(folders: tuple[Path, Path]) -> dict[str, torch.Tensor]:
+    scene, notes, _ = run(StableDiffusionPrior(folders[0], CPU, folders[1]))
     assert notes == []
     return state(scene)
 
@@ -90,7 +84,6 @@ def undisturbed(folders: tuple[Path, Path], kernels: Kernels) -> dict[str, torch
 def test_wherever_it_runs_out_the_result_is_the_same(
     where: str,
     folders: tuple[Path, Path],
-    kernels: Kernels,
     undisturbed: dict,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -102,13 +95,12 @@ def test_wherever_it_runs_out_the_result_is_the_same(
         name = {"encode": "encode", "D_p": "denoise"}[where]
         monkeypatch.setattr(prior, name, Failing(getattr(prior, name), 3, 4))
     elif where == "optimiser":
-        real = Failing(chain.nerf_stage.__globals__["apfo"].__globals__["gradient_norm"], 3, 4)
-        monkeypatch.setitem(chain.nerf_stage.__globals__["apfo"].__globals__, "gradient_norm", real)
+        monkeypatch.setattr(apfo, "gradient_norm", Failing(apfo.gradient_norm, 3, 4))
     else:
         name = {"fit": "_predict", "D_phi": "__call__"}[where]
         failing = Failing(getattr(LoRAPhi, name), *((5, 6) if where == "fit" else (3, 4)))
         monkeypatch.setattr(LoRAPhi, name, lambda self, *args: failing(self, *args))
-    scene, notes, done = run(prior, kernels)
+    scene, notes, done = run(prior)
     assert len(notes) == 2 and done == [1, 2, 3, 4]
     assert all("Out of memory in stage nerf, iteration 2" in note for note in notes)
     assert "encoder checkpointed" in notes[0] and "D_phi's step checkpointed" in notes[1]
@@ -117,12 +109,12 @@ def test_wherever_it_runs_out_the_result_is_the_same(
 
 
 def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
-    folders: tuple[Path, Path], kernels: Kernels, monkeypatch: pytest.MonkeyPatch
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior = StableDiffusionPrior(folders[0], CPU, folders[1])
     monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 2, 3, 4, 5))
     ladder = Ladder(resolve("draft", {"job": FEW}).preset, prior, None)
-    _, notes, done = run(prior, kernels, ladder)
+    _, notes, done = run(prior, ladder)
     assert len(notes) == len(THRIFTS) - 1 == ladder.rung and done == [1, 2, 3, 4]
     assert "attention in slices" in notes[2] and "the prior's own network" in notes[3]
     assert prior.describe()["phi"] == "shared"
@@ -131,14 +123,14 @@ def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
     with pytest.raises(
         OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"
     ):
-        run(prior, kernels, ladder)
+        run(prior, ladder)
 
 
-def test_a_prior_without_networks_says_at_once_what_to_change(kernels: Kernels) -> None:
+def test_a_prior_without_networks_says_at_once_what_to_change() -> None:
     prior = Oracle()
     prior.denoise = Failing(prior.denoise, 3)  # type: ignore[method-assign]
     with pytest.raises(OutOfMemory, match=r"iteration 2.*--set nerf\.budget=100000"):
-        run(prior, kernels)
+        run(prior)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])

@@ -7,7 +7,6 @@ import torch
 
 from backend.config import DRAFT, Walk
 from backend.errors import NumericsError, SceneError
-from backend.kernels import Kernels, select
 from backend.results.look import around, look
 from backend.scene import scene as scene_state
 from backend.scene.mesh import is_closed, signed_volume
@@ -24,13 +23,8 @@ NERF = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Kernels:
-    return select(here())
-
-
-@pytest.fixture(scope="module")
-def trained(kernels: Kernels) -> scene_state.Scene:
-    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+def trained() -> scene_state.Scene:
+    scene = scene_state.new_scene(NERF, here(), 0)
     run(stages.nerf_stage(scene, told(NERF), NERF, generator(), 0))
     return scene
 
@@ -43,55 +37,55 @@ def run(stage: stages.Stage) -> list[Step]:
     return list(stage.steps(0))
 
 
-def silhouette_iou(scene: scene_state.Scene, kernels: Kernels) -> float:
+def silhouette_iou(scene: scene_state.Scene) -> float:
     cameras = around(4, 48, here(), first=20)
-    white, black = (look(scene, cameras, kernels, torch.full((3,), v, device=here())) for v in (1.0, 0.0))
+    white, black = (look(scene, cameras, torch.full((3,), v, device=here())) for v in (1.0, 0.0))
     mask = (white - black).mean(-1) < 0.5
     true = ball(cameras)[1][..., 0]
     return float((mask & true).sum() / (mask | true).sum())
 
 
-def test_the_field_becomes_the_ball(trained: scene_state.Scene, kernels: Kernels) -> None:
+def test_the_field_becomes_the_ball(trained: scene_state.Scene) -> None:
     field_only = dataclasses.replace(trained, mesh=None)
-    assert silhouette_iou(field_only, kernels) > 0.9
+    assert silhouette_iou(field_only) > 0.9
 
 
-def test_the_hand_over_is_a_closed_ball(trained: scene_state.Scene, kernels: Kernels) -> None:
+def test_the_hand_over_is_a_closed_ball(trained: scene_state.Scene) -> None:
     scene = dataclasses.replace(trained)
     cameras = Oracle.poses.sample(generator(), 8, 32, 32)
-    iou = scene_state.hand_over(scene, cameras, 16, kernels)
+    iou = scene_state.hand_over(scene, cameras, 16)
     assert iou > 0.75 and scene.mesh is not None
     assert is_closed(scene.mesh)
     assert signed_volume(scene.mesh) == pytest.approx(4 / 3 * torch.pi * RADIUS**3, rel=0.2)
 
 
-def test_geometry_finds_the_right_radius(trained: scene_state.Scene, kernels: Kernels) -> None:
+def test_geometry_finds_the_right_radius(trained: scene_state.Scene) -> None:
     scene = dataclasses.replace(trained)
-    scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
+    scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 14)
     assert scene.grid is not None
     # start from a ball that is a quarter too small
     radius = 0.75 * RADIUS
     scene.sdf = torch.nn.Parameter((radius - scene.grid.vertices.norm(dim=1)) / scene.grid.spacing)
     scene.mesh = scene_state.detached(scene_state.surface(scene))
-    before = silhouette_iou(scene, kernels)
+    before = silhouette_iou(scene)
     # it has to grow by two cells in few updates, which smoothness would slow down
     walk = dataclasses.replace(
         DRAFT.geometry, levels=30, views=4, size=48, sdf_rate=5e-2, cells=14, consistency=0.01, laplacian=0.02
     )
-    run(stages.geometry_stage(scene, told(walk, "normal"), walk, kernels, generator()))
-    after = silhouette_iou(scene, kernels)
+    run(stages.geometry_stage(scene, told(walk, "normal"), walk, generator()))
+    after = silhouette_iou(scene)
     assert before < 0.6 and after > 0.85, (before, after)
     assert is_closed(scene.mesh)
 
 
-def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels) -> None:
-    scene = scene_state.new_scene(NERF, kernels, here(), 3)  # a field that knows no colour
+def test_texture_learns_the_colours(trained: scene_state.Scene) -> None:
+    scene = scene_state.new_scene(NERF, here(), 3)  # a field that knows no colour
     shape = dataclasses.replace(trained)
-    scene_state.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14, kernels)
+    scene_state.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14)
     scene.mesh = shape.mesh
     walk = dataclasses.replace(DRAFT.texture, levels=15, views=4, size=32, grid_rate=3e-2, head_rate=2e-2)
     before = [p.detach().clone() for p in scene.field.density_head.parameters()]
-    run(stages.texture_stage(scene, told(walk), walk, kernels, generator(), 0))
+    run(stages.texture_stage(scene, told(walk), walk, generator(), 0))
     points = torch.tensor([[0.0, -0.3, 0.3], [0.0, -0.3, -0.3]], device=here())
     assert torch.allclose(scene.field.albedo(points).cpu(), torch.tensor([RED, BLUE]), atol=0.12)
     for old, new in zip(before, scene.field.density_head.parameters(), strict=True):
@@ -99,9 +93,9 @@ def test_texture_learns_the_colours(trained: scene_state.Scene, kernels: Kernels
 
 
 @pytest.mark.parametrize(("density", "word"), [(-600.0, "empty"), (600.0, "full")])
-def test_an_empty_or_full_scene_is_noticed(kernels: Kernels, density: float, word: str) -> None:
+def test_an_empty_or_full_scene_is_noticed(density: float, word: str) -> None:
     walk = dataclasses.replace(NERF, grid_rate=0.0, head_rate=0.0, half=1.2, samples=16, occupancy_every=4)
-    scene = scene_state.new_scene(walk, kernels, here(), 0)
+    scene = scene_state.new_scene(walk, here(), 0)
     with torch.no_grad():
         scene.field.density_head[-1].bias.fill_(density)
     scene.occupancy.update(scene.field, None, decay=0.0)
@@ -111,8 +105,8 @@ def test_an_empty_or_full_scene_is_noticed(kernels: Kernels, density: float, wor
 
 
 @pytest.mark.parametrize("fault", [float("nan"), float("inf")])
-def test_a_nan_is_named_with_its_iteration(kernels: Kernels, fault: float) -> None:
-    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+def test_a_nan_is_named_with_its_iteration(fault: float) -> None:
+    scene = scene_state.new_scene(NERF, here(), 0)
     stage = stages.nerf_stage(scene, told(NERF, prior=Oracle(fault)), NERF, generator(), 0)
     before = scene.field.table.detach().clone()
     with pytest.raises(NumericsError, match="iteration 0: D_p"):
@@ -120,7 +114,7 @@ def test_a_nan_is_named_with_its_iteration(kernels: Kernels, fault: float) -> No
     assert torch.equal(before, scene.field.table)  # stopped before it could spoil anything
 
 
-def test_learning_rates_fall_at_the_end(kernels: Kernels) -> None:
+def test_learning_rates_fall_at_the_end() -> None:
     walk = dataclasses.replace(NERF, levels=10, views=1, decay_from=0.5)
     optimizer = adamw([([torch.nn.Parameter(torch.zeros(1))], 1.0)])
     rates = []
@@ -130,16 +124,16 @@ def test_learning_rates_fall_at_the_end(kernels: Kernels) -> None:
     assert rates[:6] == [1.0] * 6 and rates[10] == pytest.approx(0.1) and rates == sorted(rates, reverse=True)
 
 
-def test_a_stage_can_start_in_the_middle(kernels: Kernels) -> None:
-    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+def test_a_stage_can_start_in_the_middle() -> None:
+    scene = scene_state.new_scene(NERF, here(), 0)
     stage = stages.nerf_stage(scene, told(NERF), NERF, generator(), 0)
     steps = list(stage.steps(NERF.iterations - 3))
     assert [s.iteration for s in steps] == [97, 98, 99]
     assert steps[0].level.timestep < 100
 
 
-def test_backgrounds_follow_the_priors_policy(kernels: Kernels) -> None:
-    scene = scene_state.new_scene(NERF, kernels, here(), 0)
+def test_backgrounds_follow_the_priors_policy() -> None:
+    scene = scene_state.new_scene(NERF, here(), 0)
     prior, g = Oracle(), generator()
     camera = prior.poses.sample(g, 1, 8, 8)
     seen = {tuple(round(v, 2) for v in stages.behind(scene, prior, camera, g).tolist()) for _ in range(40)}
@@ -151,13 +145,11 @@ class RingOracle(Oracle):
 
 
 @pytest.mark.parametrize("name", ["nerf", "geometry", "texture"])
-def test_a_prior_of_rings_is_shown_rings_in_every_stage(
-    name: str, trained: scene_state.Scene, kernels: Kernels
-) -> None:
-    scene = scene_state.new_scene(NERF, kernels, torch.device("cpu"), 3)
+def test_a_prior_of_rings_is_shown_rings_in_every_stage(name: str, trained: scene_state.Scene) -> None:
+    scene = scene_state.new_scene(NERF, torch.device("cpu"), 3)
     if name != "nerf":
         scene = dataclasses.replace(trained)
-        scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 12, kernels)
+        scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 12)
     walk = dataclasses.replace(getattr(DRAFT, name), levels=2, views=1, size=24)
     if name == "nerf":
         walk = dataclasses.replace(NERF, levels=2, views=1, size=24, entropy_from=0.0)
@@ -165,9 +157,9 @@ def test_a_prior_of_rings_is_shown_rings_in_every_stage(
     if name == "nerf":
         stage = stages.nerf_stage(scene, g, walk, generator(), 0)
     elif name == "geometry":
-        stage = stages.geometry_stage(scene, g, walk, kernels, generator())
+        stage = stages.geometry_stage(scene, g, walk, generator())
     else:
-        stage = stages.texture_stage(scene, g, walk, kernels, generator(), 0)
+        stage = stages.texture_stage(scene, g, walk, generator(), 0)
     for step in run(stage):
         assert step.output.image.shape == (4, 24, 24, 3)
         turned = (step.camera.azimuth - step.camera.azimuth[0]) % 360

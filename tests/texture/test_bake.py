@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from backend.errors import InputError
-from backend.kernels.raster import fragments, interpolate, rasterize_ids
+from backend.kernels import rasterize_ids
+from backend.kernels.raster import fragments, interpolate
 from backend.scene.camera import orbit
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh, face_cross
@@ -55,7 +56,7 @@ def error(texture, mesh, points, colour):
 @pytest.mark.parametrize("which", ["charted", "shredded"])
 def test_a_smooth_colour_reads_back_everywhere_seams_included(which, request):
     mesh = request.getfixturevalue(which)
-    texture = bake(mesh, smooth, SIZE, rasterize_ids)
+    texture = bake(mesh, smooth, SIZE)
     assert texture.shape == (SIZE, SIZE, 3) and texture.dtype == torch.float32
     start = time.perf_counter()
     polished = polish(texture, mesh, smooth, generator())
@@ -70,7 +71,7 @@ def test_a_smooth_colour_reads_back_everywhere_seams_included(which, request):
 
 
 def test_checkers_read_back_but_at_their_own_edges(charted):
-    texture = bake(charted, checkers, 2 * SIZE, rasterize_ids)
+    texture = bake(charted, checkers, 2 * SIZE)
     points = random_points(charted, 20000, generator())
     wrong = error(texture, charted, points, checkers) > 0.1
     to_edge = (points.position(charted) * 5 - (points.position(charted) * 5).round()).abs().amin(1) / 5
@@ -79,7 +80,7 @@ def test_checkers_read_back_but_at_their_own_edges(charted):
 
 def test_both_sides_of_a_seam_agree(charted):
     """The same point of a seam is looked up in both charts that meet there."""
-    texture = polish(bake(charted, smooth, SIZE, rasterize_ids), charted, smooth, generator())
+    texture = polish(bake(charted, smooth, SIZE), charted, smooth, generator())
     tri = charted.t_pos_idx
     start, end = tri, tri.roll(-1, 1)
     key = torch.minimum(start, end) * len(charted.v_pos) + torch.maximum(start, end)
@@ -97,7 +98,7 @@ def test_both_sides_of_a_seam_agree(charted):
 @pytest.mark.parametrize("which", ["charted", "shredded"])
 def test_no_texel_of_the_gutter_is_visible_from_any_view(which, request):
     mesh = request.getfixturevalue(which)
-    texels = texels_of(mesh, SIZE, rasterize_ids)
+    texels = texels_of(mesh, SIZE)
     gutter = torch.ones(SIZE * SIZE, 1)
     gutter[texels.index] = 0
     assert gutter.sum() > 1000
@@ -117,9 +118,7 @@ def test_no_texel_of_the_gutter_is_visible_from_any_view(which, request):
 
 
 def test_no_texel_keeps_a_fill_colour(charted):
-    texture = bake(
-        charted, lambda p: 0.4 + 0.5 * torch.rand(p.shape, generator=generator()), 128, rasterize_ids
-    )
+    texture = bake(charted, lambda p: 0.4 + 0.5 * torch.rand(p.shape, generator=generator()), 128)
     assert texture.min() >= 0.4
 
 
@@ -130,7 +129,7 @@ def test_the_gutter_holds_its_nearest_texel():
         torch.tensor([[0.25, 0.25], [0.75, 0.25], [0.25, 0.75]]),
         torch.tensor([[0, 1, 2]]),
     )
-    texels = texels_of(mesh, 16, rasterize_ids)
+    texels = texels_of(mesh, 16)
     values = torch.arange(len(texels.index), dtype=torch.float32)[:, None]
     texture = dilate(values, texels)
     assert torch.equal(texture.flatten()[texels.index], values[:, 0])
@@ -146,7 +145,7 @@ def test_row_0_is_v_1_and_column_0_is_u_0():
         torch.tensor([[0.0, 0], [1, 0], [1, 1], [0, 1]]),
         torch.tensor([[0, 1, 2], [0, 2, 3]]),
     )
-    texture = bake(quad, lambda p: p, 8, rasterize_ids)  # red is x = u, blue is z = v
+    texture = bake(quad, lambda p: p, 8)  # red is x = u, blue is z = v
     centres = (torch.arange(8) + 0.5) / 8
     assert torch.allclose(texture[..., 0], centres.expand(8, 8), atol=1e-5)
     assert torch.allclose(texture[..., 2], centres.flip(0)[:, None].expand(8, 8), atol=1e-5)
@@ -172,8 +171,8 @@ def test_random_points_are_spread_by_area(charted):
 
 
 def test_the_same_seed_gives_the_same_texture(charted):
-    texture = bake(charted, smooth, 128, rasterize_ids)
-    assert torch.equal(texture, bake(charted, smooth, 128, rasterize_ids))
+    texture = bake(charted, smooth, 128)
+    assert torch.equal(texture, bake(charted, smooth, 128))
     first, second = (polish(texture, charted, smooth, generator(3)) for _ in range(2))
     assert torch.equal(first, second)
 
@@ -181,5 +180,5 @@ def test_the_same_seed_gives_the_same_texture(charted):
 def test_a_map_that_covers_nothing_is_an_error():
     mesh = Mesh(torch.eye(3), torch.tensor([[0, 1, 2]]), torch.full((3, 2), 5.0), torch.tensor([[0, 1, 2]]))
     with pytest.raises(InputError, match="covers nothing") as caught:
-        bake(mesh, smooth, 16, rasterize_ids)
+        bake(mesh, smooth, 16)
     assert caught.value.todo

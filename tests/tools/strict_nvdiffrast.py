@@ -10,11 +10,13 @@ import sys
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
+from backend import kernels
 from backend.kernels import raster
 
 MOST_TRIANGLES = 1 << 24  # CR_MAXSUBTRIS_SIZE
@@ -150,5 +152,11 @@ def install(
     package.torch = ops
     for module in (c, package, ops):
         monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.delitem(sys.modules, "backend.kernels.raster_nvdiffrast", raising=False)
+    monkeypatch.setitem(
+        sys.modules, "backend.kernels.raster_nvdiffrast", types.ModuleType("old")
+    )  # what was there comes back
+    del sys.modules["backend.kernels.raster_nvdiffrast"]
+    monkeypatch.setattr(
+        kernels, "_select", cache(kernels._select.__wrapped__)
+    )  # chosen again, and once more later
     return c

@@ -13,12 +13,14 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from backend import kernels
 from backend.kernels import hashgrid
 
 BATCH = 256  # BATCH_SIZE_GRANULARITY
@@ -228,5 +230,11 @@ def install(
     """
     module = python_module(c_module(card, own), card)
     monkeypatch.setitem(sys.modules, "tinycudann", module)
-    monkeypatch.delitem(sys.modules, "backend.kernels.hashgrid_tcnn", raising=False)
+    monkeypatch.setitem(
+        sys.modules, "backend.kernels.hashgrid_tcnn", types.ModuleType("old")
+    )  # what was there comes back
+    del sys.modules["backend.kernels.hashgrid_tcnn"]
+    monkeypatch.setattr(
+        kernels, "_select", cache(kernels._select.__wrapped__)
+    )  # chosen again, and once more later
     return module

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from backend.kernels import select
+from backend.kernels import rasterize_ids
 from backend.kernels.raster import fragments
 from backend.meshes.obj import read_obj
 from backend.objects.kinds import COLOURS
@@ -224,7 +224,7 @@ def draw_view(model: Model, camera: Camera) -> Hits:
     """What one camera sees; normals face it, whichever way the model's triangles are wound."""
     clip = clip_positions(model.v_pos, camera)
     tri = model.tri.int()
-    ids = select("cpu").rasterize_ids(clip, tri, camera.height, camera.width)
+    ids = rasterize_ids(clip, tri, camera.height, camera.width)
     hit = fragments(clip, tri, ids)
     bary = hit.bary[:, :, None]
     position = (model.v_pos[model.tri[hit.face]] * bary).sum(1)
