@@ -356,7 +356,7 @@ def test(arguments: list[str]) -> int:
     if without:
         print(f"The extension's tests in Blender are skipped: {without}.")
     if not arguments:
-        for check in (("ruff", "check", "."), ("mypy",)):
+        for check in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
             code = call("-m", *check)
             if code:
                 return code

@@ -69,6 +69,9 @@ class NerfStage(Walk):
     orientation_points: int = 4096  # samples that estimate it
     entropy: float = 0.1  # weight of the opacity's entropy, summed over rays, only while there is fog
     entropy_from: float = 0.5  # share of the stage before which fog is let be
+    normal_share: float = (
+        0.0  # of the updates: they show normal maps instead of colours; a prior may state its own
+    )
     phi: str = "prior"  # of PHIS: what D_phi is
     lora: LoRA = field(default_factory=LoRA)
 
@@ -244,6 +247,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # of settings by name; for those not
     "hidden": (1, 1024),
     "occupancy": (2, 512),
     "entropy_from": (0, 1),
+    "normal_share": (0, 1),
     "cells": (2, 256),
     "texture_size": (64, 8192),
     "max_faces": (4, 10**7),

@@ -20,11 +20,11 @@ def built_in(name: str) -> Path:
 
 
 def default_refiner(prior: str) -> str:
-    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's is the SDXL refiner where
-    it has been fetched, all others refine themselves (""). ModelError where it was fetched but is not whole."""
+    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's and MVDream's is the SDXL
+    refiner where it has been fetched, all others refine themselves (""). ModelError where it is not whole."""
     if prior == "mini":
         return "mini-refiner" if built_in("mini-refiner").exists() else ""
-    if prior != "sd":
+    if prior not in ("sd", "mvdream"):
         return ""
     from backend.weights.sources import find_if_fetched
 
@@ -62,7 +62,7 @@ def open_prior(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
             f"Give 'mini', 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
             " or the path of a folder in diffusers' layout, the one that holds model_index.json"
-            " (Stable Diffusion 2.1, 2.1-base, or the SDXL refiner).",
+            " (Stable Diffusion 2.1, 2.1-base, MVDream, or the SDXL refiner).",
         )
     from backend.models.sdxl_refiner import SDXLRefinerPrior
     from backend.models.stable_diffusion import StableDiffusionPrior

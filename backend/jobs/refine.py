@@ -17,7 +17,7 @@ from backend.files import write_bytes, write_text
 from backend.jobs.folder import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
-from backend.meshes.read import read_mesh
+from backend.meshes.read import kept_source, read_mesh
 from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, write_png
 from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
@@ -81,10 +81,12 @@ class Refining:
         folder, job = JobFolder(self.job.folder), self.job
         if not folder.object_npz.is_file() or saved is None:
             write_bytes(folder.object_npz, meshfile.to_bytes(self._arrays))
-            if job.mesh.lower().endswith(".glb"):
-                write_bytes(folder.object_glb, Path(job.mesh).read_bytes())
-            else:
-                folder.object_glb.unlink(missing_ok=True)  # of an older job in this folder
+            source = kept_source(Path(job.mesh))
+            for path in (folder.object_glb, folder.object_obj, folder.object_mtl):
+                if path.name in source:
+                    write_bytes(path, source[path.name])
+                else:
+                    path.unlink(missing_ok=True)  # of an older job in this folder
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),
             torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),

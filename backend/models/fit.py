@@ -26,7 +26,6 @@ OTHERS = {  # what a pipeline that we do not take is, for one sentence
     "LatentConsistencyModelPipeline": "a consistency model is distilled for a few steps",
     "StableDiffusion3Pipeline": "a flow model has other noise levels",
     "FluxPipeline": "a flow model has other noise levels",
-    "MVDreamPipeline": "its network draws four views at once",
 }
 FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # schedulers that only distilled models come with
 CONDITIONS = {  # of a UNet: what else it wants to be told where this is set

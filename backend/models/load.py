@@ -20,6 +20,7 @@ from backend.diffusion.graphs import Graphs, wanted
 from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.savings import Thrift
 from backend.errors import ModelError
+from backend.models import mvdream
 from backend.models.model_folder import ModelFolder
 from backend.weights.tokens import check_vocabulary, filler
 
@@ -37,7 +38,10 @@ def network_dtype(device: torch.device) -> torch.dtype:
 def load_network(model: ModelFolder, device: torch.device) -> Network:
     """The UNet, frozen."""
     dtype = network_dtype(device)
-    unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
+    if model.pipeline == mvdream.PIPELINE:
+        unet = _placed(mvdream.load_unet(model.path, model.configs["unet"], model.weights, dtype), device)
+    else:
+        unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
     assert isinstance(unet, UNet2DConditionModel)
     told, frames = model.statement.camera == "c2w", model.statement.frames
     if frames > 1:
@@ -117,6 +121,11 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
             f"{model.home(component) / component} lacks {len(missing)} tensors, {missing[0]} first.",
             "Copy the model again.",
         )
+    return _placed(module, device)
+
+
+def _placed(module: Any, device: torch.device) -> Any:
+    """On the device, frozen."""
     module.to(device).eval().requires_grad_(False)
     if device.type == "cpu" and sum(p.numel() * p.element_size() for p in module.parameters()) > LARGE:
         give_back_blocks()

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from backend.diffusion.denoiser import Prediction
 from backend.errors import ModelError
+from backend.models import mvdream
 from backend.models.fit import OTHERS, check_distilled, check_fit, check_plain, check_scheduler
 from backend.models.statement import Statement, make_statement
 from backend.weights.layout import COMPONENTS, WEIGHT_STEMS, config_file
@@ -93,12 +94,16 @@ def _open_folder(path: Path) -> ModelFolder:
         why = f" ({OTHERS[pipeline]})" if pipeline in OTHERS else ""
         raise ModelError(
             f"{path} holds a {pipeline}{why}, expected one of {', '.join(COMPONENTS)}.",
-            "Use Stable Diffusion 2.1 (or 2.1-base) or the SDXL refiner.",
+            "Use Stable Diffusion 2.1 (or 2.1-base), MVDream or the SDXL refiner.",
         )
-    stated = path / "dreamflow.json"
-    statement = make_statement(read_json(stated) if stated.is_file() else {}, 0, stated)
+    stated, rings = path / "dreamflow.json", pipeline == mvdream.PIPELINE
+    usual = mvdream.STATED if rings else {}
+    statement = make_statement(usual | (read_json(stated) if stated.is_file() else {}), 0, stated)
     configs, weights = {}, {}
-    for component, expected in COMPONENTS[pipeline].items():
+    components = COMPONENTS[pipeline]
+    if rings and isinstance(index.get(mvdream.CAMERA), list):
+        components = components | {mvdream.CAMERA: "CameraMatrixEmbedding"}
+    for component, expected in components.items():
         library_and_class = index.get(component)
         got = library_and_class[-1] if isinstance(library_and_class, list) and library_and_class else None
         if expected is not None and got not in (expected, f"{expected}Fast"):
@@ -113,6 +118,8 @@ def _open_folder(path: Path) -> ModelFolder:
         check_plain(home, component, configs[component])
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
+    if rings:
+        configs["unet"] = mvdream.unet_config(path, index, configs["unet"])
     prediction = check_scheduler(path, configs["scheduler"])
     check_fit(path, configs, statement)
     check_distilled(path, configs["scheduler"], statement.guidance)

@@ -17,8 +17,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backend.files import write_bytes, write_text
-from backend.meshes.glb_edit import glb_of_sheets, repainted
-from backend.meshes.write import glb_bytes
+from backend.meshes.glb_edit import repainted
+from backend.meshes.obj_edit import corner_normals, repainted_obj
+from backend.meshes.write import Group, glb_of_groups
 from backend.results.deliver import STEPS, TURNTABLE_VIEWS, Delivered
 from backend.results.look import BACKGROUND, around, look
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
@@ -28,6 +29,7 @@ from backend.texture.painted import Painted
 from backend.texture.repaint import Canvas, paint
 from backend.texture.sheets import welded
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.colour import to_linear
 from dreamflow_blender.contract.jobfolder import JobFolder, numbered
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 from dreamflow_blender.contract.protocol import Job
@@ -80,10 +82,14 @@ def finishing(
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
     if folder.object_glb.is_file():
         files[folder.mesh_glb] = repainted(folder.object_glb.read_bytes(), arrays, sheets, pngs)
-    elif len(sheets) == 1 and len(sheets[0].faces) == len(arrays.t_pos_idx):
-        files[folder.mesh_glb] = glb_bytes(result, pngs[0], info)
     else:
-        files[folder.mesh_glb] = glb_of_sheets(result, arrays, sheets, pngs, info)
+        obj = folder.object_obj.read_bytes() if folder.object_obj.is_file() else b""
+        normal = corner_normals(obj) if obj else None
+        files[folder.mesh_glb] = glb_of_groups(result, groups(arrays, sheets, pngs), info, normal)
+        if obj:
+            named = [numbered(folder.albedo, n).name for n in range(1, len(images) + 1)]
+            again = repainted_obj(obj, folder.object_mtl.read_bytes(), arrays, sheets, named)
+            files |= {folder.path / name: content for name, content in again.items()}
     for path, content in files.items():
         write_bytes(path, content)
     write_text(folder.materials, described(arrays, sheets))
@@ -106,6 +112,27 @@ def finishing(
     }
     yield STEPS
     return Delivered(paths, figures, mesh, images[0][..., :3].float() / 255)
+
+
+def groups(arrays: ObjectArrays, sheets: list[Sheet], pngs: list[bytes]) -> list[Group]:
+    """The parts of a GLB: one for each texture, and one for each material that none of them is for."""
+    found = []
+    left = np.ones(len(arrays.t_pos_idx), bool)
+    for sheet, png in zip(sheets, pngs, strict=True):
+        left[sheet.faces] = False
+        names = ", ".join(str(arrays.names[row]) for row in sheet.materials)
+        blend = bool((arrays.base[list(sheet.materials), 3] < 1).any())
+        wrap = (1, 1) if sheet.new_uvs else tuple(arrays.wrap[sheet.materials[0]].tolist())
+        found.append(Group(sheet.faces, names, png, wrap=wrap, blend=blend))
+    for row in np.unique(arrays.material[left]):
+        image = int(arrays.image[row])
+        base = arrays.base[row].astype(np.float64)
+        factor = (*to_linear(base[:3]).tolist(), float(base[3]))
+        own = png_of(torch.from_numpy(arrays.images[image])) if image >= 0 else None
+        wrap = tuple(arrays.wrap[row].tolist())
+        faces = np.nonzero(left & (arrays.material == row))[0]
+        found.append(Group(faces, str(arrays.names[row]), own, factor, wrap, bool(base[3] < 1)))
+    return found
 
 
 def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:

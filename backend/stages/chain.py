@@ -15,7 +15,7 @@ from backend.scene.scene import Scene, hand_over, new_scene, settle_colours
 from backend.stages.apfo import Step
 from backend.stages.checkpoint import Saved, restore_scene, restore_stage
 from backend.stages.memory import Ladder, is_out_of_memory, let_go
-from backend.stages.stages import Stage, geometry_stage, guide, nerf_stage, texture_stage
+from backend.stages.stages import Stage, geometry_stage, guide, nerf_guide, nerf_stage, texture_stage
 from dreamflow_blender.contract.protocol import Job
 
 ATTEMPTS = 3  # seeds tried before an empty or full scene is an error
@@ -130,7 +130,7 @@ def _shape(
 ) -> Events[Moment, None, tuple[Scene, int]]:
     """Stage 1 and the hand-over to a surface, with another seed where they come out empty or full."""
     settings = preset.nerf
-    g = guide(prior, job.prompt, job.negative, settings)
+    g = nerf_guide(prior, job.prompt, job.negative, settings)
     for attempt in range(0 if saved is None else saved.attempt, ATTEMPTS):
         seed = _seed(job, attempt)
         generator = stage_generator(device, job.seed, "nerf", attempt)

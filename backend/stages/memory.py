@@ -62,15 +62,15 @@ def thrift_of(rung: int, graphs: bool) -> Thrift:
 def needed_gb(name: str, preset: Preset, prior: Prior, rung: int, graphs: bool = False) -> float:
     """An estimate of a stage's peak."""
     walk: Walk = getattr(preset, name)
-    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(walk, preset.nerf)
+    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(walk, preset.nerf, prior.frames)
 
 
-def _scene_gb(walk: Walk, nerf: NerfStage) -> float:
-    """The field with its gradient and AdamW's moments, and a render's activations."""
+def _scene_gb(walk: Walk, nerf: NerfStage, frames: int) -> float:
+    """The field with its gradient and AdamW's moments, and the activations of a ring's renders."""
     layout = GridLayout(nerf.grid_levels, nerf.grid_features, nerf.grid_log2_size, finest=nerf.grid_finest)
     field = layout.entries * layout.features * 4 * 4
     render = nerf.budget * SAMPLE if isinstance(walk, NerfStage) else walk.size**2 * PIXEL
-    return (field + render) / 1e9
+    return (field + render * frames) / 1e9
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from backend.scene.field import Backdrop
 from backend.scene.mesh import Mesh
 from backend.scene.optimizer import adamw, decay
 from backend.scene.render_mesh import render_colour, render_normals
-from backend.scene.render_nerf import render_nerf
+from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Step, apfo
+from backend.stages.normal_views import NormalsSometimes, PhiOfColours
 from backend.stages.spaces import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
@@ -55,6 +56,12 @@ class Guide:
     conditioning: Any
     guidance_scale: float
 
+    shows_normals = False  # beside colours, see normal_views.py
+
+    def camera(self, generator: Generator, size: int) -> Camera:
+        """A ring, or a view, of the prior's poses."""
+        return rings_of(self.prior.poses.sample(generator, 1, size, size), self.prior.frames)
+
     def denoise(self, z: Tensor, level: Any, camera: Camera) -> Tensor:
         return self.prior.denoise(z, level, camera, self.conditioning, self.guidance_scale)
 
@@ -64,13 +71,25 @@ def guide(prior: Prior, prompt: str, negative: str, walk: Walk, kind: Any = "col
     return Guide(prior, prior.prepare(prompt, negative, kind, walk.size), walk.guidance_scale)
 
 
+def nerf_guide(prior: Prior, prompt: str, negative: str, settings: NerfStage) -> Guide | NormalsSometimes:
+    """The prior of stage 1: of colours, and of normal maps too where the settings say so."""
+    colours = guide(prior, prompt, negative, settings)
+    if not settings.normal_share:
+        return colours
+    return NormalsSometimes(
+        colours, guide(prior, prompt, negative, settings, "normal"), settings.normal_share
+    )
+
+
 def behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
     """What stands behind the object this time: a random solid colour, or the background network."""
     learned = draw_on_host(generator) < prior.backgrounds.learned_share
     return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)
 
 
-def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator, seed: int) -> Stage:
+def nerf_stage(
+    scene: Scene, g: Guide | NormalsSometimes, settings: NerfStage, generator: Generator, seed: int
+) -> Stage:
     """Stage 1: the field from nothing. SceneError where it turns out empty or full."""
     field = scene.field
     heads = [*field.density_head.parameters(), *field.colour_head.parameters()]
@@ -82,8 +101,14 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
         ]
     )
     phi = _phi(g, settings, seed)
+    fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
+    normal_background = torch.tensor(g.prior.normal_background, device=field.table.device)
 
     def render(camera: Camera) -> RenderOutput:
+        if g.shows_normals:
+            return render_field_normals(
+                field, scene.occupancy, camera, normal_background, scene.sampling, generator
+            )
         background = behind(scene, g.prior, camera, generator)
         return render_nerf(field, scene.occupancy, camera, background, scene.sampling, generator)
 
@@ -100,7 +125,7 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
 
     def steps(start: int) -> Iterator[Step]:
         decay(optimizer, settings, start)
-        for step in _walk(g, settings, render, phi, regularize, optimizer, generator, start):
+        for step in _walk(g, settings, render, fitted, regularize, optimizer, generator, start):
             done = step.iteration + 1
             if done % settings.occupancy_every == 0:
                 scene.occupancy.update(field, generator)
@@ -122,7 +147,7 @@ def _check_opacity(mean: float, iteration: int) -> None:
         )
 
 
-def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
+def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
     if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
@@ -135,10 +160,10 @@ def levels_of(walk: Walk) -> list[NoiseLevel]:
 
 
 def _walk(
-    g: Guide,
+    g: Guide | NormalsSometimes,
     walk: Walk,
     render: Callable[[Camera], RenderOutput],
-    phi: Phi | None,
+    phi: Phi | PhiOfColours | None,
     regularize: Callable[[RenderOutput, int], Tensor],
     optimizer: Optimizer,
     generator: Generator,
@@ -151,9 +176,7 @@ def _walk(
     for step in apfo(
         levels_of(walk),
         walk.views,
-        sample_camera=lambda: rings_of(
-            g.prior.poses.sample(generator, 1, walk.size, walk.size), g.prior.frames
-        ),
+        sample_camera=lambda: g.camera(generator, walk.size),
         render=render,
         space=PictureSpace(encode, decode) if between_pictures else LatentSpace(encode),
         prior=g.denoise,

@@ -62,7 +62,7 @@ def plan_sheets(
 def _key(mesh: ObjectArrays, row: int) -> tuple[object, ...]:
     if mesh.image[row] < 0:
         return (-1,)
-    return (int(mesh.image[row]), int(mesh.wrap[row]), *mesh.base[row].tolist())
+    return (int(mesh.image[row]), *mesh.wrap[row].tolist(), *mesh.base[row].tolist())
 
 
 def _is_what_one_sees(mesh: ObjectArrays, faces: NDArray[np.int64], materials: tuple[int, ...]) -> bool:

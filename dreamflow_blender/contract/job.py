@@ -13,7 +13,7 @@ from .wire import Message, check_types, clean_text, dump, expect
 MAX_PROMPT = 1_000  # characters; CLIP reads about 75 words, so this is already generous
 MAX_SNAPSHOT_FACES = 20_000
 MAX_SEED = 2**31 - 1  # the largest integer that a Blender property holds
-MESHES = (".glb", ".obj", ".ply", ".npz")  # what a refine job can begin with
+MESHES = (".glb", ".gltf", ".obj", ".ply", ".npz")  # what a refine job can begin with
 MIN_STRENGTH, MAX_STRENGTH = 0.1, 0.5
 
 KINDS = ("generate", "refine")

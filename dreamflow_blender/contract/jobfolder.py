@@ -49,7 +49,11 @@ class JobFolder:
         self.preview = self.path / "preview.png"
         # of a refine job
         self.object_npz = self.path / "object.npz"  # the object as it was
-        self.object_glb = self.path / "object.glb"  # the file that it was read from, where that was a GLB
+        self.object_glb = self.path / "object.glb"  # the file that it was read from, where that was a glTF
+        self.object_obj = self.path / "object.obj"  # the same of an OBJ, with its materials
+        self.object_mtl = self.path / "object.mtl"
+        self.mesh_obj = self.path / "mesh.obj"  # delivered beside mesh.glb where the object was an OBJ
+        self.mesh_mtl = self.path / "mesh.mtl"
         self.uvs = self.path / "uvs.npz"  # the UVs that the textures are for
         self.materials = self.path / "materials.json"  # which texture is for which material
         self.snapshot_png = self.path / "snapshot.png"  # the newest texture
@@ -78,16 +82,11 @@ class JobFolder:
     def old_files(self) -> list[Path]:
         """The files that an older job has left, but job.json, which the new one replaces, and the checkpoints."""
         own = (
-            self.events,
-            self.log,
-            self.snapshot,
-            self.object_npz,
-            self.object_glb,
-            self.uvs,
-            self.materials,
-            self.snapshot_png,
-        )
-        textures = [*self.path.glob("albedo_[0-9]*.png"), *self.path.glob("snapshot_[0-9]*.png")]
+            self.events, self.log, self.snapshot, self.object_npz, self.object_glb, self.object_obj, self.object_mtl,
+            self.mesh_obj, self.mesh_mtl, self.uvs, self.materials,
+        )  # fmt: skip
+        numbers = ("albedo_[0-9]*.png", "snapshot_[0-9]*.png", "original_[0-9]*.png")
+        textures = [self.snapshot_png, *(path for pattern in numbers for path in self.path.glob(pattern))]
         return [path for path in (*self._results, *own, *textures) if path.is_file()]
 
     def read_job(self) -> Job:

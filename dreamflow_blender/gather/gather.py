@@ -89,7 +89,7 @@ def gather(
                 material=material.astype(np.int32),
                 base=np.array([row.source.base for row in rows], np.float32),
                 image=np.array([row.image for row in rows], np.int32),
-                wrap=np.array([row.source.wrap for row in rows], np.int32),
+                wrap=np.array([(row.source.wrap, row.source.wrap) for row in rows], np.int32),
                 names=np.array([row.name for row in rows]),
                 images=tuple(images),
             )
@@ -187,10 +187,10 @@ def _take_baked(rows: list[_Row], baked: Baked, images: list[NDArray[np.uint8]])
 
 
 def _colours(shown: Evaluated, rows: list[_Row], material: NDArray[np.int64]) -> Floats:
-    """[F,3,3], or no rows where no material reads an attribute."""
+    """[F,3,4], or no rows where no material reads an attribute."""
     if not any(row.source.kind == "colours" for row in rows):
-        return np.zeros((0, 3, 3), np.float32)
-    colour = np.ones((len(shown.tri), 3, 3), np.float32)
+        return np.zeros((0, 3, 4), np.float32)
+    colour = np.ones((len(shown.tri), 3, 4), np.float32)
     for number, row in enumerate(rows):
         here = material == number
         if row.source.kind != "colours" or not here.any():
@@ -202,7 +202,7 @@ def _colours(shown: Evaluated, rows: list[_Row], material: NDArray[np.int64]) ->
             raise CannotRefine(f"“{row.name}” reads the colours “{name}”, which the object does not have.")
         values = np.clip(np.nan_to_num(column(attribute.data, "color_srgb", 4, np.float32)[:, :3]), 0, 1)
         rows_of = shown.tri if attribute.domain == "POINT" else shown.loops
-        colour[here] = values[rows_of[here]]
+        colour[here, :, :3] = values[rows_of[here]]
     return colour
 
 

@@ -55,8 +55,8 @@ def others() -> dict[str, tuple[dict[str, published.Json], str]]:
         ),
         "sd3": (pipeline("StableDiffusion3Pipeline"), "flow model"),
         "flux": (pipeline("FluxPipeline"), "flow model"),
-        "mvdream": (pipeline("MVDreamPipeline"), "draws four views at once"),
-        "of one's own": (pipeline(["pipeline_mvdream", "MVDreamPipeline"]), "draws four views at once"),
+        "mvdream": (pipeline("MVDreamPipeline"), "expected MultiViewUNetModel"),
+        "of one's own": (pipeline(["pipeline_flow", "FluxPipeline"]), "flow model"),
         "no name": (pipeline(None), "holds a None, expected one of"),
         "ip-adapter": (changed(unet, encoder_hid_dim_type="ip_image_proj"), "told an image as well"),
         "playground-vae": (

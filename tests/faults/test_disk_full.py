@@ -36,7 +36,7 @@ def quick():
 
 def job_in(folder, **changes):
     """Few iterations, in all stages."""
-    few = {f"{stage}.levels": 2 for stage in p.STAGES} | {"nerf.levels": 8}
+    few = {f"{stage}.levels": 1 for stage in p.STAGES} | {"nerf.levels": 2}
     return fresh(folder, checkpoint_seconds=0.0, overrides=few, **changes)
 
 

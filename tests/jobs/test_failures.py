@@ -75,6 +75,7 @@ def test_other_errors_are_bugs_as_before(tmp_path: Path) -> None:
         assert said.kind == "internal" and "bug in DreamFlow" in said.todo
 
 
+@pytest.mark.slow  # two workers; .ci/run has a step for it
 def test_a_worker_whose_card_failed_ends_and_the_client_starts_another(tmp_path: Path) -> None:
     """The real worker and the real client; the stand-in is below the denoiser, where the card's error comes from."""
     import os

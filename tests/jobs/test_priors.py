@@ -29,7 +29,7 @@ def test_stable_diffusion_takes_its_own_phi_unless_it_is_told_to_share(
 
 def test_the_refiner_of_stable_diffusion_is_sdxls_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "find", lambda model: Path("somewhere"))
-    assert default_refiner("sd") == "sdxl-refiner"
+    assert default_refiner("sd") == default_refiner("mvdream") == "sdxl-refiner"
     monkeypatch.setattr(sources, "find", lambda model: None)
     assert default_refiner("sd") == "" and default_refiner("exact") == default_refiner("/a/folder") == ""
 

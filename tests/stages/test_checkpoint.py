@@ -26,10 +26,14 @@ RESULTS = ("mesh.npz", "albedo.png", "views.png")
 
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    put_in_place(monkeypatch)
+
+
+def put_in_place(patch):
+    patch.setattr(running, "open_prior", lambda *_: Oracle())
     for name in ("write_turntable", "write_curves"):  # a second each, and not what is compared
-        monkeypatch.setattr(deliver, name, lambda path, _: path.touch())
-    monkeypatch.setattr(deliver, "TURNTABLE_VIEWS", 12)
+        patch.setattr(deliver, name, lambda path, _: path.touch())
+    patch.setattr(deliver, "TURNTABLE_VIEWS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +41,7 @@ def kept(tmp_path_factory):
     """A whole run's results, and a copy of every checkpoint that it wrote."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle())
-        patch.setattr(deliver, "write_turntable", lambda path, _: path.touch())
-        patch.setattr(deliver, "write_curves", lambda path, _: path.touch())
+        put_in_place(patch)
         patch.setattr(jobs_keeper.clean, "__defaults__", (1000,))
         events = list(generate.generate(tiny_job(folder, checkpoint_seconds=0.0)))
     assert isinstance(events[-1], p.Finished)
@@ -104,7 +106,8 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
 
     monkeypatch.setitem(generate.run_stages.__globals__, "look_at_hand_over", fails_once)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    events = list(generate.generate(tiny_job(whole)))
+    few = {"nerf.levels": 4}
+    events = list(generate.generate(tiny_job(whole, overrides=few)))
     assert any(isinstance(e, p.Warning) and "another seed" in e.message for e in events)
 
     calls.clear()
@@ -114,7 +117,7 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
         return "cancel" if started == 2 and seen == 5 else None
 
     seen = 0
-    run = generate.generate(tiny_job(cut, checkpoint_seconds=0.0), asked)
+    run = generate.generate(tiny_job(cut, checkpoint_seconds=0.0, overrides=few), asked)
     for event in run:
         if isinstance(event, p.Started):
             started, seen = started + 1, 0
@@ -127,7 +130,7 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
 
 def test_two_are_kept_and_others_cleaned(tmp_path):
     (tmp_path / "checkpoints" / ".000009-nerf-1.part").mkdir(parents=True)
-    list(generate.generate(tiny_job(tmp_path, checkpoint_seconds=0.0)))
+    list(generate.generate(tiny_job(tmp_path, checkpoint_seconds=0.0, overrides={"nerf.levels": 2})))
     left = sorted(f.name for f in (tmp_path / "checkpoints").iterdir())
     assert len(left) == 2 and left[-1].endswith("refine-4")
 
@@ -147,9 +150,8 @@ def test_a_damaged_one_is_passed_over(kept, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["fsync", "rename"])
-def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
-    whole, full = tmp_path / "whole", tmp_path / "full"
-    list(generate.generate(tiny_job(whole)))
+def test_a_full_disk_leaves_nothing_corrupt(kept, tmp_path, monkeypatch, where):
+    full = tmp_path / "full"
 
     def fails(self, *_, **__):
         if where == "fsync" or "texture" in str(self):
@@ -164,12 +166,12 @@ def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
     with pytest.raises(DiskError, match="disk is full"):
         list(generate.generate(tiny_job(full, checkpoint_seconds=0.0)))
     monkeypatch.undo()
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    put_in_place(monkeypatch)
     for path in (full / "checkpoints").glob("*"):
         checkpoint.load(path)
     assert not list((full / "checkpoints").glob(".*"))
     assert isinstance(list(resume.resume(full))[-1], p.Finished)
-    assert results(full) == results(whole)
+    assert results(full) == results(kept)
 
 
 def test_clocks_change_nothing(tmp_path, kept, monkeypatch):

@@ -109,16 +109,31 @@ LISTS = {b.name: [f"sm_{major}{minor}" for major, minor in b.kernels] for b in B
         ("cpu", "", ["2.13.0+cpu", "", False, [], []], ""),
         ("cu130", "", ["2.13.0+cu130", "13.0", True, [["RTX 4090", 8, 9]], LISTS["cu130"]], ""),
         ("cu130", "", ["2.13.0+cu130", "13.0", True, [["GB10", 12, 1]], LISTS["cu130"]], ""),
-        ("cu130", "", ["2.13.0+cu130", "13.0", False, [], []], "finds no NVIDIA card: see whether nvidia-smi lists it"),
+        (
+            "cu130",
+            "",
+            ["2.13.0+cu130", "13.0", False, [], []],
+            "finds no NVIDIA card: see whether nvidia-smi lists it",
+        ),
         ("cu130", "", ["2.13.0", "", False, [], []], "cu130 was wanted: the NVIDIA card is not used"),
-        ("cu126", "", ["2.13.0+cu130", "13.0", True, [["GTX 1080", 6, 1]], LISTS["cu130"]], "cu126 was wanted"),
-        ("cu130", "", ["2.13.0+cu130", "13.0", True, [["GTX 1080", 6, 1]], LISTS["cu130"]], "GTX 1080: set X to cu126"),
+        (
+            "cu126",
+            "",
+            ["2.13.0+cu130", "13.0", True, [["GTX 1080", 6, 1]], LISTS["cu130"]],
+            "cu126 was wanted",
+        ),
+        (
+            "cu130",
+            "",
+            ["2.13.0+cu130", "13.0", True, [["GTX 1080", 6, 1]], LISTS["cu130"]],
+            "GTX 1080: set X to cu126",
+        ),
         ("cu130", "", ["2.13.0+cu130", "13.0", True, [["5090", 12, 0], ["1080", 6, 1]], LISTS["cu130"]], ""),
         ("address", "", ["2.13.0", "", False, [], []], "the NVIDIA card is not used"),
         ("address", "", ["2.13.0+cu126", "12.6", True, [["RTX 3060", 8, 6]], ["sm_50", "compute_80"]], ""),
         ("cpu", "Restart.", ["2.13.0+cpu", "", False, [], []], "Restart."),
     ],
-)  # fmt: skip
+)
 def test_what_has_become_of_it(build, todo, said, told):
     choice = Choice(build, "", todo, card=True, address="https://mine" if build == "address" else "")
     version, note = torch_build.verdict(choice, json.dumps(said), "X")
