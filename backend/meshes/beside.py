@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import warnings
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -27,7 +28,7 @@ Image.MAX_IMAGE_PIXELS = MOST_PIXELS
 # what Pillow's decoders raise on damaged files
 _DAMAGED = (
     OSError, ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, EOFError, RuntimeError, struct.error,
-    zlib.error, AttributeError, Image.DecompressionBombError, Image.DecompressionBombWarning,
+    zlib.error, AttributeError, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -80,19 +81,22 @@ class Images:
     def __init__(self, notes: list[str], file_bytes: int) -> None:
         self.arrays: list[NDArray[np.uint8]] = []
         self.notes = notes
-        self._left = min(MOST_PIXELS + PIXELS_A_BYTE * file_bytes, MOST_TOGETHER)
+        self._bytes, self._pixels = file_bytes, 0
         self._rows: dict[object, int] = {}
 
     def row(self, key: object, name: str, source: bytes | Path) -> int:
         """Where the image is in `arrays`, or -1. Raises BadMeshFile on KTX2 and where all together are too large."""
         if key not in self._rows:
             self._rows[key] = -1
+            if isinstance(source, Path):
+                self._bytes += source.stat().st_size
+            room = min(MOST_PIXELS + PIXELS_A_BYTE * self._bytes, MOST_TOGETHER)
             try:
-                image = read_image(source, name, self._left)
+                image = read_image(source, name, room - self._pixels)
             except InputError as error:
                 self.miss(f"{error.message} {error.todo}")
             else:
-                self._left -= image.shape[0] * image.shape[1]
+                self._pixels += image.shape[0] * image.shape[1]
                 self._rows[key] = len(self.arrays)
                 self.arrays.append(image)
         return self._rows[key]
@@ -118,7 +122,10 @@ def read_image(source: bytes | Path, what: str, left: int = MOST_PIXELS) -> NDAr
     left  pixels that may still be read; more are refused by what the header says, before anything is decoded
     """
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),  # Pillow's, of damaged files
+        ):
             if file.read(len(KTX2)) == KTX2:
                 raise BadMeshFile(
                     f"the image {what} is KTX2, which is not read: export with PNG or JPEG images."

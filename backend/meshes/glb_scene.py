@@ -42,7 +42,7 @@ def read_glb(content: bytes, notes: list[str], folder: Path | None = None) -> Ob
     """Of a .glb or .gltf; folder: where files that it names are. Raises BadMeshFile."""
     glb = parse(content, folder)
     with np.errstate(all="ignore"):  # what becomes an infinity is refused at the end
-        return _read(glb, notes, len(content))
+        return _read(glb, notes, sum(map(len, glb.blobs)))
 
 
 def shown_primitives(glb: Glb, notes: list[str]) -> list[Shown]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from plyfile import PlyData, PlyListProperty, PlyParseError
 
-from backend.meshes.beside import Images, clean
+from backend.meshes.beside import Images, clean, decode_text
 from backend.meshes.parts import WHITE, from_parts, refuse_more_faces
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
 
@@ -32,26 +32,28 @@ def read_ply(path: Path, notes: list[str]) -> ObjectArrays:
         warnings.catch_warnings(action="ignore"),
     ):  # numpy's, of lists without a number
         try:
-            _check_counts(content)
-            data = _read(path)
-            return _object(data, path.parent, notes, len(content))
+            end = content.find(b"end_header")
+            head = re.sub(
+                rb"[^\x00-\x7f]", b"?", content[: max(end, 0)]
+            )  # of comments: plyfile reads ASCII alone
+            _check_counts(head, len(content) - end)
+            data = _read(path) if content.startswith(head) else _read_bytes(head + content[end:])
+            return _object(data, path.parent, notes, content[:end])
         except (PlyParseError, ValueError, OverflowError, TypeError, LookupError) as error:
             if isinstance(error, BadMeshFile):
                 raise
             raise BadMeshFile(f"it is no PLY file that can be read ({clean(error)[:100]}).") from error
 
 
-def _check_counts(content: bytes) -> None:
+def _check_counts(head: bytes, left: int) -> None:
     """The file is long enough for as many rows as its header says: plyfile makes room for them first.
 
     Of each row at least one value must be there, of its lists together one. Raises BadMeshFile, PlyParseError.
     """
-    end = content.find(b"end_header")
-    if end < 0:
+    if not head:
         raise BadMeshFile("it is no PLY file: it has no header.")
-    left = len(content) - end
-    counts = [int(found[2]) for found in _ELEMENT.finditer(content, 0, end)]
-    empty = PlyData.read(io.BytesIO(_ELEMENT.sub(rb"\g<1>0", content[:end]) + b"end_header\n"), mmap=False)
+    counts = [int(found[2]) for found in _ELEMENT.finditer(head)]
+    empty = _read_bytes(_ELEMENT.sub(rb"\g<1>0", head) + b"end_header\n")
     if len(empty.elements) != len(counts):
         raise BadMeshFile("its header is damaged.")
     for element, count in zip(empty.elements, counts, strict=True):
@@ -74,7 +76,11 @@ def _read(path: Path) -> PlyData:
         return PlyData.read(str(path), mmap=False)
 
 
-def _object(data: PlyData, folder: Path, notes: list[str], file_bytes: int) -> ObjectArrays:
+def _read_bytes(content: bytes) -> PlyData:
+    return PlyData.read(io.BytesIO(content), mmap=False)
+
+
+def _object(data: PlyData, folder: Path, notes: list[str], head: bytes) -> ObjectArrays:
     vertex = _columns(data, "vertex")
     face = _columns(data, "face")
     if not {"x", "y", "z"} <= set(vertex):
@@ -94,8 +100,8 @@ def _object(data: PlyData, folder: Path, notes: list[str], file_bytes: int) -> O
         colour = _colours(vertex)[tri]
     elif set(face) >= _COLOUR:
         colour = np.repeat(_colours(face)[polygon][:, None], 3, 1)
-    images = Images(notes, file_bytes)
-    named = [c.split(None, 1)[1] for c in data.comments if re.match(r"(?i)texturefile\s+\S", c)]
+    images = Images(notes, 0)
+    named = re.findall(r"(?im)^\s*comment\s+texturefile[ \t]+(\S.*?)\s*$", decode_text(head))
     row = images.row_beside(folder, named[0]) if named else -1
     if len(named) > 1:
         notes.append("The file names several textures: the first of them is used.")

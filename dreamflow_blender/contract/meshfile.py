@@ -43,6 +43,7 @@ from __future__ import annotations
 import io
 import math
 import struct
+import tokenize
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -210,7 +211,7 @@ def read_object(path: Path) -> ObjectArrays:
 
 _DAMAGED = (
     zipfile.BadZipFile, KeyError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, struct.error,
-    SyntaxError, TypeError, RecursionError, MemoryError,
+    SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError,
 )  # what zipfile raises on damaged archives, and numpy on damaged headers, which it evaluates as literals  # fmt: skip
 
 
