@@ -16,7 +16,7 @@ from backend.config import STAGES, Preset, resolve
 from backend.diffusion.savings import THRIFTS
 from backend.jobs.generate import generate
 from backend.jobs.resume import resume
-from backend.scene.scene import hand_over, new_scene
+from backend.scene.scene import field_to_surface, new_scene
 from backend.stages import stages
 from benchmarks import card_parts as parts
 from benchmarks.card_parts import Day, Say, Wrong
@@ -99,8 +99,8 @@ def _stage(day: Day, prior: Any, preset: Preset, name: str) -> str:
     torch.cuda.reset_peak_memory_stats()
     scene = new_scene(preset.nerf, day.device, 0)
     if name != "nerf":
-        views = prior.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
-        hand_over(scene, views, preset.geometry.cells)
+        views = prior.spec.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
+        field_to_surface(scene, views, preset.geometry.cells)
     walk: Any = getattr(preset, name)
     g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
     generator = torch.Generator(day.device).manual_seed(1)

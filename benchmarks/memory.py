@@ -27,7 +27,7 @@ from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.savings import THRIFTS, Thrift, save_network, save_vae
 from backend.diffusion.schedule import noise_levels
-from backend.models.stable_diffusion import to_latent
+from backend.models.latent_prior import to_latent
 from backend.scene.camera import orbit
 from tests.tools.tiny_models import NUMBERS, unet, vae
 

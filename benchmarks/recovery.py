@@ -31,7 +31,7 @@ from backend.kernels import select
 from backend.kernels.silhouette import edge_table
 from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
 from backend.results.deliver import finish
-from backend.results.look import look_at_texture
+from backend.results.look import render_textured
 from backend.scene import mesh as meshes
 from backend.scene.camera import Camera
 from backend.scene.render_mesh import render_colour
@@ -116,7 +116,7 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
     mesh, albedo = done.mesh, done.albedo
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
-    figures["result"] = compare(*look_at_texture(mesh, albedo, camera, grey), true.colour, true.alpha)
+    figures["result"] = compare(*render_textured(mesh, albedo, camera, grey), true.colour, true.alpha)
     return figures, seconds, faults(mesh, prompt)
 
 

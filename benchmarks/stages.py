@@ -30,7 +30,7 @@ from backend.diffusion.savings import THRIFTS
 from backend.jobs.priors import open_prior
 from backend.kernels import select
 from backend.models.load import network_dtype
-from backend.scene.scene import Scene, hand_over, new_scene
+from backend.scene.scene import Scene, field_to_surface, new_scene
 from backend.stages import stages
 from benchmarks.probes import Lists, Probe, ProbedPhi, Waits
 from dreamflow_blender.contract.protocol import DEVICES
@@ -61,8 +61,8 @@ class Bench:
     def scene(self, name: str) -> Scene:
         scene = new_scene(self.preset.nerf, self.device, 0)
         if name != "nerf":
-            cameras = self.prior.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
-            hand_over(scene, cameras, self.preset.geometry.cells)
+            cameras = self.prior.spec.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
+            field_to_surface(scene, cameras, self.preset.geometry.cells)
         return scene
 
     def stage(self, name: str, probe: Probe | None = None) -> tuple[stages.Stage, Any]:

@@ -27,7 +27,7 @@ from diffusers.utils import logging
 from torch import nn
 
 from backend.config import STAGES, Preset, resolve
-from backend.scene.scene import hand_over, new_scene
+from backend.scene.scene import field_to_surface, new_scene
 from backend.stages import stages
 from benchmarks.recorder import Event, Trace, Waits, size_of
 from benchmarks.traced_prior import TracedPrior, attention
@@ -70,8 +70,8 @@ def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
                 prior: Any = TracedPrior(trace, name == "refine", "full" if size == "paper" else "tiny")
                 scene = new_scene(preset.nerf, CARD, 0)
                 if name != "nerf":
-                    views = prior.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
-                    hand_over(scene, views, preset.geometry.cells)
+                    views = prior.spec.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
+                    field_to_surface(scene, views, preset.geometry.cells)
                 walk = getattr(preset, name)
                 g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
                 generator = torch.Generator(CARD).manual_seed(1)

@@ -14,7 +14,7 @@ from backend.jobs.folder import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
 from backend.results.deliver import finishing
-from backend.results.snapshot import as_it_stands, write_snapshot
+from backend.results.snapshot import with_current_surface, write_snapshot
 from backend.scene.scene import settle_colours
 from backend.stages.chain import Moment, look_at_hand_over, run_stages
 from backend.stages.checkpoint import Saved
@@ -50,7 +50,7 @@ class Generating:
 
     def snapshot(self, moment: Moment) -> Path:
         path = JobFolder(self._job.folder).snapshot
-        write_snapshot(path, as_it_stands(moment.scene, moment.stage), self._job.snapshot_faces)
+        write_snapshot(path, with_current_surface(moment.scene, moment.stage), self._job.snapshot_faces)
         return path
 
     def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
@@ -59,7 +59,7 @@ class Generating:
 
 def _deliver(moment: Moment, prior: Prior, preset: Preset, job: Job, told: Told, asked: Asked) -> Delivery:
     """Deliver what there is, wherever the run was stopped. Raises SceneError where that is nothing."""
-    scene = moment.scene if moment.what == "ended" else as_it_stands(moment.scene, moment.stage)
+    scene = moment.scene if moment.what == "ended" else with_current_surface(moment.scene, moment.stage)
     shaping = moment.stage == "nerf" or (moment.stage == "geometry" and moment.what != "ended")
     if scene.mesh is None:
         look_at_hand_over(scene, prior, preset, job.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,6 +18,14 @@ BUILT_IN = {"mini": "base", "mini-refiner": "refiner"}  # name: folder in backen
 def built_in(name: str) -> Path:
     """The folder of a key of BUILT_IN."""
     return Path(__file__).parents[1] / "mini" / BUILT_IN[name]
+
+
+@lru_cache(maxsize=8)
+def canonical_prompt(prompt: str, negative: str, kinds: tuple[str, ...]) -> str:
+    """As objects.grammar.canonical_prompt; a job asks for the same one for every stage. Raises InputError."""
+    from backend.objects import grammar
+
+    return grammar.canonical_prompt(prompt, negative, kinds)
 
 
 def default_refiner(prior: str) -> str:
@@ -44,7 +53,7 @@ def open_prior(
         from backend.objects.exact_prior import ExactPrior
 
         return ExactPrior(torch.device(device))
-    from backend.models.model_folder import local_path, open_folder
+    from backend.models.model_folder import local_path
     from backend.weights.sources import NAMES, find_if_fetched, require
 
     if str(name_or_folder) == "sd" and phi_folder is None:
@@ -64,10 +73,6 @@ def open_prior(
             " or the path of a folder in diffusers' layout, the one that holds model_index.json"
             " (Stable Diffusion 2.1, 2.1-base, MVDream, or the SDXL refiner).",
         )
-    from backend.models.sdxl_refiner import SDXLRefinerPrior
-    from backend.models.stable_diffusion import StableDiffusionPrior
-    from backend.objects.grammar import spell_out
+    from backend.models.latent_prior import LatentPrior
 
-    if open_folder(name_or_folder).pipeline == "StableDiffusionXLImg2ImgPipeline":
-        return SDXLRefinerPrior(name_or_folder, device, spell_out)
-    return StableDiffusionPrior(name_or_folder, device, phi_folder, spell_out)
+    return LatentPrior(name_or_folder, device, phi_folder, canonical_prompt)

@@ -45,9 +45,9 @@ def check_settings(job: Job) -> None:
 
 def _stated_by(prior: Prior) -> dict[str, Any]:
     """A prior's guidance in every stage, where it states one, then its settings."""
-    if prior.guidance is None:
-        return prior.settings
-    return {f"{stage}.guidance_scale": float(prior.guidance) for stage in STAGES} | prior.settings
+    if prior.spec.guidance is None:
+        return prior.spec.settings
+    return {f"{stage}.guidance_scale": float(prior.spec.guidance) for stage in STAGES} | prior.spec.settings
 
 
 def _own_layers(job: Job, below: Preset) -> Layers:

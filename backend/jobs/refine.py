@@ -18,20 +18,21 @@ from backend.jobs.folder import locked
 from backend.jobs.run import Asked, Delivery, nobody, run
 from backend.jobs.telemetry import Told
 from backend.meshes.read import kept_source, read_mesh
-from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, write_png
+from backend.meshes.write import png_bytes
+from backend.results.deliver_refined import Refined, finishing, materials_json, result_arrays
 from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
 from backend.stages.chain import Moment, run_stages
 from backend.stages.checkpoint import Saved, restore_scene
 from backend.stages.memory import Ladder
-from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learnt
+from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learned_colour
 from backend.texture.mask import border
-from backend.texture.painted import painted
 from backend.texture.placement import find_placement
 from backend.texture.repaint import Canvas, paint, prepare
 from backend.texture.sheets import plan_sheets
+from backend.texture.source_colours import source_colours
 from dreamflow_blender.contract import meshfile
-from dreamflow_blender.contract.jobfolder import JobFolder, numbered
+from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import ObjectArrays
 from dreamflow_blender.contract.protocol import Event, Job
 
@@ -60,7 +61,7 @@ class Refining:
         self._placement = find_placement(mesh.v_pos, mesh.t_pos_idx, job.front)
         self._placed = self._placement.place(mesh.v_pos)
         self.job = job
-        if "texture" not in job.stages and painted(mesh, "cpu").plain:
+        if "texture" not in job.stages and source_colours(mesh, "cpu").is_plain_grey:
             self.job = dataclasses.replace(job, stages=("texture", "refine"))
             self._notes.append("The object has one plain grey: its texture is made from nothing first.")
         self._sheets: list[Sheet] = []
@@ -91,7 +92,7 @@ class Refining:
             torch.from_numpy(self._placed).to(device),
             torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),
         )
-        self._colours = painted(self._arrays, device)
+        self._colours = source_colours(self._arrays, device)
         self._shares = torch.from_numpy(self._weight).to(device)
         kept = self._weight.max(1) == 0
         self._edge = border(self._placed, self._arrays.t_pos_idx.astype(np.int64), kept)
@@ -101,7 +102,7 @@ class Refining:
         )  # fmt: skip
         viewer = (refiner or prior) if "refine" in job.stages else prior
         generator = torch.Generator(device).manual_seed(job.seed)
-        self._cameras = viewer.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
+        self._cameras = viewer.spec.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
         fit = fit_settings(job)
         scene = fresh_scene(preset, fit, device, job.seed)
@@ -121,8 +122,8 @@ class Refining:
             restore_scene(saved, scene)
         self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
         if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
-            write_bytes(folder.uvs, meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
-            write_text(folder.materials, described(self._arrays, self._sheets))
+            write_bytes(folder.uvs, meshfile.to_bytes(result_arrays(self._arrays, self._sheets)))
+            write_text(folder.materials, materials_json(self._arrays, self._sheets))
         yield from run_stages(job, preset, prior, refiner, device, saved, ladder, scene)
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
@@ -135,8 +136,8 @@ class Refining:
         """snapshot.png, and snapshot_2.png and so on beside it where there are more textures."""
         picture = JobFolder(self.job.folder).snapshot_png
         for number, canvas in enumerate(self._canvases, 1):
-            image = paint(canvas, self._mesh, self._colours, learnt(moment.scene), polished=False)
-            write_png(numbered(picture, number), image)
+            image = paint(canvas, self._mesh, self._colours, learned_colour(moment.scene), polished=False)
+            write_bytes(indexed_filename(picture, number), png_bytes(image))
         return picture
 
     def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:

@@ -24,9 +24,9 @@ from backend.jobs.record import add_note, check_settings, resolve_job, versions,
 from backend.jobs.telemetry import Curves, Told, Watch
 from backend.kernels import select
 from backend.results.deliver import STEPS, Delivered
-from backend.results.look import BACKGROUND, around, look, look_at_clay
+from backend.results.look import BACKGROUND, render_clay, render_scene, turntable_cameras
 from backend.results.pictures import write_preview
-from backend.results.snapshot import as_it_stands
+from backend.results.snapshot import with_current_surface
 from backend.stages.chain import Moment
 from backend.stages.checkpoint import Saved, capture
 from backend.stages.memory import Ladder, make_plan, peak_gb, says_what_to_change
@@ -234,10 +234,10 @@ def _show(moment: Moment, watch: Watch, job: Job, work: Work) -> Events[Event, N
     device = moment.scene.field.table.device
     if watch.preview.due():
         with watch.preview.doing():
-            camera = around(1, 256, device, first=watch.turn)
+            camera = turntable_cameras(1, 256, device, first=watch.turn)
             path = JobFolder(job.folder).preview
             background = torch.full((3,), BACKGROUND, device=device)
-            image = look(as_it_stands(moment.scene, moment.stage), camera, background)[0]
+            image = render_scene(with_current_surface(moment.scene, moment.stage), camera, background)[0]
             write_preview(path, image.cpu())
             watch.turn += 37.0
         yield Preview(str(path))
@@ -250,11 +250,11 @@ def _show(moment: Moment, watch: Watch, job: Job, work: Work) -> Events[Event, N
 
 def _sheet(moment: Moment, device: torch.device) -> Tensor:
     """[8,H,W,3]: the stage's result from all sides, on the CPU; geometry's in grey."""
-    cameras = around(8, 192, device)
+    cameras = turntable_cameras(8, 192, device)
     background = torch.full((3,), BACKGROUND, device=device)
     if moment.stage == "geometry" and moment.scene.mesh is not None:
-        return look_at_clay(moment.scene.mesh, cameras, background).cpu()
-    return look(moment.scene, cameras, background).cpu()
+        return render_clay(moment.scene.mesh, cameras, background).cpu()
+    return render_scene(moment.scene, cameras, background).cpu()
 
 
 def _drain(delivery: Delivery) -> None:

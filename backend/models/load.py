@@ -43,7 +43,7 @@ def load_network(model: ModelFolder, device: torch.device) -> Network:
     else:
         unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
     assert isinstance(unet, UNet2DConditionModel)
-    told, frames = model.statement.camera == "c2w", model.statement.frames
+    told, frames = model.spec.camera == "c2w", model.spec.frames
     if frames > 1:
         join_frames(unet, frames)
     return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None, told, frames)
@@ -53,12 +53,12 @@ def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
     """The VAE in float32, frozen: SDXL's overflows float16, and a render's gradient passes through it."""
     vae = _load(AutoencoderKL, model, "vae", device, torch_dtype=torch.float32)
     assert isinstance(vae, AutoencoderKL)
-    vae.register_to_config(scaling_factor=vae.config.scaling_factor * model.statement.vae_scale)
+    vae.register_to_config(scaling_factor=vae.config.scaling_factor * model.spec.vae_scale)
     return vae
 
 
 def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, nn.Module]:
-    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller lets go of them."""
+    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller releases them."""
     refiner = "text_encoder_2" in model.configs
     kind = CLIPTextModelWithProjection if refiner else CLIPTextModel
     encoder = _load(kind, model, "text_encoder_2" if refiner else "text_encoder", device, dtype=torch.float32)
@@ -171,7 +171,7 @@ def footprint(
     passes = COUNTED[kind, dtype][rung]
     if thrift.graphs:
         passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
-    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.statement.frames
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.spec.frames
 
 
 def parameters(model: ModelFolder, component: str) -> int:

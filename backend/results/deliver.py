@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backend.config import Delivery
 from backend.meshes.write import write_result
-from backend.results.look import BACKGROUND, around, look_at_clay, look_at_texture
+from backend.results.look import BACKGROUND, render_clay, render_textured, turntable_cameras
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Scene
@@ -32,13 +32,12 @@ class Delivered:
     albedo: Tensor  # [S,S,3]
 
 
-PADDING = 4  # texels of gutter round a chart
 TURNTABLE_VIEWS = 36
 STEPS = 5  # of `finishing`: mesh, charts, texture, files, pictures
 
 
 def never() -> bool:
-    """Nobody stops it."""
+    """It is not cancelled."""
     return False
 
 
@@ -53,7 +52,6 @@ def textured(
         mesh.v_pos.cpu().numpy().astype(np.float32),
         mesh.t_pos_idx.cpu().numpy(),
         settings.texture_size,
-        padding=PADDING,
         cancelled=cancelled,
     )
     yield 2
@@ -111,14 +109,14 @@ def finishing(
     yield 4
 
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    eight = around(8, 192, mesh.v_pos.device)
-    result, _ = look_at_texture(mesh, albedo, eight, background)
-    clay = look_at_clay(mesh, eight, background)
+    eight = turntable_cameras(8, 192, mesh.v_pos.device)
+    result, _ = render_textured(mesh, albedo, eight, background)
+    clay = render_clay(mesh, eight, background)
     files = JobFolder(folder)
     write_views(files.views, {**sheets, "result": result.cpu(), "shape": clay.cpu()})
     write_curves(files.curves, curves)
-    circle = around(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
-    turning, _ = look_at_texture(mesh, albedo, circle, background)
+    circle = turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
+    turning, _ = render_textured(mesh, albedo, circle, background)
     write_turntable(files.turntable, turning.cpu())
     write_preview(files.preview, turning[TURNTABLE_VIEWS // 12].cpu())
     for path in (files.views, files.curves, files.turntable, files.preview):

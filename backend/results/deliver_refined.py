@@ -1,36 +1,32 @@
-"""What a refine job delivers: the textures in full size, the mesh that they lie on, and pictures of it."""
+"""What a refine job delivers: the textures in full size, the mesh under them, and pictures of it."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backend.files import write_bytes, write_text
 from backend.meshes.glb_edit import repainted
 from backend.meshes.obj_edit import corner_normals, repainted_obj
-from backend.meshes.write import Group, glb_of_groups
+from backend.meshes.write import Group, glb_of_groups, png_bytes
 from backend.results.deliver import STEPS, TURNTABLE_VIEWS, Delivered
-from backend.results.look import BACKGROUND, around, look
+from backend.results.look import BACKGROUND, render_scene, turntable_cameras
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh, Sheet, vertex_normals
 from backend.scene.scene import Scene
-from backend.texture.painted import Painted
 from backend.texture.repaint import Canvas, paint
 from backend.texture.sheets import welded
+from backend.texture.source_colours import SourceColours
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.colour import to_linear
-from dreamflow_blender.contract.jobfolder import JobFolder, numbered
+from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 from dreamflow_blender.contract.protocol import Job
 
@@ -50,7 +46,7 @@ class Refined:
     arrays: ObjectArrays
     sheets: list[Sheet]
     mesh: Mesh
-    colours: Painted
+    colours: SourceColours
     canvas: Callable[[Sheet], Canvas]
     figures: dict[str, float]
 
@@ -62,7 +58,7 @@ def finishing(
 
     curves  [iterations] by stage and name; views [8,H,W,3] after each stage
     """
-    from backend.texture.colour_field import learnt
+    from backend.texture.colour_field import learned_colour
 
     arrays, sheets, mesh, colours = refined.arrays, refined.sheets, refined.mesh, refined.colours
     folder, job = JobFolder(refined.job.folder), refined.job
@@ -71,13 +67,13 @@ def finishing(
     changed = 0.0
     for sheet in sheets:
         canvas = refined.canvas(sheet)
-        images.append(paint(canvas, mesh, colours, learnt(scene)))
+        images.append(paint(canvas, mesh, colours, learned_colour(scene)))
         changed += float((canvas.weight > 0).float().mean()) / len(sheets)
     yield 2
-    result = chosen_uvs(arrays, sheets)
+    result = result_arrays(arrays, sheets)
     yield 3
-    pngs = [png_of(image) for image in images]
-    files = {numbered(folder.albedo, number): png for number, png in enumerate(pngs, 1)}
+    pngs = [png_bytes(image) for image in images]
+    files = {indexed_filename(folder.albedo, number): png for number, png in enumerate(pngs, 1)}
     files[folder.mesh_npz] = meshfile.to_bytes(result)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
     if folder.object_glb.is_file():
@@ -87,18 +83,20 @@ def finishing(
         normal = corner_normals(obj) if obj else None
         files[folder.mesh_glb] = glb_of_groups(result, groups(arrays, sheets, pngs), info, normal)
         if obj:
-            named = [numbered(folder.albedo, n).name for n in range(1, len(images) + 1)]
+            named = [indexed_filename(folder.albedo, n).name for n in range(1, len(images) + 1)]
             again = repainted_obj(obj, folder.object_mtl.read_bytes(), arrays, sheets, named)
             files |= {folder.path / name: content for name, content in again.items()}
     for path, content in files.items():
         write_bytes(path, content)
-    write_text(folder.materials, described(arrays, sheets))
+    write_text(folder.materials, materials_json(arrays, sheets))
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), background).cpu()
+    sheet_of_views = render_scene(scene, turntable_cameras(8, 192, mesh.v_pos.device), background).cpu()
     write_views(folder.views, {**views, "result": sheet_of_views})
     write_curves(folder.curves, curves)
-    turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background).cpu()
+    turning = render_scene(
+        scene, turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background
+    ).cpu()
     write_turntable(folder.turntable, turning)
     write_preview(folder.preview, turning[TURNTABLE_VIEWS // 12])
     pictures = (folder.views, folder.curves, folder.turntable, folder.preview)
@@ -108,7 +106,7 @@ def finishing(
         "texture_px": float(max(max(s.height, s.width) for s in sheets)),
         "textures": float(len(sheets)),
         "new_uvs": float(sum(s.new_uvs for s in sheets)),
-        "share_changed": changed,  # of the texels that lie on the surface
+        "share_changed": changed,  # of the texels on the surface
     }
     yield STEPS
     return Delivered(paths, figures, mesh, images[0][..., :3].float() / 255)
@@ -128,15 +126,15 @@ def groups(arrays: ObjectArrays, sheets: list[Sheet], pngs: list[bytes]) -> list
         image = int(arrays.image[row])
         base = arrays.base[row].astype(np.float64)
         factor = (*to_linear(base[:3]).tolist(), float(base[3]))
-        own = png_of(torch.from_numpy(arrays.images[image])) if image >= 0 else None
+        own = png_bytes(torch.from_numpy(arrays.images[image])) if image >= 0 else None
         wrap = tuple(arrays.wrap[row].tolist())
         faces = np.nonzero(left & (arrays.material == row))[0]
         found.append(Group(faces, str(arrays.names[row]), own, factor, wrap, bool(base[3] < 1)))
     return found
 
 
-def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
-    """The same triangles with the UVs that the textures are for; faces without a texture keep theirs."""
+def result_arrays(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
+    """The same triangles with the UVs that the textures are for; faces without a texture keep their own."""
     faces = len(arrays.t_pos_idx)
     index = np.full((faces, 3), -1, np.int64)
     parts: list[NDArray[np.float32]] = []
@@ -165,11 +163,11 @@ def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
     )
 
 
-def described(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
+def materials_json(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
     """materials.json's content."""
     textures = [
         {
-            "file": numbered(JobFolder("").albedo, number).name,
+            "file": indexed_filename(JobFolder("").albedo, number).name,
             "materials": [str(arrays.names[row]) for row in sheet.materials],
             "new_uvs": sheet.new_uvs,
             "faces": len(sheet.faces),
@@ -178,19 +176,3 @@ def described(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
     ]
     new_uvs = any(sheet.new_uvs for sheet in sheets)
     return json.dumps({"textures": textures, "new_uvs": new_uvs}, indent=1) + "\n"
-
-
-def png_of(image: Tensor) -> bytes:
-    """[H,W,4] uint8 as a PNG that says it is sRGB; without alpha where there is nothing transparent."""
-    pixels = image.cpu().numpy()
-    if (pixels[..., 3] == 255).all():
-        pixels = np.ascontiguousarray(pixels[..., :3])
-    chunks = PngInfo()
-    chunks.add(b"sRGB", b"\x00")
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
-    return buffer.getvalue()
-
-
-def write_png(path: Path, image: Tensor) -> None:
-    write_bytes(path, png_of(image))

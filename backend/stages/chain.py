@@ -11,7 +11,7 @@ import torch
 from backend.config import STAGES, Preset
 from backend.diffusion.prior import Prior
 from backend.errors import NumericsError, SceneError
-from backend.scene.scene import Scene, hand_over, new_scene, settle_colours
+from backend.scene.scene import Scene, field_to_surface, new_scene, settle_colours
 from backend.stages.apfo import Step
 from backend.stages.checkpoint import Saved, restore_scene, restore_stage
 from backend.stages.memory import Ladder, is_out_of_memory, let_go
@@ -112,8 +112,8 @@ def look_at_hand_over(scene: Scene, prior: Prior, preset: Preset, seed: int) -> 
     """From the field to a surface, judged by the views of its own generator. Raises SceneError."""
     device = scene.field.table.device
     size = max(preset.nerf.size, min(preset.geometry.size, 256))  # sharp enough to settle colours on
-    viewers = prior.poses.sample(torch.Generator(device).manual_seed(seed), THRESHOLD_VIEWS, size, size)
-    hand_over(scene, viewers, preset.geometry.cells)
+    viewers = prior.spec.poses.sample(torch.Generator(device).manual_seed(seed), THRESHOLD_VIEWS, size, size)
+    field_to_surface(scene, viewers, preset.geometry.cells)
 
 
 def _seed(job: Job, attempt: int) -> int:

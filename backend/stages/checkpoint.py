@@ -29,7 +29,7 @@ from backend.files import disk_errors
 from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
 from backend.scene.mesh import Mesh
-from backend.scene.scene import Box, Scene, Seen
+from backend.scene.scene import GridBox, ReferenceViews, Scene
 from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
 
@@ -55,7 +55,7 @@ class Saved:
     attempt: int  # at stage 1
     ended: bool  # with what comes after the stage's last iteration
     mean_opacity: float
-    box: Box | None  # of the tetrahedral grid
+    box: GridBox | None  # of the tetrahedral grid
     tensors: dict[str, Tensor]
     notes: dict[str, Any]  # the pipeline's own: job, threads, kernels, versions, seconds
 
@@ -144,7 +144,7 @@ def restore_scene(saved: Saved, scene: Scene) -> None:
     if "seen.image" in on_device:
         image = on_device["seen.image"]
         camera = Camera(on_device["seen.c2w"], on_device["seen.proj"], image.shape[1], image.shape[2])
-        scene.seen = Seen(camera, image, on_device["seen.opacity"])
+        scene.seen = ReferenceViews(camera, image, on_device["seen.opacity"])
 
 
 def restore_stage(saved: Saved, stage: Stage) -> None:
@@ -210,7 +210,7 @@ def load(path: Path) -> Saved:
             raise DiskError(f"The checkpoint {path} is of another version of DreamFlow.", again)
         box = facts.pop("box")
         if box is not None:
-            box = Box(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
+            box = GridBox(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
         if facts["stage"] not in STAGES:
             raise ValueError(f"there is no stage {facts['stage']}")
         return Saved(box=box, tensors=safetensors.torch.load(blob), **facts)

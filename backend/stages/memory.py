@@ -62,7 +62,9 @@ def thrift_of(rung: int, graphs: bool) -> Thrift:
 def needed_gb(name: str, preset: Preset, prior: Prior, rung: int, graphs: bool = False) -> float:
     """An estimate of a stage's peak."""
     walk: Walk = getattr(preset, name)
-    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(walk, preset.nerf, prior.frames)
+    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(
+        walk, preset.nerf, prior.spec.frames
+    )
 
 
 def _scene_gb(walk: Walk, nerf: NerfStage, frames: int) -> float:

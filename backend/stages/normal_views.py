@@ -57,10 +57,10 @@ class NormalsSometimes:
     def camera(self, generator: Generator, size: int) -> Camera:
         """A ring, or a view, of the prior's poses; for normals the highest of a few, which looks into things."""
         self.shows_normals = draw_on_host(generator) < self.share
-        drawn = self.prior.poses.sample(generator, HIGHEST_OF if self.shows_normals else 1, size, size)
+        drawn = self.prior.spec.poses.sample(generator, HIGHEST_OF if self.shows_normals else 1, size, size)
         highest = drawn.elevation.argmax().reshape(1)
         one = Camera(drawn.c2w.index_select(0, highest), drawn.proj.index_select(0, highest), size, size)
-        return rings_of(one, self.prior.frames)
+        return rings_of(one, self.prior.spec.frames)
 
     def denoise(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
         """D_p(z) of what this update shows."""

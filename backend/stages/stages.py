@@ -60,7 +60,7 @@ class Guide:
 
     def camera(self, generator: Generator, size: int) -> Camera:
         """A ring, or a view, of the prior's poses."""
-        return rings_of(self.prior.poses.sample(generator, 1, size, size), self.prior.frames)
+        return rings_of(self.prior.spec.poses.sample(generator, 1, size, size), self.prior.spec.frames)
 
     def denoise(self, z: Tensor, level: Any, camera: Camera) -> Tensor:
         return self.prior.denoise(z, level, camera, self.conditioning, self.guidance_scale)
@@ -83,8 +83,8 @@ def nerf_guide(prior: Prior, prompt: str, negative: str, settings: NerfStage) ->
 
 def behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
     """What stands behind the object this time: a random solid colour, or the background network."""
-    learned = draw_on_host(generator) < prior.backgrounds.learned_share
-    return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)
+    learned = draw_on_host(generator) < prior.spec.backgrounds.learned_share
+    return scene.backdrop if learned else prior.spec.backgrounds.sample_solid(generator)
 
 
 def nerf_stage(
@@ -102,7 +102,7 @@ def nerf_stage(
     )
     phi = _phi(g, settings, seed)
     fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
-    normal_background = torch.tensor(g.prior.normal_background, device=field.table.device)
+    normal_background = torch.tensor(g.prior.spec.normal_background, device=field.table.device)
 
     def render(camera: Camera) -> RenderOutput:
         if g.shows_normals:
@@ -148,7 +148,7 @@ def _check_opacity(mean: float, iteration: int) -> None:
 
 
 def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
-    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
+    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.spec.lora):
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
@@ -171,7 +171,7 @@ def _walk(
 ) -> Iterator[Step]:
     """APFO with this stage's cameras and the learning rates' decay."""
     encode, decode = g.prior.encode, g.prior.decode
-    between_pictures = (g.prior.target if walk.target == "prior" else walk.target) == "pixel"
+    between_pictures = (g.prior.spec.target if walk.target == "prior" else walk.target) == "pixel"
     decay(optimizer, walk, start)
     for step in apfo(
         levels_of(walk),
@@ -197,7 +197,7 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
     optimizer = adamw(
         [([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate)], weight_decay=0.0
     )
-    background = torch.tensor(g.prior.normal_background, device=scene.sdf.device)
+    background = torch.tensor(g.prior.spec.normal_background, device=scene.sdf.device)
     current: list[tuple[Mesh, Edges]] = []
 
     def render(camera: Camera) -> RenderOutput:

@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.scene.mesh import Sheet
-from backend.texture.unwrap import unwrap
+from backend.texture.unwrap import PADDING, unwrap
 from backend.texture.uv_check import check_uvs
 from dreamflow_blender.contract.meshfile import ObjectArrays
-
-PADDING = 4  # texels of gutter round a new chart
 
 
 def plan_sheets(
@@ -97,7 +95,7 @@ def fresh_uvs(
     cancelled: Callable[[], bool],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """New charts, in which each polygon is in one piece: the corners that its triangles share are one."""
-    made = unwrap(v_pos, tri.astype(np.int64), size, padding=PADDING, cancelled=cancelled)
+    made = unwrap(v_pos, tri.astype(np.int64), size, cancelled=cancelled)
     torn = torn_polygons(tri, polygon, made.t_tex_idx)
     if not torn.any():
         return made.v_tex, made.t_tex_idx

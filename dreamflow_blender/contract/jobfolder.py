@@ -23,7 +23,7 @@ def slug(prompt: str) -> str:
     return f"{name}-object" if name in RESERVED else name or "object"
 
 
-def numbered(path: Path, number: int) -> Path:
+def indexed_filename(path: Path, number: int) -> Path:
     """albedo.png, albedo_2.png, albedo_3.png, ...: one a texture, from 1."""
     return path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
 

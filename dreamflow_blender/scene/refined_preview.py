@@ -16,7 +16,7 @@ import numpy as np
 from ..backlog.entries import PLACE
 from ..backlog.store import Entry
 from ..contract import meshfile
-from ..contract.jobfolder import JobFolder, numbered
+from ..contract.jobfolder import JobFolder, indexed_filename
 from ..contract.meshfile import BadMeshFile, MeshArrays
 from . import windows
 from .nodes import new_material
@@ -68,7 +68,7 @@ def _read(folder: Path, place: dict[str, Any]) -> _Shell:
     of_row = np.full(len(names) + 1, -1)
     files = []
     for number, texture in enumerate(textures):
-        files.append(numbered(job.snapshot_png, number + 1))
+        files.append(indexed_filename(job.snapshot_png, number + 1))
         for name in texture["materials"]:
             of_row[names.index(name)] = number
     return _Shell(arrays, of_row[material], files)

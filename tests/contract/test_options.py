@@ -140,5 +140,6 @@ def test_a_job_s_types_are_checked_once_when_it_is_made_and_once_when_it_is_read
     line = p.encode_request(p.Generate(job))
     assert checked == [p.Job, p.Generate]
     checked.clear()
-    assert p.decode_request(line) == p.Generate(job)
+    read = p.decode_request(line)
     assert checked == [p.Job, p.Generate]
+    assert read == p.Generate(job)

@@ -77,7 +77,9 @@ def test_all_that_a_job_leaves_is_cleared_but_the_mesh_that_the_new_one_begins_w
     everything = [
         path for path in vars(files).values() if path not in (tmp_path, files.checkpoints, files.lock)
     ]
-    everything += [jobfolder.numbered(p, n) for p in (files.albedo, files.snapshot_png) for n in (2, 11)]
+    everything += [
+        jobfolder.indexed_filename(p, n) for p in (files.albedo, files.snapshot_png) for n in (2, 11)
+    ]
     for path in (*everything, tmp_path / "albedo_mine.png"):
         path.write_text("old")
     (files.checkpoints / "000001-nerf-1").mkdir(parents=True)

@@ -15,7 +15,7 @@ from backend.diffusion import graphs
 from backend.diffusion.savings import Thrift
 from backend.jobs import generate
 from backend.jobs.keeper import listed
-from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.models.latent_prior import LatentPrior
 from backend.stages.checkpoint import load
 from backend.stages.memory import Ladder, make_plan
 from dreamflow_blender.contract.protocol import Cancelled, Event, Job, Warning
@@ -123,7 +123,7 @@ def test_they_are_the_first_to_go() -> None:
 
 def test_a_network_loaded_again_is_as_thrifty(card: PretendedCard, folder: Path) -> None:
     """The hand-over may let go of all networks; the next stage loads them by using them."""
-    prior = StableDiffusionPrior(folder, "cuda:0")
+    prior = LatentPrior(folder, "cuda:0")
     prior.save_memory(Thrift(checkpoint_encode=True, checkpoint_fit=True, graphs=True))
     for _ in range(2):
         assert prior._network.graphs is not None and prior._network.graphs.allowed

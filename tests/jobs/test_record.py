@@ -33,7 +33,7 @@ def test_the_strength_is_where_the_last_stage_starts_with_levels_as_close_as_the
     assert (resolved.preset.refine.start, resolved.preset.refine.levels) == (0.15, draft.levels // 2)
     assert resolved.set_by["refine.start"] == "strength"
     finer = Oracle()
-    finer.settings = {"refine.levels": 40}
+    finer.spec = dataclasses.replace(finer.spec, settings={"refine.levels": 40})
     resolved = resolve_job(refine_job(strength=0.15), Oracle(), finer)
     assert resolved.preset.refine.levels == 20
     told = refine_job(strength=0.15, overrides={"refine.levels": 7})

@@ -130,7 +130,7 @@ def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
 
 def test_a_prior_s_guidance_goes_before_the_preset_s_and_the_user_s_before_both() -> None:
     refiner = Oracle()
-    refiner.guidance = 2
+    refiner.spec = dataclasses.replace(refiner.spec, guidance=2)
     job = Job("1", "generate", "a ball", "unused", overrides={"geometry.guidance_scale": 4.5})
     resolved = resolve_job(job, Oracle(), refiner)
     preset = resolved.preset
@@ -141,6 +141,6 @@ def test_a_prior_s_guidance_goes_before_the_preset_s_and_the_user_s_before_both(
         "nerf.guidance_scale": "prior", "geometry.guidance_scale": "job", "texture.guidance_scale": "prior",
         "refine.guidance_scale": "refiner",
     }  # fmt: skip
-    refiner.guidance = None
+    refiner.spec = dataclasses.replace(refiner.spec, guidance=None)
     plain = Job("1", "generate", "a ball", "unused")
     assert resolve_job(plain, refiner, None) == resolve("draft")

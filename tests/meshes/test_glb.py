@@ -12,8 +12,8 @@ import pytest
 from backend.meshes.glb import parse
 from backend.meshes.glb_scene import read_glb
 from backend.meshes.parts import from_parts
-from backend.meshes.write import glb_bytes
-from backend.results.deliver_refined import chosen_uvs, png_of
+from backend.meshes.write import glb_bytes, png_bytes
+from backend.results.deliver_refined import result_arrays
 from backend.scene.mesh import Sheet
 from dreamflow_blender.contract.meshfile import BadMeshFile
 from tests.tools.made_meshes import grid_ball, stripes
@@ -28,8 +28,8 @@ def a_glb(**material: object) -> bytes:
     arrays = from_parts(v, tri, uv=uv, polygon=polygon)
     sheet = Sheet(np.arange(0), np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), np.zeros(0, bool), 1, 1,
                   None, (), False, "")  # fmt: skip
-    mesh = chosen_uvs(arrays, [sheet])
-    glb = parse(glb_bytes(mesh, png_of(torch.from_numpy(stripes())), {"prompt": "é 🦆"}))
+    mesh = result_arrays(arrays, [sheet])
+    glb = parse(glb_bytes(mesh, png_bytes(torch.from_numpy(stripes())), {"prompt": "é 🦆"}))
     document = glb.document
     primitive = document["meshes"][0]["primitives"][0]
     count = document["accessors"][0]["count"]

@@ -21,8 +21,8 @@ from backend.diffusion.joint_attention import join_frames, joined_frames
 from backend.diffusion.savings import Thrift
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import ModelError
+from backend.models.latent_prior import LatentPrior
 from backend.models.model_folder import open_folder
-from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.scene.camera import Camera, orbit, rings_of
 from tests.tools.mvdream_reference import build, reference, write
 
@@ -56,7 +56,7 @@ def latents(views: int) -> Tensor:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_folder_denoises_as_the_model_written_out(folders: dict[str, Path], layout: str) -> None:
-    prior = StableDiffusionPrior(folders[layout], "cpu")
+    prior = LatentPrior(folders[layout], "cpu")
     camera, z = cameras(), latents(2 * FRAMES)
     said = prior.prepare("a red mug", "blurry", "colour", 64)
     got = prior.denoise(z, LEVEL, camera, said, 3.0)
@@ -69,7 +69,7 @@ def test_a_folder_denoises_as_the_model_written_out(folders: dict[str, Path], la
     assert (
         float((got - expected).abs().max() / expected.abs().max()) < 1e-3
     )  # at sigma 1.6, guided, in float32
-    assert (prior.frames, prior.native_size) == (FRAMES, 64)
+    assert (prior.spec.frames, prior.spec.native_size) == (FRAMES, 64)
     moved = z.clone()
     moved[5] += 1
     change = (prior.denoise(moved, LEVEL, camera, said, 3.0) - got).abs().amax((1, 2, 3)) > 1e-6
@@ -79,7 +79,7 @@ def test_a_folder_denoises_as_the_model_written_out(folders: dict[str, Path], la
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_its_network_is_the_model_written_out(folders: dict[str, Path], layout: str) -> None:
     """In double precision, so that nothing but rounding is let through."""
-    unet = StableDiffusionPrior(folders[layout], "cpu")._network.unet
+    unet = LatentPrior(folders[layout], "cpu")._network.unet
     assert isinstance(unet, UNet2DConditionModel)
     generator = torch.Generator().manual_seed(2)
     z, text, label = (
@@ -93,9 +93,7 @@ def test_its_network_is_the_model_written_out(folders: dict[str, Path], layout: 
 
 
 def test_both_layouts_are_the_same_network(folders: dict[str, Path]) -> None:
-    first, second = (
-        StableDiffusionPrior(folders[layout], "cpu")._network.unet.state_dict() for layout in LAYOUTS
-    )
+    first, second = (LatentPrior(folders[layout], "cpu")._network.unet.state_dict() for layout in LAYOUTS)
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     # and every number of the published files is in it
@@ -138,14 +136,14 @@ def test_no_python_file_of_a_folder_runs(
         asked = {"AutoModel": "mv_unet.MultiViewUNetModel", "AutoConfig": "mv_unet.Config"}
         path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "auto_map": asked}), "utf-8")
     monkeypatch.chdir(folder)
-    prior = StableDiffusionPrior(folder, "cpu")
+    prior = LatentPrior(folder, "cpu")
     prior.load()
     prior.prepare("a red mug", "", "colour", 64)
     assert not ran.exists()
 
 
 def test_savings_and_a_learnt_phi_keep_the_ring_joined(folders: dict[str, Path]) -> None:
-    prior = StableDiffusionPrior(folders["ldm"], "cpu")
+    prior = LatentPrior(folders["ldm"], "cpu")
     said = prior.prepare("a red mug", "", "colour", 64)
     camera, z = cameras(1), latents(FRAMES)
     before = prior.denoise(z, LEVEL, camera, said, 2.0)
@@ -213,7 +211,7 @@ def test_a_tensor_missing_left_over_or_misshapen_is_named(copied: Callable[[str]
     ):
         save_file(spoilt, folder / WEIGHTS)
         with pytest.raises(ModelError, match=said):
-            StableDiffusionPrior(folder, "cpu").load()
+            LatentPrior(folder, "cpu").load()
 
 
 def test_a_lost_camera_embedding_is_named(copied: Callable[[str], Path]) -> None:
@@ -228,7 +226,7 @@ def test_a_lost_camera_embedding_is_named(copied: Callable[[str], Path]) -> None
     (folder / "camera_proj").rmdir()
     write(folder / "camera_proj", {}, {"linear_1.weight": tensors["linear_1.weight"]})
     with pytest.raises(ModelError, match="lacks 3 tensors, class_embedding"):
-        StableDiffusionPrior(folder, "cpu").load()
+        LatentPrior(folder, "cpu").load()
 
 
 def test_a_ring_costs_what_one_large_view_costs() -> None:

@@ -16,7 +16,7 @@ from backend.config import resolve
 from backend.diffusion.savings import THRIFTS
 from backend.errors import InputError, OutOfMemory
 from backend.jobs import generate
-from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.models.latent_prior import LatentPrior
 from backend.scene.scene import Scene
 from backend.stages import apfo, chain, memory
 from backend.stages.memory import Ladder, make_plan
@@ -75,7 +75,7 @@ def state(scene: Scene) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def undisturbed(folders: tuple[Path, Path]) -> dict[str, torch.Tensor]:
-    scene, notes, _ = run(StableDiffusionPrior(folders[0], CPU, folders[1]))
+    scene, notes, _ = run(LatentPrior(folders[0], CPU, folders[1]))
     assert notes == []
     return state(scene)
 
@@ -90,7 +90,7 @@ def test_wherever_it_runs_out_the_result_is_the_same(
     """Twice, so that it comes to the second rung: both compute again what they do not keep, to the same bits."""
     from backend.diffusion.lora import LoRAPhi
 
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    prior = LatentPrior(folders[0], CPU, folders[1])
     if where in ("encode", "D_p"):
         name = {"encode": "encode", "D_p": "denoise"}[where]
         monkeypatch.setattr(prior, name, Failing(getattr(prior, name), 3, 4))
@@ -111,7 +111,7 @@ def test_wherever_it_runs_out_the_result_is_the_same(
 def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
     folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
+    prior = LatentPrior(folders[0], CPU, folders[1])
     monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 2, 3, 4, 5))
     ladder = Ladder(resolve("draft", {"job": FEW}).preset, prior, None)
     _, notes, done = run(prior, ladder)
@@ -140,7 +140,7 @@ def test_a_processor_runs_out_in_other_words(error: Exception) -> None:
 
 
 def test_what_is_to_be_changed_by_stage(folders: tuple[Path, Path]) -> None:
-    preset, sd = resolve("paper").preset, StableDiffusionPrior(folders[0], CPU)  # native size 64
+    preset, sd = resolve("paper").preset, LatentPrior(folders[0], CPU)  # native size 64
     assert memory.what_to_change("texture", preset, sd) == "Lower texture.size: --set texture.size=256"
     small = dataclasses.replace(preset, refine=dataclasses.replace(preset.refine, size=64))
     assert "--stages nerf,geometry,texture" in memory.what_to_change("refine", small, sd)
@@ -174,9 +174,9 @@ def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch
 def test_a_job_warns_goes_on_and_remembers(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = StableDiffusionPrior.denoise
+    real = LatentPrior.denoise
     failing = Failing(real, 3)
-    monkeypatch.setattr(StableDiffusionPrior, "denoise", lambda self, *args: failing(self, *args))
+    monkeypatch.setattr(LatentPrior, "denoise", lambda self, *args: failing(self, *args))
     job = tiny_job(
         tmp_path / "job", prior=str(folders[0]), stages=("nerf",), overrides=FEW, checkpoint_seconds=0.0
     )

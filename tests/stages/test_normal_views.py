@@ -84,11 +84,11 @@ def test_without_a_share_cameras_are_drawn_as_ever() -> None:
     plain = nerf_guide(prior, "a ball", "", DRAFT.nerf)
     assert isinstance(plain, Guide) and DRAFT.nerf.normal_share == 0
     a, b = generator(4), generator(4)
-    assert torch.equal(plain.camera(a, 8).c2w, prior.poses.sample(b, 1, 8, 8).c2w)
+    assert torch.equal(plain.camera(a, 8).c2w, prior.spec.poses.sample(b, 1, 8, 8).c2w)
     assert torch.equal(a.get_state(), b.get_state())
 
 
 def test_a_share_is_between_0_and_1() -> None:
-    assert resolve("draft", {"nerf.normal_share": 1}).nerf.normal_share == 1.0
+    assert resolve("draft", {"job": {"nerf.normal_share": 1}}).preset.nerf.normal_share == 1.0
     with pytest.raises(InputError, match="normal_share must be 0 to 1"):
-        resolve("draft", {"nerf.normal_share": 1.2})
+        resolve("draft", {"job": {"nerf.normal_share": 1.2}})

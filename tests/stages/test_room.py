@@ -12,7 +12,7 @@ import torch
 
 from backend.errors import OutOfMemory
 from backend.jobs import generate
-from backend.models import stable_diffusion
+from backend.models import latent_prior
 from backend.stages import chain
 from dreamflow_blender.contract.protocol import Finished, Job
 from tests.tools.tiny import tiny_job
@@ -38,14 +38,14 @@ def job(folders: tuple[Path, Path], tmp_path: Path) -> Job:
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
     """Those that were loaded."""
-    real, seen = stable_diffusion.load_network, []
+    real, seen = latent_prior.load_network, []
 
     def load(*args: Any) -> Any:
         network = real(*args)
         seen.append(weakref.ref(network.unet))
         return network
 
-    monkeypatch.setattr(stable_diffusion, "load_network", load)
+    monkeypatch.setattr(latent_prior, "load_network", load)
     return seen
 
 

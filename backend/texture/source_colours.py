@@ -10,8 +10,8 @@ from torch import Tensor
 from backend.texture.bake import Points
 from dreamflow_blender.contract.meshfile import ObjectArrays
 
-REPEAT, EXTEND, MIRROR = 0, 1, 2  # ObjectArrays.wrap
-PLAIN = 0.06  # a lone colour whose channels differ by less tells nothing of what the object looks like
+EXTEND, MIRROR = 1, 2  # ObjectArrays.wrap; 0 repeats
+PLAIN = 0.06  # a lone colour whose channels differ by less says nothing about what the object looks like
 
 
 def to_linear(srgb: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def to_srgb(linear: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Painted:
+class SourceColours:
     """An object's present colours.
 
     material  [F] int64, rows of base, image and wrap
@@ -68,7 +68,7 @@ class Painted:
         return torch.cat((rgb, alpha), 1)
 
     @property
-    def plain(self) -> bool:
+    def is_plain_grey(self) -> bool:
         """Whether all of it has one colour, and a grey one: nothing to refine."""
         if self.uv is not None and any(self.image[m] >= 0 for m in self.material.unique().tolist()):
             return False
@@ -80,14 +80,14 @@ class Painted:
         return alike and float((colours.amax(1) - colours.amin(1)).max()) < PLAIN
 
 
-def painted(mesh: ObjectArrays, device: torch.device | str) -> Painted:
-    """Of the arrays. A material whose image was not found is said to have none."""
+def source_colours(mesh: ObjectArrays, device: torch.device | str) -> SourceColours:
+    """Source colours of a mesh; a missing image counts as none."""
 
     def floats(array: object, there: bool) -> Tensor | None:
         return torch.tensor(array, device=device) if there else None
 
     uv = mesh.source_uv if len(mesh.source_uv) else mesh.uv
-    return Painted(
+    return SourceColours(
         torch.from_numpy(mesh.material.astype("int64")).to(device),
         floats(uv, len(uv) > 0),
         floats(mesh.colour, len(mesh.colour) > 0),
