@@ -113,10 +113,10 @@ def run_job(client: Client, job: Job, how: str, heard: Callable[[Event], None]) 
 
 
 def discard(folder: Path, root: Path) -> None:
-    """Delete a job's folder, but only one below `root` with a job in it. Raises OSError."""
+    """Delete a job's folder, but only one below `root` with a job or its mesh in it. Raises OSError."""
     inside = root.resolve() in folder.resolve().parents and not folder.is_symlink()
     files = JobFolder(folder)
-    if inside and (files.job.is_file() or files.log.is_file()):
+    if inside and any(path.is_file() for path in (files.job, files.log, files.object_npz)):
         shutil.rmtree(folder)
 
 

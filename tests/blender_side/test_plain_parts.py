@@ -129,7 +129,7 @@ def test_tasks(idle_tasks):
     with pytest.raises(RuntimeError, match="Setting up is still running"):
         tasks.begin("check", "Checking", work_of)
     run_tasks()
-    assert len(heard) == 2 and tasks.trouble is None
+    assert len(heard) == 2 and tasks.problem is None
 
     lines = []
 
@@ -148,7 +148,7 @@ def test_tasks(idle_tasks):
 
     tasks.begin("check", "Checking", broken)
     run_tasks()
-    assert (tasks.trouble.message, tasks.trouble.todo, tasks.trouble.log) == ("No.", "Do this.", "log")
+    assert (tasks.problem.message, tasks.problem.todo, tasks.problem.log) == ("No.", "Do this.", "log")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
