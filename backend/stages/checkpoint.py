@@ -10,8 +10,10 @@ the run goes on.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,16 +36,6 @@ from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
 
 VERSION = 1  # of the layout below
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -187,9 +179,7 @@ def write(path: Path, saved: Saved) -> None:
     try:
         with disk_errors(path):
             temporary.mkdir(parents=True, exist_ok=True)
-            with (temporary / "state.safetensors").open("wb") as file:
-                _write_tensors(file, saved.tensors)
-                _to_the_disk(file)
+            _write_tensors(temporary / "state.safetensors", saved.tensors)
             with (temporary / "state.json").open("wb") as file:
                 file.write(json.dumps(facts, indent=1).encode())
                 _to_the_disk(file)
@@ -218,22 +208,16 @@ def load(path: Path) -> Saved:
         raise DiskError(f"The checkpoint {path} is damaged ({error}).", again) from error
 
 
-def _write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
-    """The safetensors format. Its own library turns a full disk into an error without an errno."""
-    header, place = {}, 0
-    for name, t in tensors.items():
-        size = t.numel() * t.element_size()
-        header[name] = {
-            "dtype": _NAMES[t.dtype],
-            "shape": list(t.shape),
-            "data_offsets": [place, place + size],
-        }
-        place += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for t in tensors.values():
-        file.write(t.reshape(-1).view(torch.uint8).numpy().data)
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """safetensors writes and renames but does not flush, and tells an operating system's error as text alone."""
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, str(error), str(path), number) from error  # the last is Windows's own number
+    with path.open("rb+") as file:
+        _to_the_disk(file)
 
 
 def _to_the_disk(file: BinaryIO) -> None:

@@ -29,7 +29,7 @@ class Client:
 
     All methods are for one thread (Blender's main thread), but `close`, which any thread may call.
 
-    python         the environment's Python (environment.python_of)
+    python         the environment's Python (environment.look)
     code           the folder that holds `backend` and `dreamflow_blender`
     root           the jobs' root, made if need be: the worker's working directory
     pycache        for Python's compiled files (default: a folder in `root`)

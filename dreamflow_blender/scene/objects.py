@@ -213,7 +213,7 @@ def pack_image(name: str, png: bytes) -> bpy.types.Image:
 
     Its name and its path are the same file's: exporters write it by the one and refer to it by the other.
     """
-    stem = bpy.path.clean_name(name)[:_NAME_BYTES]
+    stem = bpy.path.clean_name(name)[: _NAME_BYTES - 9]  # "_123.png" has its place
     file, number = f"{stem}.png", 2
     while file in bpy.data.images:
         file, number = f"{stem}_{number}.png", number + 1
@@ -273,7 +273,7 @@ def collection_of(scene: bpy.types.Scene, name: str) -> bpy.types.Collection:
 
 def _is_seen(layer: bpy.types.LayerCollection, collection: bpy.types.Collection) -> bool:
     """Whether this view layer shows what is in the collection."""
-    if layer.exclude or not layer.is_visible:
+    if layer.exclude or layer.hide_viewport or layer.collection.hide_viewport:
         return False
     return layer.collection == collection or any(_is_seen(child, collection) for child in layer.children)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-VERSION = "0.1.0"
 CODE = (
     Path(__file__).resolve().parents[2]
 )  # holds `backend` and `dreamflow_blender`; nothing is written there
 REQUIREMENTS = CODE / "requirements.txt"
+VERSION = str(tomllib.loads((CODE / "blender_manifest.toml").read_text(encoding="utf-8"))["version"])
 
 
 def _name() -> str:

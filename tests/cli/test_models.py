@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from backend import __main__ as cli
-from backend.weights import hub
+from backend.weights import transport
 from backend.weights.sources import NAMES, find, home_of, model_named
 from tests.tools.hub_server import Fault, HubServer, offer
 
@@ -26,7 +26,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(hub, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(transport, "PAUSES", (0.0,) * 5)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with HubServer() as running:
         for name in NAMES:
@@ -115,7 +115,7 @@ def test_errors_say_what_to_do(server, capsys):
     assert "python -m backend models fetch sd" in capsys.readouterr().err
     server.faults[UNET] = [Fault(404)]
     assert cli.main(["models", "fetch", "sd"]) == 1
-    assert "is not there (HTTP 404)" in capsys.readouterr().err
+    assert "is gone, private or gated (HTTP 404)" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_there_is(server, capsys, monkeypatch):

@@ -21,7 +21,7 @@ from tests.tools.worker_client import fresh
 
 RESULTS = ("mesh.npz", "albedo.png")
 BEFORE = ("log.txt", "lock", "job.json")  # it has not begun: nothing is left
-DURING = ("events.jsonl", "preview.png", "snapshot.npz", "state.safetensors", "state.json")
+DURING = ("events.jsonl", "preview.png", "snapshot.npz", "state.json")  # and test_for_real
 AFTER = ("albedo.png", "mesh.npz", "mesh.glb", "views.png", "curves.png", "turntable.webp")  # and preview.png
 
 

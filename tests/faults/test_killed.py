@@ -75,13 +75,13 @@ def undisturbed(tmp_path_factory):
     "number", [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in range(KILLS)]
 )
 def test_killed_and_resumed(undisturbed, tmp_path, number):
-    """In each place in turn, at a random moment of it; one time in six between the halves of a checkpoint."""
+    """In each place in turn, at a random moment of it; one time in six between the files of a checkpoint."""
     chance = random.Random(number)
     place = PLACES[number % len(PLACES)]
     folder = tmp_path / "job"
     job = Running("generate", folder)
     if place == "writing":
-        for _ in range(chance.randrange(1, 40)):  # of about 43
+        for _ in range(chance.randrange(1, 80)):  # of about 86
             job.wait_for("writing")
     else:
         job.wait_for(f"started {place}")

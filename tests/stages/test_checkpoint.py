@@ -18,6 +18,7 @@ from backend.results import deliver
 from backend.stages import chain, checkpoint
 from backend.stages.stages import Stage
 from dreamflow_blender.contract import protocol as p
+from tests.jobs.test_bad_disk import small_disk
 from tests.tools.oracle import Oracle
 from tests.tools.tiny import tiny_job
 
@@ -183,19 +184,29 @@ def test_clocks_change_nothing(tmp_path, kept, monkeypatch):
     assert results(tmp_path) == results(kept)
 
 
-def test_tensors_are_safetensors(tmp_path):
-    import safetensors.torch
-
+def test_every_kind_of_tensor_comes_back(tmp_path):
     tensors = {
         "a": torch.randn(3, 4), "b": torch.tensor(7), "c": torch.zeros(0, 3), "d": torch.tensor([True, False]),
         "e": torch.arange(5, dtype=torch.uint8), "f": torch.randn(2).bfloat16(),
     }  # fmt: skip
-    path = tmp_path / "t.safetensors"
-    with path.open("wb") as file:
-        checkpoint._write_tensors(file, tensors)
-    found = safetensors.torch.load_file(path)
+    saved = checkpoint.Saved("nerf", 3, 0, False, 0.5, None, tensors, {})
+    checkpoint.write(tmp_path / "000003-nerf-3", saved)
+    found = checkpoint.load(tmp_path / "000003-nerf-3").tensors
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert all(found[name].dtype == tensors[name].dtype for name in tensors)
+
+
+def test_a_disk_that_is_really_full_is_said_so(tmp_path):
+    """safetensors writes from Rust: what it meets is "os error 28" in a text."""
+    saved = checkpoint.Saved("nerf", 3, 0, False, 0.5, None, {"a": torch.ones(40_000)}, {})
+    with small_disk(tmp_path / "disk", "64k"):
+        with pytest.raises(DiskError, match="disk is full"):
+            checkpoint.write(tmp_path / "disk" / "000003-nerf-3", saved)
+        assert not list((tmp_path / "disk").iterdir())
+        small = dataclasses.replace(saved, tensors={"a": torch.ones(4)})
+        checkpoint.write(tmp_path / "disk" / "000003-nerf-3", small)  # there is room for this one
+        assert checkpoint.load(tmp_path / "disk" / "000003-nerf-3").tensors["a"].tolist() == [1.0] * 4
 
 
 class Elsewhere(torch.Generator):

@@ -66,7 +66,8 @@ def test_a_scene_that_was_deleted(user):  # noqa: F811
     assert "has been deleted" in jobs.problem.failed.message and not other.objects
     (past,) = jobs.get_store().history()
     bpy.ops.dreamflow.import_result(job_id=past.job.id)
-    assert [o.name for o in bpy.context.scene.objects] == ["Red mug"]
+    (obj,) = bpy.context.scene.objects
+    assert [c.name for c in obj.users_collection] == ["DreamFlow"]
 
 
 # what an import waits for
