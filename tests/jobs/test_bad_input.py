@@ -75,7 +75,7 @@ def test_people_read_the_same_words(here, capsys):
     said = capsys.readouterr()
     assert said.out == "" and "Traceback" not in said.err
     assert said.err.splitlines() == [
-        "seed: expected a whole number from 0 to 2,147,483,647, got -1. See python -m backend generate --help.",
+        "seed: expected 0 to 2,147,483,647, got -1. See python -m backend generate --help.",
         "Argument --preset: invalid choice: 'best' (choose from 'paper', 'fast', 'draft')."
         " See python -m backend generate --help.",
     ] or sys.version_info >= (3, 12)  # whose argparse leaves the quotes out
