@@ -19,7 +19,7 @@ from backend.errors import ModelError
 from backend.results import deliver as delivery
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Scene, new_scene
-from backend.texture.unwrap import Unwrapped, single_triangles
+from backend.texture.unwrap import PADDING, Unwrapped, single_triangles
 from dreamflow_blender.contract.protocol import Failed, Finished, Ready, Started
 from tests.tools.command import OVERRIDES, ask, old_job, tiny, tree
 from tests.tools.events import read_events
@@ -82,8 +82,8 @@ def delivering(scene, monkeypatch):
     """A run that is at its end: what is left to do is to deliver."""
     monkeypatch.setattr(delivery, "TURNTABLE_VIEWS", 2)
 
-    def quick(v, t, size, padding, cancelled):
-        return Unwrapped(*single_triangles(len(t), size, padding), "per-triangle", "")
+    def quick(v, t, size, cancelled):
+        return Unwrapped(*single_triangles(len(t), size, PADDING), "per-triangle", "")
 
     monkeypatch.setattr(delivery, "unwrap", quick)
     curves = {"nerf": {name: torch.ones(3) for name in ("loss", "gap", "gradient")}}
