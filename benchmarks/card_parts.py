@@ -217,7 +217,7 @@ def silhouette(day: Day, say: Say) -> None:
 
 def scenes(day: Day, say: Say) -> None:
     """The scene's side of an iteration of each stage: the render and the gradient of everything that is learnt."""
-    preset = resolve("draft", TINY if day.tiny else {})
+    preset = resolve("draft", {"job": TINY if day.tiny else {}}).preset
     found = {device.type: dict(_renders(preset, device)) for device in (CPU, day.device)}
     for name, (image, gradients) in found["cpu"].items():
         other, others = found[day.device.type][name]

@@ -72,7 +72,7 @@ def draft(day: Day, say: Say) -> None:
 
 def stages_at_full_size(day: Day, say: Say) -> None:
     """Iterations a second, peak memory, with CUDA graphs and without; the smallest rung that the card has room for."""
-    preset = resolve("paper", TINY if day.tiny else {})
+    preset = resolve("paper", {"job": TINY if day.tiny else {}}).preset
     rung = 2 if torch.cuda.get_device_properties(day.device).total_memory < 20e9 else 1
     for refiner, names in ((False, STAGES[:3]), (True, STAGES[3:])):
         for captured in (False, True):

@@ -51,7 +51,7 @@ class Bench:
     def __init__(self, size: str, device: str, models: Path, rung: int = 0) -> None:
         self.device = pick_device(device)
         prepare_device(self.device, 0)
-        self.preset: Preset = resolve("paper", TINY if size == "tiny" else {})
+        self.preset: Preset = resolve("paper", {"job": TINY if size == "tiny" else {}}).preset
         for name in ("sd21-base", "sd21", "refiner"):
             if not (models / name / "model_index.json").is_file():
                 build(models / name, name, size, dtype=torch.float16 if size == "full" else torch.float32)  # type: ignore[arg-type]

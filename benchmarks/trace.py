@@ -56,7 +56,9 @@ CARDS = (Card("RTX 4070 (12 GB)", 504e9, 58e12, 29e12), Card("RTX 4090 (24 GB)",
 
 def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
     """One iteration of a stage, its second: (what it did, waits by line)."""
-    preset: Preset = resolve("paper") if size == "paper" else resolve("paper", tiny_overrides())
+    preset: Preset = (
+        resolve("paper").preset if size == "paper" else resolve("paper", {"job": tiny_overrides()}).preset
+    )
     with PretendedCard(memory=80e9) as card:
         trace = Trace(card)
         card.waits = Waits(trace)

@@ -15,9 +15,9 @@ import time
 import torch
 from torch import Tensor
 
-from backend.config import Preset, resolve
+from backend.config import Preset
 from backend.device import prepare_device
-from backend.jobs.run import wanted_settings
+from backend.jobs.record import resolve_job
 from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
 from backend.objects.shapes import Description, Shape, build
 from backend.scene.mesh import Mesh
@@ -102,9 +102,10 @@ def main() -> None:
     for kind in args.kinds.split(","):
         for seed in map(int, args.seeds.split(",")):
             for share in map(float, args.shares.split(",")):
-                wanted = wanted_settings(ExactPrior(), None) | overrides | {"nerf.normal_share": share}
                 prompt = f"a {colours.get(kind, 'green')} {kind}"
-                line = measure(prompt, seed, resolve("draft", wanted))
+                settings = overrides | {"nerf.normal_share": share}
+                job = Job("vessels", "generate", prompt, "unused", overrides=settings)
+                line = measure(prompt, seed, resolve_job(job, ExactPrior(), None).preset)
                 print(f"{prompt:16} seed {seed} share {share:.2f}{line}", flush=True)
 
 

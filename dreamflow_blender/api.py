@@ -9,6 +9,7 @@ from typing import Any
 import bpy
 
 from .backlog import work
+from .contract.jobfolder import JobFolder
 from .contract.protocol import Event
 from .scene import assets, objects
 from .session import service
@@ -55,5 +56,5 @@ def generate(
     result = objects.read_result(Path(job.folder))
     obj = objects.add_result(result, prompt, height, location, collection, bpy.context.scene)
     if mark_asset:
-        assets.mark(obj, prompt, Path(job.folder) / "preview.png")
+        assets.mark(obj, prompt, JobFolder(job.folder).preview)
     return obj

@@ -21,21 +21,23 @@ if not __package__:  # `blender -P`: this file alone, with nothing on the path
     sys.exit(_batch.main(sys.argv[_after:]))
 
 import argparse
-import json
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import bpy
 
 from .backlog import work
-from .backlog.prompts import BadPrompts, Line, read_prompts
+from .backlog.prompts import OPTIONS, BadPrompts, Line, read_prompts
 from .client.client import Client
 from .contract import words
-from .contract.protocol import DEVICES, PRESETS, STAGES, Event, Job, Progress, Started, Warning
+from .contract.files import write_json
+from .contract.jobfolder import JobFolder, slug
+from .contract.options import add_options, typed
+from .contract.protocol import Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
 from .scene import assets, glb_height, objects
 from .session import service
@@ -105,27 +107,15 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     p.add_argument("--blend", action="store_true", help="save each object as object.blend, too")
     p.add_argument("--height", type=float, default=1.0, metavar="M", help="metres (default: 1)")
-    p.add_argument("--preset", choices=PRESETS, default="draft")
-    p.add_argument("--seed", type=int, default=42)
-    p.add_argument("--negative", default="", metavar="TEXT")
-    p.add_argument("--prior", default=work.BUILT_IN, metavar="NAME_OR_FOLDER")
-    p.add_argument("--refiner", default="", metavar="NAME_OR_FOLDER")
-    p.add_argument("--stages", default=",".join(STAGES), metavar="LIST")
+    add_options(p, OPTIONS)
     p.add_argument("--faces", type=int, default=0, metavar="N", help="at most (default: the preset's)")
     p.add_argument("--texture", type=int, default=0, metavar="PX", help="a side (default: the preset's)")
-    p.add_argument("--device", choices=DEVICES, default="auto")
-    p.add_argument("--threads", type=int, default=0)
-    p.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=_setting)
+    p.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=typed(read_setting)
+    )
     p.add_argument("--python", type=Path, metavar="FILE", help="the backend's Python (default: as set up)")
     p.add_argument("--report", type=Path, metavar="FILE", help="default: DIR/report.json")
     return p
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    try:
-        return read_setting(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def command(arguments: list[str]) -> int:
@@ -189,13 +179,9 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
         overrides["delivery.max_faces"] = said["faces"]
     if said["texture"]:
         overrides["delivery.texture_size"] = said["texture"]
-    names = ("negative", "seed", "preset", "prior", "refiner", "device", "threads")
-    fields = {name: said[name] for name in names}
-    stages = tuple(name.strip() for name in said["stages"].split(","))
+    fields = {name: said[name] for name in OPTIONS}
     try:
-        job = work.new_job(
-            args.out, line.prompt, stages=stages, overrides=overrides, snapshot_faces=0, **fields
-        )
+        job = work.new_job(args.out, line.prompt, overrides=overrides, snapshot_faces=0, **fields)
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
     height = float(said["height"])
@@ -212,19 +198,18 @@ def _one(client: Client, job: Job, height: float, args: argparse.Namespace, labe
     began = time.monotonic()
     log = BatchLog(f"{label} {job.prompt}", row)
     try:
-        folder = args.out.resolve() / f"{work.slug(job.prompt)}-{job.seed}"
+        folder = args.out.resolve() / f"{slug(job.prompt)}-{job.seed}"
         job, how = work.in_folder(job, folder)
         row.folder = job.folder
         blend = Path(job.folder) / "object.blend"
         if how == "done":
-            row.files = _files(Path(job.folder))
+            row.files = JobFolder(job.folder).result_files()
         else:
             log.line("resumes" if how == "resume" else "begins")
             finished = work.run_job(client, job, how, log.hear)
             row.files, row.figures = finished.paths, finished.figures
-        resized = (
-            glb_height.stand(Path(job.folder) / "mesh.glb", height) if "mesh.glb" in row.files else False
-        )
+        mesh = JobFolder(job.folder).mesh_glb
+        resized = glb_height.stand(mesh, height) if mesh.name in row.files else False
         if args.blend and (resized or not blend.is_file()):
             _save_blend(job, height, blend)
         if args.blend:
@@ -243,17 +228,12 @@ def _one(client: Client, job: Job, height: float, args: argparse.Namespace, labe
     log.line(row.error.get("message", "") or f"{row.state}, {words.duration(row.seconds)}: {row.folder}")
 
 
-def _files(folder: Path) -> dict[str, str]:
-    names = ("mesh.glb", "mesh.npz", "albedo.png", "preview.png", "views.png")
-    return {name: str(folder / name) for name in names if (folder / name).is_file()}
-
-
 def _save_blend(job: Job, height: float, path: Path) -> None:
     """The object alone in a file of its own; the file that Blender was started with is not touched on disk."""
     bpy.ops.wm.read_homefile(use_empty=True)
     result = objects.read_result(Path(job.folder))
     obj = objects.add_result(result, job.prompt, height, (0, 0, 0), "DreamFlow", bpy.context.scene)
-    assets.mark(obj, job.prompt, Path(job.folder) / "preview.png")
+    assets.mark(obj, job.prompt, JobFolder(job.folder).preview)
     temporary = path.with_name("object.part.blend")
     bpy.ops.wm.save_as_mainfile(filepath=str(temporary), copy=True, check_existing=False)
     temporary.replace(path)
@@ -287,7 +267,4 @@ def _write(path: Path, rows: list[Row]) -> None:
     counts = {
         state: sum(row.state == state for row in rows) for state in ("done", "skipped", "failed", "stopped")
     }
-    text = json.dumps({**counts, "prompts": [vars(row) for row in rows]}, indent=2) + "\n"
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, {**counts, "prompts": [vars(row) for row in rows]})

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Cancelled,
     Event,
@@ -82,10 +83,11 @@ def ending(event: Finished | Cancelled | Failed, folder: str) -> list[str]:
         if not event.paths:
             return [f"Stopped before there was a result to keep. What was recorded is in {folder}"]
         return [f"Stopped. What there is was kept in {folder}", "  " + "   ".join(event.paths)]
-    figures, others = event.figures, [name for name in event.paths if name != "mesh.glb"]
+    figures, mesh = event.figures, JobFolder(folder).mesh_glb.name
+    others = [name for name in event.paths if name != mesh]
     about = [f"{round(figures['faces']):,} faces"] if "faces" in figures else []
     about += [f"{round(figures['texture_px']):,} px albedo"] if "texture_px" in figures else []
-    what = event.paths.get("mesh.glb", folder) + (f"   ({', '.join(about)})" if about else "")
+    what = event.paths.get(mesh, folder) + (f"   ({', '.join(about)})" if about else "")
     prefix = "seconds_"
     took = [f"{k.removeprefix(prefix)} {duration(v)}" for k, v in figures.items() if k.startswith(prefix)]
     lines = [f"Done in {duration(figures['seconds'])}: {what}" if "seconds" in figures else f"Done: {what}"]

@@ -6,7 +6,6 @@ from collections.abc import Generator as Events
 from collections.abc import Iterator
 from pathlib import Path
 
-from backend.config import Preset
 from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
 from backend.jobs.run import run
 from backend.jobs.telemetry import RunLog
@@ -17,6 +16,7 @@ from backend.stages.chain import extract_surface, run_stages
 from backend.stages.checkpoint import RunState
 from backend.stages.happenings import Happening
 from backend.stages.setup import Setup
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Event, Job
 
 
@@ -35,16 +35,13 @@ class Generating:
     def __init__(self, job: Job) -> None:
         self.job = job
 
-    def settle(self, preset: Preset) -> Preset:
-        return preset
-
     def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """See Work."""
         return run_stages(setup, saved)
 
     def snapshot(self, scene: Scene, stage: str) -> Path:
         """See Work."""
-        path = Path(self.job.folder) / "snapshot.npz"
+        path = JobFolder(self.job.folder).snapshot
         write_snapshot(path, with_current_surface(scene, stage), self.job.snapshot_faces)
         return path
 

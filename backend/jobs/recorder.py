@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from backend.config import Preset
+from backend.config import Resolved
 from backend.errors import SceneError
 from backend.jobs.record import add_note
 from backend.jobs.telemetry import Curves, RunClock, RunLog
@@ -37,6 +37,7 @@ from backend.stages.happenings import (
     Stepped,
 )
 from backend.stages.setup import Setup
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Checkpoint, Event, Job, Preview, Snapshot, Started, Warning
 
 Control = Callable[[], str | None]  # what the user wants now: "pause", "finish", "cancel", or None
@@ -61,10 +62,6 @@ class Work(Protocol):
 
     job: Job
 
-    def settle(self, preset: Preset) -> Preset:
-        """The preset as this job wants it."""
-        ...
-
     def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """All of the job, from its start or from a checkpoint; called again where memory ran out."""
         ...
@@ -85,6 +82,7 @@ class Start:
     work: Work
     saved: RunState | None = None  # None: from its start
     notes: tuple[str, ...] = ()
+    settings: Resolved | None = None  # a resumed job's, as job.json has them
 
 
 class Recorder:
@@ -196,7 +194,7 @@ class Recorder:
         if self.clock.preview.due():
             with self.clock.preview.doing():
                 camera = turntable_cameras(1, 256, device, first=self.clock.turn)
-                path = self._folder / "preview.png"
+                path = JobFolder(self._folder).preview
                 background = torch.full((3,), BACKGROUND, device=device)
                 write_preview(
                     path,

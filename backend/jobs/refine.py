@@ -22,7 +22,6 @@ from backend.meshes.write import png_bytes
 from backend.results.deliver_refined import (
     Refined,
     finishing,
-    indexed_filename,
     materials_json,
     result_arrays,
 )
@@ -39,10 +38,10 @@ from backend.texture.repaint import Canvas, paint, prepare
 from backend.texture.sheets import plan_sheets
 from backend.texture.source_colours import source_colours
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import ObjectArrays
 from dreamflow_blender.contract.protocol import Event, Job
 
-PAPER_STRENGTH = 0.3  # where the paper's stage 3 begins: presets' levels are spaced for it
 VIEWS = 64  # cameras that decide what is seen
 VIEW_SIZE = 256  # pixels a side of what they see
 SNAPSHOT = 512  # pixels a side, at most, of a texture on the way
@@ -76,18 +75,9 @@ class Refining:
     @classmethod
     def again(cls, job: Job) -> Refining:
         """For a run that goes on: the object as it was kept beside it."""
-        kept = Path(job.folder) / "object.npz"
+        kept = JobFolder(job.folder).object_npz
         mesh, notes = read_mesh(kept if kept.is_file() else Path(job.mesh))
         return cls(job, mesh, notes)
-
-    def settle(self, preset: Preset) -> Preset:
-        """Stage 3 from the job's strength, its levels as close as the preset's."""
-        walk = preset.refine
-        levels = walk.levels
-        if "refine.levels" not in self.job.overrides:
-            levels = max(1, round(levels * self.job.strength / PAPER_STRENGTH))
-        refined = dataclasses.replace(walk, start=self.job.strength, levels=levels)
-        return dataclasses.replace(preset, refine=refined)
 
     def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """See Work: the field first learns the colours that there are, and then the stages."""
@@ -96,15 +86,15 @@ class Refining:
     def _fit(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """All that the stages need; the fit itself is left out where a checkpoint has its result."""
         preset, device = setup.preset, setup.device
-        folder, job = Path(self.job.folder), self.job
-        if not (folder / "object.npz").is_file() or saved is None:
-            write_bytes(folder / "object.npz", meshfile.to_bytes(self._arrays))
+        folder, job = JobFolder(self.job.folder), self.job
+        if not folder.object_npz.is_file() or saved is None:
+            write_bytes(folder.object_npz, meshfile.to_bytes(self._arrays))
             source = kept_source(Path(job.mesh))
-            for name in ("object.glb", "object.obj", "object.mtl"):
-                if name in source:
-                    write_bytes(folder / name, source[name])
+            for path in (folder.object_glb, folder.object_obj, folder.object_mtl):
+                if path.name in source:
+                    write_bytes(path, source[path.name])
                 else:
-                    (folder / name).unlink(missing_ok=True)  # of an older job in this folder
+                    path.unlink(missing_ok=True)  # of an older job in this folder
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),
             torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),
@@ -137,8 +127,8 @@ class Refining:
         self._scene = scene
         self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
         if job.snapshot_faces:  # which UVs the snapshots belong to
-            write_bytes(folder / "uvs.npz", meshfile.to_bytes(result_arrays(self._arrays, self._sheets)))
-            write_text(folder / "materials.json", materials_json(self._arrays, self._sheets))
+            write_bytes(folder.uvs, meshfile.to_bytes(result_arrays(self._arrays, self._sheets)))
+            write_text(folder.materials, materials_json(self._arrays, self._sheets))
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
         return prepare(
@@ -148,11 +138,11 @@ class Refining:
 
     def snapshot(self, scene: Scene, stage: str) -> Path:
         """snapshot.png, and snapshot_2.png and so on beside it where there are more textures."""
-        folder = Path(self.job.folder)
+        picture = JobFolder(self.job.folder).snapshot_png
         for number, canvas in enumerate(self._canvases, 1):
             image = paint(canvas, self._mesh, self._colours, learned_colour(scene), polished=False)
-            write_bytes(folder / indexed_filename("snapshot", number), png_bytes(image))
-        return folder / "snapshot.png"
+            write_bytes(indexed_filename(picture, number), png_bytes(image))
+        return picture
 
     def deliver(self, setup: Setup, outcome: Outcome, log: RunLog, control: Control) -> Delivery:
         """See Work."""

@@ -6,11 +6,13 @@ from collections.abc import Generator as Events
 from pathlib import Path
 
 from backend.errors import InputError
-from backend.jobs.folder import last_event, read_job
+from backend.jobs.folder import read_job
 from backend.jobs.generate import Generating
 from backend.jobs.recorder import Control, Start, Work, no_control
+from backend.jobs.record import read_settings
 from backend.jobs.run import run
 from backend.stages.checkpoint_writer import newest
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Event, Finished
 
 
@@ -20,12 +22,11 @@ def resume(folder: Path, control: Control = no_control) -> Events[Event, None, N
     Raises InputError where there is nothing to go on with.
     """
     job = read_job(folder)
-    if isinstance(last_event(folder), Finished):
+    if isinstance(JobFolder(folder).last_event(), Finished):
         raise InputError(f"The job in {folder} is finished.", "Generate another one.")
-    if (folder / "checkpoints").is_symlink():  # what it points to is not this job's to clean up
-        raise InputError(
-            f"{folder / 'checkpoints'} is a link.", "Put the checkpoints themselves in its place."
-        )
+    checkpoints = JobFolder(folder).checkpoints
+    if checkpoints.is_symlink():  # what it points to is not this job's to clean up
+        raise InputError(f"{checkpoints} is a link.", "Put the checkpoints themselves in its place.")
 
     def start() -> Start:
         for rest in folder.glob(".*.part*"):  # files that a killed process was writing
@@ -36,6 +37,6 @@ def resume(folder: Path, control: Control = no_control) -> Events[Event, None, N
             from backend.jobs.refine import Refining
 
             work = Refining.again(job)
-        return Start(work, saved, tuple(notes))
+        return Start(work, saved, tuple(notes), read_settings(folder))
 
     return run(folder, start, control)

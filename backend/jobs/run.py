@@ -13,13 +13,12 @@ from typing import Any
 import psutil
 import torch
 
-from backend.config import resolve
+from backend.config import Resolved
 from backend.device import choose_device, prepare_device
-from backend.diffusion.prior import Prior
 from backend.errors import SceneError, is_out_of_memory
-from backend.jobs.lock import locked
+from backend.jobs.folder import locked
 from backend.jobs.priors import default_refiner, open_prior
-from backend.jobs.record import versions, write_job
+from backend.jobs.record import check_settings, resolve_job, versions, write_job
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
 from backend.results.deliver import STEPS, Delivered
@@ -27,9 +26,8 @@ from backend.stages.checkpoint import RunState
 from backend.stages.happenings import StageBegan, StageEnded, Stepped
 from backend.stages.memory import as_out_of_memory, collect, peak_gb
 from backend.stages.setup import Setup, set_up, stages_left
-from dreamflow_blender.contract.jobfolder import kept
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
-    STAGES,
     Cancelled,
     Event,
     Finished,
@@ -43,30 +41,13 @@ from dreamflow_blender.contract.protocol import (
 THREADS = torch.get_num_threads()  # torch's own choice, whatever the jobs of this process ask for
 
 
-def wanted_settings(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
-    """What the priors want otherwise than the preset; the last stage is the refiner's where there is one."""
-    own = _wanted_by(prior)
-    if refiner is None:
-        return own
-    return {k: v for k, v in own.items() if not k.startswith("refine.")} | {
-        k: v for k, v in _wanted_by(refiner).items() if k.startswith("refine.")
-    }
-
-
-def _wanted_by(prior: Prior) -> dict[str, Any]:
-    """Its guidance in every stage, where it states one, then its settings."""
-    if prior.spec.guidance is None:
-        return prior.spec.settings
-    return {f"{stage}.guidance_scale": float(prior.spec.guidance) for stage in STAGES} | prior.spec.settings
-
-
 def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Event, None, None]:
     """The events of the job in this folder, which stays locked until its end."""
     with locked(folder):
         began = time.monotonic()
         started = start()
         work, saved = started.work, started.saved
-        setup = prepare(work, saved)
+        setup = prepare(work, saved, started.settings)
         recorder = Recorder(setup, work, facts_of(setup))
         yield _ready(setup.device, setup.threads)
         for note in (*started.notes, *notes_about(setup, saved)):
@@ -77,28 +58,28 @@ def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Ev
         if not cancelled:
             cancelled = yield from deliver(setup, work, recorder, control, began)
         if cancelled:
-            yield Cancelled(kept(folder))
+            yield Cancelled(JobFolder(folder).recoverable_files())
 
 
-def prepare(work: Work, saved: RunState | None) -> Setup:
+def prepare(work: Work, saved: RunState | None, recorded: Resolved | None) -> Setup:
     """The job's device, priors, settings and plan; job.json where it is new, and the first stage's networks.
 
     Raises InputError for a mistake in the job, before anything is loaded; ModelError, DeviceError, DiskError.
     """
     job = work.job
-    resolve(job.preset, job.overrides)
+    check_settings(job)
     device, _ = choose_device(job.device)
     threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
     prior = open_prior(job.prior, device, job.phi or None)
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
-    preset = work.settle(resolve(job.preset, wanted_settings(prior, refiner) | job.overrides))
-    setup = set_up(job, preset, prior, refiner, device, threads, saved)
+    settings = recorded or resolve_job(job, prior, refiner)
+    setup = set_up(job, settings.preset, prior, refiner, device, threads, saved)
     left = stages_left(job, saved)
     if left:
         setup.prior_for(left[0]).load()  # damaged weights are found here
     if saved is None:
-        write_job(job, preset, device, threads, prior, refiner, setup.plan)
+        write_job(job, settings, device, threads, prior, refiner, setup.plan)
     return setup
 
 

@@ -23,6 +23,7 @@ from backend.meshes.obj import (
     z_up,
 )
 from backend.scene.mesh import Sheet
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.meshfile import ObjectArrays
 
 UNNAMED = "refined"  # the material of faces that had none
@@ -33,7 +34,8 @@ def kept_obj(path: Path) -> dict[str, bytes]:
     content = path.read_bytes()
     libraries = find_libraries(parse_obj(decode_text(content)), path.parent, [])
     texts = (decode_text(library.read_bytes()) for library in libraries)
-    return {"object.obj": content, "object.mtl": "\n".join(texts).encode("utf-8", "replace")}
+    kept = JobFolder("")
+    return {kept.object_obj.name: content, kept.object_mtl.name: "\n".join(texts).encode("utf-8", "replace")}
 
 
 def corner_normals(content: bytes) -> NDArray[np.float32] | None:
@@ -68,8 +70,8 @@ def repainted_obj(
     materials, images = _materials(mtl.decode("utf-8", "replace"), arrays, list(obj.names), sheets, files)
     lines = _lines(text, obj, new, made)
     return {
-        "mesh.obj": "".join(lines).encode("utf-8", "replace"),
-        "mesh.mtl": materials.encode("utf-8", "replace"),
+        JobFolder("").mesh_obj.name: "".join(lines).encode("utf-8", "replace"),
+        JobFolder("").mesh_mtl.name: materials.encode("utf-8", "replace"),
         **images,
     }
 

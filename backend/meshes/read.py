@@ -19,8 +19,9 @@ from backend.meshes.obj_edit import kept_obj
 from backend.meshes.parts import MOST_FACES
 from backend.meshes.ply import read_ply
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.job import MESHES
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
-from dreamflow_blender.contract.protocol import MESHES
 
 MOST_BYTES = 2 << 30
 
@@ -57,7 +58,7 @@ def kept_source(path: Path) -> dict[str, bytes]:
             if suffix in (".glb", ".gltf"):
                 content = path.read_bytes()
                 glb = parse(content, path.parent)
-                return {"object.glb": content if glb.alone else glb.content()}
+                return {JobFolder("").object_glb.name: content if glb.alone else glb.content()}
     except BadMeshFile as error:
         raise InputError(f"{path.name} cannot be used: {error}", "Export the object again.") from error
     return {}

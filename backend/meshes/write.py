@@ -24,6 +24,7 @@ from backend.files import disk_errors, write_bytes
 from backend.meshes.glb import write_glb
 from backend.scene.mesh import Mesh, vertex_normals
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
 
 ROUGHNESS = 0.8  # plain paint; nothing in an albedo says more
@@ -44,14 +45,15 @@ def write_result(folder: Path, mesh: Mesh, albedo: Tensor, info: dict[str, Any])
     """
     arrays = to_arrays(mesh)
     png = png_bytes(albedo)
+    files = JobFolder(folder)
     contents = {
-        "albedo.png": png,
-        "mesh.npz": meshfile.to_bytes(arrays),
-        "mesh.glb": glb_bytes(arrays, png, info),
+        files.albedo: png,
+        files.mesh_npz: meshfile.to_bytes(arrays),
+        files.mesh_glb: glb_bytes(arrays, png, info),
     }
-    for name, content in contents.items():
-        write_bytes(folder / name, content)
-    return {name: str(folder / name) for name in contents}
+    for path, content in contents.items():
+        write_bytes(path, content)
+    return {path.name: str(path) for path in contents}
 
 
 def to_arrays(mesh: Mesh) -> MeshArrays:

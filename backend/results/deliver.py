@@ -20,6 +20,7 @@ from backend.scene.scene import Scene
 from backend.scene.simplify import deliver
 from backend.texture.bake import bake, polish
 from backend.texture.unwrap import unwrap
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Job
 
 
@@ -111,13 +112,14 @@ def finishing(
     eight = turntable_cameras(8, 192, mesh.v_pos.device)
     result, _ = render_textured(mesh, albedo, eight, background)
     clay = render_clay(mesh, eight, background)
-    write_views(folder / "views.png", {**sheets, "result": result.cpu(), "shape": clay.cpu()})
-    write_curves(folder / "curves.png", curves)
+    files = JobFolder(folder)
+    write_views(files.views, {**sheets, "result": result.cpu(), "shape": clay.cpu()})
+    write_curves(files.curves, curves)
     circle = turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
     turning, _ = render_textured(mesh, albedo, circle, background)
-    write_turntable(folder / "turntable.webp", turning.cpu())
-    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12].cpu())
-    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
-        paths[name] = str(folder / name)
+    write_turntable(files.turntable, turning.cpu())
+    write_preview(files.preview, turning[TURNTABLE_VIEWS // 12].cpu())
+    for path in (files.views, files.curves, files.turntable, files.preview):
+        paths[path.name] = str(path)
     yield STEPS
     return Delivered(paths, figures, mesh, albedo)

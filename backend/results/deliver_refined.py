@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from backend.texture.sheets import welded
 from backend.texture.source_colours import SourceColours
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.colour import to_linear
+from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 from dreamflow_blender.contract.protocol import Job
 
@@ -61,7 +61,7 @@ def finishing(
     from backend.texture.colour_field import learned_colour
 
     arrays, sheets, mesh, colours = refined.arrays, refined.sheets, refined.mesh, refined.colours
-    folder, job = Path(refined.job.folder), refined.job
+    folder, job = JobFolder(refined.job.folder), refined.job
     yield 1
     images: list[Tensor] = []
     changed = 0.0
@@ -72,42 +72,35 @@ def finishing(
     yield 2
     result = result_arrays(arrays, sheets)
     yield 3
-    for old in folder.glob("albedo_*.png"):  # of an older job in this folder
-        old.unlink(missing_ok=True)
-    files: dict[str, bytes] = {}
-    for number, image in enumerate(images, 1):
-        files[indexed_filename("albedo", number)] = png_bytes(image)
-    files["mesh.npz"] = meshfile.to_bytes(result)
+    pngs = [png_bytes(image) for image in images]
+    files = {indexed_filename(folder.albedo, number): png for number, png in enumerate(pngs, 1)}
+    files[folder.mesh_npz] = meshfile.to_bytes(result)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
-    pngs = [files[indexed_filename("albedo", n)] for n in range(1, len(images) + 1)]
-    kept_glb, kept_obj = folder / "object.glb", folder / "object.obj"
-    if kept_glb.is_file():
-        files["mesh.glb"] = repainted(kept_glb.read_bytes(), arrays, sheets, pngs)
+    if folder.object_glb.is_file():
+        files[folder.mesh_glb] = repainted(folder.object_glb.read_bytes(), arrays, sheets, pngs)
     else:
-        obj = kept_obj.read_bytes() if kept_obj.is_file() else b""
+        obj = folder.object_obj.read_bytes() if folder.object_obj.is_file() else b""
         normal = corner_normals(obj) if obj else None
-        files["mesh.glb"] = glb_of_groups(result, groups(arrays, sheets, pngs), info, normal)
+        files[folder.mesh_glb] = glb_of_groups(result, groups(arrays, sheets, pngs), info, normal)
         if obj:
-            named = [indexed_filename("albedo", n) for n in range(1, len(images) + 1)]
-            files |= repainted_obj(obj, (folder / "object.mtl").read_bytes(), arrays, sheets, named)
-    paths = {}
-    for name, content in files.items():
-        write_bytes(folder / name, content)
-        paths[name] = str(folder / name)
-    write_text(folder / "materials.json", materials_json(arrays, sheets))
-    paths["materials.json"] = str(folder / "materials.json")
+            named = [indexed_filename(folder.albedo, n).name for n in range(1, len(images) + 1)]
+            again = repainted_obj(obj, folder.object_mtl.read_bytes(), arrays, sheets, named)
+            files |= {folder.path / name: content for name, content in again.items()}
+    for path, content in files.items():
+        write_bytes(path, content)
+    write_text(folder.materials, materials_json(arrays, sheets))
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
     sheet_of_views = render_scene(scene, turntable_cameras(8, 192, mesh.v_pos.device), background).cpu()
-    write_views(folder / "views.png", {**views, "result": sheet_of_views})
-    write_curves(folder / "curves.png", curves)
+    write_views(folder.views, {**views, "result": sheet_of_views})
+    write_curves(folder.curves, curves)
     turning = render_scene(
         scene, turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background
     ).cpu()
-    write_turntable(folder / "turntable.webp", turning)
-    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12])
-    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
-        paths[name] = str(folder / name)
+    write_turntable(folder.turntable, turning)
+    write_preview(folder.preview, turning[TURNTABLE_VIEWS // 12])
+    pictures = (folder.views, folder.curves, folder.turntable, folder.preview)
+    paths = {path.name: str(path) for path in (*files, folder.materials, *pictures)}
     figures = refined.figures | {
         "faces": float(len(arrays.t_pos_idx)),
         "texture_px": float(max(max(s.height, s.width) for s in sheets)),
@@ -174,7 +167,7 @@ def materials_json(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
     """materials.json's content."""
     textures = [
         {
-            "file": indexed_filename("albedo", number),
+            "file": indexed_filename(JobFolder("").albedo, number).name,
             "materials": [str(arrays.names[row]) for row in sheet.materials],
             "new_uvs": sheet.new_uvs,
             "faces": len(sheet.faces),
@@ -183,8 +176,3 @@ def materials_json(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
     ]
     new_uvs = any(sheet.new_uvs for sheet in sheets)
     return json.dumps({"textures": textures, "new_uvs": new_uvs}, indent=1) + "\n"
-
-
-def indexed_filename(name: str, number: int) -> str:
-    """albedo.png, albedo_2.png, ..."""
-    return f"{name}.png" if number == 1 else f"{name}_{number}.png"

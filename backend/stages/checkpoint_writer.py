@@ -11,6 +11,7 @@ from pathlib import Path
 from backend.errors import DiskError
 from backend.files import disk_errors
 from backend.stages.checkpoint import RunState, load, write
+from dreamflow_blender.contract.jobfolder import JobFolder
 
 KEPT = 2
 
@@ -19,7 +20,7 @@ class CheckpointWriter:
     """Writes checkpoints in a thread, one at a time, and removes all but the newest."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "checkpoints"
+        self._folder = JobFolder(folder).checkpoints
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._written: list[Path] = []
@@ -77,17 +78,15 @@ def clean(folder: Path, kept: int = KEPT) -> None:
     for old in listed(folder)[kept:]:
         with disk_errors(old), suppress(FileNotFoundError):
             old.rename(old.with_name(f".{old.name}.old"))  # a half removed one must not look like a whole one
-    if (folder / "checkpoints").is_dir():
-        for rest in (folder / "checkpoints").glob(".*.old"):
-            shutil.rmtree(rest, ignore_errors=True)
-        for rest in (folder / "checkpoints").glob(".*.part"):
+    for pattern in (".*.old", ".*.part"):
+        for rest in JobFolder(folder).checkpoints.glob(pattern):
             shutil.rmtree(rest, ignore_errors=True)
 
 
 def listed(folder: Path) -> list[Path]:
     """A job's checkpoints, the newest first."""
     try:
-        found = [p for p in (folder / "checkpoints").iterdir() if _number(p)]
+        found = [p for p in JobFolder(folder).checkpoints.iterdir() if _number(p)]
     except OSError:
         return []
     return sorted(found, key=_number, reverse=True)

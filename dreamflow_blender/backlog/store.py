@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..contract import protocol as p
-from ..contract.files import write_text
-from ..contract.locks import is_held, locked, take
+from ..contract.files import write_atomic
+from ..contract.jobfolder import JobFolder
+from ..contract.locks import hold, is_held, locked, remove
 from ..contract.wire import dump
 from .entries import OPEN, STATES, as_found, find_jobs
 from .entries import Entry as Entry
@@ -52,10 +53,8 @@ class Store:
     def close(self) -> None:
         """This Blender is done with it; what waits may be taken by another."""
         if self._held is not None:
-            self._held.close()
+            remove(self._held)
             self._held = None
-            with suppress(OSError):
-                (self.root / "sessions" / self.session).unlink()
 
     # looking
 
@@ -137,8 +136,7 @@ class Store:
                 if not is_held(path):
                     with suppress(OSError):
                         path.unlink()
-            self._held = (folder / self.session).open("wb")
-            take(self._held.fileno())
+            self._held = hold(folder / self.session)
         return self.session
 
     def _others(self, entry: Entry) -> bool:
@@ -147,7 +145,7 @@ class Store:
             return False
         if is_held(self.root / "sessions" / Path(entry.session).name):
             return True
-        return entry.state == "running" and is_held(entry.folder / "lock")
+        return entry.state == "running" and is_held(JobFolder(entry.folder).lock)
 
     # the file
 
@@ -155,7 +153,7 @@ class Store:
     def _changing(self) -> Iterator[None]:
         """Read, let the block change `_entries`, write; nothing is changed where the block or the disk fails."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root / "queue.lock"):
+        with locked(self.root / "queue.lock"):  # one that is never free is not honoured
             self._refresh()
             before, changed = list(self._entries), False
             try:
@@ -169,7 +167,7 @@ class Store:
 
     def _write(self) -> None:
         lines = ",\n".join(self._text(entry) for entry in self._entries)
-        write_text(self._path, f'{{"version": {VERSION}, "jobs": [\n{lines}\n]}}\n', sync=False)
+        write_atomic(self._path, f'{{"version": {VERSION}, "jobs": [\n{lines}\n]}}\n', sync=False)
         self._seen = self._stamp()
 
     def _text(self, entry: Entry) -> str:

@@ -13,10 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ..contract import protocol as p
+from ..contract.jobfolder import JobFolder
 from .process import backend_environment, how_it_ended
 from .worker import AGAIN, SETUP, Worker
 
@@ -230,7 +230,7 @@ class Client:
         elif self._asked == "cancel" and now - self._asked_at > self.stop_seconds:
             worker.end()
             self._worker = None
-            self._append(p.Cancelled(_left(Path(self.folder or "."))))
+            self._append(p.Cancelled(JobFolder(self.folder or ".").recoverable_files()))
         elif worker.died_at and now - worker.died_at > 1.0:
             worker.ended()  # something that it started still holds its output open
 
@@ -249,7 +249,7 @@ class Client:
             return
         if self._job is not None and self._asked == "cancel":
             self._worker = None
-            self._append(p.Cancelled(_left(Path(self.folder or "."))))
+            self._append(p.Cancelled(JobFolder(self.folder or ".").recoverable_files()))
         elif self._job is not None and not self._answered and code == 0 and worker.jobs_ended:
             self._worker = None  # it was leaving after `cancelled` when this job came
             self._need_worker()
@@ -292,14 +292,3 @@ class Client:
                 self._worker.jobs_ended += 1
             self._end_job()
         self.changed.notify_all()
-
-
-def _left(folder: Path) -> dict[str, str]:
-    """What a job that was killed has left, as the worker's own `cancelled` would say it."""
-    names = ("mesh.glb", "mesh.npz", "albedo.png", "views.png", "preview.png", "snapshot.npz")
-    found = {name: str(folder / name) for name in names if (folder / name).is_file()}
-    with suppress(OSError):
-        checkpoints = sorted(c for c in (folder / "checkpoints").iterdir() if not c.name.startswith("."))
-        if checkpoints:
-            found["checkpoint"] = str(checkpoints[-1])
-    return found

@@ -139,7 +139,9 @@ class Worker:
                     self, f"The backend could not be started ({error.strerror or error}).", SETUP, "worker"
                 )
             return
-        used = hold(Path(self._command[0]).parents[1] / IN_USE)  # a repair leaves this environment be
+        used = None
+        with suppress(OSError):  # an environment that cannot be written to
+            used = hold(Path(self._command[0]).parents[1] / IN_USE)  # a repair leaves this environment alone
         with changed:
             self.child = child
             if self._killed:  # while it was being started

@@ -7,6 +7,7 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, FloatProperty, FloatVectorProperty, StringProperty
 
+from ..contract.jobfolder import JobFolder
 from ..scene import assets, objects
 from ..session import importing, jobs
 from ..settings import addon
@@ -50,7 +51,7 @@ class DREAMFLOW_OT_import_result(JobOperator):
         collection = str(target.get("collection", addon.setting("collection", "DreamFlow")))
         obj = objects.add_result(result, prompt, self.height, self.location, collection, scene)
         if target.get("asset"):
-            assets.mark(obj, prompt, folder / "preview.png")
+            assets.mark(obj, prompt, JobFolder(folder).preview)
         layer = objects.open_layer(scene)
         if self.select and layer is not None:
             objects.select_only(obj, layer)
@@ -95,7 +96,7 @@ class DREAMFLOW_OT_mark_asset(BaseOperator):
     def run(self, context: bpy.types.Context) -> None:
         obj = context.object
         entry = jobs.get_store().find(str(obj.get("dreamflow_job", "")))
-        picture = Path(entry.job.folder if entry else "") / "preview.png"
+        picture = JobFolder(entry.job.folder if entry else "").preview
         assets.mark(obj, str(obj["dreamflow_prompt"]), picture)
 
 

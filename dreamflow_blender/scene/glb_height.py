@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from ..contract.files import write_bytes
+from ..contract.files import write_atomic
 from .objects import CannotImport
 
 
@@ -38,5 +38,5 @@ def stand(path: Path, height: float) -> bool:
     text += b" " * (-len(text) % 4)
     rest = content[20 + size :]
     head = struct.pack("<4sII", b"glTF", 2, 20 + len(text) + len(rest))
-    write_bytes(path, head + struct.pack("<I4s", len(text), b"JSON") + text + rest)
+    write_atomic(path, head + struct.pack("<I4s", len(text), b"JSON") + text + rest)
     return True

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from ..contract import meshfile
 from ..contract.colour import to_linear
+from ..contract.files import read_json
+from ..contract.jobfolder import JobFolder
 from ..contract.meshfile import BadMeshFile, MeshArrays, SnapshotArrays
 
 UV_NAME = "UVMap"
@@ -50,8 +52,8 @@ class Result:
 def read_result(folder: Path) -> Result:
     """The delivered files of this folder. Raises CannotImport."""
     try:
-        arrays = meshfile.read(folder / "mesh.npz")
-        albedo = (folder / "albedo.png").read_bytes()
+        arrays = meshfile.read(JobFolder(folder).mesh_npz)
+        albedo = JobFolder(folder).albedo.read_bytes()
     except FileNotFoundError as error:
         raise CannotImport(f"There is no result in {folder}.") from error
     except (OSError, BadMeshFile) as error:
@@ -59,14 +61,14 @@ def read_result(folder: Path) -> Result:
     if not len(arrays.t_pos_idx):
         raise CannotImport("The result has no faces.")
     if not albedo.startswith(_PNG):
-        raise CannotImport(f"{folder / 'albedo.png'} is not a PNG.")
+        raise CannotImport(f"{JobFolder(folder).albedo} is not a PNG.")
     return Result(arrays, albedo, read_record(folder), _mean_colour(folder))
 
 
 def read_partial(folder: Path) -> Result:
     """The newest snapshot of a job that has not come to its end: coarse, with colours. Raises CannotImport."""
     try:
-        arrays = meshfile.read_snapshot(folder / "snapshot.npz")
+        arrays = meshfile.read_snapshot(JobFolder(folder).snapshot)
     except (OSError, BadMeshFile) as error:
         raise CannotImport("Nothing of this job has taken shape yet.") from error
     if not len(arrays.t_pos_idx):
@@ -76,12 +78,7 @@ def read_partial(folder: Path) -> Result:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """job.json without the folders of this machine; empty where it cannot be read."""
-    try:
-        record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(record, dict):
-        return {}
+    record = read_json(JobFolder(folder).job) or {}
     if isinstance(record.get("job"), dict):
         record["job"] = {k: v for k, v in record["job"].items() if k != "folder"}
     return record
@@ -90,7 +87,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def _mean_colour(folder: Path) -> tuple[float, float, float]:
     """Of the last snapshot, which is small; the albedo would take a fifth of a second to decode."""
     try:
-        colour = meshfile.read_snapshot(folder / "snapshot.npz").colour
+        colour = meshfile.read_snapshot(JobFolder(folder).snapshot).colour
     except (OSError, BadMeshFile):
         return (0.8, 0.8, 0.8)
     if not len(colour):

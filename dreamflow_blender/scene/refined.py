@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import meshfile
+from ..contract.jobfolder import JobFolder
 from ..contract.meshfile import BadMeshFile, MeshArrays
 from ..gather import identity
 from ..gather.material import principled_of
@@ -49,10 +50,11 @@ class Refined:
 def read(folder: Path) -> Refined:
     """What a refine job has delivered. Raises CannotImport."""
     try:
-        arrays = meshfile.read(folder / "mesh.npz")
-        with np.load(folder / "object.npz", allow_pickle=False) as stored:
+        files = JobFolder(folder)
+        arrays = meshfile.read(files.mesh_npz)
+        with np.load(files.object_npz, allow_pickle=False) as stored:
             polygon = stored["polygon"]
-        said = json.loads((folder / "materials.json").read_text(encoding="utf-8"))["textures"]
+        said = json.loads(files.materials.read_text(encoding="utf-8"))["textures"]
         textures = tuple(
             Texture((folder / Path(t["file"]).name).read_bytes(), tuple(t["materials"]), bool(t["new_uvs"]))
             for t in said

@@ -16,6 +16,7 @@ import numpy as np
 from ..backlog.entries import PLACE
 from ..backlog.store import Entry
 from ..contract import meshfile
+from ..contract.jobfolder import JobFolder, indexed_filename
 from ..contract.meshfile import BadMeshFile, MeshArrays
 from . import windows
 from .nodes import new_material
@@ -58,15 +59,16 @@ def show(entry: Entry, path: Path, scene: bpy.types.Scene) -> None:
 
 
 def _read(folder: Path, place: dict[str, Any]) -> _Shell:
-    arrays = meshfile.read(folder / "uvs.npz")
-    textures = json.loads((folder / "materials.json").read_text(encoding="utf-8"))["textures"]
-    with np.load(folder / "object.npz", allow_pickle=False) as stored:
+    job = JobFolder(folder)
+    arrays = meshfile.read(job.uvs)
+    textures = json.loads(job.materials.read_text(encoding="utf-8"))["textures"]
+    with np.load(job.object_npz, allow_pickle=False) as stored:
         material = stored["material"]
     names = list(place["names"])
     of_row = np.full(len(names) + 1, -1)
     files = []
     for number, texture in enumerate(textures):
-        files.append(folder / ("snapshot.png" if number == 0 else f"snapshot_{number + 1}.png"))
+        files.append(indexed_filename(job.snapshot_png, number + 1))
         for name in texture["materials"]:
             of_row[names.index(name)] = number
     return _Shell(arrays, of_row[material], files)

@@ -20,7 +20,7 @@ from ..backlog import work
 from ..backlog.running import Running
 from ..backlog.store import Entry, Store
 from ..contract import protocol as p
-from ..contract.files import write_bytes
+from ..contract.files import write_atomic
 from ..scene import pictures, preview, windows
 from ..settings import addon
 from . import importing, service, tasks
@@ -94,7 +94,7 @@ def copy_mesh(job: p.Job, folder: Path) -> Path:
 def write_mesh(path: Path, content: bytes) -> Path:
     """Into a folder that may be new. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content, sync=False)
+    write_atomic(path, content, sync=False)
     return path
 
 

@@ -13,6 +13,7 @@ from ..backlog import work
 from ..backlog.entries import PLACE
 from ..contract import meshfile
 from ..contract import protocol as p
+from ..contract.jobfolder import JobFolder
 from ..gather import bake
 from ..gather.bake import Baked
 from ..gather.gather import gather, needs_bake
@@ -24,7 +25,6 @@ from ..settings import refine as refine_settings
 from ..settings.generate import read_extra
 from . import jobs, models, tasks
 
-MESH = "object.npz"  # in the job's folder
 OLD = 86_400.0  # seconds: no bake takes so long
 
 
@@ -42,7 +42,7 @@ def make(
     model = models.choose(settings)
     gathered = gather(context, obj, settings.faces, settings.keep, baked)
     folder = work.new_folder(addon.jobs_folder(), settings.prompt, settings.seed)
-    path = folder / MESH
+    path = JobFolder(folder).object_npz
     job = work.new_job(
         folder,
         settings.prompt,

@@ -57,11 +57,6 @@ def test_sparkline():
     assert words.sparkline([2.0] * 50, 8) == "▁" * 8
 
 
-def test_slugs():
-    assert work.slug("A röd mug, 3D!") == "a-rod-mug-3d"
-    assert work.slug("CON") == "con-object" and work.slug("🏺") == "object"
-
-
 def test_in_folder(tmp_path):
     mug, said = work.in_folder(job(tmp_path), tmp_path / "mug")
     assert said == "new" and mug.folder == str(tmp_path / "mug")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from backend.config import resolve
 from backend.device import pick_device, prepare_device
-from backend.jobs import run as running
 from backend.jobs.priors import open_prior
+from backend.jobs.record import resolve_job
 from backend.stages.chain import run_stages
 from backend.stages.happenings import Stepped
 from backend.stages.setup import set_up
@@ -26,8 +24,7 @@ def waits_by_iteration(card: PretendedCard, job: Job) -> dict[str, list[Counter[
     prepare_device(device, 1)
     prior = open_prior(job.prior, device, job.phi or None)
     refiner = open_prior(job.refiner, device) if job.refiner else None
-    wanted: dict[str, Any] = running.wanted_settings(prior, refiner) | job.overrides
-    preset = resolve(job.preset, wanted)
+    preset = resolve_job(job, prior, refiner).preset
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Counter[Place]]] = {}
     before: Counter[Place] | None = None

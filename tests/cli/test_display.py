@@ -18,8 +18,8 @@ from backend import __main__ as cli
 from backend.cli import arguments as cli_arguments
 from backend.cli import display as cli_display
 from backend.errors import DiskError, InputError, ModelError
-from backend.jobs.folder import read_events
 from dreamflow_blender.contract import protocol as p
+from tests.tools.events import read_events
 
 ROOT = Path(__file__).parents[2]
 JOB = p.Job("1", "generate", "a red mug", "out/a-red-mug-42")
@@ -158,7 +158,7 @@ def test_overwrite(here, capsys):
         (["a mug", "--stages", "nerf,paint"], "got 'paint'"),
         (["a mug", "--stages", "geometry,nerf"], "in the order"),
         (["a mug", "--stages", "texture"], "nerf as the first"),
-        (["a mug", "--seed", "-1"], "seed: expected a whole number"),
+        (["a mug", "--seed", "-1"], "seed: expected 0 to 2,147,483,647, got -1"),
         (["a mug", "--seed", "1.5"], "expected a whole number, got '1.5'"),
         (["a mug", "--seed", "9" * 40], "seed: expected"),
         (["a mug", "--threads", "-2"], "threads: expected"),

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from backend.jobs.folder import last_event
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Finished
 from tests.tools.worker_client import CHILD, ENVIRONMENT, PATIENCE
 
@@ -94,7 +94,7 @@ def test_killed_and_resumed(undisturbed, tmp_path, number):
     half = any(name.endswith(".part") for name in left)
     last = next((name for name in reversed(left) if not name.startswith(".")), "no checkpoint")
     print(f"{number}: killed in {place} ({code}), {last}{', one half-written' if half else ''}")
-    if not isinstance(last_event(folder), Finished):
+    if not isinstance(JobFolder(folder).last_event(), Finished):
         assert finish("resume", folder) == undisturbed
     assert results(folder) == undisturbed
     assert not list(folder.rglob(".*"))  # nothing half-written is left

@@ -157,7 +157,7 @@ def test_a_processor_runs_out_in_other_words(error: Exception) -> None:
 
 
 def test_what_is_to_be_changed_by_stage(folders: tuple[Path, Path]) -> None:
-    preset, sd = resolve("paper"), LatentPrior(folders[0], CPU)  # native size 64
+    preset, sd = resolve("paper").preset, LatentPrior(folders[0], CPU)  # native size 64
     assert memory.what_to_change("texture", preset, sd) == "Lower texture.size: --set texture.size=256"
     small = dataclasses.replace(preset, refine=dataclasses.replace(preset.refine, size=64))
     assert "--stages nerf,geometry,texture" in memory.what_to_change("refine", small, sd)
@@ -172,7 +172,7 @@ class Sized(Oracle):
 
 
 def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    preset, stages = resolve("paper"), ("nerf", "geometry", "texture", "refine")
+    preset, stages = resolve("paper").preset, ("nerf", "geometry", "texture", "refine")
 
     def planned(gigabytes: float, at_least: int = 0) -> memory.Plan:
         monkeypatch.setattr(memory, "capacity_gb", lambda _: gigabytes)

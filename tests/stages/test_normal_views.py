@@ -87,6 +87,6 @@ def test_without_a_share_cameras_are_drawn_as_ever() -> None:
 
 
 def test_a_share_is_between_0_and_1() -> None:
-    assert resolve("draft", {"nerf.normal_share": 1}).nerf.normal_share == 1.0
+    assert resolve("draft", {"job": {"nerf.normal_share": 1}}).preset.nerf.normal_share == 1.0
     with pytest.raises(InputError, match="normal_share must be 0 to 1"):
-        resolve("draft", {"nerf.normal_share": 1.2})
+        resolve("draft", {"job": {"nerf.normal_share": 1.2}})
