@@ -34,11 +34,11 @@ def prepare():
     from tests.tools.oracle import Oracle
 
     class Slow(Oracle):
-        def denoise(self, *arguments):
+        def denoise(self, *arguments, **named):
             time.sleep(seconds("ITERATION"))
             if "CARD_FAILS" in os.environ and Path(os.environ["CARD_FAILS"]).exists():
                 raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-            return super().denoise(*arguments)
+            return super().denoise(*arguments, **named)
 
     def load(*_):
         print("a library talks")
