@@ -8,8 +8,8 @@ from pathlib import Path
 from backend.errors import InputError
 from backend.jobs.folder import read_job
 from backend.jobs.generate import Generating
-from backend.jobs.recorder import Control, Start, Work, no_control
 from backend.jobs.record import read_settings
+from backend.jobs.recorder import Control, Start, Work, no_control
 from backend.jobs.run import run
 from backend.stages.checkpoint_writer import newest
 from dreamflow_blender.contract.jobfolder import JobFolder
