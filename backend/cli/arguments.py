@@ -29,7 +29,7 @@ examples:
   python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
 
-Ctrl-C stops after the iteration at work and keeps what there is; pressed twice, it stops at once.
+Ctrl-C stops after the iteration that is running and keeps what there is; pressed twice, it stops at once.
 Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped by Ctrl-C.
 """
 

@@ -63,7 +63,7 @@ def size_of(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             total += path.lstat().st_size if not path.is_dir() else 0
-        except OSError:  # a job at work replaces its files
+        except OSError:  # a running job replaces its files
             continue
     return total
 

@@ -64,12 +64,14 @@ class Worker:
         # the rest is the desk's alone
         self._outward = outward
         self._ready: p.Ready | None = None
-        self._request: Begin | None = None  # the job at work, or waiting for the main thread to be ready
+        self._request: Begin | None = (
+            None  # the running job, or one that waits for the main thread to be ready
+        )
         self._begun: set[str] = set()  # ids of jobs
         self._started = False  # a stage of it: before that there is nothing to keep
         self._paused = self._leaving = False
         self._due: tuple[float, Callable[[], None]] | None = None  # what to do if it is silent, and when
-        self._last: p.Event | None = None  # about the job at work
+        self._last: p.Event | None = None  # about the running job
 
     # the main thread
 
@@ -268,7 +270,7 @@ class Worker:
         try:
             while line:
                 line = line[os.write(self._outward, line) :]
-        except OSError:  # nobody reads any more
+        except OSError:  # the reader has gone
             self.inbox.put(GONE)
 
 

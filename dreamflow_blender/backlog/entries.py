@@ -70,7 +70,7 @@ def find_jobs(folder: Path) -> list[Entry]:
 
 
 def as_found(entry: Entry) -> Entry:
-    """A job that nobody is at work on any more, as its own record tells it."""
+    """A job that no process runs any more, as its own folder records it."""
     folder = JobFolder(entry.folder)
     last, ended = folder.last_event(), time.time()
     with suppress(OSError):
@@ -82,7 +82,7 @@ def as_found(entry: Entry) -> Entry:
             return replace(entry, state="failed", ended=ended, error=last)
     if not folder.job.is_file():  # it had not begun: it waits again
         return replace(entry, state="waiting", session="")
-    # A `cancelled` here is what a worker writes when Blender is gone: nobody has asked for it, so it is offered again.
+    # A `cancelled` here was written by a worker whose Blender was gone, not asked for: it is offered again.
     return replace(entry, state="interrupted", ended=ended)
 
 

@@ -1,14 +1,14 @@
 """The queue and the history on disk, for every Blender that uses the same folder. No `bpy`.
 
-    ROOT/queue.json       every job that waits, is at work or has been: what was asked and what became of it
+    ROOT/queue.json       every job that waits, runs or has ended: its settings and its result
     ROOT/sessions/12-ab   held (as a system's lock) by a Blender while it lives: its jobs are its own
     ROOT/jobs/a-red-mug   a job's folder, which the backend makes when the job begins
 
 queue.json is written whole, under a lock, after every change; it is read again when another Blender has written
 it. Blender's main thread writes it, so the disk is not waited for: a crash of Blender costs nothing, and where a
-power cut has damaged the file, it is put aside, and the history is found again in the jobs' folders. What was at
-work when Blender or the machine died is "interrupted" for whoever looks next; what waited then waits for any
-Blender.
+power cut has damaged the file, it is put aside, and the history is found again in the jobs' folders. What was
+running when Blender or the machine died is "interrupted" for the Blender that reads it next; what waited then waits for
+any Blender.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Store:
         return sorted(over, key=lambda entry: entry.ended or entry.added, reverse=True)
 
     def to_offer(self) -> list[Entry]:
-        """What was at work when Blender or the machine died, the newest first."""
+        """What was running when Blender or the machine died, the newest first."""
         return [entry for entry in self.history() if entry.state == "interrupted" and entry.can_resume]
 
     def find(self, number: str) -> Entry | None:
@@ -85,7 +85,7 @@ class Store:
     def put(self, entry: Entry) -> Entry:
         """Add an entry, or replace that of the same job; returns it as it is kept.
 
-        What begins to wait goes to the queue's end. ValueError where another Blender is at work on it, and where
+        What begins to wait goes to the queue's end. ValueError where another Blender is running it, and where
         `place` is not JSON.
         """
         dump(entry.place, "place")
@@ -119,7 +119,7 @@ class Store:
                     self._entries[place] = entry
 
     def remove(self, number: str) -> None:
-        """Forget a job; its folder stays. ValueError where another Blender is at work on it."""
+        """Forget a job; its folder stays. ValueError where another Blender is running it."""
         with self._changing():
             old = next((entry for entry in self._entries if entry.job.id == number), None)
             if old is not None and old.state == "running" and self._others(old):

@@ -121,7 +121,7 @@ def discard(folder: Path, root: Path) -> None:
 
 
 def discard_soon(folder: Path, root: Path) -> None:
-    """The same in a thread, since it may be gigabytes; what cannot be deleted stays, which harms nobody."""
+    """The same in a thread, since it may be gigabytes; what cannot be deleted stays."""
 
     def delete() -> None:
         with suppress(OSError):

@@ -228,5 +228,5 @@ def decode(line: bytes) -> p.Event:
     return event
 
 
-def _versions(theirs: object) -> str:
-    return f"The backend speaks version {str(theirs)[:20]} of our language, this add-on version {p.VERSION}."
+def _versions(other: object) -> str:
+    return f"The backend speaks version {str(other)[:20]} of the protocol, this add-on version {p.VERSION}."

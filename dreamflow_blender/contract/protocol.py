@@ -15,14 +15,14 @@ those of a job's events lie in the job's folder. Fields that a table does not na
     resume       folder     go on with the job in this folder, from its newest checkpoint
     pause                   stand still: `paused`, within 2 s
     continue                go on after that
-    finish                  end the stage at work now, then deliver what there is: `finished`, in up to half a minute
+    finish                  end the running stage now, then deliver what there is: `finished`, in up to half a minute
     cancel                  stop after this iteration, keep the newest snapshot and checkpoint: `cancelled`. A client
                             that has waited long enough kills the process: a job's folder survives that
     status                  the newest event about what goes on now is said again; `ready` where nothing does
     shutdown                stop as for cancel, and end the process; the end of standard input means the same, and
                             the process is gone within 5 s
 
-One job at a time: whoever has more keeps them until the last event of the one at work. The process may end after
+One job at a time: a client that has more keeps them until the last event of the running one. The process may end after
 `cancelled` (exit code 0), and does after a `failed` before any `ready`: start another for the next job. A request
 that is malformed, too long, unknown, or out of place is answered by `refused` and changes nothing.
 
@@ -36,7 +36,7 @@ that is malformed, too long, unknown, or out of place is answered by `refused` a
     snapshot     path                                                      a newer coarse mesh
     checkpoint   path                                                      the run can resume from here
     warning      message                                                   it goes on, but read this
-    paused                                                                 it stands still until told to go on
+    paused                                                                 it waits for `continue`
     finished     paths, figures                                            the end: everything was delivered
     cancelled    paths                                                     the end: it was asked to stop; what there is
     failed       kind, message, todo, detail                               the end: `kind` as in backend/errors.py,
