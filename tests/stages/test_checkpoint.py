@@ -206,7 +206,7 @@ def test_every_kind_of_tensor_comes_back(tmp_path):
         "a": torch.randn(3, 4), "b": torch.tensor(7), "c": torch.zeros(0, 3), "d": torch.tensor([True, False]),
         "e": torch.arange(5, dtype=torch.uint8), "f": torch.randn(2).bfloat16(),
     }  # fmt: skip
-    saved = checkpoint.Saved("nerf", 3, 0, False, 0.5, None, tensors, {})
+    saved = checkpoint.RunState("nerf", 3, 0, False, 0.5, None, tensors, {})
     checkpoint.write(tmp_path / "000003-nerf-3", saved)
     found = checkpoint.load(tmp_path / "000003-nerf-3").tensors
     assert found.keys() == tensors.keys()
@@ -216,7 +216,7 @@ def test_every_kind_of_tensor_comes_back(tmp_path):
 
 def test_a_disk_that_is_really_full_is_said_so(tmp_path):
     """safetensors writes from Rust: what it meets is "os error 28" in a text."""
-    saved = checkpoint.Saved("nerf", 3, 0, False, 0.5, None, {"a": torch.ones(40_000)}, {})
+    saved = checkpoint.RunState("nerf", 3, 0, False, 0.5, None, {"a": torch.ones(40_000)}, {})
     with small_disk(tmp_path / "disk", "64k"):
         with pytest.raises(DiskError, match="disk is full"):
             checkpoint.write(tmp_path / "disk" / "000003-nerf-3", saved)
