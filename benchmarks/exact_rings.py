@@ -22,6 +22,8 @@ from backend.objects.exact_rings import ExactRings
 from backend.scene.camera import rings_of
 from backend.scene.scene import Scene
 from backend.stages.chain import run_stages
+from backend.stages.happenings import StageEnded
+from backend.stages.setup import set_up
 from benchmarks.recovery import see
 from dreamflow_blender.contract.protocol import Job
 
@@ -48,11 +50,13 @@ def measure(prompt: str, frames: int, seed: int) -> tuple[float, float]:
         if frames == 1
         else {"nerf.levels": 375, "nerf.views": 1}
     )
-    preset = resolve("draft", {**settings, "nerf.guidance_scale": 1.0, "geometry.levels": 1})
+    changes = {**settings, "nerf.guidance_scale": 1.0, "geometry.levels": 1}
+    preset = resolve("draft", {"job": changes}).preset
     job = Job("rings", "generate", prompt, "unused", seed=seed, stages=("nerf",))
     scene = None
-    for moment in run_stages(job, preset, ExactRings(device, frames), None, device):
-        scene = moment.scene
+    for happening in run_stages(set_up(job, preset, ExactRings(device, frames), None, device)):
+        if isinstance(happening, StageEnded):
+            scene = happening.at.scene
     assert scene is not None
     return best_turn(scene, prompt)
 

@@ -22,6 +22,8 @@ from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
 from backend.objects.shapes import Description, Shape, build
 from backend.scene.mesh import Mesh
 from backend.stages.chain import run_stages
+from backend.stages.happenings import StageBegan, StageEnded
+from backend.stages.setup import set_up
 from benchmarks.recovery import SIZE, VIEWS, compare, see
 from dreamflow_blender.contract.protocol import Job
 from dreamflow_blender.contract.settings import read_setting
@@ -75,14 +77,14 @@ def measure(prompt: str, seed: int, preset: Preset) -> str:
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
     true = truth(prompt, camera)
     began, line = time.process_time(), ""
-    for moment in run_stages(job, preset, prior, None, device):
-        handed_over = moment.stage == "geometry" and moment.what == "began"
-        if handed_over or (moment.stage == "geometry" and moment.what == "ended"):
-            assert moment.scene.mesh is not None
+    for happening in run_stages(set_up(job, preset, prior, None, device)):
+        if isinstance(happening, StageBegan | StageEnded) and happening.at.stage.name == "geometry":
+            scene = happening.at.scene
+            assert scene.mesh is not None
             spent = time.process_time() - began
-            figures = compare(*see(moment.scene, camera, False), true.colour, true.alpha)
-            hollow = depth(moment.scene.mesh, shape)
-            name = "hand-over" if handed_over else "geometry"
+            figures = compare(*see(scene, camera, False), true.colour, true.alpha)
+            hollow = depth(scene.mesh, shape)
+            name = "hand-over" if isinstance(happening, StageBegan) else "geometry"
             line += (
                 f"  {name}: iou {figures.iou:.3f} psnr {figures.psnr:4.1f} depth {hollow:5.2f} {spent:4.0f} s"
             )

@@ -14,6 +14,7 @@ from backend.errors import InputError
 from backend.jobs import generate, resume
 from backend.jobs import run as running
 from backend.jobs.record import check_settings, resolve_job
+from backend.stages import setup
 from dreamflow_blender.contract.protocol import Finished, Job, Started
 from tests.meshes.test_glb import a_glb
 from tests.tools.oracle import Oracle
@@ -95,7 +96,7 @@ def test_a_resumed_job_keeps_its_settings_when_presets_have_changed(
     monkeypatch.setitem(config.PRESETS, "draft", changed)
     seen = []
     monkeypatch.setattr(
-        running, "make_plan", lambda left, preset, *a: seen.append(preset) or real_plan(left, preset, *a)
+        setup, "make_plan", lambda left, preset, *a: seen.append(preset) or real_plan(left, preset, *a)
     )
     assert isinstance(list(resume.resume(tmp_path))[-1], Finished)
     assert seen[0].texture.grid_rate == draft.texture.grid_rate
@@ -103,4 +104,4 @@ def test_a_resumed_job_keeps_its_settings_when_presets_have_changed(
     assert (after["settings"], after["set_by"]) == (before["settings"], before["set_by"])
 
 
-real_plan = running.make_plan
+real_plan = setup.make_plan
