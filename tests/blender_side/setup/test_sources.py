@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+import venv
 
 import pytest
 
@@ -55,8 +55,12 @@ def test_what_the_real_pip_says_is_read(tmp_path, monkeypatch):
         "[install]\nno-index = true\n"
     )
     variables = {**os.environ, "PIP_CONFIG_FILE": str(tmp_path / "pip.conf"), "PIP_PROXY": "http://p:1"}
+    venv.create(
+        tmp_path / "env", with_pip=True
+    )  # of the standard library: the tests' own Python may have no pip
+    python = tmp_path / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     ran = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "debug"],
+        [python, "-m", "pip", "config", "debug"],
         env=variables,
         capture_output=True,
         text=True,
