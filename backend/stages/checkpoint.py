@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,8 +205,11 @@ def load(path: Path) -> RunState:
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """safetensors writes and renames but does not flush, and tells an operating system's error as text alone."""
+    path.touch()  # safetensors makes its file for the owner alone: another of a farm could not resume the job
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
         safetensors.torch.save_file(tensors, path)
+        path.chmod(mode)
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         number = int(found[1]) if found else errno.EIO

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -212,6 +213,18 @@ def test_every_kind_of_tensor_comes_back(tmp_path):
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
     assert all(found[name].dtype == tensors[name].dtype for name in tensors)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_others_of_a_farm_may_read_it(tmp_path):
+    """As the umask has it, like every other file of the job; safetensors itself makes it 0600."""
+    checkpoint.write(
+        tmp_path / "000001-nerf-3",
+        checkpoint.RunState("nerf", 3, 0, False, 0.5, None, {"a": torch.ones(3)}, {}),
+    )
+    (tmp_path / "plain").touch()
+    files = [tmp_path / "000001-nerf-3" / name for name in ("state.safetensors", "state.json")]
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "plain").stat().st_mode}
 
 
 def test_a_disk_that_is_really_full_is_said_so(tmp_path):
