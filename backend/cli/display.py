@@ -24,6 +24,7 @@ from dreamflow_blender.contract.protocol import (
     Warning,
     encode,
 )
+from dreamflow_blender.contract.words import clock
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,15 +40,6 @@ class Display(Protocol):
     def show(self, event: Event) -> None: ...
     def note(self, text: str) -> None:
         """A sentence that is no event."""
-
-
-def clock(seconds: float | None) -> str:
-    """As on a clock: 0:31, 12:05, 1:02:03."""
-    if seconds is None:
-        return "-:--"
-    minutes, s = divmod(max(0, round(seconds)), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
 
 
 def duration(seconds: float) -> str:
@@ -241,4 +233,6 @@ def _percent(event: Progress) -> str:
 
 
 def _left(event: Progress) -> str:
-    return "done" if event.iteration == event.total else f"{clock(event.seconds_left)} left"
+    if event.iteration == event.total:
+        return "done"
+    return "-:-- left" if event.seconds_left is None else f"{clock(event.seconds_left)} left"

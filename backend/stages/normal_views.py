@@ -16,9 +16,8 @@ from backend.diffusion.schedule import NoiseLevel
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera, rings_of
 
-HIGHEST_OF = (
-    3  # cameras that are drawn for a normal map, so that a prior that knows views from above shows them
-)
+# cameras that are drawn for a normal map, so that a prior that knows views from above shows them
+HIGHEST_OF = 3
 
 
 class PromptedPrior(Protocol):

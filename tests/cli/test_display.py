@@ -300,13 +300,6 @@ def test_help_is_instant_and_has_examples(tmp_path):
 
 
 def test_words():
-    assert [cli_display.clock(s) for s in (None, 0.4, 31, 725, 3723)] == [
-        "-:--",
-        "0:00",
-        "0:31",
-        "12:05",
-        "1:02:03",
-    ]
     assert [cli_display.duration(s) for s in (0.34, 9.96, 192, 3720)] == [
         "0.3 s",
         "10 s",
