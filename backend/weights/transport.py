@@ -45,6 +45,8 @@ class Passing(Exception):
 def open_transport() -> None:
     """Have huggingface_hub be silent and use our client from now on. Nothing is sent yet."""
     constants.DOWNLOAD_CHUNK_SIZE = CHUNK
+    # else it makes a request of its own every day, and says which torch is installed and what program calls
+    constants.HF_HUB_DISABLE_TELEMETRY = True
     disable_progress_bars()
     set_verbosity_error()
     hooks: dict[str, list[Callable[..., Any]]] = {"request": [_protected], "response": [_judged]}

@@ -447,6 +447,14 @@ def test_a_saved_token_is_used_and_none_is_made_up(server, here):
     assert server.seen[-1][1]["Authorization"] == "Bearer hf_saved"
 
 
+def test_the_hub_is_asked_for_the_model_alone_and_hears_nothing_of_this_machine(server):
+    run()
+    assert sum(MIRROR not in url for url, _ in server.seen) == 0 and len(server.seen) > 3
+    for _, headers in server.seen:
+        said = {part.split("/")[0].strip() for part in headers["User-Agent"].split(";")}
+        assert said == {"dreamflow", "hf_hub", "python"}
+
+
 def test_a_proxy_is_used(server, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
     monkeypatch.setenv("HTTP_PROXY", server.endpoint)

@@ -64,7 +64,7 @@ def test_the_upper_half_of_a_mirrored_posed_object(enabled):
         "SELECTED",
         TINY,
     )
-    refine_session.begin(bpy.context, made, settings, jobs.add)
+    refine_session.begin(bpy.context, made, settings)
     tick_until_idle()
     (past,) = jobs.get_store().history()
     share = past.figures["share_changed"]
