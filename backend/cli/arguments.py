@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
     add_options(g, GENERATE)
-    _add_job_arguments(g)
+    _add_job_arguments(g, "out/PROMPT-SEED")
     r = commands.add_parser(
         "refine",
         help="give an object of your own a better texture",
@@ -82,18 +82,16 @@ def parser() -> argparse.ArgumentParser:
     )
     r.add_argument("--new-uvs", action="store_true", help="make new UVs even where its own are usable")
     add_options(r, REFINE)
-    _add_job_arguments(r)
+    _add_job_arguments(r, "out/PROMPT-SEED-refined")
     cli_models.add_parser(commands)
     doctor.add_parser(commands)
     cli_jobs.add(commands)
     return top
 
 
-def _add_job_arguments(command: argparse.ArgumentParser) -> None:
+def _add_job_arguments(command: argparse.ArgumentParser, folder: str) -> None:
     """What every job has beside the fields of Job."""
-    command.add_argument(
-        "--out", metavar="DIR", type=Path, help="the job's folder (default: out/PROMPT-SEED)"
-    )
+    command.add_argument("--out", metavar="DIR", type=Path, help=f"the job's folder (default: {folder})")
     command.add_argument(
         "--set", metavar="STAGE.SETTING=VALUE", type=typed(read_setting), action="append", default=[],
         help="replace one of the preset's settings, as in nerf.levels=400 or delivery.max_faces=null (full detail)",
@@ -120,7 +118,7 @@ def to_job(args: argparse.Namespace) -> Job:
             "stages": ("texture", "refine") if args.texture else ("refine",),
         }
     given["negative"] = clean_text(args.negative)
-    folder = args.out or default_folder(prompt, args.seed, Path("out"))
+    folder = args.out or default_folder(prompt, args.seed, Path("out"), args.command)
     try:
         return Job(
             uuid.uuid4().hex[:12], args.command, prompt, str(folder), overrides=dict(args.set), **given

@@ -102,7 +102,7 @@ def _claim(request: Begin, overwrite: bool) -> list[Path]:
 def _begin_log(request: Begin, overwrite: bool) -> EventLog:
     folder = folder_of(request)
     if overwrite and not isinstance(request, Resume):
-        clear_folder(folder, request.job.mesh)
+        clear_folder(folder)
     return EventLog(folder)
 
 

@@ -37,9 +37,9 @@ def clean_prompt(text: str) -> str:
     return prompt
 
 
-def default_folder(prompt: str, seed: int, root: Path) -> Path:
-    """Where this job goes if nothing else was said: root/SLUG-SEED."""
-    return root / f"{slug(prompt)}-{seed}"
+def default_folder(prompt: str, seed: int, root: Path, kind: str = "generate") -> Path:
+    """Where this job goes if nothing else was said: root/SLUG-SEED, or root/SLUG-SEED-refined."""
+    return root / f"{slug(prompt)}-{seed}{'-refined' if kind == 'refine' else ''}"
 
 
 def unfit_name(name: str) -> str | None:
@@ -104,8 +104,9 @@ def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
     there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-    there = [name for name in there if folder / name != Path(mesh)]
     names = JobFolder(folder)
+    _check_not_in(names, mesh)
+    there = [name for name in there if folder / name != Path(mesh)]
     if not set(there) - {
         names.lock.name,
         names.log.name,
@@ -123,16 +124,24 @@ def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
         )
 
 
-def clear_folder(folder: Path, mesh: str = "") -> None:
-    """Removes what an older job wrote, but for job.json, which the new one has replaced; raises DiskError.
+def _check_not_in(files: JobFolder, mesh: str) -> None:
+    """InputError where the job would remove or replace the file that it begins with, by whatever path."""
+    kept = {path.name for path in files.object_files}  # replaced by its own content
+    for path in (Path(mesh).absolute(), Path(mesh).resolve()) if mesh else ():
+        roots = {files.path.absolute(), files.path.resolve()} & set(path.parents)
+        if roots and (path.parent not in roots or (files.writes(path.name) and path.name not in kept)):
+            raise InputError(
+                f"{mesh} lies in {files.path}, where this job would replace it.",
+                "Choose another folder with --out.",
+            )
 
-    mesh  the file that the new job begins with, which stays
-    """
+
+def clear_folder(folder: Path) -> None:
+    """Removes what an older job wrote, but for what the new one has replaced (see write_job); raises DiskError."""
     files = JobFolder(folder)
     with disk_errors(folder):
         for path in files.old_files():
-            if path != Path(mesh):
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
         if files.checkpoints.is_dir():
             shutil.rmtree(files.checkpoints)
 

@@ -35,6 +35,10 @@ class Generating:
     def __init__(self, job: Job) -> None:
         self.job = job
 
+    def kept(self) -> dict[str, bytes]:
+        """See Work."""
+        return {}
+
     def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """See Work."""
         return run_stages(setup, saved)

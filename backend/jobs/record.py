@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,10 @@ from typing import Any
 import torch
 
 import backend
-from backend.config import PAPER, Layers, Preset, Resolved, preset_of, resolve
+from backend.config import PAPER, Layers, Preset, Resolved, resolve
 from backend.diffusion.prior import Prior
 from backend.errors import InputError
-from backend.files import disk_errors, write_text
+from backend.files import disk_errors, replacing, write_text
 from backend.kernels import select
 from backend.stages.memory import Plan
 from dreamflow_blender.contract.jobfolder import JobFolder
@@ -83,8 +86,9 @@ def write_job(
     prior: Prior,
     refiner: Prior | None,
     plan: Plan,
+    kept: Mapping[str, bytes],
 ) -> None:
-    """Raises DiskError."""
+    """job.json of a job that begins, and the files that it keeps (Work.kept): all of them, or none and a DiskError."""
     kernels = select(device)
     record = {
         "job": asdict(job),
@@ -97,23 +101,55 @@ def write_job(
         "kernels": kernels.names,
         "kernels_why": kernels.why,
         "memory": plan.record(),
-        "models": {"prior": prior.describe(), "refiner": (refiner or prior).describe()},
+        "models": models_record(prior, refiner),
+        "object": {name: sha256(content).hexdigest() for name, content in kept.items()},
     }
-    write_text(JobFolder(job.folder).job, json.dumps(record, indent=2) + "\n")
+    folder = JobFolder(job.folder)
+    files = {folder.job: (json.dumps(record, indent=2) + "\n").encode()}
+    files |= {path: kept[path.name] for path in folder.object_files if path.name in kept}
+    with ExitStack() as stack:  # which ends with job.json: what is there before it belongs to no job yet
+        for path, content in files.items():
+            stack.enter_context(replacing(path)).write_bytes(content)
+        with disk_errors(folder.events):
+            folder.events.unlink(missing_ok=True)  # an older job's: they would say that this one is finished
+    drop_objects(folder, kept)
 
 
-def read_settings(folder: Path) -> Resolved:
-    """What write_job recorded, so that a resumed job keeps its settings. Raises InputError and DiskError."""
+def drop_objects(folder: JobFolder, kept: Collection[str]) -> None:
+    """Removes what an older job has kept and this one has not. Raises DiskError."""
+    for path in folder.object_files:
+        if path.name not in kept:
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+
+
+def models_record(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
+    """Names, folders and hashes of the weights in use."""
+    return {"prior": prior.describe(), "refiner": (refiner or prior).describe()}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What write_job recorded. Raises InputError and DiskError."""
     path = JobFolder(folder).job
     with disk_errors(path):
-        record = json.loads(path.read_text(encoding="utf-8"))
-    return Resolved(preset_of(record.get("settings", {})), record.get("set_by", {}))
+        content = path.read_bytes()
+    try:
+        record = json.loads(content)
+        if isinstance(record, dict):
+            return record
+        reason = "it is no object"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise InputError(f"{path} cannot be read: {reason}.", begin_again(folder))
+
+
+def begin_again(folder: Path | str) -> str:
+    """What to do where a job cannot be resumed."""
+    return f"Begin it again: python -m backend resume {folder} --overwrite"
 
 
 def add_note(folder: Path, note: str) -> None:
     """To job.json's "notes": how a run was carried out otherwise than planned. Raises DiskError."""
-    path = JobFolder(folder).job
-    with disk_errors(path):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(folder)
     record["notes"] = [*record.get("notes", []), note]
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(JobFolder(folder).job, json.dumps(record, indent=2) + "\n")

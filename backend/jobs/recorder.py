@@ -37,6 +37,7 @@ from backend.stages.happenings import (
     Stepped,
 )
 from backend.stages.setup import Setup
+from backend.texture.colour_field import Fit
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Checkpoint, Event, Job, Preview, Snapshot, Started, Warning
 
@@ -61,6 +62,10 @@ class Work(Protocol):
     """A kind of job."""
 
     job: Job
+
+    def kept(self) -> dict[str, bytes]:
+        """What resuming it needs beside job.json, of JobFolder.object_files: name -> content."""
+        ...
 
     def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """All of the job, from its start or from a checkpoint; called again where memory ran out."""
@@ -100,7 +105,7 @@ class Recorder:
         self.log = RunLog()
         self.clock = RunClock(setup.job.checkpoint_seconds, setup.job.snapshot_seconds)
         self.writer = CheckpointWriter(self._folder)
-        self.at: Reached | None = None
+        self.at: Reached | Fitting | None = None
         self.outcome: Outcome | None = None
 
     def record(self, happening: Happening) -> Events[Event, None, None]:
@@ -110,8 +115,8 @@ class Recorder:
                 self.outcome = Outcome(scene, stage, ended)
             case Note(message):
                 yield from self.warn(message)
-            case Fitting(done, total):
-                yield from self._fitting(done, total)
+            case Fitting():
+                yield from self._fitting(happening)
             case StageBegan(at):
                 self._reach(at)
                 name, total = at.stage.name, at.stage.schedule.iterations
@@ -128,10 +133,7 @@ class Recorder:
                     add_note(self._folder, note)
                     yield from self.warn(note)
                 yield from self._show(at)
-                if self.clock.due_checkpoint() and not (
-                    self.writer.busy and self._setup.job.checkpoint_seconds
-                ):
-                    self.save()
+                self._save_if_due()
             case StageEnded(at):
                 self._reach(at)
                 name, seconds = at.stage.name, self.log.seconds
@@ -159,6 +161,10 @@ class Recorder:
         with self.clock.checkpoint.doing():
             self.writer.save(capture(self.at, self.log.tensors(), notes))
 
+    def _save_if_due(self) -> None:
+        if self.clock.due_checkpoint() and not (self.writer.busy and self._setup.job.checkpoint_seconds):
+            self.save()
+
     def go_back(self) -> RunState | None:
         """The newest checkpoint, or None for the job's start; what was recorded after it is forgotten.
 
@@ -181,12 +187,16 @@ class Recorder:
         self.at = at
         self.outcome = Outcome(at.scene, at.stage.name, at.ended)
 
-    def _fitting(self, done: int, total: int) -> Events[Event, None, None]:
-        if done == 0:
-            self.clock.start(total, 0)
-            yield Started("fit", total)
-        elif self.clock.due_report(done):
-            yield self.clock.plain_progress("fit", done)
+    def _fitting(self, at: Fitting) -> Events[Event, None, None]:
+        if not isinstance(self.at, Fitting):
+            self.clock.start(at.total, at.done)
+            yield Started(Fit.name, at.total)
+        elif self.clock.due_report(at.done):
+            yield self.clock.plain_progress(Fit.name, at.done)
+        self.at = at
+        self._save_if_due()
+        if at.done == at.total:  # a stage comes next; its networks may need the room of the fit's optimizer
+            self.at = None
 
     def _show(self, at: Reached) -> Events[Event, None, None]:
         """The preview and the snapshot that are due."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator as Events
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from backend.config import Preset
 from backend.errors import InputError
 from backend.files import write_bytes, write_text
+from backend.jobs.record import begin_again, drop_objects, read_record
 from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
 from backend.jobs.run import run
 from backend.jobs.telemetry import RunLog
@@ -28,10 +30,10 @@ from backend.results.deliver_refined import (
 from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
 from backend.stages.chain import run_stages
-from backend.stages.checkpoint import RunState
+from backend.stages.checkpoint import RunState, restore_scene, restore_stage
 from backend.stages.happenings import Fitting, Happening, Note
 from backend.stages.setup import Setup
-from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learned_colour
+from backend.texture.colour_field import FITS, Fit, FitSettings, HeldField, fit_psnr, learned_colour
 from backend.texture.mask import border
 from backend.texture.placement import find_placement
 from backend.texture.repaint import Canvas, paint, prepare
@@ -53,14 +55,20 @@ def refine(job: Job, control: Control = no_control) -> Events[Event, None, None]
 
     Raises InputError where the mesh cannot be refined, before anything is begun.
     """
-    return run(Path(job.folder), lambda: Start(Refining(job, *read_mesh(Path(job.mesh)))), control)
+
+    def start() -> Start:
+        mesh, source = Path(job.mesh), kept_source(Path(job.mesh))
+        return Start(Refining(job, *read_mesh(mesh), source))
+
+    return run(Path(job.folder), start, control)
 
 
 class Refining:
     """The work of a refine job (see recorder.Work). Everything but the field follows from job and mesh."""
 
-    def __init__(self, job: Job, mesh: ObjectArrays, notes: list[str]) -> None:
-        self._arrays, self._notes = mesh, list(notes)
+    def __init__(self, job: Job, mesh: ObjectArrays, notes: list[str], source: dict[str, bytes]) -> None:
+        """source: what kept_source says of the object's file."""
+        self._arrays, self._notes, self._source = mesh, list(notes), source
         self._weight = allowed(mesh, job.material)
         self._placement = find_placement(mesh.v_pos, mesh.t_pos_idx, job.front)
         self._placed = self._placement.place(mesh.v_pos)
@@ -74,27 +82,35 @@ class Refining:
 
     @classmethod
     def again(cls, job: Job) -> Refining:
-        """For a run that goes on: the object as it was kept beside it."""
-        kept = JobFolder(job.folder).object_npz
-        mesh, notes = read_mesh(kept if kept.is_file() else Path(job.mesh))
-        return cls(job, mesh, notes)
+        """For a run that goes on: the object as it was kept. Raises InputError where it is another."""
+        folder = JobFolder(job.folder)
+        kept = read_record(folder.path).get("object")
+        files = {path.name: path for path in folder.object_files}
+        if not isinstance(kept, dict) or folder.object_npz.name not in kept or set(kept) - set(files):
+            raise InputError(f"{folder.job} does not say which object is refined.", begin_again(job.folder))
+        for name, digest in kept.items():
+            if not files[name].is_file() or sha256(files[name].read_bytes()).hexdigest() != digest:
+                raise InputError(
+                    f"{files[name]} is not the object that this job was begun with.", begin_again(job.folder)
+                )
+        drop_objects(folder, kept)
+        return cls(job, *read_mesh(folder.object_npz), {})
+
+    def kept(self) -> dict[str, bytes]:
+        """See Work: object.npz, and the file that it was read from."""
+        return {JobFolder("").object_npz.name: meshfile.to_bytes(self._arrays), **self._source}
 
     def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """See Work: the field first learns the colours that there are, and then the stages."""
-        return chain(self._fit(setup, saved), run_stages(setup, saved, lambda _attempt: self._scene))
+        fit = self._fit(setup, saved)
+        if saved is not None and saved.stage == Fit.name:
+            saved = None  # no stage has begun
+        return chain(fit, run_stages(setup, saved, lambda _attempt: self._scene))
 
     def _fit(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
         """All that the stages need; the fit itself is left out where a checkpoint has its result."""
         preset, device = setup.preset, setup.device
         folder, job = JobFolder(self.job.folder), self.job
-        if not folder.object_npz.is_file() or saved is None:
-            write_bytes(folder.object_npz, meshfile.to_bytes(self._arrays))
-            source = kept_source(Path(job.mesh))
-            for path in (folder.object_glb, folder.object_obj, folder.object_mtl):
-                if path.name in source:
-                    write_bytes(path, source[path.name])
-                else:
-                    path.unlink(missing_ok=True)  # of an older job in this folder
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),
             torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),
@@ -111,15 +127,21 @@ class Refining:
         generator = torch.Generator(device).manual_seed(job.seed)
         self._cameras = viewer.spec.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
-        fit = fit_settings(job)
-        scene = fresh_scene(preset, fit, device, job.seed)
+        settings = fit_settings(job)
+        scene = fresh_scene(preset, settings, device, job.seed)
         scene.mesh = self._mesh
+        fit = Fit(scene.field, settings, generator)
         for note in (*self._notes, *said_of(self._sheets)) if saved is None else ():
             yield Note(note)
-        if saved is None:
-            yield Fitting(0, fit.iterations)
-            for done, _ in fit_texture(scene.field, self._mesh, self._colours, fit, generator):
-                yield Fitting(done, fit.iterations)
+        if saved is None or saved.stage == fit.name:
+            first = 0
+            if saved is not None:
+                restore_scene(saved, scene)
+                restore_stage(saved, fit)
+                first = saved.iteration
+            yield Fitting(scene, fit, first, settings.iterations)
+            for done in fit.steps(first, self._mesh, self._colours):
+                yield Fitting(scene, fit, done, settings.iterations)
             self.figures["fit_psnr"] = fit_psnr(scene.field, self._mesh, self._colours)
             yield Note(f"The field shows the object's own colours at {self.figures['fit_psnr']:.1f} dB.")
         if kept.any():

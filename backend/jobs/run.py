@@ -79,7 +79,7 @@ def prepare(work: Work, saved: RunState | None, recorded: Resolved | None) -> Se
     if left:
         setup.prior_for(left[0]).load()  # damaged weights are found here
     if saved is None:
-        write_job(job, settings, device, threads, prior, refiner, setup.plan)
+        write_job(job, settings, device, threads, prior, refiner, setup.plan, work.kept())
     return setup
 
 
@@ -142,7 +142,9 @@ def iterate(
                 recorder.save()
                 recorder.writer.wait()
                 return True
-            if word == "finish":
+            if (
+                word == "finish" and recorder.outcome is not None
+            ):  # else as soon as there is something to deliver
                 break
             recorder.let_stage_go()
     except (GeneratorExit, KeyboardInterrupt) as stop:

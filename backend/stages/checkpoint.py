@@ -33,11 +33,13 @@ from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
 from backend.scene.mesh import Mesh
 from backend.scene.scene import GridBox, ReferenceViews, Scene
-from backend.stages.happenings import Reached
+from backend.stages.happenings import Fitting, Reached
 from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
+from backend.texture.colour_field import Fit
 
 VERSION = 1  # of the layout below
+PLACES = (Fit.name, *STAGES)  # where a checkpoint can be taken, in the order of a job
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class RunState:
 
     def passed(self, stage: str) -> bool:
         """Whether this stage is finished."""
-        here, there = STAGES.index(self.stage), STAGES.index(stage)
+        here, there = PLACES.index(self.stage), PLACES.index(stage)
         return there < here or (there == here and self.ended)
 
     def part(self, prefix: str) -> dict[str, Tensor]:
@@ -63,7 +65,7 @@ class RunState:
         return {name[len(prefix) :]: t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
-def capture(at: Reached, others: Mapping[str, Tensor], notes: dict[str, Any]) -> RunState:
+def capture(at: Reached | Fitting, others: Mapping[str, Tensor], notes: dict[str, Any]) -> RunState:
     """A copy of everything that the rest of the run depends on. Quick: the run waits for it.
 
     Raises NumericsError where a number in it is a NaN or an infinity: on a card the loop looks every 16 iterations
@@ -134,7 +136,7 @@ def restore_scene(saved: RunState, scene: Scene) -> None:
         scene.seen = ReferenceViews(camera, image, on_device["seen.opacity"])
 
 
-def restore_stage(saved: RunState, stage: Stage) -> None:
+def restore_stage(saved: RunState, stage: Stage | Fit) -> None:
     """Into a fresh stage of the restored scene."""
     for row, parameter in enumerate(_parameters(stage)):
         moments = saved.part(f"optimizer.{row}.")
@@ -154,7 +156,7 @@ def restore_stage(saved: RunState, stage: Stage) -> None:
     stage.generator.set_state(drawn)
 
 
-def _parameters(stage: Stage) -> list[nn.Parameter]:
+def _parameters(stage: Stage | Fit) -> list[nn.Parameter]:
     return [p for group in stage.optimizer.param_groups for p in group["params"]]
 
 
@@ -196,7 +198,7 @@ def load(path: Path) -> RunState:
         box = facts.pop("box")
         if box is not None:
             box = GridBox(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
-        if facts["stage"] not in STAGES:
+        if facts["stage"] not in PLACES:
             raise ValueError(f"there is no stage {facts['stage']}")
         return RunState(box=box, tensors=safetensors.torch.load(blob), **facts)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

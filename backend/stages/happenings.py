@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from backend.scene.scene import Scene
 from backend.stages.apfo import Step
 from backend.stages.stages import Stage
+from backend.texture.colour_field import Fit
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,14 @@ class StageEnded:
 
 @dataclass(frozen=True)
 class Fitting:
-    """A refine job's field learns the object's own colours; done 0 is the beginning."""
+    """A refine job's field learns the object's own colours: where that is, as Reached says it of a stage."""
 
+    scene: Scene
+    stage: Fit
     done: int
     total: int
+    attempt: int = 0
+    ended: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,24 +43,32 @@ FITS = {
 }
 
 
-def fit_texture(
-    field: Field, mesh: Mesh, colours: SourceColours, settings: FitSettings, generator: Generator
-) -> Iterator[tuple[int, Tensor]]:
-    """Yields after every iteration: how many are done, and the mean squared error of its points."""
-    optimizer = adamw(
-        [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)],
-        weight_decay=0.0,
-    )
-    for done in range(1, settings.iterations + 1):
-        left = 1 - (done - 1) / settings.iterations
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * min(1.0, 2 * left)  # the second half settles
-        points = random_points(mesh, settings.points, generator)
-        loss = (field.albedo(points.position(mesh)) - colours.at(points)[:, :3]).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        yield done, loss.detach()
+class Fit:
+    """A field learns the colours of an object; everything that changes is reachable for a checkpoint."""
+
+    name = "fit"
+    phi = None
+
+    def __init__(self, field: Field, settings: FitSettings, generator: Generator) -> None:
+        """generator: all that the fit draws comes from it."""
+        self.field, self.settings, self.generator = field, settings, generator
+        self.optimizer = adamw(
+            [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)],
+            weight_decay=0.0,
+        )
+
+    def steps(self, start: int, mesh: Mesh, colours: SourceColours) -> Iterator[int]:
+        """From iteration `start` to the last; yields after each of them how many are done."""
+        for done in range(start + 1, self.settings.iterations + 1):
+            left = 1 - (done - 1) / self.settings.iterations
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["rate"] * min(1.0, 2 * left)  # the second half settles
+            points = random_points(mesh, self.settings.points, self.generator)
+            loss = (self.field.albedo(points.position(mesh)) - colours.at(points)[:, :3]).square().mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            yield done
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from pathlib import Path
 from .protocol import BadMessage, Event, Job, decode, decode_job
 
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+NUMBERED = re.compile(r"(albedo|snapshot|original)_[0-9]+\.png")
 TAIL = 1 << 17  # bytes of events.jsonl that are read for the newest events
 
 
@@ -64,6 +65,11 @@ class JobFolder:
             self.mesh_glb, self.mesh_npz, self.albedo, self.views, self.curves, self.turntable, self.preview,
         )  # fmt: skip
 
+    @property
+    def object_files(self) -> tuple[Path, ...]:
+        """What a refine job may begin with, kept beside it."""
+        return self.object_npz, self.object_glb, self.object_obj, self.object_mtl
+
     def result_files(self) -> dict[str, str]:
         """What there is of the results: name -> path."""
         return {path.name: str(path) for path in self._results if path.is_file()}
@@ -79,15 +85,18 @@ class JobFolder:
                 found["checkpoint"] = str(self.checkpoints / max(names))  # they begin with their number
         return found
 
+    def writes(self, name: str) -> bool:
+        """Whether a job makes, replaces or removes a file of this name in its folder."""
+        return name in {path.name for path in vars(self).values()} or NUMBERED.fullmatch(name) is not None
+
     def old_files(self) -> list[Path]:
-        """The files that an older job has left, but job.json, which the new one replaces, and the checkpoints."""
-        own = (
-            self.events, self.log, self.snapshot, self.object_npz, self.object_glb, self.object_obj, self.object_mtl,
-            self.mesh_obj, self.mesh_mtl, self.uvs, self.materials,
-        )  # fmt: skip
-        numbers = ("albedo_[0-9]*.png", "snapshot_[0-9]*.png", "original_[0-9]*.png")
-        textures = [self.snapshot_png, *(path for pattern in numbers for path in self.path.glob(pattern))]
-        return [path for path in (*self._results, *own, *textures) if path.is_file()]
+        """What an older job has left, but for its checkpoints and for what the new one has replaced already."""
+        new = (self.job, self.lock, *self.object_files)
+        return [
+            path
+            for path in self.path.iterdir()
+            if self.writes(path.name) and path not in new and path.is_file()
+        ]
 
     def read_job(self) -> Job:
         """The job, wherever its folder is now. Raises OSError, and BadMessage where job.json describes none."""

@@ -1,6 +1,7 @@
 """Killed at any moment, and resumed: the same bytes as if nothing had happened.
 
-KILLS in the environment is how often (6); all but two take longer than they are worth every time, and are `slow`.
+KILLS in the environment is how often for each kind of job (6); all but one take longer than they are worth every
+time, and are `slow`.
 """
 
 import json
@@ -14,20 +15,25 @@ import pytest
 
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Finished
+from tests.meshes.test_glb import a_glb
 from tests.tools.worker_client import CHILD, ENVIRONMENT, PATIENCE
 
 KILLS = int(os.environ.get("KILLS", "6"))
-PLACES = ("writing", "deliver", "nerf", "geometry", "texture", "refine")
-QUICK = 2
+PLACES = {
+    "generate": ("writing", "deliver", "nerf", "geometry", "texture", "refine"),
+    "refine": ("deliver", "fit", "writing", "refine"),
+}
+QUICK = 1
 LONGEST = {
     "writing": 0.02,
     "nerf": 1.5,
     "geometry": 0.5,
+    "fit": 0.5,
     "texture": 0.3,
     "refine": 0.3,
     "deliver": 1.0,
 }  # seconds
-RESULTS = ("mesh.npz", "albedo.png")
+RESULTS = ("mesh.npz", "albedo.png", "mesh.glb")
 
 
 class Running:
@@ -66,20 +72,25 @@ def results(folder):
     return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return finish("generate", tmp_path_factory.mktemp("undisturbed") / "job")
+@pytest.fixture(scope="module", params=PLACES)
+def undisturbed(request, tmp_path_factory):
+    """The kind of a job, its mesh, and what it delivers."""
+    folder, mesh = tmp_path_factory.mktemp("undisturbed") / "job", a_glb()
+    folder.with_suffix(".glb").write_bytes(mesh)
+    return request.param, mesh, finish(request.param, folder)
 
 
 @pytest.mark.parametrize(
     "number", [pytest.param(n, marks=[pytest.mark.slow] if n >= QUICK else []) for n in range(KILLS)]
 )
 def test_killed_and_resumed(undisturbed, tmp_path, number):
-    """In each place in turn, at a random moment of it; one time in six between the files of a checkpoint."""
+    """In each place in turn, at a random moment of it; some of them between the files of a checkpoint."""
     chance = random.Random(number)
-    place = PLACES[number % len(PLACES)]
+    kind, mesh, right = undisturbed
+    place = PLACES[kind][number % len(PLACES[kind])]
     folder = tmp_path / "job"
-    job = Running("generate", folder)
+    folder.with_suffix(".glb").write_bytes(mesh)
+    job = Running(kind, folder)
     if place == "writing":
         for _ in range(chance.randrange(1, 80)):  # of about 86
             job.wait_for("writing")
@@ -87,14 +98,15 @@ def test_killed_and_resumed(undisturbed, tmp_path, number):
         job.wait_for(f"started {place}")
     time.sleep(chance.uniform(0, LONGEST[place]))
     code = job.kill()
+    folder.with_suffix(".glb").write_bytes(b"another file by now")
 
     left = sorted(path.name for path in (folder / "checkpoints").glob("*"))
     for path in (folder / "checkpoints").glob("0*"):  # whatever has its final name is whole
         json.loads((path / "state.json").read_bytes())
     half = any(name.endswith(".part") for name in left)
     last = next((name for name in reversed(left) if not name.startswith(".")), "no checkpoint")
-    print(f"{number}: killed in {place} ({code}), {last}{', one half-written' if half else ''}")
+    print(f"{number}: {kind} killed in {place} ({code}), {last}{', one half-written' if half else ''}")
     if not isinstance(JobFolder(folder).last_event(), Finished):
-        assert finish("resume", folder) == undisturbed
-    assert results(folder) == undisturbed
+        assert finish("resume", folder) == right
+    assert results(folder) == right
     assert not list(folder.rglob(".*"))  # nothing half-written is left

@@ -41,6 +41,8 @@ def test_slugs_are_names_on_every_system(prompt, name):
 
 def test_the_default_folder_has_the_seed(tmp_path):
     assert jobs_folder.default_folder("a red mug", 42, tmp_path) == tmp_path / "a-red-mug-42"
+    refined = jobs_folder.default_folder("a red mug", 42, tmp_path, "refine")
+    assert refined == tmp_path / "a-red-mug-42-refined"
 
 
 def test_prompts():
@@ -71,20 +73,42 @@ def test_another_jobs_output_is_kept_unless_asked(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["job.json", "notes.txt"]
 
 
-def test_all_that_a_job_leaves_is_cleared_but_the_mesh_that_the_new_one_begins_with(tmp_path):
+def test_all_that_a_job_leaves_is_cleared_but_what_the_new_one_has_replaced(tmp_path):
     """An older refine job's object, UVs, pictures and further textures once stayed beside a new job's files."""
     files = jobfolder.JobFolder(tmp_path)
-    everything = [
-        path for path in vars(files).values() if path not in (tmp_path, files.checkpoints, files.lock)
-    ]
+    everything = [path for path in vars(files).values() if path not in (tmp_path, files.checkpoints)]
     everything += [
         jobfolder.indexed_filename(p, n) for p in (files.albedo, files.snapshot_png) for n in (2, 11)
     ]
     for path in (*everything, tmp_path / "albedo_mine.png"):
         path.write_text("old")
     (files.checkpoints / "000001-nerf-1").mkdir(parents=True)
-    jobs_folder.clear_folder(tmp_path, str(files.object_glb))
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["albedo_mine.png", "job.json", "object.glb"]
+    jobs_folder.clear_folder(tmp_path)
+    new = ["job.json", "lock", "object.glb", "object.mtl", "object.npz", "object.obj"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["albedo_mine.png", *new]
+
+
+def test_a_mesh_that_the_job_would_replace_is_refused_by_whatever_path(tmp_path, monkeypatch):
+    """`refine out/x-42/mesh.glb "x" --overwrite` deleted its own input."""
+    job, other = tmp_path / "job", tmp_path / "other"
+    (job / "checkpoints").mkdir(parents=True)
+    for name in ("job.json", "mesh.glb", "albedo_2.png", "object.glb", "checkpoints/a.glb", "mine.glb"):
+        (job / name).write_text(name)
+    other.symlink_to(job)
+    (tmp_path / "link.glb").symlink_to(job / "mesh.glb")
+    monkeypatch.chdir(tmp_path)
+    for mesh in (
+        "job/mesh.glb",
+        "job/../job/mesh.glb",
+        "other/mesh.glb",
+        "link.glb",
+        "job/checkpoints/a.glb",
+    ):
+        for folder in (job, other, Path("job")):
+            with pytest.raises(InputError, match=r"would replace it.*--out"):
+                jobs_folder.claim_folder(folder, True, mesh)
+    for mesh in ("job/object.glb", "job/mine.glb"):  # kept, and no file of a job
+        jobs_folder.claim_folder(job, True, mesh)
 
 
 def test_the_names_of_a_job_s_files_stand_in_one_place():

@@ -13,8 +13,9 @@ from backend.scene.mesh import Mesh
 from backend.texture.bake import sample_texture, texels_of
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Cancelled, Finished, Started, Warning
+from tests.meshes.test_glb import a_glb
 from tests.tools.made_meshes import painted_ball, stripes
-from tests.tools.refine_run import refine_job, run_arrays, shorten
+from tests.tools.refine_run import refine_job, run_arrays, run_file, shorten
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -130,24 +131,73 @@ def test_a_grey_object_gets_a_texture_first(tmp_path: Path) -> None:
     assert any("plain grey" in e.message for e in events if isinstance(e, Warning))
 
 
-def test_cancelled_then_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
-    source = tmp_path / "ball.npz"
-    source.write_bytes(meshfile.to_bytes(painted_ball()))
-    list(refine.refine(refine_job(tmp_path / "whole", source)))
+@pytest.fixture(scope="module")
+def whole(short, tmp_path_factory):
+    """A GLB that is refined without a break: its file, and what is delivered."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "a.glb").write_bytes(a_glb())
+    run_file(folder / "job", folder / "a.glb")
+    return folder / "a.glb", delivered(folder / "job")
+
+
+def delivered(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ("albedo.png", "mesh.npz", "mesh.glb")}
+
+
+@pytest.mark.parametrize("place", ["fit", "refine", "deliver"])
+def test_cancelled_then_resumed_gives_the_same_bytes(whole, tmp_path: Path, place: str) -> None:
+    source = tmp_path / "a.glb"
+    source.write_bytes(whole[0].read_bytes())
     said: list[str] = []
 
     def asked() -> str | None:
         return "cancel" if said else None
 
     for event in refine.refine(refine_job(tmp_path / "half", source, checkpoint_seconds=0.0), asked):
-        if isinstance(event, Started) and event.stage == "refine":
+        if isinstance(event, Started) and event.stage == place:
             said.append("now")
     assert isinstance(event, Cancelled)
     source.unlink()  # the job has kept what it needs
-    last = list(resume.resume(tmp_path / "half"))[-1]
-    assert isinstance(last, Finished)
-    for name in ("albedo.png", "mesh.npz", "mesh.glb"):
-        assert (tmp_path / "half" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    events = list(resume.resume(tmp_path / "half"))
+    assert isinstance(events[-1], Finished)
+    assert (Started("fit", 40) in events) == (place == "fit")
+    assert delivered(tmp_path / "half") == whole[1]
+
+
+def test_stopped_before_its_first_checkpoint_it_goes_on_with_the_object_that_it_has_kept(
+    whole, tmp_path: Path
+) -> None:
+    source, folder = tmp_path / "a.glb", tmp_path / "job"
+    source.write_bytes(whole[0].read_bytes())
+    events = refine.refine(refine_job(folder, source))
+    next(events)
+    events.close()
+    assert not (folder / "checkpoints").exists()
+    source.write_bytes(meshfile.to_bytes(painted_ball()))  # something else, under its name
+    assert isinstance(list(resume.resume(folder))[-1], Finished)
+    assert delivered(folder) == whole[1]
+
+
+@pytest.mark.parametrize("name", ["object.npz", "object.glb"])
+def test_another_object_in_its_folder_is_refused(whole, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "job"
+    events = refine.refine(refine_job(folder, whole[0]))
+    next(events)
+    events.close()
+    if name == "object.npz":
+        (folder / name).write_bytes(meshfile.to_bytes(painted_ball()))
+    else:
+        (folder / name).unlink()
+    with pytest.raises(InputError, match=rf"{name} is not the object.*--overwrite"):
+        list(resume.resume(folder))
+
+
+def test_finished_early_while_the_field_learns_it_delivers_the_object_s_own_colours(
+    whole, tmp_path: Path
+) -> None:
+    events = list(refine.refine(refine_job(tmp_path / "job", whole[0]), lambda: "finish"))
+    assert isinstance(events[-1], Finished)
+    assert [e.stage for e in events if isinstance(e, Started)] == ["fit", "refine", "deliver"]
 
 
 def test_a_named_material_alone(tmp_path: Path) -> None:

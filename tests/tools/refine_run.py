@@ -23,16 +23,17 @@ OVERRIDES = {
 }  # fmt: skip
 
 
-def shorten(patch: Any) -> None:
-    """Everything that does not matter here made small. patch: a pytest.MonkeyPatch."""
-    patch.setattr(running, "open_prior", lambda *_: Oracle())
-    patch.setattr(refine, "FITS", {"draft": FitSettings(6, 2, 12, 64, 16, 40, 4096)})
-    patch.setattr(refine, "VIEWS", 12)
-    patch.setattr(refine, "VIEW_SIZE", 64)
-    patch.setattr(refine, "SNAPSHOT", 32)
-    patch.setattr(deliver_refined, "TURNTABLE_VIEWS", 1)
+def shorten(patch: Any = None) -> None:
+    """Everything that does not matter here made small. patch: a pytest.MonkeyPatch; None: for good."""
+    put = setattr if patch is None else patch.setattr
+    put(running, "open_prior", lambda *_: Oracle())
+    put(refine, "FITS", {"draft": FitSettings(6, 2, 12, 64, 16, 40, 4096)})
+    put(refine, "VIEWS", 12)
+    put(refine, "VIEW_SIZE", 64)
+    put(refine, "SNAPSHOT", 32)
+    put(deliver_refined, "TURNTABLE_VIEWS", 1)
     for name in ("write_views", "write_curves", "write_turntable"):
-        patch.setattr(deliver_refined, name, lambda path, *_: path.write_bytes(b"left out"))
+        put(deliver_refined, name, lambda path, *_: path.write_bytes(b"left out"))
 
 
 def refine_job(folder: Path, mesh: Path, **changes: Any) -> Job:

@@ -2,7 +2,8 @@
 
     worker_child.py                    the worker
     worker_child.py generate FOLDER    a tiny job without a worker, which says what it does: see `run`
-    worker_child.py resume FOLDER      goes on with it
+    worker_child.py refine FOLDER      the same, of FOLDER.glb
+    worker_child.py resume FOLDER      goes on with either
 
     LOADING      seconds that loading the prior takes, all in one go
     ITERATION    seconds that the denoiser takes
@@ -32,6 +33,7 @@ def prepare():
     from backend.results import deliver
     from backend.texture import unwrap
     from tests.tools.oracle import Oracle
+    from tests.tools.refine_run import shorten
 
     class Slow(Oracle):
         def denoise(self, *arguments, **named):
@@ -46,6 +48,7 @@ def prepare():
         time.sleep(seconds("LOADING"))
         return Slow()
 
+    shorten()
     running.open_prior = load
     deliver.TURNTABLE_VIEWS = 4
     deliver.write_curves = lambda path, _: path.touch()  # a second, and nothing that is looked at here
@@ -59,9 +62,10 @@ def say(words):
 
 def run(command, folder):
     """With a checkpoint after every iteration, and a word while each of its two files is written."""
-    from backend.jobs import generate, resume
+    from backend.jobs import generate, refine, resume
     from backend.jobs.folder import EventLog
     from backend.stages import checkpoint
+    from tests.tools.refine_run import refine_job
     from tests.tools.tiny import tiny_job
 
     def to_the_disk(file):
@@ -70,8 +74,13 @@ def run(command, folder):
         real_flush(file)
 
     real_flush, checkpoint._to_the_disk = checkpoint._to_the_disk, to_the_disk
-    job = tiny_job(folder, checkpoint_seconds=0.0, snapshot_seconds=0.2)
-    events = generate.generate(job) if command == "generate" else resume.resume(folder)
+    often = {"checkpoint_seconds": 0.0, "snapshot_seconds": 0.2}
+    if command == "generate":
+        events = generate.generate(tiny_job(folder, **often))
+    elif command == "refine":
+        events = refine.refine(refine_job(folder, folder.with_suffix(".glb"), **often))
+    else:
+        events = resume.resume(folder)
     log = None
     for event in events:
         log = log or EventLog(folder)
