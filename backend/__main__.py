@@ -15,9 +15,9 @@ from backend.cli import models as cli_models
 from backend.cli.arguments import parser, to_job
 from backend.cli.display import Display, Json, Live, Plain
 from backend.errors import DreamFlowError, InputError
-from backend.jobs.drive import Begin, Control, End, Events, begin, drive
+from backend.jobs.drive import Begin, Control, End, Events, as_request, begin, begin_again, drive
 from backend.jobs.folder import read_job
-from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Generate, Job, Refine, Resume
+from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Job, Resume
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 SPIN = "30000"  # rounds, 0.1 ms, that torch's idle threads wait awake: libgomp's own 300,000 take the cores from Warp's
@@ -46,10 +46,10 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             serve()
         if args.command == "resume":
             job = read_job(args.folder)
-            request: Begin = Resume(str(args.folder))
+            request: Begin = begin_again(job) if args.overwrite else Resume(str(args.folder))
         else:
             job = to_job(args)
-            request = Refine(job) if job.kind == "refine" else Generate(job)
+            request = as_request(job)
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
         if in_json:
@@ -58,8 +58,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             print(error, file=sys.stderr)
         return _exit_code(failed)
     with Json(out) if in_json else _for_people(job, out) as display:
-        overwrite = args.command != "resume" and args.overwrite
-        return _run(request, display, overwrite, begin if run is None else lambda *_: run(job))
+        return _run(request, display, args.overwrite, begin if run is None else lambda *_: run(job))
 
 
 def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin, Control], Events]) -> int:

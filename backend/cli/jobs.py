@@ -17,6 +17,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         description="Go on from a job's newest checkpoint.",
     )
     r.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")
+    r.add_argument("--overwrite", action="store_true", help="begin the job again, with what is there now")
     r.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
     j = commands.add_parser("jobs", help="list jobs, or clean up after them", description="List jobs.")
     j.add_argument(

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from backend.errors import DiskError, DreamFlowError
 from backend.jobs.failures import failure_event
 from backend.jobs.folder import EventLog, claim_folder, clear_folder, read_job, release
 from dreamflow_blender.contract.jobfolder import JobFolder
-from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Generate, Refine, Resume
+from dreamflow_blender.contract.protocol import (
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    Job,
+    Refine,
+    Resume,
+)
 
 Begin = Generate | Refine | Resume  # the requests that begin a job
 End = Finished | Cancelled | Failed
@@ -20,6 +31,20 @@ Events = Generator[Event, None, None]
 
 def folder_of(request: Begin) -> Path:
     return Path(request.folder if isinstance(request, Resume) else request.job.folder)
+
+
+def as_request(job: Job) -> Begin:
+    return Refine(job) if job.kind == "refine" else Generate(job)
+
+
+def begin_again(job: Job) -> Begin:
+    """The job from its start: another one, of the same words, on the object that it has kept."""
+    folder = JobFolder(job.folder)
+    kept = next(
+        (path for path in (folder.object_glb, folder.object_obj, folder.object_npz) if path.is_file()), None
+    )
+    mesh = str(kept) if kept and job.kind == "refine" else job.mesh
+    return as_request(replace(job, id=uuid.uuid4().hex[:12], mesh=mesh))
 
 
 def begin(request: Begin, control: Control) -> Events:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import sha256
@@ -15,14 +15,18 @@ from typing import Any
 import torch
 
 import backend
-from backend.config import PAPER, Layers, Preset, Resolved, resolve
+from backend.config import PAPER, Layers, Preset, Resolved, preset_of, resolve
 from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import disk_errors, replacing, write_text
 from backend.kernels import select
+from backend.stages.checkpoint import RunState
 from backend.stages.memory import Plan
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import STAGES, Job
+
+# what may change between two runs of a job without another result
+FREE = ("job.folder", "job.mesh", "job.checkpoint_seconds", "job.snapshot_seconds", "job.snapshot_faces")
 
 
 def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
@@ -140,12 +144,17 @@ def read_record(folder: Path) -> dict[str, Any]:
         reason = "it is no object"
     except (ValueError, RecursionError) as error:
         reason = str(error)
-    raise InputError(f"{path} cannot be read: {reason}.", begin_again(folder))
+    raise InputError(f"{path} cannot be read: {reason}.", "Generate the object again.")
+
+
+def settings_of(record: Mapping[str, Any]) -> Resolved:
+    """The settings that a job was begun with. Raises InputError."""
+    return Resolved(preset_of(record.get("settings", {})), record.get("set_by", {}))
 
 
 def begin_again(folder: Path | str) -> str:
-    """What to do where a job cannot be resumed."""
-    return f"Begin it again: python -m backend resume {folder} --overwrite"
+    """The command that begins a job again where it cannot be resumed."""
+    return f"python -m backend resume {folder} --overwrite"
 
 
 def add_note(folder: Path, note: str) -> None:
@@ -153,3 +162,59 @@ def add_note(folder: Path, note: str) -> None:
     record = read_record(folder)
     record["notes"] = [*record.get("notes", []), note]
     write_text(JobFolder(folder).job, json.dumps(record, indent=2) + "\n")
+
+
+def begun_as(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a job's result, of its job.json: one level, "nerf.levels": 10. For every checkpoint's notes."""
+    found = {"job": record.get("job"), "object": record.get("object"), "models": record.get("models")}
+    named = {**dict(_flat(found)), **dict(_flat(record.get("settings")))}
+    return {name: value for name, value in named.items() if not name.startswith(FREE)}
+
+
+def check_unchanged(job: Job, record: Mapping[str, Any], saved: RunState | None) -> None:
+    """InputError where job.json has been changed since the job was begun."""
+    settings = settings_of(record).preset
+    differences = []
+    if saved is not None:
+        differences = _differences(saved.notes["begun"], begun_as(record))
+    now = dict(_flat(vars(resolve(job.preset, {"job": job.overrides}).preset)))
+    kept = dict(_flat(vars(settings)))
+    wanted = {name: now[name] for name in job.overrides}
+    differences = differences or _differences({name: kept[name] for name in wanted}, wanted)
+    if differences:
+        _refuse(job, "job.json has been changed since this job was begun", differences)
+
+
+def check_models(job: Job, record: Mapping[str, Any], prior: Prior, refiner: Prior | None) -> None:
+    """InputError where the models are others than the job was begun with, wherever they are now."""
+    now = json.loads(json.dumps(models_record(prior, refiner)))
+    found = [dict(_flat(models)) for models in (record.get("models"), now)]
+    before, after = ({k: v for k, v in each.items() if not k.endswith(".folder")} for each in found)
+    if differences := _differences(before, after):
+        _refuse(job, "The models are not those that this job was begun with", differences)
+
+
+def _refuse(job: Job, what: str, differences: list[str]) -> None:
+    more = f", and {len(differences) - 3} more" if len(differences) > 3 else ""
+    raise InputError(
+        f"{what}: {', '.join(differences[:3])}{more}.",
+        f"Put that back, or begin the job again: {begin_again(job.folder)}",
+    )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} was {before.get(name)!r:.60} and is {now.get(name)!r:.60}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts and dataclasses, by their path."""
+    inner = value if isinstance(value, Mapping) else getattr(value, "__dict__", None)
+    if inner is None:
+        yield name, value
+        return
+    for key, each in inner.items():
+        yield from _flat(each, f"{name}.{key}".strip("."))

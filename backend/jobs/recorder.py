@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from backend.config import Resolved
 from backend.errors import SceneError
 from backend.jobs.record import add_note
 from backend.jobs.telemetry import Curves, RunClock, RunLog
@@ -87,7 +86,7 @@ class Start:
     work: Work
     saved: RunState | None = None  # None: from its start
     notes: tuple[str, ...] = ()
-    settings: Resolved | None = None  # a resumed job's, as job.json has them
+    record: dict[str, Any] | None = None  # a resumed job's job.json
 
 
 class Recorder:

@@ -84,15 +84,14 @@ class Refining:
     def again(cls, job: Job) -> Refining:
         """For a run that goes on: the object as it was kept. Raises InputError where it is another."""
         folder = JobFolder(job.folder)
+        again = f"Begin the job again: {begin_again(job.folder)}"
         kept = read_record(folder.path).get("object")
         files = {path.name: path for path in folder.object_files}
         if not isinstance(kept, dict) or folder.object_npz.name not in kept or set(kept) - set(files):
-            raise InputError(f"{folder.job} does not say which object is refined.", begin_again(job.folder))
+            raise InputError(f"{folder.job} does not say which object is refined.", again)
         for name, digest in kept.items():
             if not files[name].is_file() or sha256(files[name].read_bytes()).hexdigest() != digest:
-                raise InputError(
-                    f"{files[name]} is not the object that this job was begun with.", begin_again(job.folder)
-                )
+                raise InputError(f"{files[name]} is not the object that this job was begun with.", again)
         drop_objects(folder, kept)
         return cls(job, *read_mesh(folder.object_npz), {})
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator as Events
 from pathlib import Path
 
-from backend.config import Resolved, preset_of
 from backend.errors import InputError
 from backend.jobs.folder import read_job
 from backend.jobs.generate import Generating
-from backend.jobs.record import read_record
+from backend.jobs.record import check_unchanged, read_record
 from backend.jobs.recorder import Control, Start, Work, no_control
 from backend.jobs.run import run
 from backend.stages.checkpoint_writer import newest
@@ -39,7 +38,7 @@ def resume(folder: Path, control: Control = no_control) -> Events[Event, None, N
 
             work = Refining.again(job)
         record = read_record(folder)
-        settings = Resolved(preset_of(record.get("settings", {})), record.get("set_by", {}))
-        return Start(work, saved, tuple(notes), settings)
+        check_unchanged(job, record, saved)
+        return Start(work, saved, tuple(notes), record)
 
     return run(folder, start, control)

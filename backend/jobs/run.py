@@ -13,12 +13,20 @@ from typing import Any
 import psutil
 import torch
 
-from backend.config import Resolved
 from backend.device import choose_device, prepare_device
 from backend.errors import SceneError, is_out_of_memory
 from backend.jobs.folder import locked
 from backend.jobs.priors import default_refiner, open_prior
-from backend.jobs.record import check_settings, resolve_job, versions, write_job
+from backend.jobs.record import (
+    begun_as,
+    check_models,
+    check_settings,
+    read_record,
+    resolve_job,
+    settings_of,
+    versions,
+    write_job,
+)
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
 from backend.results.deliver import STEPS, Delivered
@@ -47,8 +55,8 @@ def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Ev
         began = time.monotonic()
         started = start()
         work, saved = started.work, started.saved
-        setup = prepare(work, saved, started.settings)
-        recorder = Recorder(setup, work, facts_of(setup))
+        setup = prepare(work, saved, started.record)
+        recorder = Recorder(setup, work, facts_of(setup) | {"begun": begun_as(read_record(folder))})
         yield _ready(setup.device, setup.threads)
         for note in (*started.notes, *notes_about(setup, saved)):
             yield Warning(note)
@@ -61,9 +69,10 @@ def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Ev
             yield Cancelled(JobFolder(folder).recoverable_files())
 
 
-def prepare(work: Work, saved: RunState | None, recorded: Resolved | None) -> Setup:
+def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -> Setup:
     """The job's device, priors, settings and plan; job.json where it is new, and the first stage's networks.
 
+    record: job.json of a job that is resumed.
     Raises InputError for a mistake in the job, before anything is loaded; ModelError, DeviceError, DiskError.
     """
     job = work.job
@@ -73,12 +82,16 @@ def prepare(work: Work, saved: RunState | None, recorded: Resolved | None) -> Se
     prior = open_prior(job.prior, device, job.phi or None)
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
-    settings = recorded or resolve_job(job, prior, refiner)
+    if record is None:
+        settings = resolve_job(job, prior, refiner)
+    else:
+        check_models(job, record, prior, refiner)
+        settings = settings_of(record)
     setup = set_up(job, settings.preset, prior, refiner, device, threads, saved)
     left = stages_left(job, saved)
     if left:
         setup.prior_for(left[0]).load()  # damaged weights are found here
-    if saved is None:
+    if record is None:
         write_job(job, settings, device, threads, prior, refiner, setup.plan, work.kept())
     return setup
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from backend import config
 from backend.errors import InputError
 from backend.jobs import generate, resume
 from backend.jobs import run as running
+from backend.jobs.drive import begin_again
 from backend.jobs.record import check_settings, resolve_job
 from backend.stages import setup
-from dreamflow_blender.contract.protocol import Finished, Job, Started
+from dreamflow_blender.contract.protocol import Finished, Job, Refine, Started
 from tests.meshes.test_glb import a_glb
+from tests.tools.command import tree
 from tests.tools.oracle import Oracle
 from tests.tools.refine_run import OVERRIDES, shorten
 from tests.tools.tiny import tiny_job
@@ -105,3 +108,85 @@ def test_a_resumed_job_keeps_its_settings_when_presets_have_changed(
 
 
 real_plan = setup.make_plan
+
+
+class Described(Oracle):
+    weights = "a"
+
+    def describe(self):
+        return {"name": self.name, "folder": self.weights * 9, "sha256": {"unet/a.safetensors": self.weights}}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A job that was cancelled in its first stage, and what came before its first checkpoint: two folders."""
+    root = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "open_prior", lambda *_: Described())
+        list(generate.generate(tiny_job(root / "late", stages=("nerf",)), lambda: "cancel"))
+        events = generate.generate(tiny_job(root / "early", stages=("nerf",)))
+        next(events)
+        events.close()
+    assert (root / "late" / "checkpoints").exists() and not (root / "early" / "checkpoints").exists()
+    return root
+
+
+WAYS = {
+    "job.seed was 42 and is 7": ("job", "seed", 7),
+    "job.prompt was 'a ball' and is 'a cone'": ("job", "prompt", "a cone"),
+    "geometry.levels was 3 and is 9": ("settings", "geometry", "levels", 9),
+}
+
+
+@pytest.mark.parametrize("difference", WAYS)
+def test_a_job_file_that_was_edited_is_refused(stopped, tmp_path, monkeypatch, difference) -> None:
+    monkeypatch.setattr(running, "open_prior", lambda *_: Described())
+    shutil.copytree(stopped / "late", tmp_path / "job")
+    file = tmp_path / "job" / "job.json"
+    record = json.loads(file.read_text())
+    *path, last, value = WAYS[difference]
+    place = record
+    for name in path:
+        place = place[name]
+    place[last] = value
+    file.write_text(json.dumps(record))
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=f"job.json has been changed.*{difference}.*--overwrite"):
+        list(resume.resume(tmp_path / "job"))
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_other_weights_are_refused_and_the_same_elsewhere_are_not(
+    stopped, tmp_path, monkeypatch, when
+) -> None:
+    monkeypatch.setattr(running, "open_prior", lambda *_: Described())
+    monkeypatch.setattr(Described, "weights", "b")
+    shutil.copytree(stopped / when, tmp_path / "job")
+    with pytest.raises(
+        InputError, match=r"models are not those.*a.safetensors was 'a' and is 'b'.*--overwrite"
+    ):
+        list(resume.resume(tmp_path / "job"))
+    monkeypatch.setattr(Described, "weights", "a")
+    events = resume.resume(tmp_path / "job")
+    assert next(events)
+    events.close()
+
+
+def test_overrides_that_were_edited_before_the_first_checkpoint_are_refused(stopped, tmp_path) -> None:
+    shutil.copytree(stopped / "early", tmp_path / "job")
+    file = tmp_path / "job" / "job.json"
+    record = json.loads(file.read_text())
+    record["job"]["overrides"]["nerf.levels"] = 9
+    file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"nerf.levels was 12 and is 9"):
+        list(resume.resume(tmp_path / "job"))
+
+
+def test_begun_again_it_is_another_job_on_the_object_that_it_has_kept(tmp_path) -> None:
+    job = refine_job(seed=5)
+    for name in ("object.npz", "object.obj"):
+        (tmp_path / name).touch()
+    again = begin_again(dataclasses.replace(job, folder=str(tmp_path)))
+    assert isinstance(again, Refine) and again.job.id != job.id
+    assert (again.job.mesh, again.job.seed) == (str(tmp_path / "object.obj"), 5)
