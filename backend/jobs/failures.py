@@ -15,6 +15,7 @@ from backend.errors import (
     is_out_of_memory,
 )
 from backend.files import disk_errors, is_full
+from dreamflow_blender.contract.files import open_plain
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Failed
 
@@ -45,8 +46,8 @@ def failure_event(error: Exception, folder: Path) -> Failed:
         )
     log = JobFolder(folder).log
     try:
-        with disk_errors(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(trace)  # after what libraries said
+        with disk_errors(log), open_plain(log, "a") as file:
+            file.write(trace.encode(errors="backslashreplace"))  # after what libraries said
         report = f"Please report it with {log}."
     except DreamFlowError:
         report = "Please report it."

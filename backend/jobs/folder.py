@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors
+from dreamflow_blender.contract.files import open_plain, read_plain
 from dreamflow_blender.contract.jobfolder import RESERVED, JobFolder, slug
 from dreamflow_blender.contract.locks import hold, remove
 from dreamflow_blender.contract.protocol import (
@@ -21,6 +22,7 @@ from dreamflow_blender.contract.protocol import (
     encode,
 )
 
+BLOCK = 1 << 16  # bytes that are read at a time
 _NOT_IN_NAMES = set('<>:"|?*\\/')  # on Windows; control characters besides
 
 
@@ -82,8 +84,10 @@ def claim_folder(folder: Path, overwrite: bool = False, mesh: str = "") -> list[
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".probe"
+            probe.unlink(missing_ok=True)  # of a process that was killed
             try:
-                probe.write_bytes(b"a byte that a full disk has no place for")
+                with open_plain(probe, "x") as file:
+                    file.write(b"a byte that a full disk has no place for")
             finally:
                 with suppress(OSError):  # never made: that error is on its way already
                     probe.unlink()
@@ -153,14 +157,16 @@ def locked(folder: Path) -> Iterator[None]:
     with disk_errors(path):
         file = hold(path, seconds=0.5)  # a process that only looks whether it is held has it for a moment
         if file is None:
-            holder = path.read_text(encoding="utf-8", errors="replace")[:20]
+            holder = read_plain(path).decode(errors="replace")[:20]
             raise InputError(
                 f"Another process (number {holder}) is running the job in {folder}.",
                 "Wait for it, or stop it first.",
             )
     try:
         with disk_errors(path):
-            path.write_text(str(os.getpid()), encoding="utf-8")
+            file.truncate(0)
+            file.write(b"%d" % os.getpid())
+            file.flush()
         yield
     finally:
         remove(file)
@@ -172,9 +178,8 @@ class EventLog:
     def __init__(self, folder: Path) -> None:
         self._path = JobFolder(folder).events
         with disk_errors(self._path):
-            self._file = self._path.open("ab", buffering=0)
-            if self._path.is_file():
-                self._file.truncate(self._path.read_bytes().rfind(b"\n") + 1)  # a line that a crash has torn
+            self._file = open_plain(self._path, "a", 0)
+            self._file.truncate(_whole_lines(self._path))
 
     def write(self, event: Event) -> None:
         line = memoryview((encode(event) + "\n").encode("ascii"))
@@ -184,13 +189,25 @@ class EventLog:
                 while line:  # a disk that fills up takes a part
                     line = line[self._file.write(line) :]
             except OSError:
-                with suppress(OSError):  # not a file: a pipe, a device
-                    self._file.truncate(whole)
+                self._file.truncate(whole)
                 raise
 
     def close(self) -> None:
         with suppress(OSError):  # whatever could not be written has been said by write
             self._file.close()
+
+
+def _whole_lines(path: Path) -> int:
+    """The size of a file without its last line, where a crash has torn that."""
+    with open_plain(path, "r") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - BLOCK)
+            file.seek(start)
+            if found := file.read(end - start).rfind(b"\n") + 1:
+                return start + found
+            end = start
+    return 0
 
 
 def read_job(folder: Path) -> Job:

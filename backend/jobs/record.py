@@ -22,6 +22,7 @@ from backend.files import disk_errors, replacing, write_text
 from backend.kernels import select
 from backend.stages.checkpoint import RunState
 from backend.stages.memory import Plan
+from dreamflow_blender.contract.files import read_plain
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import STAGES, Job
 
@@ -136,7 +137,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What write_job recorded. Raises InputError and DiskError."""
     path = JobFolder(folder).job
     with disk_errors(path):
-        content = path.read_bytes()
+        content = read_plain(path)
     try:
         record = json.loads(content)
         if isinstance(record, dict):

@@ -14,7 +14,7 @@ import torch
 
 from backend.config import Preset
 from backend.errors import InputError
-from backend.files import write_bytes, write_text
+from backend.files import disk_errors, write_bytes, write_text
 from backend.jobs.record import begin_again, drop_objects, read_record
 from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
 from backend.jobs.run import run
@@ -40,6 +40,7 @@ from backend.texture.repaint import Canvas, paint, prepare
 from backend.texture.sheets import plan_sheets
 from backend.texture.source_colours import source_colours
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.files import read_plain
 from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import ObjectArrays
 from dreamflow_blender.contract.protocol import Event, Job
@@ -90,7 +91,11 @@ class Refining:
         if not isinstance(kept, dict) or folder.object_npz.name not in kept or set(kept) - set(files):
             raise InputError(f"{folder.job} does not say which object is refined.", again)
         for name, digest in kept.items():
-            if not files[name].is_file() or sha256(files[name].read_bytes()).hexdigest() != digest:
+            content = b""
+            if files[name].is_file():
+                with disk_errors(files[name]):
+                    content = read_plain(files[name], meshfile.MOST_BYTES)
+            if sha256(content).hexdigest() != digest:
                 raise InputError(f"{files[name]} is not the object that this job was begun with.", again)
         drop_objects(folder, kept)
         return cls(job, *read_mesh(folder.object_npz), {})

@@ -32,7 +32,7 @@ def read_mesh(path: Path) -> tuple[ObjectArrays, list[str]]:
     try:
         with disk_errors(path):
             if suffix == ".npz":
-                mesh = meshfile.read_object(path)
+                mesh = meshfile.read_object(path.resolve())  # the user may give a link
             elif suffix == ".obj":
                 mesh = read_obj(path, notes)
             elif suffix == ".ply":

@@ -26,6 +26,7 @@ from backend.texture.sheets import welded
 from backend.texture.source_colours import SourceColours
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.colour import to_linear
+from dreamflow_blender.contract.files import read_plain
 from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 from dreamflow_blender.contract.protocol import Job
@@ -77,14 +78,16 @@ def finishing(
     files[folder.mesh_npz] = meshfile.to_bytes(result)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
     if folder.object_glb.is_file():
-        files[folder.mesh_glb] = repainted(folder.object_glb.read_bytes(), arrays, sheets, pngs)
+        files[folder.mesh_glb] = repainted(
+            read_plain(folder.object_glb, meshfile.MOST_BYTES), arrays, sheets, pngs
+        )
     else:
-        obj = folder.object_obj.read_bytes() if folder.object_obj.is_file() else b""
+        obj = read_plain(folder.object_obj, meshfile.MOST_BYTES) if folder.object_obj.is_file() else b""
         normal = corner_normals(obj) if obj else None
         files[folder.mesh_glb] = glb_of_groups(result, groups(arrays, sheets, pngs), info, normal)
         if obj:
             named = [indexed_filename(folder.albedo, n).name for n in range(1, len(images) + 1)]
-            again = repainted_obj(obj, folder.object_mtl.read_bytes(), arrays, sheets, named)
+            again = repainted_obj(obj, read_plain(folder.object_mtl), arrays, sheets, named)
             files |= {folder.path / name: content for name, content in again.items()}
     for path, content in files.items():
         write_bytes(path, content)

@@ -37,7 +37,9 @@ from backend.stages.happenings import Fitting, Reached
 from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
 from backend.texture.colour_field import Fit
+from dreamflow_blender.contract.files import is_link, read_plain
 
+MOST_BYTES = 1 << 36  # of a checkpoint
 VERSION = 1  # of the layout below
 PLACES = (Fit.name, *STAGES)  # where a checkpoint can be taken, in the order of a job
 
@@ -175,7 +177,8 @@ def write(path: Path, saved: RunState) -> None:
     }
     try:
         with disk_errors(path):
-            temporary.mkdir(parents=True, exist_ok=True)
+            _remove(temporary)  # of a process that was killed, or somebody's link
+            temporary.mkdir(parents=True)
             _write_tensors(temporary / "state.safetensors", saved.tensors)
             with (temporary / "state.json").open("wb") as file:
                 file.write(json.dumps(facts, indent=1).encode())
@@ -186,11 +189,18 @@ def write(path: Path, saved: RunState) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # there only if something failed
 
 
+def _remove(folder: Path) -> None:
+    if is_link(folder):
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def load(path: Path) -> RunState:
     """The checkpoint in this folder; DiskError where it is damaged or of another version."""
     again = "Resume from another checkpoint, or generate the object again."
     with disk_errors(path):
-        text, blob = (path / "state.json").read_bytes(), (path / "state.safetensors").read_bytes()
+        text, blob = read_plain(path / "state.json"), read_plain(path / "state.safetensors", MOST_BYTES)
     try:
         facts = json.loads(text)
         if facts.pop("version") != VERSION:

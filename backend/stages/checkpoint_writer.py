@@ -11,6 +11,7 @@ from pathlib import Path
 from backend.errors import DiskError
 from backend.files import disk_errors
 from backend.stages.checkpoint import RunState, load, write
+from dreamflow_blender.contract.files import is_link
 from dreamflow_blender.contract.jobfolder import JobFolder
 
 KEPT = 2
@@ -86,7 +87,7 @@ def clean(folder: Path, kept: int = KEPT) -> None:
 def listed(folder: Path) -> list[Path]:
     """A job's checkpoints, the newest first."""
     try:
-        found = [p for p in JobFolder(folder).checkpoints.iterdir() if _number(p)]
+        found = [p for p in JobFolder(folder).checkpoints.iterdir() if _number(p) and not is_link(p)]
     except OSError:
         return []
     return sorted(found, key=_number, reverse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backend.errors import InputError
 from backend.files import disk_errors
+from dreamflow_blender.contract.files import open_handle
 from dreamflow_blender.contract.protocol import MAX_LINE
 
 
@@ -67,7 +68,7 @@ class Output:
 
     def __enter__(self) -> None:
         with disk_errors(self._path):
-            log = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            log = open_handle(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._before = os.dup(2)
         _point(log)
 

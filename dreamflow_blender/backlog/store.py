@@ -133,10 +133,13 @@ class Store:
             folder = self.root / "sessions"
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():  # of Blenders that were killed
-                if not is_held(path):
-                    with suppress(OSError):
-                        path.unlink()
-            self._held = hold(folder / self.session)
+                if (
+                    not is_held(path) and (left := hold(path)) is not None
+                ):  # held while it is removed: it may be new
+                    remove(left)
+            self._held = hold(folder / self.session, seconds=10.0)
+            if self._held is None:
+                raise OSError(f"{folder / self.session} is held by another program")
         return self.session
 
     def _others(self, entry: Entry) -> bool:

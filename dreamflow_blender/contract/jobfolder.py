@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from .files import open_plain, read_plain
 from .protocol import BadMessage, Event, Job, decode, decode_job
 
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
@@ -100,7 +101,7 @@ class JobFolder:
 
     def read_job(self) -> Job:
         """The job, wherever its folder is now. Raises OSError, and BadMessage where job.json describes none."""
-        text = self.job.read_bytes()
+        text = read_plain(self.job)
         try:
             job = decode_job(json.dumps(json.loads(text)["job"]))
         except BadMessage:
@@ -112,7 +113,7 @@ class JobFolder:
     def recent_events(self) -> list[Event]:
         """The newest events, in their order; [] where none can be read. A line that a crash has torn is left out."""
         try:
-            with self.events.open("rb") as file:
+            with open_plain(self.events, "r") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - TAIL))
                 lines = file.read().split(b"\n")[:-1]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import struct
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from .files import open_plain
 
 if sys.platform == "win32":
     import msvcrt
@@ -18,6 +21,17 @@ else:
 BYTE = 1 << 20  # the byte of the file that Windows locks: one that is never read or written
 
 
+# Linux's locks of an open file can be asked about; set and get. flock's, and Windows's, can only be tried.
+OWNED: tuple[int, int] | None = None
+if sys.platform == "linux":
+    OWNED = (fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK)
+
+
+def _flock(kind: int) -> bytes:
+    """struct flock, of the whole file."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+
+
 def hold(path: Path, seconds: float = 0.0) -> IO[bytes] | None:
     """Make this file and lock it, until the answer is closed or given to `remove`.
 
@@ -25,7 +39,7 @@ def hold(path: Path, seconds: float = 0.0) -> IO[bytes] | None:
     """
     until = time.monotonic() + seconds
     while True:
-        file = path.open("ab")
+        file = open_plain(path, "a")
         if not take(file.fileno()):
             file.close()
             if time.monotonic() >= until:
@@ -47,10 +61,13 @@ def remove(file: IO[bytes]) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds this file's lock."""
+    """Whether a process holds this file's lock. Where the system can say so, the lock is not taken for that."""
     try:
-        with path.open("r+b") as file:
-            return not take(file.fileno())  # closing it lets go again
+        with open_plain(path, "r+") as file:
+            if OWNED is None:
+                return not take(file.fileno())  # closing it lets go again
+            kind = fcntl.fcntl(file.fileno(), OWNED[1], _flock(fcntl.F_WRLCK))[:2]
+            return struct.unpack("h", kind)[0] != fcntl.F_UNLCK
     except OSError:
         return False
 
@@ -73,6 +90,8 @@ def take(handle: int) -> bool:
             os.lseek(handle, BYTE, os.SEEK_SET)
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
             os.lseek(handle, 0, os.SEEK_SET)
+        elif OWNED is not None:
+            fcntl.fcntl(handle, OWNED[0], _flock(fcntl.F_WRLCK))
         else:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import tokenize
 import zipfile
@@ -51,9 +52,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .files import open_plain
+
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip file can hold
 _COLUMNS = {"v_tex": 2}  # the others have 3
+MOST_BYTES = 1 << 32  # of a file that is read
 _MAX_BYTES = 1 << 30  # of one array; ours stay far below
+_MOST_IMAGES = 1000
+_MOST_ARRAYS = 1100
 
 
 class BadMeshFile(ValueError):
@@ -203,10 +209,18 @@ def read_object(path: Path) -> ObjectArrays:
     if image.dtype != np.int32:
         raise BadMeshFile(f"image: expected [N] int32, got {list(image.shape)} {image.dtype}.")
     count = int(image.max(initial=-1)) + 1
-    if count > 1000:
-        raise BadMeshFile(f"image: expected at most 1,000 images, got {count:,}.")
+    if count > _MOST_IMAGES:
+        raise BadMeshFile(f"image: expected at most {_MOST_IMAGES:,} images, got {count:,}.")
     images = tuple(_read_arrays(path, [f"image_{i}" for i in range(count)]))
     return ObjectArrays(**dict(zip(names, arrays, strict=True)), images=images)
+
+
+def read_rows(path: Path, name: str) -> NDArray[np.int32]:
+    """`polygon` or `material` of the object in this file, without its images; raises as read_object."""
+    (rows,) = _read_arrays(path, [name])
+    if rows.ndim != 1 or rows.dtype != np.int32 or (len(rows) and rows.min() < 0):
+        raise BadMeshFile(f"{name}: expected [N] int32 from 0, got {list(rows.shape)} {rows.dtype}.")
+    return rows
 
 
 _DAMAGED = (
@@ -217,7 +231,10 @@ _DAMAGED = (
 
 def _read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with open_plain(path, "r") as file, zipfile.ZipFile(file) as archive:
+            entries, size = archive.infolist(), os.fstat(file.fileno()).st_size
+            if len(entries) > _MOST_ARRAYS or sum(entry.file_size for entry in entries) > size:
+                raise BadMeshFile(f"{path.name} says that it holds more than it can.")
             return [_read_array(archive, name) for name in names]
     except BadMeshFile:
         raise

@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from ..contract.files import write_atomic
+from ..contract import meshfile
+from ..contract.files import read_plain, write_atomic
 from .objects import CannotImport
 
 
@@ -16,7 +17,7 @@ def stand(path: Path, height: float) -> bool:
 
     Raises CannotImport where the file is no such GLB, and OSError.
     """
-    content = path.read_bytes()
+    content = read_plain(path, meshfile.MOST_BYTES)
     try:
         magic, version, _ = struct.unpack_from("<4sII", content)
         size, kind = struct.unpack_from("<I4s", content, 12)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..contract import meshfile
 from ..contract.colour import to_linear
-from ..contract.files import read_json
+from ..contract.files import read_json, read_plain
 from ..contract.jobfolder import JobFolder
 from ..contract.meshfile import BadMeshFile, MeshArrays, SnapshotArrays
 
@@ -53,7 +53,7 @@ def read_result(folder: Path) -> Result:
     """The delivered files of this folder. Raises CannotImport."""
     try:
         arrays = meshfile.read(JobFolder(folder).mesh_npz)
-        albedo = JobFolder(folder).albedo.read_bytes()
+        albedo = read_plain(JobFolder(folder).albedo)
     except FileNotFoundError as error:
         raise CannotImport(f"There is no result in {folder}.") from error
     except (OSError, BadMeshFile) as error:

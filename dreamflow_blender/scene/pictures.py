@@ -13,6 +13,8 @@ import bpy
 import bpy.utils.previews
 import numpy as np
 
+from ..contract.files import is_link
+
 SIZE = 256  # pixels a side
 LIVE = "live"
 
@@ -54,7 +56,7 @@ def show(key: str, path: Path) -> None:
 
 def read(path: Path) -> np.ndarray | None:
     """[SIZE,SIZE,4] float32, row 0 at the bottom as Blender has it; None where it cannot be read."""
-    if not path.is_file():
+    if not path.is_file() or is_link(path):
         return None
     try:
         image = bpy.data.images.load(str(path))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import meshfile
+from ..contract.files import read_plain
 from ..contract.jobfolder import JobFolder
 from ..contract.meshfile import BadMeshFile, MeshArrays
 from ..gather import identity
@@ -52,11 +53,10 @@ def read(folder: Path) -> Refined:
     try:
         files = JobFolder(folder)
         arrays = meshfile.read(files.mesh_npz)
-        with np.load(files.object_npz, allow_pickle=False) as stored:
-            polygon = stored["polygon"]
-        said = json.loads(files.materials.read_text(encoding="utf-8"))["textures"]
+        polygon = meshfile.read_rows(files.object_npz, "polygon")
+        said = json.loads(read_plain(files.materials))["textures"]
         textures = tuple(
-            Texture((folder / Path(t["file"]).name).read_bytes(), tuple(t["materials"]), bool(t["new_uvs"]))
+            Texture(read_plain(folder / Path(t["file"]).name), tuple(t["materials"]), bool(t["new_uvs"]))
             for t in said
         )
     except FileNotFoundError as error:

@@ -16,6 +16,7 @@ import numpy as np
 from ..backlog.entries import PLACE
 from ..backlog.store import Entry
 from ..contract import meshfile
+from ..contract.files import is_link, read_plain
 from ..contract.jobfolder import JobFolder, indexed_filename
 from ..contract.meshfile import BadMeshFile, MeshArrays
 from . import windows
@@ -54,16 +55,17 @@ def show(entry: Entry, path: Path, scene: bpy.types.Scene) -> None:
         shell = _read(entry.folder, place)
     except (CannotImport, OSError, BadMeshFile, ValueError, KeyError):
         return  # the picture in the panel has to do
-    if 0 < (shell.texture >= 0).sum() <= MOST and all(file.is_file() for file in shell.files):
+    if 0 < (shell.texture >= 0).sum() <= MOST and all(
+        file.is_file() and not is_link(file) for file in shell.files
+    ):
         _build(shell, target, scene, entry.job.id)
 
 
 def _read(folder: Path, place: dict[str, Any]) -> _Shell:
     job = JobFolder(folder)
     arrays = meshfile.read(job.uvs)
-    textures = json.loads(job.materials.read_text(encoding="utf-8"))["textures"]
-    with np.load(job.object_npz, allow_pickle=False) as stored:
-        material = stored["material"]
+    textures = json.loads(read_plain(job.materials))["textures"]
+    material = meshfile.read_rows(job.object_npz, "material")
     names = list(place["names"])
     of_row = np.full(len(names) + 1, -1)
     files = []

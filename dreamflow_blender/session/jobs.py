@@ -19,8 +19,9 @@ from bpy.app.handlers import persistent
 from ..backlog import work
 from ..backlog.running import Running
 from ..backlog.store import Entry, Store
+from ..contract import meshfile
 from ..contract import protocol as p
-from ..contract.files import write_atomic
+from ..contract.files import read_plain, write_atomic
 from ..scene import pictures, preview, windows
 from ..settings import addon
 from . import importing, service, tasks
@@ -83,7 +84,7 @@ def requeue(entry: Entry, how: str, **changes: Any) -> None:
 def copy_mesh(job: p.Job, folder: Path) -> Path:
     """The mesh of a refine job for another job in `folder`. Raises ValueError where it is gone."""
     try:
-        content = (Path(job.folder) / Path(job.mesh).name).read_bytes()
+        content = read_plain(Path(job.folder) / Path(job.mesh).name, meshfile.MOST_BYTES)
     except OSError as error:
         raise ValueError(
             f"The mesh of this job no longer exists ({error}): refine the object again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,8 +12,12 @@ import pytest
 
 from backend.errors import InputError
 from backend.jobs.folder import locked as job_locked
+from dreamflow_blender.contract import locks
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.locks import hold, is_held, locked, remove
+
+if sys.platform == "linux":
+    import fcntl
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -59,20 +64,41 @@ def test_a_file_that_its_holder_removed_is_made_again(
 ) -> None:
     """Removed between the opening and the locking: a lock on a file without a name would keep nobody out."""
     path = tmp_path / "lock"
-    real, calls = Path.open, []
+    real, calls = os.open, []
 
-    def opened(self: Path, *arguments: str) -> object:
-        file = real(self, *arguments)
-        calls.append(self)
+    def opened(name: str, *arguments: int) -> int:
+        handle = real(name, *arguments)
+        calls.append(name)
         if len(calls) == 1:
-            self.unlink()
-        return file
+            path.unlink()
+        return handle
 
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "open", opened)
     file = hold(path)
-    assert file is not None and len(calls) == 2 and is_held(path)
+    assert file is not None and len(calls) == 2
+    assert is_held(path)
     remove(file)
     assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be asked")
+def test_a_look_at_a_lock_does_not_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner that came at that moment was refused."""
+    path = tmp_path / "lock"
+    path.touch()
+    real, kinds = fcntl.fcntl, []
+
+    def asked(handle: int, what: int, lock: bytes) -> bytes:
+        answer = real(handle, what, lock)
+        file = hold(path) if what == locks.OWNED[1] else None  # while the looker has it open
+        kinds.append((what, file is not None))
+        if file is not None:
+            file.close()
+        return answer
+
+    monkeypatch.setattr(fcntl, "fcntl", asked)
+    assert not is_held(path)
+    assert (locks.OWNED[1], True) in kinds
 
 
 def test_waiting_has_an_end(tmp_path: Path) -> None:
