@@ -121,6 +121,12 @@ class LoRAPhi:
                     f"The saved D_phi does not fit: {name} is {got}, expected {tuple(parameter.shape)}.",
                     "Resume with the model and the rank that the run was started with.",
                 )
+            for moment in ("exp_avg", "exp_avg_sq", "step"):
+                kept = state.get(f"adamw.{moment}.{name}")
+                if kept is not None and kept.shape != (() if moment == "step" else parameter.shape):
+                    raise ModelError(
+                        f"The saved D_phi does not fit: {moment} of {name}.", "Begin the job again."
+                    )
         self.steps = int(state["steps"])
         self._optimizer.state.clear()
         for name, parameter in self.parameters.items():

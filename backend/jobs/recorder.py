@@ -106,6 +106,7 @@ class Recorder:
         self.writer = CheckpointWriter(self._folder)
         self.at: Reached | Fitting | None = None
         self.outcome: Outcome | None = None
+        self.unfit: set[str] = set()  # names of checkpoints that turned out to be damaged
 
     def record(self, happening: Happening) -> Events[Event, None, None]:
         """The events of one thing that has happened. Raises DiskError, and NumericsError from a checkpoint."""
@@ -171,7 +172,7 @@ class Recorder:
         """
         self.at = self.outcome = None
         self.writer.wait()
-        saved, _ = newest(self._folder, self._setup.job.id)
+        saved, _ = newest(self._folder, self._setup.job.id, self.unfit)
         self.log = RunLog()
         if saved is not None:
             self.log.restore(saved)

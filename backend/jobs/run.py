@@ -31,6 +31,7 @@ from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, W
 from backend.kernels import select
 from backend.results.deliver import STEPS, Delivered
 from backend.stages.checkpoint import RunState
+from backend.stages.damage import Damaged
 from backend.stages.happenings import StageBegan, StageEnded, Stepped
 from backend.stages.memory import as_out_of_memory, collect, peak_gb
 from backend.stages.setup import Setup, set_up, stages_left
@@ -132,6 +133,13 @@ def iterate(
             note = ""
             try:
                 happening = next(happenings, None)
+            except Damaged as error:  # it could be read, but does not fit the run
+                assert saved is not None, "nothing else is restored"
+                recorder.unfit.add(saved.name)
+                yield from recorder.warn(f"{error.message} An older one is used.")
+                saved = recorder.go_back()
+                happenings = work.happenings(setup, saved)
+                continue
             except (RuntimeError, MemoryError) as error:
                 if place is None or not is_out_of_memory(error):
                     raise
@@ -139,7 +147,8 @@ def iterate(
             if note:  # the error, which held on to the iteration's tensors, is gone by now
                 recorder.at = None  # it is in the middle of an iteration, which is no place for a checkpoint
                 yield from recorder.warn(note)
-                happenings = work.happenings(setup, recorder.go_back())
+                saved = recorder.go_back()
+                happenings = work.happenings(setup, saved)
                 collect()
                 continue
             if happening is None:

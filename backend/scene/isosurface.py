@@ -9,6 +9,7 @@ outside, and differentiable in the sdf and in the grid's vertices.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -93,8 +94,7 @@ def tetrahedral_grid(cells: int, lower: Sequence[float] | Tensor, upper: Sequenc
                   sides. The hull dents in by half a cell, so leave a cell of room round the object.
     """
     low, high = torch.as_tensor(lower).double().cpu(), torch.as_tensor(upper).double().cpu()
-    spacing = float((high - low).max()) / cells
-    n = [max(2, int(c)) for c in ((high - low) / spacing - 1e-6).ceil()]
+    spacing, n = _cells_along(cells, low, high)
     origin = (low + high) / 2 - torch.tensor(n) * spacing / 2
 
     # positions in half cells: corners even, centres odd
@@ -129,6 +129,18 @@ def tetrahedral_grid(cells: int, lower: Sequence[float] | Tensor, upper: Sequenc
     edges = torch.stack(some.gather(1, pair).aminmax(dim=1), 1)
     vertices = (origin + at * (spacing / 2)).float()
     return TetGrid(vertices, tet, edges, row[midpoint], border, spacing)
+
+
+def count_vertices(cells: int, lower: Sequence[float], upper: Sequence[float]) -> int:
+    """How many vertices the grid of these arguments has, without making it."""
+    _, n = _cells_along(cells, torch.tensor(lower).double(), torch.tensor(upper).double())
+    return math.prod(k + 1 for k in n) + math.prod(n)
+
+
+def _cells_along(cells: int, low: Tensor, high: Tensor) -> tuple[float, list[int]]:
+    """The side of a cell, and how many there are along each axis."""
+    spacing = float((high - low).max()) / cells
+    return spacing, [max(2, int(c)) for c in ((high - low) / spacing - 1e-6).ceil()]
 
 
 def marching_tetrahedra(vertices: Tensor, sdf: Tensor, grid: TetGrid) -> Mesh:

@@ -27,12 +27,24 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from backend.config import STAGES
-from backend.errors import DeviceError, DiskError, NumericsError
+from backend.errors import DeviceError, NumericsError
 from backend.files import disk_errors
 from backend.scene.camera import Camera
-from backend.scene.isosurface import tetrahedral_grid
+from backend.scene.isosurface import count_vertices, tetrahedral_grid
 from backend.scene.mesh import Mesh
 from backend.scene.scene import GridBox, ReferenceViews, Scene
+from backend.stages.damage import (
+    check_facts,
+    check_like,
+    check_log,
+    check_mesh,
+    check_sums,
+    check_tensor,
+    digest,
+    digest_facts,
+    expect,
+    found_in,
+)
 from backend.stages.happenings import Fitting, Reached
 from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
@@ -40,7 +52,7 @@ from backend.texture.colour_field import Fit
 from dreamflow_blender.contract.files import is_link, read_plain
 
 MOST_BYTES = 1 << 36  # of a checkpoint
-VERSION = 1  # of the layout below
+VERSION = 2  # of the layout below
 PLACES = (Fit.name, *STAGES)  # where a checkpoint can be taken, in the order of a job
 
 
@@ -55,7 +67,8 @@ class RunState:
     mean_opacity: float
     box: GridBox | None  # of the tetrahedral grid
     tensors: dict[str, Tensor]
-    notes: dict[str, Any]  # of jobs/run.py: job, threads, kernels, versions, seconds, rung
+    notes: dict[str, Any]  # of jobs/run.py: see damage.NOTES
+    name: str = ""  # of the folder that it was read from
 
     def passed(self, stage: str) -> bool:
         """Whether this stage is finished."""
@@ -115,13 +128,16 @@ def capture(at: Reached | Fitting, others: Mapping[str, Tensor], notes: dict[str
 
 
 def restore_scene(saved: RunState, scene: Scene) -> None:
-    """Into a fresh scene of the same settings."""
+    """Into a fresh scene of the same settings. Raises Damaged where something would not fit, before anything is set."""
     device = scene.field.table.device
-    for name, module in (
-        ("field", scene.field),
-        ("backdrop", scene.backdrop),
-        ("occupancy", scene.occupancy),
-    ):
+    modules = {"field": scene.field, "backdrop": scene.backdrop, "occupancy": scene.occupancy}
+    with found_in(saved.name):
+        for name, module in modules.items():
+            check_like(saved.part(f"{name}."), module.state_dict(), name)
+        _check_surface(saved)
+        if scene.mesh is not None:  # a refine job's own
+            expect("its mesh is another", torch.equal(saved.tensors["mesh.v_pos"], scene.mesh.v_pos.cpu()))
+    for name, module in modules.items():
         module.load_state_dict(saved.part(f"{name}."))
     scene.mean_opacity = saved.mean_opacity
     on_device = {name: t.to(device) for name, t in saved.tensors.items() if not name.startswith("optimizer.")}
@@ -139,7 +155,22 @@ def restore_scene(saved: RunState, scene: Scene) -> None:
 
 
 def restore_stage(saved: RunState, stage: Stage | Fit) -> None:
-    """Into a fresh stage of the restored scene."""
+    """Into a fresh stage of the restored scene. Raises Damaged as restore_scene, and DeviceError."""
+    drawn = saved.tensors.get("generator")
+    expected = stage.generator.get_state()
+    with found_in(saved.name):
+        _check_moments(saved, stage)
+        expect("there is no generator", drawn is not None and drawn.dtype == expected.dtype)
+    assert drawn is not None
+    if drawn.shape != expected.shape:  # the kinds of devices draw in different ways
+        raise DeviceError(
+            f"This job was begun on another device, not on {stage.generator.device.type}.",
+            "Resume it on the device that it was begun on, or generate the object again.",
+        )
+    with found_in(saved.name):
+        stage.generator.set_state(drawn)
+        if stage.phi is not None:
+            stage.phi.load_state_dict(saved.part("phi."))
     for row, parameter in enumerate(_parameters(stage)):
         moments = saved.part(f"optimizer.{row}.")
         state = stage.optimizer.state[parameter] if moments else {}
@@ -147,15 +178,38 @@ def restore_stage(saved: RunState, stage: Stage | Fit) -> None:
             # where AdamW keeps its step: on the CPU unless it is fused
             here = name != "step" or bool(stage.optimizer.defaults.get("fused"))
             state[name] = value.to(parameter.device if here else "cpu", copy=True)
-    if stage.phi is not None:
-        stage.phi.load_state_dict(saved.part("phi."))
-    drawn = saved.tensors["generator"]
-    if drawn.shape != stage.generator.get_state().shape:  # the kinds of devices draw in different ways
-        raise DeviceError(
-            f"This job was begun on another device, not on {stage.generator.device.type}.",
-            "Resume it on the device that it was begun on, or generate the object again.",
-        )
-    stage.generator.set_state(drawn)
+
+
+def _check_surface(saved: RunState) -> None:
+    """ValueError where what lies between the stages is missing or does not fit together."""
+    tensors, box = saved.tensors, saved.box
+    if saved.stage in ("texture", "refine", "geometry") or any(name.startswith("mesh.") for name in tensors):
+        check_mesh(tensors)
+    expect("it has no tetrahedral grid", box is not None or saved.stage != "geometry")
+    expect("it has half of a grid", (box is not None) == ("sdf" in tensors) == ("offsets" in tensors))
+    if box is not None:
+        count = count_vertices(box.cells, box.lower, box.upper)
+        check_tensor(tensors, "sdf", (count,), torch.float32)
+        check_tensor(tensors, "offsets", (count, 3), torch.float32)
+    if any(name.startswith("seen.") for name in tensors) or saved.stage == "geometry":
+        views = len(check_tensor(tensors, "seen.c2w", (None, 4, 4), torch.float32))
+        check_tensor(tensors, "seen.proj", (views, 4, 4), torch.float32)
+        height, width = check_tensor(tensors, "seen.image", (views, None, None, 3), torch.float32).shape[1:3]
+        check_tensor(tensors, "seen.opacity", (views, height, width, 1), torch.float32)
+
+
+def _check_moments(saved: RunState, stage: Stage | Fit) -> None:
+    """ValueError unless AdamW's moments are like its parameters: its fused kernel would write beyond shorter ones."""
+    expect(f"it is of iteration {saved.iteration}", saved.iteration <= stage.iterations)
+    wanted = {}
+    for row, parameter in enumerate(_parameters(stage)):
+        if any(name.startswith(f"optimizer.{row}.") for name in saved.tensors):
+            wanted |= {
+                f"{row}.exp_avg": parameter,
+                f"{row}.exp_avg_sq": parameter,
+                f"{row}.step": torch.ones(()),
+            }
+    check_like(saved.part("optimizer."), wanted, "the optimizer")
 
 
 def _parameters(stage: Stage | Fit) -> list[nn.Parameter]:
@@ -175,6 +229,9 @@ def write(path: Path, saved: RunState) -> None:
         "box": None if saved.box is None else vars(saved.box),
         "notes": saved.notes,
     }
+    sums = {name: digest(name, tensor) for name, tensor in saved.tensors.items()}
+    facts = json.loads(json.dumps(facts))
+    facts["sha256"] = sums | {"state.json": digest_facts(facts)}
     try:
         with disk_errors(path):
             _remove(temporary)  # of a process that was killed, or somebody's link
@@ -197,22 +254,25 @@ def _remove(folder: Path) -> None:
 
 
 def load(path: Path) -> RunState:
-    """The checkpoint in this folder; DiskError where it is damaged or of another version."""
-    again = "Resume from another checkpoint, or generate the object again."
+    """The checkpoint in this folder. Raises DiskError, as Damaged where it is that or of another version."""
     with disk_errors(path):
         text, blob = read_plain(path / "state.json"), read_plain(path / "state.safetensors", MOST_BYTES)
-    try:
+    with found_in(path.name):
         facts = json.loads(text)
-        if facts.pop("version") != VERSION:
-            raise DiskError(f"The checkpoint {path} is of another version of DreamFlow.", again)
+        expect("it is of another version of DreamFlow", facts["version"] == VERSION)
+        try:
+            tensors = safetensors.torch.load(blob)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from error
+        check_sums(facts, tensors)
+        check_facts(facts)
+        check_log(tensors)
         box = facts.pop("box")
         if box is not None:
-            box = GridBox(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
-        if facts["stage"] not in PLACES:
-            raise ValueError(f"there is no stage {facts['stage']}")
-        return RunState(box=box, tensors=safetensors.torch.load(blob), **facts)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DiskError(f"The checkpoint {path} is damaged ({error}).", again) from error
+            box = GridBox(box["cells"], tuple(box["lower"]), tuple(box["upper"]))
+        expect(f"there is no stage {facts['stage']}", facts["stage"] in PLACES)
+        del facts["version"]
+        return RunState(box=box, tensors=tensors, name=path.name, **facts)
 
 
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import DiskError
 from backend.files import disk_errors
 from backend.stages.checkpoint import RunState, load, write
+from backend.stages.damage import check_notes, found_in
 from dreamflow_blender.contract.files import is_link
 from dreamflow_blender.contract.jobfolder import JobFolder
 
@@ -93,12 +95,19 @@ def listed(folder: Path) -> list[Path]:
     return sorted(found, key=_number, reverse=True)
 
 
-def newest(folder: Path, job_id: str) -> tuple[RunState | None, list[str]]:
-    """The newest checkpoint of this very job that can be read, and a note for each damaged one that is skipped."""
+def newest(folder: Path, job_id: str, unfit: Collection[str] = ()) -> tuple[RunState | None, list[str]]:
+    """The newest checkpoint of this very job that can be read, and a note for each damaged one that is skipped.
+
+    unfit  names of those that are known to be damaged
+    """
     notes: list[str] = []
     for path in listed(folder):
+        if path.name in unfit:
+            continue
         try:
             saved = load(path)
+            with found_in(path.name):
+                check_notes(saved.notes)
         except DiskError as error:
             notes.append(f"{error.message} An older one is used.")
             continue

@@ -50,6 +50,10 @@ class Stage:
     after: Callable[[Step], None]  # what belongs to an iteration, beside its update
     finish: Callable[[], None]  # what belongs to the stage, after its last iteration
 
+    @property
+    def iterations(self) -> int:
+        return self.schedule.iterations
+
     def steps(self, start: int) -> Iterator[Step]:
         """The stage from iteration `start` to its end, with the learning rates' decay."""
         decay(self.optimizer, self.schedule, start)

@@ -52,6 +52,7 @@ class Fit:
     def __init__(self, field: Field, settings: FitSettings, generator: Generator) -> None:
         """generator: all that the fit draws comes from it."""
         self.field, self.settings, self.generator = field, settings, generator
+        self.iterations = settings.iterations
         self.optimizer = adamw(
             [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)],
             weight_decay=0.0,

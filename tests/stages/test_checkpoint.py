@@ -16,7 +16,9 @@ from backend.jobs import generate, resume
 from backend.jobs import run as running
 from backend.jobs.telemetry import RunClock
 from backend.results import deliver
+from backend.scene.scene import GridBox
 from backend.stages import chain, checkpoint, checkpoint_writer
+from backend.stages.damage import Damaged
 from backend.stages.happenings import Stepped
 from backend.stages.setup import set_up
 from backend.stages.stages import Stage
@@ -298,3 +300,98 @@ def test_a_checkpoint_of_another_kind_of_device_is_refused_with_a_sentence(tmp_p
     elsewhere = dataclasses.replace(at.stage, generator=Elsewhere())
     with pytest.raises(DeviceError, match=r"begun on another device.*Resume it on the device"):
         checkpoint.restore_stage(saved, elsewhere)
+
+
+def two(kept, tmp_path, stage, change):
+    """A job with two checkpoints of a stage, of which the newer one is whole but is not what a run of it writes."""
+    folder = tmp_path / "job"
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(kept / "job.json", folder)
+    older, newer = at(kept, stage, 1), at(kept, stage, 2)
+    shutil.copytree(older, folder / "checkpoints" / older.name)
+    saved = checkpoint.load(newer)
+    tensors, facts = dict(saved.tensors), {"notes": dict(saved.notes)}
+    change(tensors, facts)
+    checkpoint.write(
+        folder / "checkpoints" / newer.name, dataclasses.replace(saved, tensors=tensors, **facts)
+    )
+    return folder
+
+
+def cut(name, rows):
+    return lambda tensors, _: tensors.update({name: tensors[name][:rows].clone()})
+
+
+def put(name, tensor):
+    return lambda tensors, _: tensors.update({name: tensor})
+
+
+def drop(prefix):
+    return lambda tensors, _: [tensors.pop(name) for name in list(tensors) if name.startswith(prefix)]
+
+
+def noted(**notes):
+    return lambda _, facts: facts["notes"].update(notes)
+
+
+def boxed(cells, side):
+    return lambda _, facts: facts.update(box=GridBox(cells, (-side,) * 3, (side,) * 3))
+
+
+def outwards(tensors, _):
+    tensors["mesh.t_pos_idx"][3, 1] = len(tensors["mesh.v_pos"])
+
+
+WRONG = {
+    "a moment that AdamW would write beyond": ("nerf", cut("optimizer.1.exp_avg", 1)),
+    "a moment of a parameter that there is not": ("nerf", put("optimizer.99.exp_avg", torch.ones(3))),
+    "a field of half its size": ("nerf", cut("field.table", 7)),
+    "a field of another type": ("nerf", lambda t, _: t.update({"field.table": t["field.table"].double()})),
+    "no backdrop": ("nerf", drop("backdrop")),
+    "no generator": ("nerf", drop("generator")),
+    "a generator that is none": ("nerf", lambda t, _: t["generator"].fill_(255)),
+    "a curve that is a surface": ("nerf", put("curve.nerf.loss", torch.ones(2, 2))),
+    "a curve of no stage": ("nerf", put("curve.x/y.loss", torch.ones(2))),
+    "an iteration after the last": ("nerf", lambda _, facts: facts.update(iteration=10**6)),
+    "an sdf of fewer vertices": ("geometry", cut("sdf", 9)),
+    "a grid that takes all memory": ("geometry", boxed(1000, 1.0)),
+    "a grid of too many cells": ("geometry", boxed(10**6, 1.0)),
+    "a grid without a box": ("geometry", boxed(10, 0.0)),
+    "a view without opacity": ("geometry", drop("seen.opacity")),
+    "a face that leads out of the mesh": ("texture", outwards),
+    "no mesh": ("texture", drop("mesh.v_pos")),
+    "a hundred thousand threads": ("nerf", noted(threads=100_000)),
+    "a rung that there is not": ("nerf", noted(rung=99)),
+    "seconds in words": ("nerf", noted(seconds={"nerf": "long"})),
+    "no kernels": ("nerf", noted(kernels=None)),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_does_not_fit_is_damaged_and_the_older_one_is_used(kept, tmp_path, what):
+    """Whatever its checksums say, nothing is taken from it."""
+    began: list[p.Event] = []
+    for event in resume.resume(two(kept, tmp_path, *WRONG[what]), lambda: "cancel" if began else None):
+        if isinstance(event, p.Started):
+            began.append(event)
+        if isinstance(event, p.Warning) and "is damaged" in event.message:
+            assert "An older one is used." in event.message and not began
+            break
+    else:
+        raise AssertionError("it was taken")
+
+
+def test_a_changed_bit_anywhere_is_damaged(kept, tmp_path):
+    """A bit of a tensor once went on into the result without a word."""
+    path = tmp_path / "000002-nerf-2"
+    shutil.copytree(at(kept, "nerf", 2), path)
+    for name in ("state.safetensors", "state.json"):
+        whole = (path / name).read_bytes()
+        for place in range(11, len(whole), len(whole) // 30):
+            changed = bytearray(whole)
+            changed[place] ^= 4
+            (path / name).write_bytes(changed)
+            with pytest.raises(Damaged, match="is damaged"):
+                checkpoint.load(path)
+        (path / name).write_bytes(whole)
+    assert checkpoint.load(path).iteration == 2
