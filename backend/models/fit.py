@@ -100,6 +100,38 @@ def check_plain(path: Path, component: str, config: dict[str, Any]) -> None:
             )
 
 
+LARGEST = 1 << 14  # width, channels or places of a network: of published ones 10,240
+MOST_WORDS, MOST_LAYERS = 1 << 20, 64
+
+
+def check_counts(folder: Path, config: dict[str, Any]) -> None:
+    """ModelError for a network of more layers, or wider ones, than any that is published: it would take all memory.
+
+    folder  of the component
+    """
+    for name, value in config.items():
+        most = LARGEST
+        if name.endswith(("vocab_size", "token_id")):
+            most = MOST_WORDS
+        elif "layers" in name:
+            most = MOST_LAYERS
+        numbers, wide = [value], 0
+        while numbers and wide <= MOST_LAYERS:
+            number = numbers.pop()
+            if isinstance(number, list):
+                numbers += number
+                wide += len(number)
+            elif isinstance(number, int | float) and not abs(number) <= most:
+                break
+        else:
+            if wide <= MOST_LAYERS:
+                continue
+        raise ModelError(
+            f"{folder}: {name} is {value!r:.60}, where at most {MOST_LAYERS} numbers up to {most:,} are expected.",
+            "Copy the model again, or use another.",
+        )
+
+
 def check_fit(path: Path, configs: dict[str, dict[str, Any]], spec: PriorSpec) -> None:
     """ModelError unless latents, text widths and token counts match each other, and the UNet reads no more
     than noise, time, text and the camera that the spec names."""

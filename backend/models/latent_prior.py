@@ -27,6 +27,7 @@ from backend.diffusion.view_words import view_indices
 from backend.errors import InputError, ModelError
 from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
 from backend.models.model_folder import ModelFolder, describe, open_folder
+from backend.models.prior_spec import fill
 from backend.models.text import Embedding, encode_sentences, tokenize
 from backend.scene.camera import Camera
 
@@ -217,8 +218,8 @@ def write_sentences(
             )
         prompt = canonical_prompt(prompt, negative, spec.kinds)
     if kind == "normal":
-        prompt = spec.normal_prompt.format(prompt=prompt)
-    sentences = (spec.view_prompt.format(prompt=prompt, view=view) for view in spec.view_words)
+        prompt = fill(spec.normal_prompt, prompt, "")
+    sentences = (fill(spec.view_prompt, prompt, view) for view in spec.view_words)
     return [*sentences, negative, prompt]
 
 

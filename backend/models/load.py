@@ -89,8 +89,12 @@ def _tokenizer(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> CLIPTo
     check_vocabulary(folder)
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder.parent, subfolder=folder.name, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ModelError(f"{folder}: {error}", "Copy the model again.") from error
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(
+            error, OSError | ValueError | TypeError | KeyError
+        ):
+            raise
+        raise ModelError(f"{folder}: {error!s:.300}", "Copy the model again.") from error
     if tokenizer.pad_token != expected:
         raise ModelError(
             f"{folder}: transformers fills sentences up with {tokenizer.pad_token!r}, expected {expected!r}.",

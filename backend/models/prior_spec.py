@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from backend.errors import ModelError
 TARGETS = ("latent", "pixel")
 CAMERAS = ("words", "c2w")
 MOST_FRAMES = 8
+MOST_TEMPLATE = 500
 
 
 def make_spec(stated: dict[str, Any], native_size: int, path: Path) -> PriorSpec:
@@ -32,7 +34,7 @@ def make_spec(stated: dict[str, Any], native_size: int, path: Path) -> PriorSpec
             values["backgrounds"] = Backgrounds(**values["backgrounds"])
         spec = PriorSpec(**values)
         for template in (spec.view_prompt, spec.normal_prompt):
-            template.format(prompt="", view="")
+            check_template(template)
         if not isinstance(spec.native_size, int) or len(spec.normal_background) != 3:
             raise TypeError("native_size is a whole number, normal_background three numbers")
         if not isinstance(spec.guidance, int | float | None):
@@ -51,9 +53,27 @@ def make_spec(stated: dict[str, Any], native_size: int, path: Path) -> PriorSpec
             raise ValueError("vae is the name of a folder beside this one")
         if not isinstance(spec.vae_scale, int | float) or not spec.vae_scale > 0:
             raise ValueError("vae_scale is a number above zero")
-    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
+    except (TypeError, AttributeError, KeyError, ValueError, IndexError, RecursionError) as error:
         raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
     return spec
+
+
+def check_template(template: Any) -> None:
+    """ValueError unless it is a short text whose braces are {prompt} and {view}: foreign text is no format string."""
+    if (
+        not isinstance(template, str)
+        or len(template) > MOST_TEMPLATE
+        or set(fill(template, "", "")) & set("{}")
+    ):
+        raise ValueError(
+            f"{template!r:.60} is no text of at most {MOST_TEMPLATE} letters with {{prompt}} and {{view}}"
+        )
+
+
+def fill(template: str, prompt: str, view: str) -> str:
+    """The sentence that a template makes."""
+    words = {"{prompt}": prompt, "{view}": view}
+    return re.sub("|".join(map(re.escape, words)), lambda found: words[found[0]], template)
 
 
 def _tuples(value: Any) -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
+import struct
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,53 +59,71 @@ def unwrap(
     """
     if len(t_pos_idx) == 0:
         return Unwrapped(np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), "charts", "")
-    with tempfile.TemporaryDirectory(prefix="unwrap-", ignore_cleanup_errors=True) as folder:
-        source, target, log = (Path(folder) / name for name in ("in.npz", "out.npz", "log.txt"))
-        np.savez(
-            source,
-            v_pos=v_pos.astype(np.float32),
-            t_pos_idx=t_pos_idx.astype(np.int64),
-            texture_size=texture_size,
-            padding=padding,
-            timeout=timeout,
-        )
-        reason = _run(source, target, log, timeout, cancelled)
-        if not reason:
-            try:
-                with np.load(target, allow_pickle=False) as made:
-                    return Unwrapped(made["v_tex"], made["t_tex_idx"], "charts", "")
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                reason = f"the unwrapping process left no result ({error})"
+    given = io.BytesIO()
+    np.savez(
+        given,
+        v_pos=v_pos.astype(np.float32),
+        t_pos_idx=t_pos_idx.astype(np.int64),
+        texture_size=texture_size,
+        padding=padding,
+        timeout=timeout,
+    )
+    content, reason = _run(given.getvalue(), timeout, cancelled)
+    if not reason:
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as made:
+                return Unwrapped(made["v_tex"], made["t_tex_idx"], "charts", "")
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            reason = f"the unwrapping process left no result ({error})"
     return Unwrapped(*single_triangles(len(t_pos_idx), texture_size, padding), "per-triangle", reason)
 
 
-def _run(source: Path, target: Path, log: Path, timeout: float, cancelled: Callable[[], bool] | None) -> str:
-    """Run the child; why it failed, or ""."""
+def _run(given: bytes, timeout: float, cancelled: Callable[[], bool] | None) -> tuple[bytes, str]:
+    """Run the child on its input: its output, and why it failed, or "". No file is made that could be left."""
     deadline = time.monotonic() + timeout
-    with log.open("wb") as errors:
-        # Standard input stays open and empty: its end tells the child that this process is gone.
-        child = subprocess.Popen(
-            [sys.executable, str(CHILD), str(source), str(target)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
-        try:
-            while True:
-                try:
-                    code = child.wait(POLL)
-                    break
-                except subprocess.TimeoutExpired:
-                    if cancelled is not None and cancelled():
-                        return "unwrapping was cancelled"
-                    if time.monotonic() > deadline:
-                        return f"unwrapping took longer than {timeout:g} s"
-        finally:
-            child.kill()
-            child.wait()
-            if child.stdin is not None:
-                child.stdin.close()
+    child = subprocess.Popen(
+        [sys.executable, str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdin is not None and child.stdout is not None and child.stderr is not None
+    said: dict[str, bytes] = {}
+    threads = [
+        threading.Thread(target=_feed, args=(child.stdin, given)),
+        threading.Thread(target=_collect, args=(child.stdout, said, "output")),
+        threading.Thread(target=_collect, args=(child.stderr, said, "errors")),
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        while True:
+            try:
+                code = child.wait(POLL)
+                break
+            except subprocess.TimeoutExpired:
+                if cancelled is not None and cancelled():
+                    return b"", "unwrapping was cancelled"
+                if time.monotonic() > deadline:
+                    return b"", f"unwrapping took longer than {timeout:g} s"
+    finally:
+        child.kill()
+        child.wait()
+        for thread in threads:
+            thread.join()
+        with suppress(OSError):
+            child.stdin.close()  # open until now: its end would tell the child that this process is gone
     if code == 0:
-        return ""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return f"the unwrapping process ended with code {code}: {lines[-1] if lines else 'no message'}"
+        return said["output"], ""
+    lines = said["errors"].decode("utf-8", errors="replace").strip().splitlines()
+    return b"", f"the unwrapping process ended with code {code}: {lines[-1] if lines else 'no message'}"
+
+
+def _feed(stream: IO[bytes], given: bytes) -> None:
+    """Its size in eight bytes, and then the input."""
+    rest = memoryview(struct.pack("<Q", len(given)) + given)
+    with suppress(OSError):  # the child has ended
+        while rest:
+            rest = rest[os.write(stream.fileno(), rest) :]
+
+
+def _collect(stream: IO[bytes], said: dict[str, bytes], name: str) -> None:
+    with stream:
+        said[name] = stream.read()

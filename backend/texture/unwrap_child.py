@@ -1,4 +1,4 @@
-"""The process in which xatlas runs: `python unwrap_child.py IN.npz OUT.npz`.
+"""The process in which xatlas runs: an npz in by standard input, an npz out.
 
 xatlas cannot be interrupted and holds the interpreter's lock, so nothing in its own process could time
 it out. Run as a file, not as a module, so that the package's imports (torch: seconds) are not made.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
+import io
 import os
 import signal
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -37,19 +39,37 @@ def die_with_parent(timeout: float) -> None:
     faulthandler.dump_traceback_later(timeout, exit=True)
 
 
-def main(source: Path, target: Path) -> None:
+def main() -> None:
+    """Reads the size of its input in eight bytes and the input; standard input then stays open."""
+    out = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints
+    source = read(struct.unpack("<Q", read(8))[0])
     import numpy as np
 
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     import charts
 
-    with np.load(source, allow_pickle=False) as given:
+    with np.load(io.BytesIO(source), allow_pickle=False) as given:
         die_with_parent(float(given["timeout"]))
         uv, corners = charts.pack(
             given["v_pos"], given["t_pos_idx"], int(given["texture_size"]), int(given["padding"])
         )
-    np.savez(target, v_tex=uv, t_tex_idx=corners)
+    made = io.BytesIO()
+    np.savez(made, v_tex=uv, t_tex_idx=corners)
+    with os.fdopen(out, "wb") as file:
+        file.write(made.getvalue())
+
+
+def read(size: int) -> bytes:
+    """So many bytes of standard input; ends this process where the parent has ended before."""
+    found = bytearray()
+    while len(found) < size:
+        chunk = os.read(0, min(size - len(found), 1 << 20))
+        if not chunk:
+            sys.exit("the parent has ended")
+        found += chunk
+    return bytes(found)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -44,6 +44,7 @@ from backend.weights.sources import (
 )
 from backend.weights.transport import Passing, open_transport, pause_after, read_text, transfer
 from dreamflow_blender.contract.locks import take
+from dreamflow_blender.contract.words import hide
 
 SPARE = 16 << 20  # bytes to leave free on the disk
 LIST_BYTES, LIST_SECONDS = (
@@ -158,7 +159,7 @@ def list_files(source: Hub) -> tuple[str, dict[str, RemoteFile | None]]:
         unsafe = [name for name in files if not is_safe(name)]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"{constants.ENDPOINT} answered something else than a model's list of files.",
+            f"{hide(constants.ENDPOINT)} answered something else than a model's list of files.",
             "Check HF_ENDPOINT, and whether this network asks to log in first.",
         ) from error
     if unsafe:
@@ -367,10 +368,10 @@ def _format_problem(path: Path, name: str = "") -> str:
             with safe_open(path, "np"):
                 pass
         elif suffix == ".json":
-            json.loads(path.read_text("utf-8"))
+            json.loads(path.read_text("utf-8"))  # a list, too
         else:
             path.read_text("utf-8")
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         return f"is not {'text' if suffix == '.txt' else suffix[1:]} ({error})"
     return ""
 

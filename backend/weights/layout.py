@@ -6,6 +6,12 @@ them. Nothing heavy is imported: `models` lists without torch.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+from backend.errors import ModelError
+
 COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components that we use, and their classes
     "StableDiffusionPipeline": {
         "unet": "UNet2DConditionModel",
@@ -48,6 +54,31 @@ VOCABULARY = (
 # What transformers reads beside them where it is there. The first says with what Stable Diffusion 2's sentences are
 # filled up, which its tokenizer_config.json states wrongly.
 TOKENIZER_EXTRAS = ("special_tokens_map.json", "added_tokens.json", "tokenizer.json")
+
+
+MOST_JSON = 64 << 20  # bytes
+MOST_DEPTH = 32  # of lists and objects in each other: of published ones 4
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model's folder; ModelError where it is missing, damaged or out of all proportion."""
+    try:
+        if path.stat().st_size > MOST_JSON:
+            raise ModelError(f"{path} has more than {MOST_JSON >> 20} MB.", "Copy the model again.")
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing.", "Copy the model again, whole.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({error}).", "Copy the model again.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object.", "Copy the model again.")
+    level: list[Any] = [value]
+    for _ in range(MOST_DEPTH):
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)
+                 if isinstance(inner, dict | list)]  # fmt: skip
+    if level:
+        raise ModelError(f"{path} is nested more than {MOST_DEPTH} deep.", "Copy the model again.")
+    return value
 
 
 def config_file(component: str) -> str:

@@ -20,14 +20,13 @@ import tomllib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from platformdirs import user_config_path
 
 from backend.errors import InputError, ModelError
 from backend.files import write_text
-from backend.weights.layout import optional_files, text_files, weight_stems
+from backend.weights.layout import optional_files, read_json, text_files, weight_stems
 from backend.weights.tokens import check_tokenizer
 
 RECORD = "fetched.json"  # written last, so a folder that has it was whole once
@@ -214,10 +213,10 @@ class Record:
 def read_record(folder: Path) -> Record | None:
     """None where there is none, or where it is damaged: the files are then compared with the hub's again."""
     try:
-        values: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
+        values = read_json(folder / RECORD)
         record = Record(**values)
         names = set(record.sizes)
-    except (OSError, ValueError, TypeError):
+    except (ModelError, TypeError):
         return None
     if names != set(record.sha256) or any(not is_safe(name) for name in names):
         return None
@@ -269,11 +268,9 @@ def tokenizer_problem(model: Model, folder: Path) -> str:
     (tokenizer,) = (name.split("/")[0] for name in model.files if name.endswith("tokenizer_config.json"))
     config = folder / tokenizer.replace("tokenizer", "text_encoder") / "config.json"
     try:
-        check_tokenizer(folder / tokenizer, json.loads(config.read_text("utf-8")))
+        check_tokenizer(folder / tokenizer, read_json(config))
     except ModelError as error:
         return error.message.rstrip(".")
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{config} cannot be read ({error})"
     return ""
 
 

@@ -26,6 +26,7 @@ from huggingface_hub.utils.logging import set_verbosity_error
 from backend import __version__
 from backend.errors import ModelError
 from backend.weights.sources import Refused
+from dreamflow_blender.contract.words import hide
 
 CHUNK = 1 << 18  # bytes: the most that a cut loses
 LOOK = 0.2  # seconds between two looks at a transfer
@@ -102,7 +103,8 @@ class _Bounded(io.BytesIO):
     def write(self, data: Any) -> int:
         if self.tell() + len(data) > self._most:
             raise ModelError(
-                f"{constants.ENDPOINT} gives a list of more than {self._most >> 20} MB.", "Check HF_ENDPOINT."
+                f"{hide(constants.ENDPOINT)} gives a list of more than {self._most >> 20} MB.",
+                "Check HF_ENDPOINT.",
             )
         return super().write(data)
 
@@ -125,7 +127,7 @@ def pause_after(failure: Passing, failures: int, most: int = 5) -> float:
 def _protected(request: httpx2.Request) -> None:
     if constants.ENDPOINT.startswith("https:") and request.url.scheme != "https":
         raise ModelError(
-            f"{constants.ENDPOINT} leads to the unprotected address {request.url.host}.",
+            f"{hide(constants.ENDPOINT)} leads to the unprotected address {request.url.host}.",
             "Try again from another network.",
         )
 
@@ -156,11 +158,11 @@ def _translated(error: BaseException) -> BaseException:
     hopeless = httpx2.ProxyError | httpx2.UnsupportedProtocol | httpx2.InvalidURL | httpx2.TooManyRedirects
     if isinstance(error, hopeless) or isinstance(root, ssl.SSLCertVerificationError):
         return ModelError(
-            f"There is no trusted way to {constants.ENDPOINT}: {why}.",
+            f"There is no trusted way to {hide(constants.ENDPOINT)}: {hide(why)}.",
             "Check HF_ENDPOINT, the proxy (HTTPS_PROXY, NO_PROXY) and the certificates (SSL_CERT_FILE).",
         )
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
-        return Passing(f"no connection to {constants.ENDPOINT} ({why})")
+        return Passing(f"no connection to {hide(constants.ENDPOINT)} ({hide(why)})")
     if isinstance(error, httpx2.TimeoutException):
         return Passing(f"the connection timed out after {constants.HF_HUB_DOWNLOAD_TIMEOUT} s")
     # the last is what http_get raises where a rest is shorter than it states

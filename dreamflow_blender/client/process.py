@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+GUARD = str(Path(__file__).with_name("guard.py"))
 WINDOWS = os.name == "nt"
 MISLEADING = {  # variables that would misdirect another Python
     "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONPLATLIBDIR", "PYTHONINSPECT",
@@ -56,6 +60,14 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, start_new_session=True, **options)
 
 
+def start_bound(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """As `start`, of a child without an input that ends with this process, even where that is killed."""
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(errno.ENOENT, "no such program", command[0])
+    guard = [sys.executable, "-I", "-S", GUARD]
+    return start([*guard, *command], stdin=subprocess.PIPE, **options)
+
+
 def terminate(child: subprocess.Popen[bytes]) -> None:
     """Ask a child and its children to end; on Windows there is no asking."""
     _signal(child, signal.SIGTERM)
@@ -71,6 +83,10 @@ def _signal(child: subprocess.Popen[bytes], number: int) -> None:
         return
     with suppress(OSError):  # it has just ended
         if WINDOWS:
+            if GUARD in child.args and child.stdin is not None:  # type: ignore[operator]
+                child.stdin.close()  # it ends what it guards
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(2.0)
             child.terminate()
         else:
             os.killpg(child.pid, number)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..contract.words import hide
 from .background import Stop
-from .process import clean_environment, kill, start
+from .process import clean_environment, kill, start_bound
 
 TAIL = 40  # lines of the log that an error brings
 
@@ -70,9 +71,7 @@ def run(command: Sequence[str], stop: Stop, log: Log, environment: dict[str, str
     """
     stop.check()
     log.write("$ " + " ".join(hide(part) for part in command))
-    child = start(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
-    )
+    child = start_bound(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
     stop.watch(child)
     assert child.stdout is not None
     said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -101,6 +100,8 @@ def run(command: Sequence[str], stop: Stop, log: Log, environment: dict[str, str
         if child.poll() is None:
             kill(child)
             child.wait()
+        if child.stdin is not None:
+            child.stdin.close()
     stop.check()
     if code != 0:
         raise CommandFailed(code, telling or last)
@@ -112,13 +113,14 @@ def ask(
     """What a short command says on standard output; None where it fails, or takes longer. Raises Stopped."""
     stop.check()
     try:
-        child = start(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        child = start_bound(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             env=clean_environment() if environment is None else environment,
         )  # fmt: skip
     except OSError:
         return None
     stop.watch(child)
+    bond, child.stdin = child.stdin, None  # communicate would close it
     try:
         out = child.communicate(timeout=seconds)[0]
     except subprocess.TimeoutExpired:
@@ -127,15 +129,10 @@ def ask(
         return None
     finally:
         stop.watch(None)
+        if bond is not None:
+            bond.close()
     stop.check()
     return out.decode("utf-8", errors="replace").strip() if child.returncode == 0 else None
-
-
-def hide(text: str) -> str:
-    """Without the password of a URL."""
-    scheme, separator, rest = text.partition("://")
-    user, at, place = rest.rpartition("@")
-    return f"{scheme}://***@{place}" if separator and at and "/" not in user else text
 
 
 def _read(output: IO[bytes], said: queue.SimpleQueue[str | None]) -> None:

@@ -1,6 +1,13 @@
-"""Numbers as a person reads them. No `bpy`."""
+"""Numbers and addresses as a person may read them. No `bpy`."""
 
 from __future__ import annotations
+
+import re
+
+
+def hide(text: str) -> str:
+    """Without the names and passwords of its URLs."""
+    return re.sub(r"://[^/\s]*@", "://***@", text)
 
 
 def duration(seconds: float) -> str:

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 from ..client.background import Stop
 from ..client.process import WINDOWS
-from ..client.steps import CommandFailed, Log, Progress, SetupError, hide
+from ..client.steps import CommandFailed, Log, Progress, SetupError
 from ..client.worker import IN_USE
 from ..contract.files import read_json, write_json
 from ..contract.locks import is_held
+from ..contract.words import hide
 from . import packages, sources, torch_build, uv
 from .folder import environments, fingerprint, python_in, read_record, size_gb
 from .torch_build import Choice

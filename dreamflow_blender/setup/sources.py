@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..client.steps import hide
+from ..contract.words import hide
 
 FOR_UV = {  # pip's name: uv's variable
     "index-url": "UV_DEFAULT_INDEX",

@@ -367,4 +367,4 @@ def _told(card: Card) -> str:
 
 
 def _without_password(address: str) -> str:
-    return re.sub(r"//[^/@]*@", "//***@", address)
+    return re.sub(r"//[^/\s]*@", "//***@", address)

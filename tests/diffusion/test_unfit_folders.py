@@ -12,9 +12,17 @@ from safetensors.torch import save_file
 from backend.errors import ModelError
 from backend.jobs.priors import open_prior
 from backend.models.model_folder import open_folder
+from backend.weights.layout import read_json
 from tests.diffusion import published_others as rejected
 from tests.tools import published_configs as published
 from tests.tools.real_folders import write_texts
+
+
+def nested(depth: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
 
 
 def others() -> dict[str, tuple[dict[str, published.Json], str]]:
@@ -73,6 +81,26 @@ def others() -> dict[str, tuple[dict[str, published.Json], str]]:
             changed("text_encoder/config.json", quantization_config={"quant_method": "quanto"}),
             "text_encoder is quantised",
         ),
+        "a thousand layers": (changed(unet, layers_per_block=1000), "unet: layers_per_block is 1000, where"),
+        "layers by block": (changed(unet, layers_per_block=[2, 2, 2, 65]), "layers_per_block is .*65"),
+        "a hundred blocks": (
+            changed(unet, block_out_channels=[320] * 100),
+            "at most 64 numbers",
+        ),
+        "a wide network": (
+            changed(unet, block_out_channels=[320, 10**7]),
+            "block_out_channels is .*up to 16,384",
+        ),
+        "a deep encoder": (
+            changed("text_encoder/config.json", num_hidden_layers=10**9),
+            "text_encoder: num_hidden_layers is 1000000000",
+        ),
+        "endless words": (changed("text_encoder/config.json", vocab_size=1e300), "vocab_size is 1e"),
+        "nested configuration": (changed(unet, a=nested(200)), "nested more than 32 deep"),
+        "nested statement": (
+            published.SD21 | {"dreamflow.json": {"settings": nested(200)}},
+            "nested more than 32",
+        ),
         "zero terminal snr": (
             changed(scheduler, rescale_betas_zero_snr=True),
             "rescale_betas_zero_snr is True",
@@ -94,3 +122,10 @@ def test_folders_that_do_not_fit_are_refused_in_a_sentence(kind: str, tmp_path: 
     assert caught.value.todo
     with pytest.raises(ModelError, match=message):
         open_folder(folder)
+
+
+def test_json_that_no_parser_follows_is_refused(tmp_path: Path) -> None:
+    for content in ("[" * 100_000, '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ModelError, match=r"cannot be read|nested more than 32"):
+            read_json(tmp_path / "config.json")

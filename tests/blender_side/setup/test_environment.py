@@ -16,8 +16,9 @@ import pytest
 
 from dreamflow_blender.client.background import Background, Stop, Stopped
 from dreamflow_blender.client.client import Client
-from dreamflow_blender.client.steps import CommandFailed, Log, hide, run
+from dreamflow_blender.client.steps import CommandFailed, Log, run
 from dreamflow_blender.contract.protocol import Failed
+from dreamflow_blender.contract.words import hide
 from dreamflow_blender.setup import build as setup_build
 from dreamflow_blender.setup import environment, packages, torch_build, uv
 from dreamflow_blender.setup.environment import Options, SetupError
@@ -562,6 +563,10 @@ def test_what_uv_and_pip_say_in_our_words(tmp_path, said, told):
 
 def test_a_password_is_hidden():
     assert hide("http://user:word@host:80/simple") == "http://***@host:80/simple"
+    assert (
+        hide("at https://a.b/c, via http://u:p@ss@host:1/ and")
+        == "at https://a.b/c, via http://***@host:1/ and"
+    )
     assert hide("https://host/a@b") == "https://host/a@b" and hide("-r") == "-r"
 
 
