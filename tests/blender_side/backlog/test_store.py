@@ -211,3 +211,16 @@ def test_a_change_does_not_wait_for_the_disk(tmp_path, monkeypatch):
 def test_what_is_no_json_is_refused(tmp_path):
     with pytest.raises(ValueError, match="place"):
         Store(tmp_path).put(Entry(entry(tmp_path, "a").job, {"height": float("nan")}))
+
+
+def test_a_session_that_was_made_a_moment_ago_is_not_removed(tmp_path, monkeypatch):
+    """Another Blender looked at it just before it was locked, and removed it just after."""
+    mine, other = Store(tmp_path), Store(tmp_path)
+    path = tmp_path / "sessions" / mine._own_session()
+    monkeypatch.setattr(backlog_store, "is_held", lambda path: False)  # as it was when the other looked
+    (tmp_path / "sessions" / "of-a-killed-one").touch()
+    other._own_session()
+    monkeypatch.undo()
+    assert backlog_store.is_held(path) and not (tmp_path / "sessions" / "of-a-killed-one").exists()
+    mine.close()
+    other.close()
