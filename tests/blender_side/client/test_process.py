@@ -19,7 +19,11 @@ from dreamflow_blender.client.process import start_bound
 start_bound([sys.executable, "-c", sys.argv[1]])
 time.sleep(100)
 """
-WITH_A_CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(90)']); time.sleep(90)"
+WITH_A_CHILD = """
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(90)"])
+time.sleep(90)
+"""
 
 
 def test_a_silent_child_and_its_own_child_end_with_a_blender_that_is_killed() -> None:
