@@ -20,6 +20,7 @@ PACKAGES = ("backend", "dreamflow_blender")
 BESIDE = ("blender_manifest.toml", "LICENSE", "requirements.txt")
 TEXT = {".py", ".json", ".txt", ".toml", ""}  # everything else but weights stays out
 WEIGHTS = {".safetensors"}
+LEFT_OUT = ("backend/training/",)  # made the built-in prior; nothing that ships imports it
 LARGEST = 25_000_000  # bytes of the zip
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip file can hold
 INIT = """\
@@ -38,7 +39,9 @@ def contents(root: Path) -> dict[str, bytes]:
         ]
     for path in paths:
         name = path.relative_to(root).as_posix()
-        if any(part.startswith((".", "__pycache__")) for part in name.split("/")):
+        if name.startswith(LEFT_OUT) or any(
+            part.startswith((".", "__pycache__")) for part in name.split("/")
+        ):
             continue
         raw = path.read_bytes()
         found[name] = raw.replace(b"\r\n", b"\n") if path.suffix in TEXT else raw

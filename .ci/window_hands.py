@@ -35,9 +35,14 @@ def run(*command: str) -> str:
 
 def environment() -> dict[str, str]:
     return {
-        **os.environ, "DISPLAY": DISPLAY, "LIBGL_ALWAYS_SOFTWARE": "1", "DREAMFLOW_WATCH": str(WATCH),
-        "HOME": str(HOME), "XDG_RUNTIME_DIR": "/tmp", "LC_ALL": "C.UTF-8",
-    }  # fmt: skip
+        **os.environ,
+        "DISPLAY": DISPLAY,
+        "LIBGL_ALWAYS_SOFTWARE": "1",
+        "DREAMFLOW_WATCH": str(WATCH),
+        "HOME": str(HOME),
+        "XDG_RUNTIME_DIR": "/tmp",
+        "LC_ALL": "C.UTF-8",
+    }
 
 
 def version() -> tuple[int, int]:

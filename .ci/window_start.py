@@ -144,8 +144,8 @@ def tell_of_jobs() -> dict[str, Any]:
     jobs, preview, service, tasks = map(
         ours, ("session.jobs", "scene.preview", "session.service", "session.tasks")
     )
-    running, store = jobs.running, jobs.need_store()
-    trouble = jobs.trouble.failed.message if jobs.trouble else tasks.trouble.message if tasks.trouble else ""
+    running, store = jobs.running, jobs.get_store()
+    trouble = jobs.problem.failed.message if jobs.problem else tasks.problem.message if tasks.problem else ""
     return {
         "set up": service.state().python is not None,
         "task": tasks.current.line if tasks.current else "",

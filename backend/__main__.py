@@ -5,42 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
-from pathlib import Path
+from collections.abc import Callable
 from types import FrameType
 from typing import TextIO
 
 from backend.cli import doctor
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
-from backend.cli.arguments import parser, to_job, to_refine_job
+from backend.cli.arguments import parser, to_job
 from backend.cli.display import Display, Json, Live, Plain
 from backend.errors import DreamFlowError, InputError
-from backend.jobs.failures import explain
-from backend.jobs.folder import (
-    EventLog,
-    claim_folder,
-    clear_folder,
-    read_job,
-    release,
-)
-from dreamflow_blender.contract.jobfolder import results
-from dreamflow_blender.contract.protocol import (
-    Cancelled,
-    Event,
-    Failed,
-    Finished,
-    Job,
-)
+from backend.jobs.drive import Begin, Control, End, Events, begin, drive
+from backend.jobs.folder import read_job
+from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Generate, Job, Refine, Resume
 
-Run = Callable[[Job], Generator[Event, None, None]]
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 SPIN = "30000"  # rounds, 0.1 ms, that torch's idle threads wait awake: libgomp's own 300,000 take the cores from Warp's
 
 
-def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
-    """The exit code. `run` stands in for backend.jobs.generate.generate in tests."""
+def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None = None) -> int:
+    """The exit code. `run` stands in for a job's own work in tests."""
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own, say
@@ -55,16 +39,17 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         if args.command == "doctor":
             return doctor.carry_out(args.json, out)
         if args.command == "jobs":
-            return cli_jobs.carry_out(args, out)
+            return cli_jobs.run(args, out)
         if args.command == "worker":
             from backend.worker.desk import serve
 
             serve()
         if args.command == "resume":
-            job, made = read_job(args.folder), []
+            job = read_job(args.folder)
+            request: Begin = Resume(str(args.folder))
         else:
-            job = to_refine_job(args) if args.command == "refine" else to_job(args)
-            made = claim_folder(Path(job.folder), args.overwrite)
+            job = to_job(args)
+            request = Refine(job) if job.kind == "refine" else Generate(job)
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
         if in_json:
@@ -72,62 +57,35 @@ def main(arguments: list[str] | None = None, run: Run | None = None) -> int:
         else:
             print(error, file=sys.stderr)
         return _exit_code(failed)
-    display: Display = Json(out) if in_json else _for_people(job, out)
-    with display:
-        return _carry_out(job, made, run or _pipeline(args.command), display, args.command == "resume")
+    with Json(out) if in_json else _for_people(job, out) as display:
+        overwrite = args.command != "resume" and args.overwrite
+        return _run(request, display, overwrite, begin if run is None else lambda *_: run(job))
 
 
-def _carry_out(job: Job, made: list[Path], run: Run, display: Display, goes_on: bool) -> int:
-    """Runs the job, shows and records its events, and turns whatever stops it into its last one.
+def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin, Control], Events]) -> int:
+    """Drive the job, show its events, and let Ctrl-C stop it; the exit code."""
+    with Interrupts() as interrupts:
+        reader = True
 
-    made     the folders to remove again where the job cannot begin
-    goes_on  from what there is in the folder
-    """
-    folder = Path(job.folder)
-    log: EventLog | None = None  # from the first event on: a job that cannot begin leaves nothing behind
-    try:
-        with Interrupts() as interrupts, closing(run(job)) as events:
-            last: Event | None = None
+        def show(event: Event) -> None:
+            nonlocal reader
+            interrupts.may_wait = True
             try:
-                for last in events:
-                    if log is None:
-                        if not goes_on:
-                            clear_folder(folder)
-                        log = EventLog(folder)
-                        interrupts.may_wait = True
-                    log.write(last)
-                    display.show(last)
-                    if interrupts.asked and not isinstance(last, Finished):
-                        display.note("Stopping, and keeping what there is. Ctrl-C again stops at once.")
-                        events.close()
-                        break
-            except KeyboardInterrupt:
-                interrupts.asked = True
-                events.close()
-            if interrupts.asked and not isinstance(last, Finished):
-                cancelled = Cancelled(results(folder) if log else {})
-                if log:
-                    log.write(cancelled)
-                display.show(cancelled)
-                return INTERRUPTED
-        return OK
-    except BrokenPipeError:  # whoever read our output has gone; the pipeline has kept what there is
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return FAILED
-    except Exception as error:  # noqa: BLE001  the outermost edge: nothing may end without a word
-        failed = explain(error, folder)
-        with suppress(DreamFlowError):  # a full disk, say: perhaps the very failure that is reported
-            if log is None and failed.kind == DreamFlowError.kind:
-                log = EventLog(folder)
-            if log:
-                log.write(failed)
-        display.show(failed)
-        return _exit_code(failed)
-    finally:
-        if log:
-            log.close()
-        else:
-            release(made)
+                if reader:
+                    display.show(event)
+            except BrokenPipeError:  # the program that read our output has gone: keep what there is
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+                reader, interrupts.asked = False, True
+            if interrupts.asked and not isinstance(event, End):
+                if reader:
+                    display.note("Stopping, and keeping what there is. Ctrl-C again stops at once.")
+                raise KeyboardInterrupt
+
+        end = drive(request, lambda: None, show, overwrite, run)
+        show(end)
+    if isinstance(end, Failed) or not reader:
+        return _exit_code(end)
+    return INTERRUPTED if isinstance(end, Cancelled) else OK
 
 
 class Interrupts:
@@ -150,22 +108,6 @@ class Interrupts:
         self.asked = True
 
 
-def _pipeline(command: str) -> Run:
-    """The command's part of the pipeline, which is imported when it runs: torch and all else, some seconds."""
-
-    def run(job: Job) -> Generator[Event, None, None]:
-        from backend.jobs import generate, resume
-
-        if command == "refine":
-            from backend.jobs.refine import refine
-
-            yield from refine(job)
-        else:
-            yield from resume.resume(Path(job.folder)) if command == "resume" else generate.generate(job)
-
-    return run
-
-
 def _for_people(job: Job, out: TextIO) -> Display:
     return Live(job, out, sys.stderr) if out.isatty() else Plain(job, out, sys.stderr)
 
@@ -178,8 +120,8 @@ def _take_stdout() -> TextIO:
     return ours
 
 
-def _exit_code(failed: Failed) -> int:
-    return BAD_INPUT if failed.kind == InputError.kind else FAILED
+def _exit_code(end: End) -> int:
+    return BAD_INPUT if isinstance(end, Failed) and end.kind == InputError.kind else FAILED
 
 
 if __name__ == "__main__":

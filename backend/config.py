@@ -8,13 +8,14 @@ ranges, backgrounds and guidance, so a preset only says how much work is done.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from backend.errors import InputError
+from dreamflow_blender.contract.job import STAGES as STAGES
 from dreamflow_blender.contract.settings import WORDS
 
-STAGES = ("nerf", "geometry", "texture", "refine")
 GRID_FEATURES = (1, 2, 4, 8)  # that the hash grid's kernels take, kernels.hashgrid.WIDTHS
 
 
@@ -68,6 +69,9 @@ class NerfStage(Walk):
     orientation_points: int = 4096  # samples that estimate it
     entropy: float = 0.1  # weight of the opacity's entropy, summed over rays, only while there is fog
     entropy_from: float = 0.5  # share of the stage before which fog is let be
+    normal_share: float = (
+        0.0  # of the updates: they show normal maps instead of colours; a prior may state its own
+    )
     phi: str = "prior"  # of PHIS: what D_phi is
     lora: LoRA = field(default_factory=LoRA)
 
@@ -146,31 +150,83 @@ DRAFT = Preset(
 PRESETS = {"paper": PAPER, "fast": FAST, "draft": DRAFT}
 
 
-def resolve(name: str, overrides: dict[str, Any] | None = None) -> Preset:
-    """A preset with some settings replaced; keys are "stage.setting", such as "nerf.levels".
+LAYERS = ("prior", "refiner", "strength", "job")  # what may change a preset's settings; a later one wins
+Layers = Mapping[str, Mapping[str, Any]]  # of LAYERS: "stage.setting" -> value
 
-    Raises InputError for an unknown preset, stage or setting, or a value that is not of its type.
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run's settings, and for each that is not left to the preset the layer that set it."""
+
+    preset: Preset
+    set_by: dict[str, str]  # "stage.setting" -> one of LAYERS
+
+
+def resolve(name: str, layers: Layers | None = None) -> Resolved:
+    """The preset of this name with the layers over it, in the order of LAYERS.
+
+    Raises InputError for an unknown preset, stage or setting, or a value that is not of its type or out of bounds.
     """
     if name not in PRESETS:
         raise InputError(f"There is no preset {name!r}.", f"Choose one of {', '.join(PRESETS)}.")
-    preset = PRESETS[name]
-    for key, value in (overrides or {}).items():
-        stage_name, _, setting = key.partition(".")
-        stage = vars(preset).get(stage_name)
-        if stage is None or setting not in vars(stage):
-            raise InputError(
-                f"There is no setting {key!r}.", "Settings are written stage.setting, as nerf.levels."
-            )
-        current = vars(stage)[setting]
-        if isinstance(current, float) and isinstance(value, int) and abs(value) < 2**63:
-            value = value if isinstance(value, bool) else float(value)
-        full_detail = key == "delivery.max_faces" and value is None
-        if type(value) is not type(current) and not full_detail:
-            needed = {int: "whole number", float: "number"}.get(type(current), type(current).__name__)
-            raise InputError(f"{key} needs a {needed}, got {str(value)[:80]!r}.", "Correct the setting.")
-        preset = dataclasses.replace(preset, **{stage_name: dataclasses.replace(stage, **{setting: value})})
+    preset, set_by = PRESETS[name], dict[str, str]()
+    given = layers or {}
+    assert set(given) <= set(LAYERS), f"layers are {LAYERS}, got {list(given)}"
+    for layer in LAYERS:
+        for key, value in given.get(layer, {}).items():
+            preset = _with(preset, key, value)
+            set_by[key] = layer
+    _check(preset)
+    return Resolved(preset, set_by)
+
+
+def preset_of(stored: Mapping[str, Any]) -> Preset:
+    """The preset that `dataclasses.asdict` and JSON made `stored` of.
+
+    Raises InputError where a setting is missing, unknown or not of its type: another version has written it.
+    """
+    preset: Preset = _filled(PAPER, stored, "")
     _check(preset)
     return preset
+
+
+def _filled(like: Any, stored: object, name: str) -> Any:
+    """A dataclass as `like`, with all of its fields from `stored`."""
+    fields = vars(like)
+    if not isinstance(stored, Mapping) or set(stored) != set(fields):
+        raise InputError(
+            f"The job's settings{name and ' of '}{name} are those of another version of DreamFlow.",
+            "Resume the job with the version that began it, which job.json names, or start it again.",
+        )
+    values = {}
+    for key, current in fields.items():
+        full = f"{name}.{key}".strip(".")
+        read = _filled if dataclasses.is_dataclass(current) else _typed
+        values[key] = read(current, stored[key], full)
+    return dataclasses.replace(like, **values)
+
+
+def _with(preset: Preset, key: str, value: Any) -> Preset:
+    """With one setting replaced. Raises InputError where there is none, or where it is of another type."""
+    stage_name, _, setting = key.partition(".")
+    stage = vars(preset).get(stage_name)
+    if stage is None or setting not in vars(stage):
+        raise InputError(
+            f"There is no setting {key!r}.", "Settings are written stage.setting, as nerf.levels."
+        )
+    value = _typed(vars(stage)[setting], value, key)
+    return dataclasses.replace(preset, **{stage_name: dataclasses.replace(stage, **{setting: value})})
+
+
+def _typed(current: object, value: Any, key: str) -> Any:
+    """The value, which is of `current`'s type; a whole number may stand for a number. Raises InputError."""
+    if isinstance(current, float) and isinstance(value, int) and abs(value) < 2**63:
+        value = value if isinstance(value, bool) else float(value)
+    kind = int if key == "delivery.max_faces" else type(current)  # it is None for full detail
+    if type(value) is not kind and not (key == "delivery.max_faces" and value is None):
+        needed = {int: "whole number", float: "number"}.get(kind, kind.__name__)
+        raise InputError(f"{key} needs a {needed}, got {str(value)[:80]!r}.", "Correct the setting.")
+    return value
 
 
 BOUNDS: dict[str, tuple[float, float]] = {  # of settings by name; for those not here see _check
@@ -191,6 +247,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # of settings by name; for those not
     "hidden": (1, 1024),
     "occupancy": (2, 512),
     "entropy_from": (0, 1),
+    "normal_share": (0, 1),
     "cells": (2, 256),
     "texture_size": (64, 8192),
     "max_faces": (4, 10**7),

@@ -1,15 +1,14 @@
-"""Files that are either whole or not there: a temporary name, a flush, a rename."""
+"""Files that are written whole or not at all, and what to tell the user where that fails."""
 
 from __future__ import annotations
 
 import errno
-import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from backend.errors import DiskError
+from dreamflow_blender.contract import files
 
 _FULL = {errno.ENOSPC, errno.EDQUOT} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -47,28 +46,18 @@ def explain(error: OSError, path: Path) -> DiskError:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with its suffix, that takes its place if the block succeeds.
-
-    If the block fails, the temporary file is removed and `path` stays as it was. Raises DiskError.
-    """
-    temporary = path.with_name(f".{path.stem[:60]}-{secrets.token_hex(4)}.part{path.suffix}")
-    try:
-        with disk_errors(path):
-            yield temporary
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with suppress(OSError):  # gone by the rename, or its folder is: then that error is on its way already
-            temporary.unlink()
+    """contract.files.replacing. Raises DiskError."""
+    with disk_errors(path), files.replacing(path) as temporary:
+        yield temporary
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """The whole file or nothing; raises DiskError."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    with disk_errors(path):
+        files.write_atomic(path, content)
 
 
 def write_text(path: Path, text: str) -> None:
     """The whole file or nothing, UTF-8 with line feeds on every system; raises DiskError."""
-    write_bytes(path, text.encode("utf-8", errors="backslashreplace"))
+    with disk_errors(path):
+        files.write_atomic(path, text)

@@ -25,7 +25,7 @@ from backend.models.load import network_dtype
 from backend.scene.camera import Camera, orbit, rays
 from backend.scene.render_mesh import clip_positions, render_colour, render_normals
 from backend.scene.render_nerf import render_nerf
-from backend.scene.scene import Scene, detached, hand_over, new_scene, surface
+from backend.scene.scene import Scene, detached, field_to_surface, new_scene, surface
 from benchmarks.stages import TINY
 from tests.tools.tiny_models import build
 
@@ -217,7 +217,7 @@ def silhouette(day: Day, say: Say) -> None:
 
 def scenes(day: Day, say: Say) -> None:
     """The scene's side of an iteration of each stage: the render and the gradient of everything that is learnt."""
-    preset = resolve("draft", TINY if day.tiny else {})
+    preset = resolve("draft", {"job": TINY if day.tiny else {}}).preset
     found = {device.type: dict(_renders(preset, device)) for device in (CPU, day.device)}
     for name, (image, gradients) in found["cpu"].items():
         other, others = found[day.device.type][name]
@@ -233,7 +233,9 @@ def _renders(preset: Preset, device: torch.device) -> Iterator[tuple[str, tuple[
         camera = view(device, getattr(preset, name).size)
         if name == "geometry":
             at = [torch.arange(4.0, device=device) * 90, torch.zeros(4, device=device)]
-            hand_over(scene, orbit(at[0], at[1], at[1] + 1.4, at[1] + 45, 48, 48), preset.geometry.cells)
+            field_to_surface(
+                scene, orbit(at[0], at[1], at[1] + 1.4, at[1] + 45, 48, 48), preset.geometry.cells
+            )
         out, learnt = _render(scene, name, camera, grey)
         weights = drawn(*out.shape, seed=4).to(device)
         gradients = torch.autograd.grad((out * weights).sum(), list(learnt.values()))

@@ -16,8 +16,9 @@ from backend.config import STAGES, Preset, resolve
 from backend.diffusion.savings import THRIFTS
 from backend.jobs.generate import generate
 from backend.jobs.resume import resume
-from backend.scene.scene import hand_over, new_scene
+from backend.scene.scene import field_to_surface, new_scene
 from backend.stages import stages
+from backend.stages.setup import kind_of
 from benchmarks import card_parts as parts
 from benchmarks.card_parts import Day, Say, Wrong
 from benchmarks.random_prior import RandomPrior
@@ -71,7 +72,7 @@ def draft(day: Day, say: Say) -> None:
 
 def stages_at_full_size(day: Day, say: Say) -> None:
     """Iterations a second, peak memory, with CUDA graphs and without; the smallest rung that the card has room for."""
-    preset = resolve("paper", TINY if day.tiny else {})
+    preset = resolve("paper", {"job": TINY if day.tiny else {}}).preset
     rung = 2 if torch.cuda.get_device_properties(day.device).total_memory < 20e9 else 1
     for refiner, names in ((False, STAGES[:3]), (True, STAGES[3:])):
         for captured in (False, True):
@@ -99,10 +100,10 @@ def _stage(day: Day, prior: Any, preset: Preset, name: str) -> str:
     torch.cuda.reset_peak_memory_stats()
     scene = new_scene(preset.nerf, day.device, 0)
     if name != "nerf":
-        views = prior.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
-        hand_over(scene, views, preset.geometry.cells)
+        views = prior.spec.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
+        field_to_surface(scene, views, preset.geometry.cells)
     walk: Any = getattr(preset, name)
-    g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
+    g = stages.Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
     generator = torch.Generator(day.device).manual_seed(1)
     if name == "nerf":
         stage = stages.nerf_stage(scene, g, walk, generator, 0)

@@ -1,6 +1,6 @@
 """How much memory an iteration needs with networks of the real size: counted, without such a machine.
 
-    python -m benchmarks.memory [--dtype float32] [--only sd refiner]
+    python -m benchmarks.memory [--dtype float32] [--only sd refiner mvdream]
 
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
@@ -15,21 +15,36 @@ import weakref
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.utils import logging
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from backend.diffusion.camera_label import CAMERA_CONFIG
 from backend.diffusion.denoiser import Network, Text, denoise_guided
+from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.savings import THRIFTS, Thrift, save_network, save_vae
 from backend.diffusion.schedule import noise_levels
-from backend.models.stable_diffusion import to_latent
+from backend.models.latent_prior import to_latent
 from backend.scene.camera import orbit
 from tests.tools.tiny_models import NUMBERS, unet, vae
 
 LEVEL = noise_levels(0.5, 0.1, 10)[5]
-SIDES = {"sd": (512, 512), "refiner": (1024, 1024)}  # native, fed
+SIDES = {"sd": (512, 512), "refiner": (1024, 1024), "mvdream": (256, 256)}  # native, fed
+FRAMES = {"sd": 1, "refiner": 1, "mvdream": 4}  # views of an update
+
+
+def network_of(kind: str, dtype: torch.dtype) -> Network:
+    """A UNet of the real size, on the device that is torch's just now."""
+    name: Any = "refiner" if kind == "refiner" else "sd21-base"
+    net = unet(name, NUMBERS[name, "full"])
+    if kind == "mvdream":
+        net = UNet2DConditionModel.from_config({**net.config, **CAMERA_CONFIG})
+        join_frames(net, FRAMES[kind])
+    told = kind == "mvdream"
+    return Network(net.to(dtype).requires_grad_(False), "epsilon", dtype, told=told, frames=FRAMES[kind])
 
 
 class Alive(TorchDispatchMode):
@@ -80,38 +95,41 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *_args: Any, **_options: Any) -> Ten
 
 
 def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = True) -> tuple[float, float]:
-    """(weights, peak) of one iteration at batch 1, in GB."""
+    """(weights, peak) of one iteration of one view, or one ring, in GB."""
     native, side = SIDES[kind]
     numbers = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"]
     name: Any = "refiner" if kind == "refiner" else "sd21-base"
     alive = Alive()
     with torch.device("meta"), alive:
         encoder = vae(name, numbers).requires_grad_(False)
-        own = unet(name, numbers).to(dtype).requires_grad_(False)
-        base = own
+        own = base = network_of(kind, dtype)
         if with_phi and kind == "sd" and not thrift.share:
-            base = unet("sd21", NUMBERS["sd21", "full"]).to(dtype).requires_grad_(False)
+            base = network_of(kind, dtype)
         for network in {id(own): own, id(base): base}.values():
-            save_network(thrift, Network(network, "epsilon", dtype))
+            save_network(thrift, network)
         save_vae(thrift, encoder)
-        weights = alive.now
+        weights = alive.peak = (
+            alive.now
+        )  # what it took to build them, in float32 at first, is not an iteration's
         row = torch.empty(1, 77, numbers.text_width)
         refined = {"pooled": torch.empty(1, numbers.projection), "time_ids": torch.empty(1, 5)}
         text = Text(row, **refined) if kind == "refiner" else Text(row)
-        image = torch.empty(1, side, side, 3, requires_grad=True)
+        views = FRAMES[kind]
+        image = torch.empty(views, side, side, 3, requires_grad=True)
         with torch.device("cpu"):
-            ones = torch.ones(1)
+            ones = torch.ones(views)
             camera = orbit(ones, ones, ones, 50 * ones, side, side)
         x = to_latent(encoder, image, native, 8)
         phi = None
         if with_phi:
-            phi = LoRAPhi(Network(base, "epsilon", dtype), text, 4, 1e-4, 1, 0)
+            phi = LoRAPhi(base, text, 4, 1e-4, 1, 0)
             for group in phi._optimizer.param_groups:
                 group.update(fused=False, foreach=False)  # meta tensors have no fused kernels
             phi.fit(x.detach(), LEVEL, camera, torch.Generator())
         with torch.no_grad():
             z = x + LEVEL.sigma * torch.randn(x.shape)
-            goal = denoise_guided(Network(own, "epsilon", dtype), z, LEVEL, text, text, 7.5)
+            seen = text.repeated(views).seen_from(torch.empty(views, 16) if own.told else None)
+            goal = denoise_guided(own, z, LEVEL, seen, text, 7.5)
             if phi is not None:
                 goal = goal - phi(z, LEVEL, camera)
         (x - goal).square().sum().backward()
@@ -120,15 +138,16 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
 
 def captured(kind: str, dtype: torch.dtype) -> float:
     """GB that guided D_p's pass keeps where it is captured as a CUDA graph: the most that is alive in it."""
-    name: Any = "refiner" if kind == "refiner" else "sd21-base"
-    numbers = NUMBERS[name, "full"]
+    numbers, rows = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"], 2 * FRAMES[kind]
     alive = Alive()
     with torch.device("meta"), alive, torch.no_grad():
-        network = Network(unet(name, numbers).to(dtype), "epsilon", dtype)
-        weights = alive.now
-        sized = (torch.empty(2, numbers.projection), torch.empty(2, 5)) if kind == "refiner" else ()
-        text = Text(torch.empty(2, 77, numbers.text_width), *sized)
-        network.predict(torch.empty(2, 4, numbers.latent_size, numbers.latent_size), LEVEL, text)
+        network = network_of(kind, dtype)
+        weights = alive.peak = alive.now
+        sized = (torch.empty(rows, numbers.projection), torch.empty(rows, 5)) if kind == "refiner" else ()
+        text = Text(torch.empty(rows, 77, numbers.text_width), *sized)
+        text = text.seen_from(torch.empty(rows, 16) if network.told else None)
+        side = SIDES[kind][0] // 8
+        network.predict(torch.empty(rows, 4, side, side), LEVEL, text)
     return (alive.peak - weights) / 1e9
 
 

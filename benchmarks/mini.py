@@ -20,17 +20,19 @@ import torch
 from platformdirs import user_cache_path
 from torch import Generator, Tensor
 
-from backend.config import DRAFT
+from backend.config import Preset
 from backend.device import prepare_device
 from backend.diffusion.prior import Prior
 from backend.diffusion.view_words import VIEWS
 from backend.jobs.priors import open_prior
+from backend.jobs.record import resolve_job
 from backend.objects.kinds import COLOURS
 from backend.objects.shapes import Description
 from backend.training.dataset import LEARNED, Album, Picture, draw, held_out, open_album
 from backend.training.judge import Truth, judge, sample, true_pictures
 from backend.training.samples import blurred, plain_picture, save_sheet, sdedit
 from benchmarks import mini_pipeline
+from dreamflow_blender.contract.protocol import Job
 
 PAIRS, HELD_OUT = 50, 10  # of kind and colour, each in the four views
 KIND, COLOUR, VIEW, HELD_OUT_LOSS = 0.90, 0.97, 0.90, 0.10
@@ -74,13 +76,13 @@ def pairs(count: int, held: bool, generator: Generator) -> list[tuple[str, str]]
 
 def sample_all(prior: Prior, asked: list[tuple[str, str]], generator: Generator) -> Tensor:
     """[4 N,64,64,3]: every pair in all views."""
-    scale = guidance(prior, DRAFT.nerf.guidance_scale)
+    scale = settings_of(prior).nerf.guidance_scale
     return torch.cat([sample(prior, f"a {c} {k}", list(VIEWS), scale, generator, 64) for k, c in asked])
 
 
-def guidance(prior: Prior, otherwise: float) -> float:
-    """The scale that the prior states, or a preset's."""
-    return otherwise if prior.guidance is None else prior.guidance
+def settings_of(prior: Prior) -> Preset:
+    """Those that a run with it has, preset draft."""
+    return resolve_job(Job("mini", "generate", "a ball", "unused"), prior, None).preset
 
 
 def telling_kinds(albums: list[Album], truths: list[Truth]) -> set[str]:
@@ -155,7 +157,7 @@ def test_refiner(prior: Prior, cache: Path, count: int, grid: Path | None) -> li
     gains: list[float] = []
     kept: list[float] = []
     rows: list[Tensor] = []
-    scale = guidance(prior, DRAFT.refine.guidance_scale)
+    scale = settings_of(prior).refine.guidance_scale
     while len(gains) < count:
         clean, description = plain_picture(albums, generator)
         worse = blurred(clean)

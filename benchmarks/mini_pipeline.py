@@ -23,7 +23,7 @@ from torch import Tensor
 from backend.objects.exact_prior import held_out_cameras, truth
 from backend.objects.grammar import describe
 from backend.objects.shapes import Description
-from backend.results.look import around, look_at_texture
+from backend.results.look import render_textured, turntable_cameras
 from backend.scene.camera import Camera
 from backend.scene.mesh import Mesh
 from backend.training.dataset import LEARNED, held_out
@@ -111,7 +111,7 @@ def delivered(folder: Path, camera: Camera) -> tuple[Tensor, Tensor]:
     )
     with Image.open(folder / "albedo.png") as picture:
         albedo = torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32) / 255)
-    image, opacity = look_at_texture(mesh, albedo, camera, torch.full((3,), GREY))
+    image, opacity = render_textured(mesh, albedo, camera, torch.full((3,), GREY))
     return image, opacity[..., 0]
 
 
@@ -131,7 +131,7 @@ def compare(run: Run, seconds: float, gigabytes: float) -> Result:
     iou = ((mask & true_mask).sum((1, 2)) / (mask | true_mask).sum((1, 2))).mean()
     inside = (opacity > 0.999) & (true_alpha > 0.999)
     errors = {k: float((image - true_views(k, colour, camera)[0]).square().mean()) for k in LEARNED}
-    ends = around(2, SIZE, "cpu")  # front and back
+    ends = turntable_cameras(2, SIZE, "cpu")  # front and back
     own, true = delivered(run.folder, ends)[0], true_views(kind, colour, ends)[0]
     face = None
     if float((true[0] - true[1]).square().mean()) >= FACES_APART:

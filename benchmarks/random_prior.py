@@ -12,11 +12,11 @@ from torch import Tensor
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.graphs import Graphs
 from backend.diffusion.lora import LoRAPhi
-from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.diffusion.prior import PriorSpec
 from backend.diffusion.savings import Thrift, save_network, save_vae
 from backend.diffusion.schedule import NoiseLevel
+from backend.models.latent_prior import to_latent
 from backend.models.load import network_dtype
-from backend.models.stable_diffusion import to_latent
 from backend.scene.camera import Camera
 from tests.tools.tiny_models import NUMBERS, unet, vae
 
@@ -35,11 +35,7 @@ def made_in(dtype: torch.dtype) -> Iterator[None]:
 class RandomPrior:
     """Stable Diffusion 2.1-base with 2.1 for D_phi, or the SDXL refiner; `size` is "full" or "tiny"."""
 
-    factor, channels, guidance = 8, 4, None
-    poses, backgrounds = PoseRange(), Backgrounds()
-    normal_background = (0.5, 0.5, 1.0)
-    settings: dict[str, Any] = {}  # noqa: RUF012
-    target, lora = "latent", True
+    factor, channels, spec = 8, 4, PriorSpec()
 
     def __init__(self, refiner: bool, size: Any, device: torch.device, thrift: Thrift) -> None:
         name: Any = "refiner" if refiner else "sd21-base"
@@ -75,9 +71,9 @@ class RandomPrior:
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, scale: float
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
     ) -> Tensor:
-        return denoise_guided(self.network, z, level, self.text, self.text, scale)
+        return denoise_guided(self.network, z, level, self.text, self.text, guidance_scale)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> LoRAPhi:
         phi = LoRAPhi(self.own, self.text, rank, learning_rate, warmup, seed)

@@ -24,20 +24,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backend.config import Preset, resolve
 from backend.device import prepare_device
+from backend.jobs.record import resolve_job
 from backend.jobs.telemetry import Curves
 from backend.kernels import select
 from backend.kernels.silhouette import edge_table
 from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
 from backend.results.deliver import finish
-from backend.results.look import look_at_texture
+from backend.results.look import render_textured
 from backend.scene import mesh as meshes
 from backend.scene.camera import Camera
 from backend.scene.render_mesh import render_colour
 from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
 from backend.stages.chain import run_stages
+from backend.stages.happenings import StageBegan, StageEnded, Stepped
+from backend.stages.setup import set_up
 from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (
@@ -85,39 +87,40 @@ def see(scene: Scene, camera: Camera, as_field: bool) -> tuple[Tensor, Tensor]:
     return torch.cat([v.image for v in views]), torch.cat([v.opacity for v in views])
 
 
-def recover(
-    prompt: str, seed: int, preset: Preset, folder: Path
-) -> tuple[dict[str, Figures], float, list[str]]:
+def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str, Figures], float, list[str]]:
     """Figures by stage, seconds of the run without the measuring, and what is wrong with the mesh."""
     folder.mkdir(parents=True, exist_ok=True)
     began, measured = time.monotonic(), 0.0
     device = torch.device("cpu")
     prior = ExactPrior()
-    job = Job("recovery", "generate", prompt, str(folder), seed=seed)
+    job = Job("recovery", "generate", prompt, str(folder), seed=seed, preset=preset)
+    settings = resolve_job(job, prior, None).preset  # as a user's run has them
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
     true = truth(prompt, camera)
     figures: dict[str, Figures] = {}
     curves: dict[str, Curves] = {}
     scene: Scene | None = None
-    for moment in run_stages(job, preset, prior, None, device):
+    for happening in run_stages(set_up(job, settings, prior, None, device)):
         pause = time.monotonic()
         if scene is not None and scene.mesh is not None and "mesh" not in figures:
             figures["mesh"] = compare(*see(scene, camera, False), true.colour, true.alpha)
-        scene = moment.scene
-        curves.setdefault(moment.stage, Curves())
-        if moment.step is not None:
-            curves[moment.stage].add(moment.step)
-        elif moment.what == "ended":
-            seen = see(scene, camera, moment.stage == "nerf")
-            figures[moment.stage] = compare(*seen, true.colour, true.alpha)
+        match happening:
+            case StageBegan(at):
+                scene = at.scene
+                curves[at.stage.name] = Curves()
+            case Stepped(at, step):
+                curves[at.stage.name].add(step)
+            case StageEnded(at):
+                seen = see(at.scene, camera, at.stage.name == "nerf")
+                figures[at.stage.name] = compare(*seen, true.colour, true.alpha)
         measured += time.monotonic() - pause
     assert scene is not None
     arrays = {name: c.arrays() for name, c in curves.items()}
-    done = finish(scene, preset.delivery, folder, job, arrays, {})
+    done = finish(scene, settings.delivery, folder, job, arrays, {})
     mesh, albedo = done.mesh, done.albedo
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
-    figures["result"] = compare(*look_at_texture(mesh, albedo, camera, grey), true.colour, true.alpha)
+    figures["result"] = compare(*render_textured(mesh, albedo, camera, grey), true.colour, true.alpha)
     return figures, seconds, faults(mesh, prompt)
 
 
@@ -161,11 +164,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=None, help="keep the job folders here")
     args = parser.parse_args()
     prompts = [p for p in PROMPTS if not args.only or any(k in p for k in args.only.split(","))]
-    preset = resolve(args.preset)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     print(f"preset {args.preset}, {threads} threads, kernels {select('cpu').names}", flush=True)
     out = args.out or Path(tempfile.mkdtemp(prefix="recovery-"))
-    tasks = [(p, s, preset, out / f"{p.replace(' ', '-')}-{s}") for p in prompts for s in SEEDS[: args.seeds]]
+    tasks = [
+        (p, s, args.preset, out / f"{p.replace(' ', '-')}-{s}") for p in prompts for s in SEEDS[: args.seeds]
+    ]
     results: list[Figures] = []
     met = 0
     workers = ProcessPoolExecutor(

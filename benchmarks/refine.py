@@ -28,7 +28,7 @@ from backend.objects.exact_prior import held_out_cameras
 from backend.objects.grammar import parse_object
 from backend.objects.shapes import Shape, build, true_mesh
 from backend.objects.sphere_trace import _normals, sky_shade
-from backend.results.look import look_at_texture
+from backend.results.look import render_textured
 from backend.scene.mesh import Mesh
 from backend.texture.bake import bake
 from backend.texture.unwrap import unwrap
@@ -71,8 +71,8 @@ def psnr(mesh: Mesh, texture: Tensor, true: Tensor) -> float:
     """Mean over the views of the PSNR inside the silhouette, dB."""
     cameras = held_out_cameras(VIEWS, 0, PIXELS, PIXELS)
     grey = torch.full((3,), 0.5)
-    image, opacity = look_at_texture(mesh, texture, cameras, grey)
-    wanted, _ = look_at_texture(mesh, true, cameras, grey)
+    image, opacity = render_textured(mesh, texture, cameras, grey)
+    wanted, _ = render_textured(mesh, true, cameras, grey)
     inside = opacity[..., 0] > 0.999
     return float(
         np.mean(

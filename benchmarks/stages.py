@@ -30,8 +30,9 @@ from backend.diffusion.savings import THRIFTS
 from backend.jobs.priors import open_prior
 from backend.kernels import select
 from backend.models.load import network_dtype
-from backend.scene.scene import Scene, hand_over, new_scene
+from backend.scene.scene import Scene, field_to_surface, new_scene
 from backend.stages import stages
+from backend.stages.setup import kind_of
 from benchmarks.probes import Lists, Probe, ProbedPhi, Waits
 from dreamflow_blender.contract.protocol import DEVICES
 from tests.tools.tiny_models import build
@@ -50,7 +51,7 @@ class Bench:
     def __init__(self, size: str, device: str, models: Path, rung: int = 0) -> None:
         self.device = pick_device(device)
         prepare_device(self.device, 0)
-        self.preset: Preset = resolve("paper", TINY if size == "tiny" else {})
+        self.preset: Preset = resolve("paper", {"job": TINY if size == "tiny" else {}}).preset
         for name in ("sd21-base", "sd21", "refiner"):
             if not (models / name / "model_index.json").is_file():
                 build(models / name, name, size, dtype=torch.float16 if size == "full" else torch.float32)  # type: ignore[arg-type]
@@ -61,8 +62,8 @@ class Bench:
     def scene(self, name: str) -> Scene:
         scene = new_scene(self.preset.nerf, self.device, 0)
         if name != "nerf":
-            cameras = self.prior.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
-            hand_over(scene, cameras, self.preset.geometry.cells)
+            cameras = self.prior.spec.poses.sample(torch.Generator(self.device).manual_seed(0), 8, 64, 64)
+            field_to_surface(scene, cameras, self.preset.geometry.cells)
         return scene
 
     def stage(self, name: str, probe: Probe | None = None) -> tuple[stages.Stage, Any]:
@@ -80,7 +81,8 @@ class Bench:
         prior, walk = self.prior, getattr(self.preset, name)
         for part in ("encode", "denoise", "phi"):
             prior.__dict__.pop(part, None)
-        g = stages.guide(prior, "a red mug", "", walk, "normal" if name == "geometry" else "colour")
+        conditioning = prior.prepare("a red mug", "", kind_of(name), walk.size)
+        g = stages.Guide(prior, conditioning, walk.guidance_scale)
         prior.load()  # after the sentences: a text encoder is let go of before there are other networks
         scene = self.scene(name)
         if probe is not None:

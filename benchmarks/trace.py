@@ -27,8 +27,9 @@ from diffusers.utils import logging
 from torch import nn
 
 from backend.config import STAGES, Preset, resolve
-from backend.scene.scene import hand_over, new_scene
+from backend.scene.scene import field_to_surface, new_scene
 from backend.stages import stages
+from backend.stages.setup import kind_of
 from benchmarks.recorder import Event, Trace, Waits, size_of
 from benchmarks.traced_prior import TracedPrior, attention
 from tests.card.pretended import MACHINERY, PretendedCard
@@ -55,7 +56,9 @@ CARDS = (Card("RTX 4070 (12 GB)", 504e9, 58e12, 29e12), Card("RTX 4090 (24 GB)",
 
 def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
     """One iteration of a stage, its second: (what it did, waits by line)."""
-    preset: Preset = resolve("paper") if size == "paper" else resolve("paper", tiny_overrides())
+    preset: Preset = (
+        resolve("paper").preset if size == "paper" else resolve("paper", {"job": tiny_overrides()}).preset
+    )
     with PretendedCard(memory=80e9) as card:
         trace = Trace(card)
         card.waits = Waits(trace)
@@ -68,10 +71,10 @@ def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
                 prior: Any = TracedPrior(trace, name == "refine", "full" if size == "paper" else "tiny")
                 scene = new_scene(preset.nerf, CARD, 0)
                 if name != "nerf":
-                    views = prior.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
-                    hand_over(scene, views, preset.geometry.cells)
+                    views = prior.spec.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
+                    field_to_surface(scene, views, preset.geometry.cells)
                 walk = getattr(preset, name)
-                g = stages.guide(prior, "", "", walk, "normal" if name == "geometry" else "colour")
+                g = stages.Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
                 generator = torch.Generator(CARD).manual_seed(1)
                 if name == "nerf":
                     stage = stages.nerf_stage(scene, g, walk, generator, 0)

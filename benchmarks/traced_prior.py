@@ -10,9 +10,9 @@ from torch import Generator, Tensor, nn
 
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.lora import LoRAPhi
-from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.diffusion.prior import PriorSpec
 from backend.diffusion.schedule import NoiseLevel
-from backend.models.stable_diffusion import to_latent
+from backend.models.latent_prior import to_latent
 from backend.scene.camera import Camera
 from benchmarks.memory import FusedAttention
 from benchmarks.recorder import TENSORS_A_KERNEL, Event, Trace, size_of
@@ -44,11 +44,7 @@ class TracedEncode(torch.autograd.Function):
 class TracedPrior:
     """A Prior whose networks are of the real size and on the meta device."""
 
-    factor, channels, guidance = 8, 4, None
-    poses, backgrounds = PoseRange(), Backgrounds()
-    normal_background = (0.5, 0.5, 1.0)
-    settings: dict[str, Any] = {}  # noqa: RUF012
-    target, lora = "latent", True
+    factor, channels, spec = 8, 4, PriorSpec()
 
     def __init__(self, trace: Trace, refiner: bool, size: str) -> None:
         self.trace, self.name = trace, "refiner" if refiner else "sd"
@@ -77,10 +73,10 @@ class TracedPrior:
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, scale: float
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
     ) -> Tensor:
         with self.trace.during("D_p"):
-            found = denoise_guided(self.network, to_meta(z), level, self.text, self.text, scale)
+            found = denoise_guided(self.network, to_meta(z), level, self.text, self.text, guidance_scale)
         return self.like(found, z)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> TracedPhi:

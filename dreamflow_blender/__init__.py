@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "0.1.0"
-
 
 def register() -> None:
     """Called by Blender when the extension is enabled."""

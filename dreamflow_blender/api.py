@@ -9,6 +9,7 @@ from typing import Any
 import bpy
 
 from .backlog import work
+from .contract.jobfolder import JobFolder
 from .contract.protocol import Event
 from .scene import assets, objects
 from .session import service
@@ -31,15 +32,17 @@ def generate(
     out       the job's folder (default: one of its own among the add-on's jobs)
     height    metres; 0 leaves it as it was made
     location  of its base's centre, metres
-    heard     is told every event: dreamflow_blender.contract.protocol
+    heard     is called with every event: dreamflow_blender.contract.protocol
     fields    of protocol.Job: negative, seed, preset, prior, refiner, stages, device, threads, overrides
 
-    Where `out` already holds this very job it is not run again, and goes on if it was interrupted. Raises
+    Where `out` already holds this very job it is not run again, and is resumed if it was interrupted. Raises
     ValueError on a bad field, work.JobFailed, objects.CannotImport, and RuntimeError before Set up.
     """
     interpreter = service.python()
     if interpreter is None:
         raise RuntimeError("DreamFlow is not set up: press Set up in its preferences first.")
+    if bpy.context.scene.library is not None:
+        raise objects.CannotImport("This scene is linked from another file: switch to a scene of this file.")
     folder = (
         Path(out).resolve() if out else work.new_folder(addon.jobs_folder(), prompt, fields.get("seed", 42))
     )
@@ -51,7 +54,7 @@ def generate(
         finally:
             client.close()
     result = objects.read_result(Path(job.folder))
-    made = objects.add_result(result, prompt, height, location, collection, bpy.context.scene)
+    obj = objects.add_result(result, prompt, height, location, collection, bpy.context.scene)
     if mark_asset:
-        assets.mark(made, prompt, Path(job.folder) / "preview.png")
-    return made
+        assets.mark(obj, prompt, JobFolder(job.folder).preview)
+    return obj

@@ -3,7 +3,7 @@
     blender -b -P dreamflow_blender/batch.py -- --prompts prompts.txt --out DIR [--blend] [--preset draft]
     blender -c dreamflow generate --prompt "a red mug" --out DIR
 
-Blocking, and the same code as the button. As a bare script it finds its package beside itself: from a clone
+Blocking, and the same code as the button. As a bare script it finds its package next to it: from a clone
 and from the installed folder, whether the extension is enabled, disabled or absent.
 """
 
@@ -21,23 +21,57 @@ if not __package__:  # `blender -P`: this file alone, with nothing on the path
     sys.exit(_batch.main(sys.argv[_after:]))
 
 import argparse
-import json
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import bpy
 
 from .backlog import work
-from .backlog.prompts import BadPrompts, Line, read_prompts
+from .backlog.prompts import OPTIONS, BadPrompts, Line, read_prompts
 from .client.client import Client
 from .contract import words
-from .contract.protocol import DEVICES, PRESETS, STAGES, Event, Job, Progress, Started, Warning
+from .contract.files import write_json
+from .contract.jobfolder import JobFolder, slug
+from .contract.options import add_options, typed
+from .contract.protocol import Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
-from .scene import assets, objects
+from .scene import assets, glb_height, objects
 from .session import service
 
-OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes
+OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes; 130 and 143 after SIGINT and SIGTERM, as a shell has them
+MAX_HEIGHT = 1000.0  # metres
+CLOSE_SECONDS = 2.5  # for the worker, when stopped by a signal
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM has come: `code` is the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"exit code {code}")
+        self.code = code
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """The first SIGINT or SIGTERM raises Interrupted, further ones do nothing. Blender's own handler exits with 2."""
+    heard: list[int] = []
+
+    def handler(number: int, frame: object) -> None:
+        if not heard:
+            heard.append(number)
+            raise Interrupted(128 + number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, old in zip(numbers, before, strict=True):
+            signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
 @dataclass
@@ -46,7 +80,7 @@ class Row:
 
     prompt: str
     seed: int
-    state: str  # "done", "skipped", "failed"
+    state: str  # "done", "skipped", "failed", "stopped"
     folder: str
     seconds: float = 0.0
     files: dict[str, str] = field(default_factory=dict)
@@ -72,28 +106,16 @@ def _parser(program: str) -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="DIR", help="a folder for each prompt goes here"
     )
     p.add_argument("--blend", action="store_true", help="save each object as object.blend, too")
-    p.add_argument("--height", type=float, default=1.0, metavar="M", help="metres (default: 1; 0: as made)")
-    p.add_argument("--preset", choices=PRESETS, default="draft")
-    p.add_argument("--seed", type=int, default=42)
-    p.add_argument("--negative", default="", metavar="TEXT")
-    p.add_argument("--prior", default=work.BUILT_IN, metavar="NAME_OR_FOLDER")
-    p.add_argument("--refiner", default="", metavar="NAME_OR_FOLDER")
-    p.add_argument("--stages", default=",".join(STAGES), metavar="LIST")
+    p.add_argument("--height", type=float, default=1.0, metavar="M", help="metres (default: 1)")
+    add_options(p, OPTIONS)
     p.add_argument("--faces", type=int, default=0, metavar="N", help="at most (default: the preset's)")
     p.add_argument("--texture", type=int, default=0, metavar="PX", help="a side (default: the preset's)")
-    p.add_argument("--device", choices=DEVICES, default="auto")
-    p.add_argument("--threads", type=int, default=0)
-    p.add_argument("--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=_setting)
+    p.add_argument(
+        "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=typed(read_setting)
+    )
     p.add_argument("--python", type=Path, metavar="FILE", help="the backend's Python (default: as set up)")
     p.add_argument("--report", type=Path, metavar="FILE", help="default: DIR/report.json")
     return p
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    try:
-        return read_setting(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def command(arguments: list[str]) -> int:
@@ -105,7 +127,7 @@ def command(arguments: list[str]) -> int:
 
 
 def main(arguments: list[str], program: str = "blender -b -P batch.py --") -> int:
-    """The exit code: 0 all done, 1 some failed, 2 the request cannot be carried out as written."""
+    """The exit code: 0 all done, 1 some failed, 2 the request cannot be carried out as written, 130 or 143 stopped."""
     try:
         args = _parser(program).parse_args(arguments)
         jobs = _jobs(args)
@@ -122,12 +144,19 @@ def main(arguments: list[str], program: str = "blender -b -P batch.py --") -> in
         return SOME_FAILED
     client = service.make_client(interpreter, args.out.resolve())
     rows: list[Row] = []
-    try:
-        for number, (job, height) in enumerate(jobs, 1):
-            rows.append(_one(client, job, height, args, f"[{number}/{len(jobs)}]"))
+    with interruptible():
+        try:
+            for number, (job, height) in enumerate(jobs, 1):
+                rows.append(Row(job.prompt, job.seed, "stopped", ""))
+                _one(client, job, height, args, f"[{number}/{len(jobs)}]", rows[-1])
+                _write(report, rows)
+        except Interrupted as stop:
+            client.close(CLOSE_SECONDS)  # the job keeps its newest checkpoint
             _write(report, rows)
-    finally:
-        client.close()
+            print("dreamflow: stopped; the same command resumes.", file=sys.stderr, flush=True)
+            return stop.code
+        finally:
+            client.close()
     failed = sum(row.state == "failed" for row in rows)
     print(f"dreamflow: {len(rows) - failed} of {len(rows)} done, report in {report}", flush=True)
     return SOME_FAILED if failed else OK
@@ -139,7 +168,7 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Job, float]]:
     if args.prompts:
         lines += read_prompts(args.prompts)
     if not lines:
-        raise BadPrompts("Say what to make, with --prompt or --prompts.")
+        raise BadPrompts("Give a prompt with --prompt or --prompts.")
     return [_job(line, args) for line in lines]
 
 
@@ -150,67 +179,67 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
         overrides["delivery.max_faces"] = said["faces"]
     if said["texture"]:
         overrides["delivery.texture_size"] = said["texture"]
-    names = ("negative", "seed", "preset", "prior", "refiner", "device", "threads")
-    fields = {name: said[name] for name in names}
-    stages = tuple(name.strip() for name in said["stages"].split(","))
+    fields = {name: said[name] for name in OPTIONS}
     try:
-        job = work.new_job(
-            args.out, line.prompt, stages=stages, overrides=overrides, snapshot_faces=0, **fields
-        )
+        job = work.new_job(args.out, line.prompt, overrides=overrides, snapshot_faces=0, **fields)
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
-    return job, float(said["height"])
+    height = float(said["height"])
+    if not 0 < height <= MAX_HEIGHT:  # nan is neither
+        where = f"Line {line.number}: " if line.number else ""
+        raise BadPrompts(
+            f"{where}The height must be more than 0 and at most {MAX_HEIGHT:g} metres, not {height:g}."
+        )
+    return job, height
 
 
-def _one(client: Client, job: Job, height: float, args: argparse.Namespace, label: str) -> Row:
-    """Whatever goes wrong with one prompt is told in its row, and the next has its turn."""
+def _one(client: Client, job: Job, height: float, args: argparse.Namespace, label: str, row: Row) -> None:
+    """An error with one prompt is reported in its row, and the next prompt is run."""
     began = time.monotonic()
-    row = Row(job.prompt, job.seed, "failed", "")
-    told = Told(f"{label} {job.prompt}", row)
+    log = BatchLog(f"{label} {job.prompt}", row)
     try:
-        folder = args.out.resolve() / f"{work.slug(job.prompt)}-{job.seed}"
+        folder = args.out.resolve() / f"{slug(job.prompt)}-{job.seed}"
         job, how = work.in_folder(job, folder)
         row.folder = job.folder
         blend = Path(job.folder) / "object.blend"
         if how == "done":
-            row.files = _files(Path(job.folder))
+            row.files = JobFolder(job.folder).result_files()
         else:
-            told.line("goes on" if how == "resume" else "begins")
-            finished = work.run_job(client, job, how, told.hear)
+            log.line("resumes" if how == "resume" else "begins")
+            finished = work.run_job(client, job, how, log.hear)
             row.files, row.figures = finished.paths, finished.figures
-        if args.blend and not blend.is_file():
+        mesh = JobFolder(job.folder).mesh_glb
+        resized = glb_height.stand(mesh, height) if mesh.name in row.files else False
+        if args.blend and (resized or not blend.is_file()):
             _save_blend(job, height, blend)
         if args.blend:
             row.files["object.blend"] = str(blend)
         row.state = "skipped" if how == "done" else "done"
     except work.JobFailed as error:
+        row.state = "failed"
         row.error = {k: v for k, v in vars(error.failed).items() if v}
     except work.JobCancelled:
-        row.error = {"kind": "cancelled", "message": "It was stopped."}
+        row.state = "failed"
+        row.error = {"kind": "cancelled", "message": "The job was stopped."}
     except (objects.CannotImport, OSError, RuntimeError) as error:
+        row.state = "failed"
         row.error = {"kind": "file", "message": str(error)}
     row.seconds = round(time.monotonic() - began, 1)
-    told.line(row.error.get("message", "") or f"{row.state}, {words.duration(row.seconds)}: {row.folder}")
-    return row
-
-
-def _files(folder: Path) -> dict[str, str]:
-    names = ("mesh.glb", "mesh.npz", "albedo.png", "preview.png", "views.png")
-    return {name: str(folder / name) for name in names if (folder / name).is_file()}
+    log.line(row.error.get("message", "") or f"{row.state}, {words.duration(row.seconds)}: {row.folder}")
 
 
 def _save_blend(job: Job, height: float, path: Path) -> None:
     """The object alone in a file of its own; the file that Blender was started with is not touched on disk."""
     bpy.ops.wm.read_homefile(use_empty=True)
     result = objects.read_result(Path(job.folder))
-    made = objects.add_result(result, job.prompt, height, (0, 0, 0), "DreamFlow", bpy.context.scene)
-    assets.mark(made, job.prompt, Path(job.folder) / "preview.png")
+    obj = objects.add_result(result, job.prompt, height, (0, 0, 0), "DreamFlow", bpy.context.scene)
+    assets.mark(obj, job.prompt, JobFolder(job.folder).preview)
     temporary = path.with_name("object.part.blend")
     bpy.ops.wm.save_as_mainfile(filepath=str(temporary), copy=True, check_existing=False)
     temporary.replace(path)
 
 
-class Told:
+class BatchLog:
     """A line for each stage and every tenth of it."""
 
     def __init__(self, label: str, row: Row) -> None:
@@ -235,8 +264,7 @@ class Told:
 
 
 def _write(path: Path, rows: list[Row]) -> None:
-    counts = {state: sum(row.state == state for row in rows) for state in ("done", "skipped", "failed")}
-    text = json.dumps({**counts, "prompts": [vars(row) for row in rows]}, indent=2) + "\n"
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    counts = {
+        state: sum(row.state == state for row in rows) for state in ("done", "skipped", "failed", "stopped")
+    }
+    write_json(path, {**counts, "prompts": [vars(row) for row in rows]})

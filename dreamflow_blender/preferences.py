@@ -1,8 +1,12 @@
-"""What belongs to this machine: folders, device, limits; and the buttons that set DreamFlow up."""
+"""The settings of this machine: folders, device, limits."""
 
 # ruff: noqa: N801  Blender's own naming
 
 # No postponed annotations here: Blender reads the properties from them.
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
@@ -10,11 +14,33 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, St
 from .settings import addon
 
 DEVICE_ITEMS = [
-    ("auto", "Automatic", "The fastest that works"),
-    ("cuda", "NVIDIA card", "CUDA"),
-    ("mps", "Apple GPU", "Metal"),
-    ("cpu", "Processor", "Slow but always there"),
+    ("auto", "Automatic", "The fastest device that works"),
+    ("cuda", "NVIDIA graphics card", "Compute with CUDA"),
+    ("mps", "Apple GPU", "Compute with Metal"),
+    ("cpu", "CPU", "Slow, but always available"),
 ]
+
+
+def tell(context: bpy.types.Context, text: str) -> None:
+    """In a popup, where there is a window; a property's update has no other way."""
+    if not bpy.app.background:
+        context.window_manager.popup_menu(lambda menu, _: menu.layout.label(text=text), icon="ERROR")
+
+
+def keep_absolute(name: str) -> Callable[[Any, bpy.types.Context], None]:
+    """Preferences outlive the file: a path that is relative to it is made absolute when it is set."""
+
+    def update(preferences: Any, context: bpy.types.Context) -> None:
+        path = getattr(preferences, name)
+        if not path.startswith("//"):
+            return
+        if bpy.data.filepath:
+            setattr(preferences, name, str(Path(bpy.path.abspath(path)).resolve()))
+        else:
+            setattr(preferences, name, "")
+            tell(context, f"“{path}” is relative to this file, which is not saved: choose a full path.")
+
+    return update
 
 
 class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
@@ -22,59 +48,65 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
 
     environment_folder: StringProperty(  # type: ignore[valid-type]
         name="Backend",
-        description="Where DreamFlow's own Python lives, some gigabytes; empty: in Blender's user folder",
+        description="Folder for DreamFlow's own Python, several gigabytes; empty = in Blender's user folder",
         subtype="DIR_PATH",
+        update=keep_absolute("environment_folder"),
     )
     models_folder: StringProperty(  # type: ignore[valid-type]
         name="Models",
-        description="Where fetched models are kept; empty: in Blender's user folder",
+        description="Folder for downloaded models; empty = in Blender's user folder",
         subtype="DIR_PATH",
+        update=keep_absolute("models_folder"),
     )
     jobs_folder: StringProperty(  # type: ignore[valid-type]
         name="Jobs",
-        description="Where every job keeps its files; empty: in Blender's user folder",
+        description="Folder for the files of every job; empty = in Blender's user folder",
         subtype="DIR_PATH",
+        update=keep_absolute("jobs_folder"),
     )
     python: StringProperty(  # type: ignore[valid-type]
         name="Python",
-        description="A Python 3.11 to 3.13 to build on; empty: found on this machine, or fetched",
+        description="Python 3.11 to 3.13 to set up with; empty = found on this machine, or downloaded",
         subtype="FILE_PATH",
+        update=keep_absolute("python"),
     )
     torch_index: StringProperty(  # type: ignore[valid-type]
         name="Torch from",
-        description="A package index, or cpu, cu126, cu130; empty: torch in the build that fits the card",
+        description="Package index, or cpu, cu126, cu130; empty = the build of torch for this graphics card",
     )
     proxy: StringProperty(  # type: ignore[valid-type]
         name="Proxy",
-        description="As in http://user:word@host:port; empty: as the system has it",
+        description="Such as http://user:password@host:port; empty = the system's proxy",
         subtype="PASSWORD",
     )
     prior_folder: StringProperty(  # type: ignore[valid-type]
         name="Own model",
-        description="A Stable Diffusion 2.1 folder in diffusers' layout, for the model Own folder",
+        description="Folder of a Stable Diffusion 2.1 model in diffusers' layout, for the model Own folder",
         subtype="DIR_PATH",
+        update=keep_absolute("prior_folder"),
     )
     refiner_folder: StringProperty(  # type: ignore[valid-type]
         name="Own refiner",
-        description="An SDXL refiner's folder in diffusers' layout; empty: the model refines itself",
+        description="Folder of an SDXL refiner in diffusers' layout; empty = the model itself refines",
         subtype="DIR_PATH",
+        update=keep_absolute("refiner_folder"),
     )
     device: EnumProperty(  # type: ignore[valid-type]
-        name="Device", description="What does the work", items=DEVICE_ITEMS, default="auto"
+        name="Device", description="Compute device", items=DEVICE_ITEMS, default="auto"
     )
     threads: IntProperty(  # type: ignore[valid-type]
-        name="Threads", description="Of the processor; 0: automatic", min=0, max=1024
+        name="Threads", description="CPU threads; 0 = automatic", min=0, max=1024
     )
     memory_gb: FloatProperty(  # type: ignore[valid-type]
         name="Memory limit (GB)",
-        description="Of the card, for DreamFlow at most; 0: no limit",
+        description="Maximum graphics memory that DreamFlow uses; 0 = no limit",
         min=0.0,
         max=1024.0,
         precision=1,
     )
     idle_minutes: FloatProperty(  # type: ignore[valid-type]
-        name="Free the card after (min)",
-        description="The backend ends when it has had nothing to do for this long; 0: at once",
+        name="Free the graphics card after (min)",
+        description="End the backend when it has been idle for this long; 0 = at once",
         default=5.0,
         min=0.0,
         max=1440.0,
@@ -82,28 +114,30 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
     checkpoint_seconds: FloatProperty(  # type: ignore[valid-type]
         name="Save progress every (s)",
-        description="How much work a crash can cost",
+        description="How often a running job is saved, so that it can be resumed after a crash",
         default=60.0,
         min=5.0,
         max=3600.0,
         precision=0,
     )
     live_mesh: BoolProperty(  # type: ignore[valid-type]
-        name="Show the mesh while it grows",
-        description="In the viewport, in the place of the result",
+        name="Show the growing mesh",
+        description="Show the mesh of the running job in the viewport, where the result will be",
         default=True,
     )
     auto_import: BoolProperty(  # type: ignore[valid-type]
         name="Import when finished",
-        description="Bring the object in by itself when its file is still open; else with the button in History",
+        description="Import the object when its job has finished; where its file is not open any more, use History",
         default=True,
     )
     mark_asset: BoolProperty(  # type: ignore[valid-type]
-        name="Mark as asset", description="With the prompt's words as tags, and a thumbnail", default=False
+        name="Mark as asset",
+        description="Mark results as assets, tagged with the words of their prompts",
+        default=False,
     )
     collection: StringProperty(  # type: ignore[valid-type]
         name="Collection",
-        description="Results go here; empty: the scene's own collection",
+        description="Collection for results; empty = the scene's own collection",
         default="DreamFlow",
     )
 

@@ -43,11 +43,11 @@ def register() -> None:
     _command = bpy.utils.register_cli_command("dreamflow", batch.command)
     preview.register()
     jobs.register()
-    atexit.register(jobs.unregister)  # a Blender that ends without a word to its add-ons
+    atexit.register(jobs.unregister)  # Blender may exit without unregistering its add-ons
 
 
 def unregister() -> None:
-    """The worker first: nothing of it may be at work when the extension's files go."""
+    """The worker ends first: it must not run when the extension's files are removed."""
     global _command
     atexit.unregister(jobs.unregister)
     jobs.unregister()

@@ -21,6 +21,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def short_turntables() -> Iterator[None]:
+    """Three pictures of a turn rather than 36, which take longer than the rest of a tiny job."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("backend.results.deliver", "backend.results.deliver_refined"):
+            if name in sys.modules:  # the tests that need it have imported it by now
+                patch.setattr(sys.modules[name], "TURNTABLE_VIEWS", 3)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def process_as_before() -> Iterator[None]:
     """Threads and deterministic algorithms, which a job sets, change the last bits of the tests after it."""

@@ -1,34 +1,31 @@
 """build.py with toy packages: it sets up, goes on after an interruption, mends what is broken, avoids CUDA."""
 
-import importlib.util
+import ast
 import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("build", ROOT / "build.py")
-build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(build)
+import build
 
+ROOT = Path(__file__).parents[1]
 
 TORCH = (
     "class version: cuda = {!r}\nclass cuda: is_available = staticmethod(lambda: False)\n"  # without a card
 )
 
 
-def wheel(index, name, version="1.0", needs=(), code=""):
+def wheel(index, name, version="1.0", needs=(), code="", module=""):
     """A package with next to nothing in it, in a folder that serves as a package index."""
     folder = index / name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
     info = f"{name.replace('-', '_')}-{version}.dist-info"
-    module = name.replace("-", "_") + ".py"
+    module = (module or name.replace("-", "_")) + ".py"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(module, f"__version__ = {version!r}\n{code}")
@@ -42,6 +39,9 @@ def wheel(index, name, version="1.0", needs=(), code=""):
     )
 
 
+UV = shutil.which("uv") or shutil.which("uv", path=ROOT / ".build" / "tools" / "uv" / "bin")
+
+
 @pytest.fixture
 def clone(tmp_path):
     """A repository with build.py, toy requirements and two package indexes, and the environment to run it in."""
@@ -53,21 +53,29 @@ def clone(tmp_path):
     wheel(plain, "nvidia-toy-cu13")
     wheel(plain, "toy")
     wheel(cpu, "torch", "2.0+cpu", code=TORCH.format(None))
-    (root / build.TORCH_RULE.relative_to(ROOT)).parent.mkdir(parents=True)
+    for name in ("__init__.py", "client", "contract", "setup"):
+        source, target = ROOT / "dreamflow_blender" / name, root / "dreamflow_blender" / name
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     shutil.copy(ROOT / "build.py", root)
-    rule = build.TORCH_RULE.read_text(encoding="utf-8")
-    rule = rule.replace(build.torch_build.TORCH_INDEX, tmp_path.as_uri())
-    (root / build.TORCH_RULE.relative_to(ROOT)).write_text(rule, encoding="utf-8")
+    rule = root / "dreamflow_blender" / "setup" / "torch_build.py"
+    text = rule.read_text(encoding="utf-8").replace(build.torch_build.TORCH_INDEX, tmp_path.as_uri())
+    rule.write_text(text, encoding="utf-8")
     (root / "requirements.txt").write_text("# toys\ntorch==2.0\ntoy==1.0\n")
     (root / "requirements-dev.txt").write_text("-r requirements.txt\n")
+    tools = root / ".build" / "tools" / "uv" / "bin"
+    tools.mkdir(parents=True)
+    if UV:
+        (tools / ("uv.exe" if os.name == "nt" else "uv")).symlink_to(UV)
     nothing = tmp_path / "bin"
     nothing.mkdir()
+    if os.name != "nt":
+        (nothing / "python3").symlink_to(sys._base_executable)  # or uv would fetch one
     variables = {
         "PATH": str(nothing),  # no nvidia-smi
         "HOME": str(tmp_path),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_INDEX_URL": plain.as_uri(),
-        "PIP_CACHE_DIR": str(tmp_path / "cache"),
     }
     if os.name == "nt":
         variables["SYSTEMROOT"] = os.environ["SYSTEMROOT"]
@@ -76,12 +84,10 @@ def clone(tmp_path):
 
 def run(clone, *arguments, **more):
     root, variables = clone
-    began = time.monotonic()
-    ran = subprocess.run(
+    return subprocess.run(
         [sys.executable, str(root / "build.py"), *arguments],
         env=variables | more, cwd=root.parent, capture_output=True, text=True, encoding="utf-8", timeout=300,
     )  # fmt: skip
-    return ran, time.monotonic() - began
 
 
 def packages(root):
@@ -93,99 +99,52 @@ def packages(root):
 
 
 @pytest.mark.slow  # it makes two environments; .ci/run asks for it
+@pytest.mark.skipif(UV is None, reason="no uv here")
 @pytest.mark.skipif(sys.platform != "linux", reason="the toy index stands for Linux's")
 def test_set_up_once_mended_when_broken(clone):
     root, _ = clone
-    ran, _ = run(clone, "setup")
+    ran = run(clone, "setup")
     assert ran.returncode == 0, ran.stderr + ran.stdout
-    assert "torch 2.0  " in ran.stdout and "Ready in" in ran.stdout
+    assert "Setting up" in ran.stdout and "Ready in" in ran.stdout
     assert "torch2.0+cpu" in packages(root) and "toy1.0" in packages(root) and "nvidia" not in packages(root)
     assert "torch: the build for the processor: no NVIDIA card was found" in ran.stdout
     assert "torch 2.0+cpu starts" in ran.stdout and "NOTE" not in ran.stdout
 
-    ran, seconds = run(clone, "setup")
-    assert ran.returncode == 0 and "Setting up" not in ran.stdout and seconds < 5
+    ran = run(clone, "setup")
+    assert ran.returncode == 0 and "Setting up" not in ran.stdout
 
-    (root / ".venv" / "installed-requirements").unlink()  # as after an interruption
+    (root / ".venv" / "dreamflow.json").write_text('{"build": "cpu"}')  # as after an interruption
     shutil.rmtree(next((root / ".venv").glob("lib/*/site-packages/toy-1.0.dist-info")))
-    ran, _ = run(clone, "setup")
-    assert ran.returncode == 0 and "torch 2.0  " not in ran.stdout and "toy1.0" in packages(root)
+    ran = run(clone, "setup")
+    assert ran.returncode == 0 and "making the environment" not in ran.stdout and "toy1.0" in packages(root)
 
     (root / "requirements.txt").write_text("torch==2.0\ntoy==3.0\n")  # a package that there is not
-    ran, _ = run(clone, "setup")
-    assert ran.returncode == 1 and "packages failed" in ran.stderr and "toy==3.0" in ran.stderr
-    assert "Traceback" not in ran.stderr and (root / ".build" / "setup.log").stat().st_size
+    ran = run(clone, "setup")
+    assert ran.returncode == 1 and "could not be fetched" in ran.stderr and "(PIP_INDEX_URL)" in ran.stderr
+    assert "Traceback" not in ran.stderr and "toy==3.0" in (root / ".build" / "setup.log").read_text()
 
     (root / "requirements.txt").write_text("torch==2.0\n")
     (root / ".venv" / "bin" / "python").unlink()  # as after its Python was removed
-    ran, _ = run(clone, "setup")
-    assert ran.returncode == 0 and "Python from" in ran.stdout and "torch2.0" in packages(root)
+    ran = run(clone, "setup")
+    assert ran.returncode == 0 and "making the environment" in ran.stdout and "torch2.0" in packages(root)
 
-    ran, _ = run(
-        clone, "setup", DREAMFLOW_TORCH_INDEX="cu130"
-    )  # another build: begun again, with its libraries
+    # another build: begun again, with its libraries
+    ran = run(clone, "setup", DREAMFLOW_TORCH_INDEX="cu130")
     assert ran.returncode == 0 and "the build for CUDA 13.0" in ran.stdout and "asked for" in ran.stdout
     assert {"torch2.0", "nvidia-toy-cu131.0"} <= set(packages(root).split())
     assert "NOTE: torch 2.0 is built for CUDA 13.0 and finds no NVIDIA card" in ran.stdout
 
 
-def environment_for(clone, monkeypatch):
-    for name, value in clone[1].items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(build.TORCH_INDEX_VARIABLE, raising=False)
-    return [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the toy index stands for Linux's")
-def test_which_torch(clone, monkeypatch, tmp_path, capsys):
-    pip = environment_for(clone, monkeypatch)
-    cpu = (tmp_path / "cpu").as_uri()
-    rule, pin = build.torch_build, "torch==2.0"
-    monkeypatch.setattr(rule, "TORCH_INDEX", tmp_path.as_uri())
-    for_cpu, for_card = rule.Choice("cpu", ""), rule.Choice("cu130", "", card=True)
-    assert build.would_bring(pip, [pin]) == "cuda 13" and build.would_bring(pip, ["torch==9"]) is None
-    assert build.torch_source(pip, pin, for_cpu) == ["--no-deps", "--index-url", cpu, "torch==2.0+cpu"]
-    assert build.torch_source(pip, pin, for_card) == ["--no-deps", pin]
-
-    monkeypatch.setattr(rule, "TORCH_INDEX", (tmp_path / "nowhere").as_uri())
-    with pytest.raises(SystemExit):  # never the large build unasked
-        build.torch_source(pip, pin, for_cpu)
-    said = capsys.readouterr().err
-    assert (
-        "nowhere/cpu does not answer" in said
-        and "DREAMFLOW_TORCH_INDEX=cu130 takes the build for CUDA" in said
-    )
-
-    monkeypatch.setenv(
-        "PIP_INDEX_URL", cpu
-    )  # a source that has a build without CUDA: no need to ask elsewhere
-    assert build.torch_source(pip, pin, for_cpu) == ["--no-deps", pin]
-    with pytest.raises(SystemExit):  # nor the processor's in place of the card's
-        build.torch_source(pip, pin, for_card)
-    assert "DREAMFLOW_TORCH_INDEX=cpu takes the build for the processor" in capsys.readouterr().err
-
-    asked = rule.decide(cpu, rule.Seen())
-    assert build.torch_source(pip, pin, asked) == ["--no-deps", "--index-url", cpu, pin]
-
-
-def test_windows_with_a_card_does_not_take_the_registry_s_torch(monkeypatch):
-    """It is the processor's there; PyTorch's index has the card's."""
-    rule = build.torch_build
-    seen = rule.Seen((rule.Card("NVIDIA GeForce RTX 4070", (8, 9)),), "610.47", (13, 3))
-    choice = rule.decide("", seen, windows=True)
-    ways = rule.ways(choice, "win32")
-    monkeypatch.setattr(rule, "ways", lambda _: ways)
-    monkeypatch.setattr(build, "would_bring", lambda *_: "cpu")  # a wheel of Windows names no CUDA libraries
-    source = build.torch_source(["pip"], "torch==2.13.0", choice)
-    assert source == ["--no-deps", "--index-url", f"{rule.TORCH_INDEX}/cu130", "torch==2.13.0+cu130"]
-
-
-def test_a_torch_that_does_not_start_is_told(monkeypatch, capsys):
-    monkeypatch.setattr(build, "venv_python", lambda: Path(sys.executable))
-    monkeypatch.setattr(build.torch_build, "PROBE", "raise OSError('[WinError 126] c10.dll')")
-    with pytest.raises(SystemExit):
-        build.check_torch(build.torch_build.Choice("cpu", ""))
-    assert "cannot be used (OSError: [WinError 126] c10.dll)" in capsys.readouterr().err
+@pytest.mark.skipif(UV is None, reason="no uv here")
+@pytest.mark.parametrize("setting", ["target = {here}/elsewhere", "user = true", "require-hashes = true"])
+def test_pip_conf_of_the_user_s_is_not_in_the_way(clone, tmp_path, setting):
+    """ "DreamFlow is set up" was said with the packages elsewhere, for ever."""
+    root, variables = clone
+    (tmp_path / "pip.conf").write_text(f"[install]\n{setting.format(here=tmp_path)}\n")
+    variables["PIP_CONFIG_FILE"] = str(tmp_path / "pip.conf")
+    ran = run(clone, "setup")
+    assert ran.returncode == 0, ran.stderr + ran.stdout
+    assert "toy1.0" in packages(root) and not (tmp_path / "elsewhere").exists()
 
 
 def test_a_build_that_there_is_not():
@@ -201,46 +160,28 @@ def test_a_build_that_there_is_not():
 
 def test_blender_is_not_a_must(monkeypatch):
     """Where it cannot be had, a sentence says why, and the tests run without it."""
-    monkeypatch.setattr(build, "venv_python", lambda: Path(sys._base_executable))  # without bpy
-    monkeypatch.setattr(build, "try_step", lambda *_: ["ERROR: No matching distribution found for bpy"])
-    monkeypatch.setattr(build, "BLENDERS_PYTHON", sys.version_info[:2])
-    assert "could not be installed (ERROR: No matching" in build.bring_blender()
-    monkeypatch.setattr(build, "try_step", lambda *_: None)
+    monkeypatch.setattr(build, "python_in", lambda _: Path(sys._base_executable))  # without bpy
+    monkeypatch.setattr(build, "install", lambda *_: "bpy could not be installed (code 1: no solution)")
+    monkeypatch.setattr(build, "BLENDERS_PYTHON", f"3.{sys.version_info[1]}")
+    assert "could not be installed (code 1" in build.bring_blender()
+    monkeypatch.setattr(build, "install", lambda *_: "")
     assert build.bring_blender() == ""
-    monkeypatch.setattr(build, "BLENDERS_PYTHON", (3, 1))
+    monkeypatch.setattr(build, "BLENDERS_PYTHON", "3.1")
     assert "needs Python 3.1, this is 3." in build.bring_blender()
 
 
-def test_a_python_has_to_run_to_count(tmp_path):
-    assert build.works([sys.executable], sys.version_info[:2]) and not build.works([sys.executable], (3, 99))
-    assert not build.works([str(tmp_path / "none")])
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\nexit 1\n")
-    broken.chmod(0o755)
-    assert not build.works([str(broken)])
-
-
-def test_no_python_is_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(build, "works", lambda *_: False)
-    with pytest.raises(SystemExit) as end:
-        build.find_python()
-    said = capsys.readouterr().err
-    assert end.value.code == 1 and "needs Python 3.11, 3.12 or 3.13" in said and said.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("Collecting scipy==1.17.1 (from -r requirements.txt (line 12))", "scipy"),
-        ("  Downloading torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl (590.0 MB)", "torch (590.0 MB)"),
-        ("Processing /wheels/torch-2.13.0+cpu-cp311.whl", "torch"),
-        ("Installing collected packages: xatlas, scipy", "writing files"),
-        ("Requirement already satisfied: numpy", ""),
-        ("", ""),
-    ],
-)
-def test_progress_names_the_package(line, words):
-    assert build.package_of(line) == words
+def test_an_old_python_says_which_one_is_needed(tmp_path):
+    """Old Pythons can read the file; then they say what to do, in one sentence."""
+    ast.parse((ROOT / "build.py").read_text(encoding="utf-8"), feature_version=(3, 8))
+    code = (
+        "import sys; sys.version_info = (3, 9, 1); sys.version = '3.9.1 (old)'; sys.argv = ['build.py', 'setup']; "
+        f"exec(compile(open({str(ROOT / 'build.py')!r}, encoding='utf-8').read(), 'build.py', 'exec'))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": str(tmp_path)}
+    )
+    assert ran.returncode == 1 and ran.stdout == "" and ran.stderr.count("\n") == 1
+    assert "needs Python 3.11, 3.12 or 3.13 to set itself up, and this is 3.9.1" in ran.stderr
 
 
 def test_usage():

@@ -97,9 +97,13 @@ def build(place, tmp_path):
             )
         tools.mkdir(exist_ok=True)
         environment = {
-            "PATH": str(tools), "CUDA_HOME": str(cuda), "PIP_NO_INDEX": "1", "HOME": str(tmp_path),
-            "TOY_SAID": str(tmp_path / "said.json"), **variables,
-        }  # fmt: skip
+            "PATH": str(tools),
+            "CUDA_HOME": str(cuda),
+            "PIP_NO_INDEX": "1",
+            "HOME": str(tmp_path),
+            "TOY_SAID": str(tmp_path / "said.json"),
+            **variables,
+        }
         command = [place / "env/bin/python", ROOT / ".ci" / "accelerators.py", "--from", place / sources]
         ran = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert "Traceback" not in ran.stderr

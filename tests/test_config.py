@@ -1,8 +1,9 @@
 import dataclasses
+import json
 
 import pytest
 
-from backend.config import GRID_FEATURES, PAPER, PRESETS, STAGES, resolve
+from backend.config import GRID_FEATURES, LAYERS, PAPER, PRESETS, STAGES, preset_of, resolve
 from backend.errors import InputError
 from backend.kernels.hashgrid import WIDTHS
 from backend.stages.stages import levels_of
@@ -27,7 +28,8 @@ def test_the_paper_preset_is_the_papers_schedule() -> None:
 
 
 def test_overrides_replace_single_settings() -> None:
-    preset = resolve("draft", {"nerf.levels": 3, "refine.guidance_scale": 2, "delivery.max_faces": 100})
+    job = {"nerf.levels": 3, "refine.guidance_scale": 2, "delivery.max_faces": 100}
+    preset = resolve("draft", {"job": job}).preset
     assert preset.nerf.levels == 3 and preset.refine.guidance_scale == 2.0
     assert preset.delivery.max_faces == 100
     assert preset.texture == PRESETS["draft"].texture
@@ -66,12 +68,50 @@ def test_overrides_replace_single_settings() -> None:
 )
 def test_bad_settings_are_met_with_a_clear_word(preset: str, overrides: dict, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
-        resolve(preset, overrides)
+        resolve(preset, {"job": overrides})
     assert caught.value.todo
 
 
+def test_a_later_layer_wins_whatever_the_order_in_which_they_are_given() -> None:
+    layers = {name: {"refine.levels": n + 1, "nerf.levels": n + 1} for n, name in enumerate(LAYERS)}
+    layers["job"] = {"nerf.levels": 9}
+    for given in (layers, dict(reversed(layers.items()))):
+        resolved = resolve("draft", given)
+        assert (resolved.preset.refine.levels, resolved.preset.nerf.levels) == (3, 9)
+        assert resolved.set_by == {"refine.levels": "strength", "nerf.levels": "job"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_come_back_from_json_as_they_were(name: str) -> None:
+    job = {"delivery.max_faces": None, "nerf.grid_rate": 0.1}
+    preset = resolve(name, {"job": job}).preset
+    assert preset_of(json.loads(json.dumps(dataclasses.asdict(preset)))) == preset
+
+
+@pytest.mark.parametrize(
+    "change", ["one less", "one more", "of the LoRA", "another type", "no stage", "a stage more"]
+)
+def test_settings_of_another_version_are_refused(change: str) -> None:
+    stored = dataclasses.asdict(PAPER)
+    match change:
+        case "one less":
+            del stored["nerf"]["samples"]
+        case "one more":
+            stored["texture"]["colours"] = 3
+        case "of the LoRA":
+            del stored["nerf"]["lora"]["rank"]
+        case "another type":
+            stored["geometry"]["levels"] = "many"
+        case "no stage":
+            del stored["refine"]
+        case "a stage more":
+            stored["polish"] = {}
+    with pytest.raises(InputError):
+        preset_of(stored)
+
+
 def test_full_detail_may_be_asked_for() -> None:
-    assert resolve("draft", {"delivery.max_faces": None}).delivery.max_faces is None
+    assert resolve("draft", {"job": {"delivery.max_faces": None}}).preset.delivery.max_faces is None
 
 
 def test_presets_are_frozen() -> None:

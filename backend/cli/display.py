@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Cancelled,
     Event,
@@ -23,6 +24,7 @@ from dreamflow_blender.contract.protocol import (
     Warning,
     encode,
 )
+from dreamflow_blender.contract.words import clock
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,15 +40,6 @@ class Display(Protocol):
     def show(self, event: Event) -> None: ...
     def note(self, text: str) -> None:
         """A sentence that is no event."""
-
-
-def clock(seconds: float | None) -> str:
-    """As on a clock: 0:31, 12:05, 1:02:03."""
-    if seconds is None:
-        return "-:--"
-    minutes, s = divmod(max(0, round(seconds)), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02}:{s:02}" if hours else f"{m}:{s:02}"
 
 
 def duration(seconds: float) -> str:
@@ -82,10 +75,11 @@ def ending(event: Finished | Cancelled | Failed, folder: str) -> list[str]:
         if not event.paths:
             return [f"Stopped before there was a result to keep. What was recorded is in {folder}"]
         return [f"Stopped. What there is was kept in {folder}", "  " + "   ".join(event.paths)]
-    figures, others = event.figures, [name for name in event.paths if name != "mesh.glb"]
+    figures, mesh = event.figures, JobFolder(folder).mesh_glb.name
+    others = [name for name in event.paths if name != mesh]
     about = [f"{round(figures['faces']):,} faces"] if "faces" in figures else []
     about += [f"{round(figures['texture_px']):,} px albedo"] if "texture_px" in figures else []
-    what = event.paths.get("mesh.glb", folder) + (f"   ({', '.join(about)})" if about else "")
+    what = event.paths.get(mesh, folder) + (f"   ({', '.join(about)})" if about else "")
     prefix = "seconds_"
     took = [f"{k.removeprefix(prefix)} {duration(v)}" for k, v in figures.items() if k.startswith(prefix)]
     lines = [f"Done in {duration(figures['seconds'])}: {what}" if "seconds" in figures else f"Done: {what}"]
@@ -239,4 +233,6 @@ def _percent(event: Progress) -> str:
 
 
 def _left(event: Progress) -> str:
-    return "done" if event.iteration == event.total else f"{clock(event.seconds_left)} left"
+    if event.iteration == event.total:
+        return "done"
+    return "-:-- left" if event.seconds_left is None else f"{clock(event.seconds_left)} left"

@@ -4,7 +4,8 @@ Whatever can break when it is touched (importing torch, asking a driver, loading
 of its own with a time limit: a broken driver may end a process, or never answer. With --json, one object a line:
 
     {"event": "check", "name": "torch", "state": "good" | "note" | "problem", "message": one sentence,
-     "todo": the command that mends it, "fix": what a button could do: one of FIXES, or ""}
+     "todo": the command that mends it, "fix": what a button could do: setup, repair, space,
+     folder, driver, models or ""}
 
 and at the end {"event": "report", ...} with everything in figures and words for programs.
 """
@@ -25,7 +26,6 @@ from typing import Any, TextIO
 from backend import __version__
 from backend.cli.probes import CODE, installed, look, required, write_a_byte
 
-FIXES = ("setup", "repair", "space", "folder", "driver", "models")
 LITTLE_GB = 5.0  # free disk; Stable Diffusion's weights are 2.6 GB, a job up to 0.2
 
 
@@ -135,8 +135,12 @@ def _packages(_found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]
 def _driver(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
     driver = report["driver"] = found["driver"]
     if "error" in driver:
-        message = f"NVIDIA's driver does not answer: {driver['error']}"
-        yield Check("driver", "problem", message, _driver_todo(), "driver")
+        yield Check(
+            "driver", "problem", f"{driver['error']}.", driver.get("todo") or _driver_todo(), "driver"
+        )
+    elif "todo" in driver:
+        message = f"No build of torch uses the card: {driver['why']}."
+        yield Check("driver", "problem", message, driver["todo"], "driver")
     elif driver:
         cards = ", ".join(driver["cards"])
         yield Check("driver", "good", f"NVIDIA {driver['version']}: {cards}")
@@ -158,6 +162,8 @@ def _torch(found: dict[str, Any], report: dict[str, Any]) -> Iterator[Check]:
     if torch.get("unusable"):
         yield Check("GPU", "problem", torch["unusable"], _driver_todo(), "driver")
     card = (found["driver"].get("cards") or [""])[0]
+    if "todo" in found["driver"]:  # said there
+        return
     if card and not torch["cuda"]:
         what = f"torch is built for the processor alone, and does not use the {card}."
         yield Check("GPU", "problem", what, *_set_up("repair"))

@@ -34,7 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
 
 
-def carry_out(args: argparse.Namespace, out: TextIO) -> int:
+def run(args: argparse.Namespace, out: TextIO) -> int:
     """`jobs`; the exit code. Raises DreamFlowError."""
     from backend.jobs.listing import clean_jobs, list_jobs
 

@@ -22,12 +22,12 @@ Prediction = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True)
 class Text:
-    """What a network is told beside the image, one row a view.
+    """What a network is given besides the image, one row a view.
 
     hidden    [B,L,E] hidden states of a text encoder
     pooled    [B,P] projected sentence embedding, for SDXL alone
     time_ids  [B,5] SDXL's sizes and aesthetic score
-    label     [B,16] where the camera stands (camera_label.py), for networks that are told so
+    label     [B,16] where the camera stands (camera_label.py), for networks that take it
     """
 
     hidden: Tensor
@@ -56,7 +56,7 @@ class Text:
         )
 
     def seen_from(self, label: Tensor | None) -> Text:
-        """The same B rows, each told where its camera stands: label [B,16], None for a network that is told nothing."""
+        """The same B rows, each with its camera's label [B,16]; None for a network that takes none."""
         return self if label is None else replace(self, label=label)
 
 
@@ -82,7 +82,7 @@ class Network:
     prediction: Prediction
     dtype: torch.dtype = torch.float32  # of the weights; inputs are cast to it, outputs to float32
     graphs: Graphs | None = None  # passes without a gradient go through them
-    told: bool = False  # whether it is told the camera by a label, or by words alone
+    told: bool = False  # whether it takes the camera as a label, or in words alone
     frames: int = 1  # views of a ring, neighbours in a batch, that its self-attention joins
 
     def predict(
@@ -190,6 +190,8 @@ def denoise_guided(
         return denoise(network, z, level, text)
     if len(negative.hidden) == 1:
         negative = negative.repeated(len(z)).seen_from(text.label)
-    both = denoise(network, torch.cat((z, z)), level, join(text, negative))
+    twice = torch.cat((z, z))
+    output = network.predict(twice, level, join(text, negative))
+    both = from_prediction(output, twice, level, network.prediction)
     with_text, without = both.chunk(2)
     return without + guidance_scale * (with_text - without)

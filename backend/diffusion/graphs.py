@@ -1,7 +1,7 @@
 """A UNet's forward passes as CUDA graphs: some thousand small kernels are launched as one.
 
 At the sizes of stages 1 and 2 a fast card waits for Python, not for its arithmetic. A pass without a gradient is
-captured once for every set of shapes and replayed from then on, from inputs that always lie at the same place.
+captured once for every set of shapes and replayed from then on, from inputs that are always at the same place.
 Before a replay is used, it has to give what the network itself gives; where it does not, or where a capture fails,
 the network is called as it is from then on, and a note says so. DREAMFLOW_CUDA_GRAPHS=0 turns all of it off.
 """

@@ -19,7 +19,7 @@ from backend.errors import InputError
 class JointAttention:
     """Joins `frames` neighbours of the batch [B,N,C] into one sequence of frames * N tokens.
 
-    inner   the processor that computes the attention itself; whatever it is (whole, sliced, a kernel of its own)
+    inner   the processor that computes the attention itself; of any kind (whole, sliced, a kernel of its own)
             sees a batch of B / frames longer sequences
     frames  pictures a ring, neighbours in the batch; 1 is ordinary self-attention
     """

@@ -39,15 +39,9 @@ class LoRAPhi:
     def __init__(
         self, network: Network, text: Text, rank: int, learning_rate: float, warmup: int, seed: int
     ) -> None:
-        self.rank, self.learning_rate, self.warmup, self.seed = rank, learning_rate, warmup, seed
-        self.move(network, text)
-
-    def move(self, network: Network, text: Text) -> None:
-        """Begin anew, as if it had been made on this network."""
+        self.learning_rate, self.warmup = learning_rate, warmup
         assert isinstance(network.unet, UNet2DConditionModel)
         self.network, self.text, self.steps = network, text, 0
-        self._after: tuple[Tensor, Tensor] | None = None  # the generator and the loss after the newest fit
-        self._repeats = False
         if network.graphs is not None:
             network.graphs.clear()
         self._unet = unet = network.unet
@@ -55,11 +49,9 @@ class LoRAPhi:
         if ADAPTER in getattr(unet, "peft_config", {}):
             unet.delete_adapters(ADAPTER)
         with torch.random.fork_rng(devices=[]):  # peft and nn draw from the CPU's global generator
-            torch.default_generator.manual_seed(self.seed)
+            torch.default_generator.manual_seed(seed)
             # scale 1 and a Gaussian A: the LoRA of the paper's baselines
-            config = LoraConfig(
-                r=self.rank, lora_alpha=self.rank, init_lora_weights="gaussian", target_modules=TARGETS
-            )
+            config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS)
             unet.add_adapter(config, ADAPTER)
             self.camera_embedding = CameraEmbedding(unet.time_embedding.linear_2.out_features)
         self.camera_embedding.to(unet.device)
@@ -71,7 +63,7 @@ class LoRAPhi:
         self.parameters: dict[str, nn.Parameter] = lora | camera
         self._optimizer = torch.optim.AdamW(
             list(self.parameters.values()),
-            lr=self.learning_rate,
+            lr=learning_rate,
             betas=(0.9, 0.99),
             eps=1e-15,
             fused=True,
@@ -84,10 +76,6 @@ class LoRAPhi:
         x [B,C,h,w]; n is drawn from `generator`, a draw of its own. No guidance. Returns the loss, a scalar
         without graph.
         """
-        if self._repeats and self._after is not None:
-            self._repeats = False
-            generator.set_state(self._after[0])
-            return self._after[1]
         x = x.detach()
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
         target = to_prediction(x, noise, level, self.network.prediction)
@@ -99,12 +87,7 @@ class LoRAPhi:
             loss.backward()  # here, so that recomputed activations see the adapters as well
         self._optimizer.step()
         self.steps += 1
-        self._after = generator.get_state(), loss.detach()
         return loss.detach()
-
-    def repeat(self, steps: int) -> None:
-        """The iteration that began after `steps` fits is done again; its fit is not, if it was done by then."""
-        self._repeats = self.steps > steps
 
     @torch.no_grad()
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
@@ -120,10 +103,17 @@ class LoRAPhi:
             for moment, value in self._optimizer.state[parameter].items():
                 state[f"adamw.{moment}.{name}"] = value.clone()
         state["steps"] = torch.tensor(self.steps)
+        state["network"] = self._fingerprint()
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue where `state_dict` was taken. ModelError where the tensors are not this phi's."""
+        """Continue where `state_dict` was taken; on another network, which a run that saves memory may have moved
+        to, begin again. ModelError where the tensors do not fit.
+        """
+        if "network" in state and not torch.equal(
+            state["network"].to(self._fingerprint()), self._fingerprint()
+        ):
+            return
         for name, parameter in self.parameters.items():
             if name not in state or state[name].shape != parameter.shape:
                 got = tuple(state[name].shape) if name in state else "nothing"
@@ -139,6 +129,11 @@ class LoRAPhi:
             for moment in moments:
                 saved = state[f"adamw.{moment}.{name}"].to(parameter.device, copy=True)
                 self._optimizer.state[parameter][moment] = saved
+
+    def _fingerprint(self) -> Tensor:
+        """[E]: weights by which the network below is recognised."""
+        found: Tensor = self._unet.conv_in.bias.detach().float().clone()
+        return found
 
     def _predict(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
         text = self.text.repeated(len(z)).seen_from(camera_label(camera.c2w) if self.network.told else None)

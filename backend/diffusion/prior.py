@@ -1,4 +1,4 @@
-"""What every prior promises: D_p, its encoder, and what it wants to be shown.
+"""What every prior promises: D_p, its encoder, and (PriorSpec) what it wants to be shown.
 
 A prior states its own camera poses and background policy, because both belong to the images that it
 was trained on. `stages.py` is written against these protocols alone.
@@ -6,7 +6,7 @@ was trained on. `stages.py` is written against these protocols alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from backend.diffusion.savings import Thrift
 from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.view_words import VIEWS
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera, orbit
 
@@ -80,6 +81,42 @@ class PoseRange:
         )
 
 
+@dataclass(frozen=True)
+class PriorSpec:
+    """What a prior states of itself: how it was trained, so how it wants to be shown objects.
+
+    A model states it in an optional dreamflow.json beside model_index.json (models/prior_spec.py); the defaults are
+    Stable Diffusion's.
+    """
+
+    native_size: int = 0  # pixels a side that it was trained at; smaller renders are enlarged to it
+    poses: Poses = PoseRange()
+    backgrounds: Backgrounds = Backgrounds()
+    guidance: float | None = None  # the scale that suits it; None: the preset's
+    views: tuple[str, ...] = VIEWS  # the words for where a camera stands: VIEWS or COMPASS
+    view_prompt: str = "{prompt}, {view} view"
+    camera: str = "words"  # how it is given where the camera stands: by view_prompt, or by its matrix ("c2w")
+    frames: int = (
+        1  # views that it denoises jointly: a ring of equal steps round the object (rings_of). 1: any views
+    )
+    normal_prompt: str = "a normal map of {prompt}"
+    normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)  # RGB behind normal maps (stage 2a)
+    # of objects/grammar.py, all that it can draw; None: it reads any words
+    kinds: tuple[str, ...] | None = None
+    # where x_hat is unless a stage says otherwise: "latent" as in the paper, or "pixel" (stages/apfo.py)
+    target: str = "latent"
+    lora: bool = True  # whether D_phi is learned unless a stage says otherwise; False: D_phi(x) = x
+    # "stage.setting": value, over every preset's, such as {"nerf.size": 64}; a job's overrides win
+    settings: dict[str, Any] = field(default_factory=dict)
+    vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
+    vae_scale: float = 1.0  # of that VAE's latents, times its own scaling_factor
+
+    @property
+    def view_words(self) -> tuple[str, ...]:
+        """What view_prompt is filled with, one sentence each: one empty word where the matrix tells the camera."""
+        return ("",) if self.camera == "c2w" else self.views
+
+
 class Phi(Protocol):
     """D_phi: the denoiser of the renders themselves."""
 
@@ -99,10 +136,6 @@ class Phi(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
-    def repeat(self, steps: int) -> None:
-        """The iteration that began after `steps` fits is done again; its fit is not, if it was done by then."""
-        ...
-
 
 class Prior(Protocol):
     """D_p and the space it lives in."""
@@ -121,44 +154,11 @@ class Prior(Protocol):
         ...
 
     @property
-    def poses(self) -> Poses: ...
-
-    @property
-    def frames(self) -> int:
-        """Views that it denoises together: an update shows it whole rings (rings.py). 1: any views."""
-        ...
-
-    @property
-    def backgrounds(self) -> Backgrounds: ...
-
-    @property
-    def guidance(self) -> float | None:
-        """The guidance_scale that suits this prior; None: the preset's."""
-        ...
-
-    @property
-    def normal_background(self) -> tuple[float, float, float]:
-        """RGB behind normal maps (stage 2a)."""
-        ...
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What it wants otherwise than every preset has it, such as {"nerf.size": 64}; a job's overrides win."""
-        ...
-
-    @property
-    def target(self) -> str:
-        """Where x_hat lies unless a stage says otherwise: "latent" as in the paper, or "pixel" (stages/apfo.py)."""
-        ...
-
-    @property
-    def lora(self) -> bool:
-        """Whether D_phi is learnt unless a stage says otherwise."""
-        ...
+    def spec(self) -> PriorSpec: ...
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError where this cannot be prepared, or renders of this size not encoded; quick, so that it
-        is said before a run begins."""
+        comes before a run begins."""
         ...
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
@@ -176,7 +176,7 @@ class Prior(Protocol):
     def denoise(
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
     ) -> Tensor:
-        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; each view told its camera.
+        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; each view with its camera.
 
         B is a whole number of rings of `frames` views, one after another.
         """
@@ -191,21 +191,21 @@ class Prior(Protocol):
         ...
 
     def save_memory(self, thrift: Thrift) -> None:
-        """From now on, without an end."""
+        """Applies until the end of the run."""
         ...
 
     def load(self) -> None:
-        """What it would else load when it is first needed; ModelError where that fails."""
+        """Load what would otherwise be loaded when it is first needed; ModelError where that fails."""
         ...
 
     def release(self) -> None:
-        """Let go of what takes memory, until it is needed again."""
+        """Free what takes memory, until it is needed again."""
         ...
 
     def take_notes(self) -> list[str]:
-        """What the user should know since this was last asked, such as that CUDA graphs are not used."""
+        """What the user should know since the last call, such as that CUDA graphs are not used."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What job.json says of it: name, where it lies, the hashes of its weights."""
+        """What job.json says of it: name, folder, the hashes of its weights."""
         ...

@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """One step of the walk: from sigma to sigma_next, with the network told `timestep`."""
+    """One step of the walk: from sigma to sigma_next, with the network given `timestep`."""
 
     timestep: float
     sigma: float
@@ -53,7 +53,7 @@ def sigma_at(timestep: float) -> float:
     Raises ValueError outside the table.
     """
     if not 0 <= timestep <= 999:
-        raise ValueError(f"a timestep lies in [0, 999], got {timestep}")
+        raise ValueError(f"a timestep is in [0, 999], got {timestep}")
     low = min(int(timestep), 998)
     here, there = _sigmas()[low : low + 2]
     return here + (there - here) * (timestep - low)

@@ -15,12 +15,13 @@ from backend.errors import (
     is_out_of_memory,
 )
 from backend.files import disk_errors, is_full
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Failed
 
 NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it could write in none
 
 
-def explain(error: Exception, folder: Path) -> Failed:
+def failure_event(error: Exception, folder: Path) -> Failed:
     """What to tell the user; a bug of ours leaves its traceback in log.txt."""
     failed = (
         "" if isinstance(error, DeviceError) else card_error(error)
@@ -42,7 +43,7 @@ def explain(error: Exception, folder: Path) -> Failed:
         return Failed(
             "internal", f"The Python package {error.name} is missing.", "Run: python build.py setup"
         )
-    log = folder / "log.txt"
+    log = JobFolder(folder).log
     try:
         with disk_errors(log), log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(trace)  # after what libraries said

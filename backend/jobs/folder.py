@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors
-from dreamflow_blender.contract.jobfolder import RESERVED, RESULTS, slug
+from dreamflow_blender.contract.jobfolder import RESERVED, JobFolder, slug
+from dreamflow_blender.contract.locks import hold, remove
 from dreamflow_blender.contract.protocol import (
     MAX_PROMPT,
     BadMessage,
     Event,
     Job,
     clean_text,
-    decode,
-    decode_job,
     encode,
 )
 
@@ -107,9 +105,14 @@ def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
         raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
     there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
     there = [name for name in there if folder / name != Path(mesh)]
-    if not set(there) - {"lock", "log.txt", ".probe"}:  # of a job that was killed before it began
+    names = JobFolder(folder)
+    if not set(there) - {
+        names.lock.name,
+        names.log.name,
+        ".probe",
+    }:  # of a job that was killed before it began
         return
-    if there and not {"job.json", "events.jsonl"} & set(there):
+    if there and not {names.job.name, names.events.name} & set(there):
         raise InputError(
             f"{folder} is not empty and holds no job: {', '.join(there[:3])}.",
             "Choose a new or empty folder with --out.",
@@ -120,20 +123,45 @@ def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
         )
 
 
-def clear_folder(folder: Path) -> None:
-    """Removes what an older job wrote, but for job.json, which the new one has replaced; raises DiskError."""
+def clear_folder(folder: Path, mesh: str = "") -> None:
+    """Removes what an older job wrote, but for job.json, which the new one has replaced; raises DiskError.
+
+    mesh  the file that the new job begins with, which stays
+    """
+    files = JobFolder(folder)
     with disk_errors(folder):
-        for name in (*RESULTS, "events.jsonl", "snapshot.npz", "log.txt"):
-            (folder / name).unlink(missing_ok=True)
-        if (folder / "checkpoints").is_dir():
-            shutil.rmtree(folder / "checkpoints")
+        for path in files.old_files():
+            if path != Path(mesh):
+                path.unlink(missing_ok=True)
+        if files.checkpoints.is_dir():
+            shutil.rmtree(files.checkpoints)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the job's lock for a block. Raises DiskError, and InputError where another process runs this job."""
+    path = JobFolder(folder).lock
+    with disk_errors(path):
+        file = hold(path, seconds=0.5)  # a process that only looks whether it is held has it for a moment
+        if file is None:
+            holder = path.read_text(encoding="utf-8", errors="replace")[:20]
+            raise InputError(
+                f"Another process (number {holder}) is running the job in {folder}.",
+                "Wait for it, or stop it first.",
+            )
+    try:
+        with disk_errors(path):
+            path.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        remove(file)
 
 
 class EventLog:
     """events.jsonl of a folder, a line an event, on the disk at once and whole; raises DiskError."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "events.jsonl"
+        self._path = JobFolder(folder).events
         with disk_errors(self._path):
             self._file = self._path.open("ab", buffering=0)
             if self._path.is_file():
@@ -158,34 +186,11 @@ class EventLog:
 
 def read_job(folder: Path) -> Job:
     """The job of this folder, wherever the folder has been moved to. Raises InputError and DiskError."""
-    path = folder / "job.json"
+    path = JobFolder(folder).job
     if not path.is_file():
-        raise InputError(f"{folder} holds no job: there is no job.json in it.", "Give a job's folder.")
+        raise InputError(f"{folder} holds no job: there is no {path.name} in it.", "Give a job's folder.")
     with disk_errors(path):
-        text = path.read_bytes()
-    try:
-        job = decode_job(json.dumps(json.loads(text)["job"]))
-    except (BadMessage, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path} describes no job ({error}).", "Generate the object again.") from error
-    return replace(job, folder=str(folder))
-
-
-def read_events(folder: Path) -> list[Event]:
-    """What EventLog wrote. A torn last line, as a crash leaves it, is left out; raises DiskError."""
-    path = folder / "events.jsonl"
-    with disk_errors(path):
-        lines = path.read_bytes().split(b"\n")
-    whole = lines[:-1]  # the last piece is empty, or torn
-    try:
-        return [decode(line) for line in whole]
-    except BadMessage as error:
-        raise DiskError(f"{path} is damaged. {error}", "Start the job again.") from error
-
-
-def last_event(folder: Path) -> Event | None:
-    """None where nothing can be read."""
-    try:
-        events = read_events(folder)
-    except DiskError:
-        return None
-    return events[-1] if events else None
+        try:
+            return JobFolder(folder).read_job()
+        except BadMessage as error:
+            raise InputError(f"{path} describes no job ({error}).", "Generate the object again.") from error

@@ -6,67 +6,57 @@ from collections.abc import Generator as Events
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from backend.config import Preset
-from backend.diffusion.prior import Prior
-from backend.jobs.lock import locked
-from backend.jobs.run import Asked, Delivery, nobody, run
-from backend.jobs.telemetry import Told
+from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
+from backend.jobs.run import run
+from backend.jobs.telemetry import RunLog
 from backend.results.deliver import finishing
-from backend.results.snapshot import as_it_stands, write_snapshot
-from backend.scene.scene import settle_colours
-from backend.stages.chain import Moment, look_at_hand_over, run_stages
-from backend.stages.checkpoint import Saved
-from backend.stages.memory import Ladder
-from dreamflow_blender.contract.protocol import (
-    Event,
-    Job,
-)
+from backend.results.snapshot import with_current_surface, write_snapshot
+from backend.scene.scene import Scene, settle_colours
+from backend.stages.chain import extract_surface, run_stages
+from backend.stages.checkpoint import RunState
+from backend.stages.happenings import Happening
+from backend.stages.setup import Setup
+from dreamflow_blender.contract.jobfolder import JobFolder
+from dreamflow_blender.contract.protocol import Event, Job
 
 
-def generate(job: Job, asked: Asked = nobody) -> Events[Event, None, None]:
-    """Run a job in its existing folder, from its start. `asked` is looked at between iterations.
+def generate(job: Job, control: Control = no_control) -> Events[Event, None, None]:
+    """Run a job in its existing folder, from its start. `control` is looked at between iterations.
 
     Closing the generator, or a KeyboardInterrupt in it, keeps what there is: a mesh is delivered from the
     last finished iteration before the exception goes on.
     """
-    with locked(Path(job.folder)):
-        yield from run(job, Generating(job), asked)
+    return run(Path(job.folder), lambda: Start(Generating(job)), control)
 
 
 class Generating:
     """The work of `generate`."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self.job = job
 
-    def settle(self, preset: Preset) -> Preset:
-        return preset
+    def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
+        """See Work."""
+        return run_stages(setup, saved)
 
-    def moments(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, device: torch.device,
-        saved: Saved | None, ladder: Ladder,
-    ) -> Iterator[Moment]:  # fmt: skip
-        return run_stages(self._job, preset, prior, refiner, device, saved, ladder)
-
-    def snapshot(self, moment: Moment) -> Path:
-        path = Path(self._job.folder) / "snapshot.npz"
-        write_snapshot(path, as_it_stands(moment.scene, moment.stage), self._job.snapshot_faces)
+    def snapshot(self, scene: Scene, stage: str) -> Path:
+        """See Work."""
+        path = JobFolder(self.job.folder).snapshot
+        write_snapshot(path, with_current_surface(scene, stage), self.job.snapshot_faces)
         return path
 
-    def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
-        return _deliver(moment, prior, preset, self._job, told, asked)
-
-
-def _deliver(moment: Moment, prior: Prior, preset: Preset, job: Job, told: Told, asked: Asked) -> Delivery:
-    """Deliver what there is, wherever the run was stopped. Raises SceneError where that is nothing."""
-    scene = moment.scene if moment.what == "ended" else as_it_stands(moment.scene, moment.stage)
-    shaping = moment.stage == "nerf" or (moment.stage == "geometry" and moment.what != "ended")
-    if scene.mesh is None:
-        look_at_hand_over(scene, prior, preset, job.seed)
-    if shaping:
-        settle_colours(scene, preset.geometry.colour_grid_rate, preset.geometry.colour_head_rate)
-    curves = {name: each.arrays() for name, each in told.curves.items()}
-    folder, stop = Path(job.folder), lambda: asked() == "cancel"
-    return (yield from finishing(scene, preset.delivery, folder, job, curves, told.sheets, stop))
+    def deliver(self, setup: Setup, outcome: Outcome, log: RunLog, control: Control) -> Delivery:
+        """What there is, wherever the run was stopped."""
+        settings, stage, ended = setup.preset.geometry, outcome.stage, outcome.ended
+        scene = outcome.scene if ended else with_current_surface(outcome.scene, stage)
+        if scene.mesh is None:
+            extract_surface(scene, setup)
+        if stage == "nerf" or (stage == "geometry" and not ended):
+            settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
+        curves = {name: each.arrays() for name, each in log.curves.items()}
+        folder, delivery = Path(self.job.folder), setup.preset.delivery
+        return (
+            yield from finishing(
+                scene, delivery, folder, self.job, curves, log.sheets, lambda: control() == "cancel"
+            )
+        )

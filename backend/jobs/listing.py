@@ -8,8 +8,9 @@ from pathlib import Path
 
 from backend.errors import InputError
 from backend.files import disk_errors
-from backend.jobs.folder import last_event, read_events, read_job
-from backend.jobs.lock import holder
+from backend.jobs.folder import read_job
+from dreamflow_blender.contract.jobfolder import JobFolder
+from dreamflow_blender.contract.locks import is_held
 from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Progress
 
 DEPTH = 3  # folders below the root that are looked into
@@ -31,7 +32,7 @@ def list_jobs(root: Path) -> list[Listed]:
 
 def find_jobs(root: Path, depth: int = DEPTH) -> list[Path]:
     """Folders with a job.json, not looking into these."""
-    if (root / "job.json").is_file():
+    if JobFolder(root).job.is_file():
         return [root]
     try:
         below = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
@@ -44,8 +45,12 @@ def clean_jobs(root: Path) -> int:
     """Remove the checkpoints of finished jobs; the bytes that this freed. Raises DiskError."""
     freed = 0
     for folder in find_jobs(root):
-        checkpoints = folder / "checkpoints"
-        if checkpoints.is_dir() and isinstance(last_event(folder), Finished) and holder(folder) is None:
+        checkpoints = JobFolder(folder).checkpoints
+        if (
+            checkpoints.is_dir()
+            and isinstance(JobFolder(folder).last_event(), Finished)
+            and not is_held(JobFolder(folder).lock)
+        ):
             freed += size_of(checkpoints)
             with disk_errors(checkpoints):
                 shutil.rmtree(checkpoints)
@@ -58,7 +63,7 @@ def size_of(folder: Path) -> int:
     for path in folder.rglob("*"):
         try:
             total += path.lstat().st_size if not path.is_dir() else 0
-        except OSError:  # a job at work replaces its files
+        except OSError:  # a running job replaces its files
             continue
     return total
 
@@ -68,12 +73,12 @@ def _look(folder: Path) -> Listed | None:
         job = read_job(folder)
     except InputError:
         return None
-    last = last_event(folder)
-    if holder(folder) is not None:
+    events = JobFolder(folder).recent_events()
+    if is_held(JobFolder(folder).lock):
         state = "running"
     else:
         ends: dict[type[Event], str] = {Finished: "finished", Cancelled: "cancelled", Failed: "failed"}
-        state = ends.get(type(last), "interrupted") if last is not None else "interrupted"
-    steps = [e for e in read_events(folder) if isinstance(e, Progress)] if last is not None else []
+        state = ends.get(type(events[-1]), "interrupted") if events else "interrupted"
+    steps = [event for event in events if isinstance(event, Progress)]
     progress = f"{steps[-1].stage} {steps[-1].iteration}/{steps[-1].total}" if steps else ""
     return Listed(str(folder), state, job.prompt, progress, size_of(folder))

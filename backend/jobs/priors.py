@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -19,12 +20,20 @@ def built_in(name: str) -> Path:
     return Path(__file__).parents[1] / "mini" / BUILT_IN[name]
 
 
+@lru_cache(maxsize=8)
+def canonical_prompt(prompt: str, negative: str, kinds: tuple[str, ...]) -> str:
+    """As objects.grammar.canonical_prompt; a job asks for the same one for every stage. Raises InputError."""
+    from backend.objects import grammar
+
+    return grammar.canonical_prompt(prompt, negative, kinds)
+
+
 def default_refiner(prior: str) -> str:
-    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's is the SDXL refiner where
-    it has been fetched, all others refine themselves (""). ModelError where it was fetched but is not whole."""
+    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's and MVDream's is the SDXL
+    refiner where it has been fetched, all others refine themselves (""). ModelError where it is not whole."""
     if prior == "mini":
         return "mini-refiner" if built_in("mini-refiner").exists() else ""
-    if prior != "sd":
+    if prior not in ("sd", "mvdream"):
         return ""
     from backend.weights.sources import find_if_fetched
 
@@ -44,7 +53,7 @@ def open_prior(
         from backend.objects.exact_prior import ExactPrior
 
         return ExactPrior(torch.device(device))
-    from backend.models.model_folder import local_path, open_folder
+    from backend.models.model_folder import local_path
     from backend.weights.sources import NAMES, find_if_fetched, require
 
     if str(name_or_folder) == "sd" and phi_folder is None:
@@ -62,12 +71,8 @@ def open_prior(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
             f"Give 'mini', 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
             " or the path of a folder in diffusers' layout, the one that holds model_index.json"
-            " (Stable Diffusion 2.1, 2.1-base, or the SDXL refiner).",
+            " (Stable Diffusion 2.1, 2.1-base, MVDream, or the SDXL refiner).",
         )
-    from backend.models.sdxl_refiner import SDXLRefinerPrior
-    from backend.models.stable_diffusion import StableDiffusionPrior
-    from backend.objects.grammar import spell_out
+    from backend.models.latent_prior import LatentPrior
 
-    if open_folder(name_or_folder).pipeline == "StableDiffusionXLImg2ImgPipeline":
-        return SDXLRefinerPrior(name_or_folder, device, spell_out)
-    return StableDiffusionPrior(name_or_folder, device, phi_folder, spell_out)
+    return LatentPrior(name_or_folder, device, phi_folder, canonical_prompt)

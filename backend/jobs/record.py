@@ -1,4 +1,4 @@
-"""job.json: what was asked, and everything that it was resolved to."""
+"""job.json: a job as it was given, and everything that it was resolved to."""
 
 from __future__ import annotations
 
@@ -7,16 +7,61 @@ import platform
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import backend
-from backend.config import Preset
+from backend.config import PAPER, Layers, Preset, Resolved, preset_of, resolve
 from backend.diffusion.prior import Prior
+from backend.errors import InputError
 from backend.files import disk_errors, write_text
 from backend.kernels import select
 from backend.stages.memory import Plan
-from dreamflow_blender.contract.protocol import Job
+from dreamflow_blender.contract.jobfolder import JobFolder
+from dreamflow_blender.contract.protocol import STAGES, Job
+
+
+def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
+    """The job's settings: its preset, and over it config.LAYERS. The last stage is the refiner's where there is one.
+
+    Raises InputError.
+    """
+    stated = _stated_by(prior)
+    if refiner is None:
+        below: Layers = {"prior": stated}
+    else:
+        below = {
+            "prior": {key: value for key, value in stated.items() if not key.startswith("refine.")},
+            "refiner": {k: value for k, value in _stated_by(refiner).items() if k.startswith("refine.")},
+        }
+    return resolve(job.preset, {**below, **_own_layers(job, resolve(job.preset, below).preset)})
+
+
+def check_settings(job: Job) -> None:
+    """InputError for a mistake in the job's own settings, before anything is loaded."""
+    resolve(job.preset, _own_layers(job, resolve(job.preset).preset))
+
+
+def _stated_by(prior: Prior) -> dict[str, Any]:
+    """A prior's guidance in every stage, where it states one, then its settings."""
+    if prior.spec.guidance is None:
+        return prior.spec.settings
+    return {f"{stage}.guidance_scale": float(prior.spec.guidance) for stage in STAGES} | prior.spec.settings
+
+
+def _own_layers(job: Job, below: Preset) -> Layers:
+    """A refine job's strength is refine.start, with the levels of `below` as close; then the job's overrides."""
+    if job.kind != "refine" or job.strength is None:
+        return {"job": job.overrides}
+    if "refine.start" in job.overrides:
+        raise InputError(
+            f"The strength is {job.strength:g} and refine.start is {job.overrides['refine.start']}, but they are one"
+            " setting.",
+            "Give one of the two.",
+        )
+    levels = max(1, round(below.refine.levels * job.strength / PAPER.refine.start))
+    return {"strength": {"refine.start": job.strength, "refine.levels": levels}, "job": job.overrides}
 
 
 def versions() -> dict[str, str]:
@@ -32,7 +77,7 @@ def versions() -> dict[str, str]:
 
 def write_job(
     job: Job,
-    preset: Preset,
+    settings: Resolved,
     device: torch.device,
     threads: int,
     prior: Prior,
@@ -43,7 +88,8 @@ def write_job(
     kernels = select(device)
     record = {
         "job": asdict(job),
-        "settings": asdict(preset),
+        "settings": asdict(settings.preset),
+        "set_by": settings.set_by,
         "versions": versions(),
         "platform": platform.platform(),
         "device": str(device) if device.type != "cuda" else torch.cuda.get_device_name(device),
@@ -53,12 +99,20 @@ def write_job(
         "memory": plan.record(),
         "models": {"prior": prior.describe(), "refiner": (refiner or prior).describe()},
     }
-    write_text(Path(job.folder) / "job.json", json.dumps(record, indent=2) + "\n")
+    write_text(JobFolder(job.folder).job, json.dumps(record, indent=2) + "\n")
+
+
+def read_settings(folder: Path) -> Resolved:
+    """What write_job recorded, so that a resumed job keeps its settings. Raises InputError and DiskError."""
+    path = JobFolder(folder).job
+    with disk_errors(path):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    return Resolved(preset_of(record.get("settings", {})), record.get("set_by", {}))
 
 
 def add_note(folder: Path, note: str) -> None:
     """To job.json's "notes": how a run was carried out otherwise than planned. Raises DiskError."""
-    path = folder / "job.json"
+    path = JobFolder(folder).job
     with disk_errors(path):
         record = json.loads(path.read_text(encoding="utf-8"))
     record["notes"] = [*record.get("notes", []), note]

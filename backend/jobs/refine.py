@@ -5,54 +5,59 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator as Events
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from backend.config import Preset
-from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import write_bytes, write_text
-from backend.jobs.lock import locked
-from backend.jobs.run import Asked, Delivery, nobody, run
-from backend.jobs.telemetry import Told
-from backend.meshes.read import read_mesh
-from backend.results.deliver_refined import Refined, chosen_uvs, described, finishing, numbered, write_png
+from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
+from backend.jobs.run import run
+from backend.jobs.telemetry import RunLog
+from backend.meshes.read import kept_source, read_mesh
+from backend.meshes.write import png_bytes
+from backend.results.deliver_refined import (
+    Refined,
+    finishing,
+    materials_json,
+    result_arrays,
+)
 from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
-from backend.stages.chain import Moment, run_stages
-from backend.stages.checkpoint import Saved, restore_scene
-from backend.stages.memory import Ladder
-from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learnt
+from backend.stages.chain import run_stages
+from backend.stages.checkpoint import RunState
+from backend.stages.happenings import Fitting, Happening, Note
+from backend.stages.setup import Setup
+from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learned_colour
 from backend.texture.mask import border
-from backend.texture.painted import painted
 from backend.texture.placement import find_placement
 from backend.texture.repaint import Canvas, paint, prepare
 from backend.texture.sheets import plan_sheets
+from backend.texture.source_colours import source_colours
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import ObjectArrays
 from dreamflow_blender.contract.protocol import Event, Job
 
-PAPER_STRENGTH = 0.3  # where the paper's stage 3 begins: presets' levels are spaced for it
 VIEWS = 64  # cameras that decide what is seen
-VIEW_SIZE = 256  # pixels a side of theirs
+VIEW_SIZE = 256  # pixels a side of what they see
 SNAPSHOT = 512  # pixels a side, at most, of a texture on the way
 HALF = 0.55  # metres, of the field's box
 
 
-def refine(job: Job, asked: Asked = nobody) -> Events[Event, None, None]:
+def refine(job: Job, control: Control = no_control) -> Events[Event, None, None]:
     """Run a refine job in its existing folder, as `generate.generate` does a generate job.
 
     Raises InputError where the mesh cannot be refined, before anything is begun.
     """
-    with locked(Path(job.folder)):
-        work = Refining(job, *read_mesh(Path(job.mesh)))
-        yield from run(work.job, work, asked)
+    return run(Path(job.folder), lambda: Start(Refining(job, *read_mesh(Path(job.mesh)))), control)
 
 
 class Refining:
-    """The work of a refine job (see run.Work). Everything but the field follows from job and mesh."""
+    """The work of a refine job (see recorder.Work). Everything but the field follows from job and mesh."""
 
     def __init__(self, job: Job, mesh: ObjectArrays, notes: list[str]) -> None:
         self._arrays, self._notes = mesh, list(notes)
@@ -60,7 +65,7 @@ class Refining:
         self._placement = find_placement(mesh.v_pos, mesh.t_pos_idx, job.front)
         self._placed = self._placement.place(mesh.v_pos)
         self.job = job
-        if "texture" not in job.stages and painted(mesh, "cpu").plain:
+        if "texture" not in job.stages and source_colours(mesh, "cpu").is_plain_grey:
             self.job = dataclasses.replace(job, stages=("texture", "refine"))
             self._notes.append("The object has one plain grey: its texture is made from nothing first.")
         self._sheets: list[Sheet] = []
@@ -70,35 +75,31 @@ class Refining:
     @classmethod
     def again(cls, job: Job) -> Refining:
         """For a run that goes on: the object as it was kept beside it."""
-        kept = Path(job.folder) / "object.npz"
+        kept = JobFolder(job.folder).object_npz
         mesh, notes = read_mesh(kept if kept.is_file() else Path(job.mesh))
         return cls(job, mesh, notes)
 
-    def settle(self, preset: Preset) -> Preset:
-        """Stage 3 from the job's strength, its levels as close as the preset's."""
-        walk = preset.refine
-        levels = walk.levels
-        if "refine.levels" not in self.job.overrides:
-            levels = max(1, round(levels * self.job.strength / PAPER_STRENGTH))
-        refined = dataclasses.replace(walk, start=self.job.strength, levels=levels)
-        return dataclasses.replace(preset, refine=refined)
+    def happenings(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
+        """See Work: the field first learns the colours that there are, and then the stages."""
+        return chain(self._fit(setup, saved), run_stages(setup, saved, lambda _attempt: self._scene))
 
-    def moments(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, device: torch.device,
-        saved: Saved | None, ladder: Ladder,
-    ) -> Iterator[Moment]:  # fmt: skip
-        folder, job = Path(self.job.folder), self.job
-        if not (folder / "object.npz").is_file() or saved is None:
-            write_bytes(folder / "object.npz", meshfile.to_bytes(self._arrays))
-            if job.mesh.lower().endswith(".glb"):
-                write_bytes(folder / "object.glb", Path(job.mesh).read_bytes())
-            else:
-                (folder / "object.glb").unlink(missing_ok=True)  # of an older job in this folder
+    def _fit(self, setup: Setup, saved: RunState | None) -> Iterator[Happening]:
+        """All that the stages need; the fit itself is left out where a checkpoint has its result."""
+        preset, device = setup.preset, setup.device
+        folder, job = JobFolder(self.job.folder), self.job
+        if not folder.object_npz.is_file() or saved is None:
+            write_bytes(folder.object_npz, meshfile.to_bytes(self._arrays))
+            source = kept_source(Path(job.mesh))
+            for path in (folder.object_glb, folder.object_obj, folder.object_mtl):
+                if path.name in source:
+                    write_bytes(path, source[path.name])
+                else:
+                    path.unlink(missing_ok=True)  # of an older job in this folder
         self._mesh = Mesh(
             torch.from_numpy(self._placed).to(device),
             torch.from_numpy(self._arrays.t_pos_idx.astype(np.int64)).to(device),
         )
-        self._colours = painted(self._arrays, device)
+        self._colours = source_colours(self._arrays, device)
         self._shares = torch.from_numpy(self._weight).to(device)
         kept = self._weight.max(1) == 0
         self._edge = border(self._placed, self._arrays.t_pos_idx.astype(np.int64), kept)
@@ -106,31 +107,28 @@ class Refining:
             self._arrays, self._placed, self._weight, job.keep_uvs, job.texture_size,
             preset.delivery.texture_size, lambda: False,
         )  # fmt: skip
-        viewer = (refiner or prior) if "refine" in job.stages else prior
+        viewer = setup.prior_for("refine" if "refine" in job.stages else "texture")
         generator = torch.Generator(device).manual_seed(job.seed)
-        self._cameras = viewer.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
+        self._cameras = viewer.spec.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
         fit = fit_settings(job)
         scene = fresh_scene(preset, fit, device, job.seed)
         scene.mesh = self._mesh
         for note in (*self._notes, *said_of(self._sheets)) if saved is None else ():
-            yield Moment("note", "refine", scene, note=note)
+            yield Note(note)
         if saved is None:
-            yield Moment("fit", "fit", scene, total=fit.iterations)
+            yield Fitting(0, fit.iterations)
             for done, _ in fit_texture(scene.field, self._mesh, self._colours, fit, generator):
-                yield Moment("fit", "fit", scene, total=fit.iterations, done=done)
+                yield Fitting(done, fit.iterations)
             self.figures["fit_psnr"] = fit_psnr(scene.field, self._mesh, self._colours)
-            said = f"The field shows the object's own colours at {self.figures['fit_psnr']:.1f} dB."
-            yield Moment("note", "refine", scene, note=said)
+            yield Note(f"The field shows the object's own colours at {self.figures['fit_psnr']:.1f} dB.")
         if kept.any():
             scene.field = HeldField(scene.field, self._mesh, self._shares)
-        if saved is not None:
-            restore_scene(saved, scene)
+        self._scene = scene
         self._canvases = [self.canvas(sheet, SNAPSHOT) for sheet in self._sheets]
-        if job.snapshot_faces:  # whoever looks at snapshots learns where they lie
-            write_bytes(folder / "uvs.npz", meshfile.to_bytes(chosen_uvs(self._arrays, self._sheets)))
-            write_text(folder / "materials.json", described(self._arrays, self._sheets, numbered))
-        yield from run_stages(job, preset, prior, refiner, device, saved, ladder, scene)
+        if job.snapshot_faces:  # which UVs the snapshots belong to
+            write_bytes(folder.uvs, meshfile.to_bytes(result_arrays(self._arrays, self._sheets)))
+            write_text(folder.materials, materials_json(self._arrays, self._sheets))
 
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
         return prepare(
@@ -138,20 +136,21 @@ class Refining:
             longest,
         )  # fmt: skip
 
-    def snapshot(self, moment: Moment) -> Path:
+    def snapshot(self, scene: Scene, stage: str) -> Path:
         """snapshot.png, and snapshot_2.png and so on beside it where there are more textures."""
-        folder = Path(self.job.folder)
+        picture = JobFolder(self.job.folder).snapshot_png
         for number, canvas in enumerate(self._canvases, 1):
-            image = paint(canvas, self._mesh, self._colours, learnt(moment.scene), polished=False)
-            write_png(folder / numbered("snapshot", number), image)
-        return folder / "snapshot.png"
+            image = paint(canvas, self._mesh, self._colours, learned_colour(scene), polished=False)
+            write_bytes(indexed_filename(picture, number), png_bytes(image))
+        return picture
 
-    def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
+    def deliver(self, setup: Setup, outcome: Outcome, log: RunLog, control: Control) -> Delivery:
+        """See Work."""
         refined = Refined(
             self.job, self._arrays, self._sheets, self._mesh, self._colours, self.canvas, self.figures
         )  # fmt: skip
-        curves = {name: each.arrays() for name, each in told.curves.items()}
-        return finishing(refined, moment.scene, curves, told.sheets)
+        curves = {name: each.arrays() for name, each in log.curves.items()}
+        return finishing(refined, outcome.scene, curves, log.sheets)
 
 
 def allowed(mesh: ObjectArrays, material: str) -> np.ndarray:

@@ -1,278 +1,216 @@
-"""A job from its beginning to its end: progress told as events, checkpoints, previews, and stops when asked."""
+"""A job from its beginning to its end: prepared, its stages run, and delivered."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Generator as Events
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
 
-from backend.config import Preset, resolve
+from backend.config import Resolved
 from backend.device import choose_device, prepare_device
-from backend.diffusion.prior import Kind, Prior
-from backend.errors import SceneError
-from backend.jobs.keeper import Keeper
+from backend.errors import SceneError, is_out_of_memory
+from backend.jobs.folder import locked
 from backend.jobs.priors import default_refiner, open_prior
-from backend.jobs.record import add_note, versions, write_job
-from backend.jobs.telemetry import Curves, Told, Watch
+from backend.jobs.record import check_settings, resolve_job, versions, write_job
+from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
 from backend.results.deliver import STEPS, Delivered
-from backend.results.look import BACKGROUND, around, look, look_at_clay
-from backend.results.pictures import write_preview
-from backend.results.snapshot import as_it_stands
-from backend.stages.chain import Moment
-from backend.stages.checkpoint import Saved, capture
-from backend.stages.memory import Ladder, make_plan, peak_gb, says_what_to_change
-from dreamflow_blender.contract.jobfolder import kept
+from backend.stages.checkpoint import RunState
+from backend.stages.happenings import StageBegan, StageEnded, Stepped
+from backend.stages.memory import as_out_of_memory, collect, peak_gb
+from backend.stages.setup import Setup, set_up, stages_left
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
-    STAGES,
     Cancelled,
-    Checkpoint,
     Event,
     Finished,
-    Job,
     Paused,
-    Preview,
     Progress,
     Ready,
-    Snapshot,
     Started,
     Warning,
 )
 
-Asked = Callable[[], str | None]  # "pause", "finish", "cancel", or None
-Delivery = Events[int, None, Delivered]
 THREADS = torch.get_num_threads()  # torch's own choice, whatever the jobs of this process ask for
 
 
-def nobody() -> None:
-    """Asks for nothing."""
+def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Event, None, None]:
+    """The events of the job in this folder, which stays locked until its end."""
+    with locked(folder):
+        began = time.monotonic()
+        started = start()
+        work, saved = started.work, started.saved
+        setup = prepare(work, saved, started.settings)
+        recorder = Recorder(setup, work, facts_of(setup))
+        yield _ready(setup.device, setup.threads)
+        for note in (*started.notes, *notes_about(setup, saved)):
+            yield Warning(note)
+        if saved is not None:
+            recorder.log.restore(saved)
+        cancelled = yield from iterate(setup, work, recorder, control, saved)
+        if not cancelled:
+            cancelled = yield from deliver(setup, work, recorder, control, began)
+        if cancelled:
+            yield Cancelled(JobFolder(folder).recoverable_files())
 
 
-class Work(Protocol):
-    """What a kind of job does: `generate`'s is below, `refine`'s in refine.py."""
+def prepare(work: Work, saved: RunState | None, recorded: Resolved | None) -> Setup:
+    """The job's device, priors, settings and plan; job.json where it is new, and the first stage's networks.
 
-    def settle(self, preset: Preset) -> Preset:
-        """The preset as this job wants it."""
-
-    def moments(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, device: torch.device,
-        saved: Saved | None, ladder: Ladder,
-    ) -> Iterator[Moment]: ...  # fmt: skip
-
-    def snapshot(self, moment: Moment) -> Path:
-        """Written. Raises SceneError where there is nothing to see yet."""
-
-    def deliver(self, moment: Moment, prior: Prior, preset: Preset, told: Told, asked: Asked) -> Delivery:
-        """Yields how many of the STEPS are done."""
-
-
-def wanted_settings(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
-    """What the priors want otherwise than the preset; the last stage is the refiner's where there is one."""
-    own = _wanted_by(prior)
-    if refiner is None:
-        return own
-    return {k: v for k, v in own.items() if not k.startswith("refine.")} | {
-        k: v for k, v in _wanted_by(refiner).items() if k.startswith("refine.")
-    }
-
-
-def _wanted_by(prior: Prior) -> dict[str, Any]:
-    """Its guidance in every stage, where it states one, then its settings."""
-    if prior.guidance is None:
-        return prior.settings
-    return {f"{stage}.guidance_scale": float(prior.guidance) for stage in STAGES} | prior.settings
-
-
-def run(job: Job, work: Work, asked: Asked, saved: Saved | None = None) -> Events[Event, None, None]:
-    """The job's events, in its folder, which is locked."""
-    began = time.monotonic()
-    resolve(job.preset, job.overrides)  # a mistake is said before anything is loaded
-    device, about_device = choose_device(job.device)
+    Raises InputError for a mistake in the job, before anything is loaded; ModelError, DeviceError, DiskError.
+    """
+    job = work.job
+    check_settings(job)
+    device, _ = choose_device(job.device)
     threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
-    folder = Path(job.folder)
     prior = open_prior(job.prior, device, job.phi or None)
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
-    preset = work.settle(resolve(job.preset, wanted_settings(prior, refiner) | job.overrides))
-
-    def theirs(name: str) -> Prior:
-        return refiner or prior if name == "refine" else prior
-
-    def kind_of(name: str) -> Kind:
-        return "normal" if name == "geometry" else "colour"
-
-    for name in job.stages:  # before anything is begun
-        theirs(name).check(job.prompt, job.negative, kind_of(name), getattr(preset, name).size)
-    left = [name for name in job.stages if saved is None or not saved.passed(name)]
-    plan = make_plan(left, preset, prior, refiner, device, saved.notes.get("rung", 0) if saved else 0)
-    ladder = Ladder(preset, prior, refiner, plan.rung, plan.graphs)
+    settings = recorded or resolve_job(job, prior, refiner)
+    setup = set_up(job, settings.preset, prior, refiner, device, threads, saved)
+    left = stages_left(job, saved)
     if left:
-        first = theirs(left[0])
-        # The text encoder before the networks, and gone when they come: both at once are a third more.
-        first.prepare(job.prompt, job.negative, kind_of(left[0]), getattr(preset, left[0]).size)
-        first.load()  # damaged weights are found here
-    told = Told()
-    constant = {"job": job.id, "threads": threads, "kernels": select(device).names, "versions": versions()}
+        setup.prior_for(left[0]).load()  # damaged weights are found here
     if saved is None:
-        write_job(job, preset, device, threads, prior, refiner, plan)
-    else:
-        told.restore(saved)
-    yield _ready(device, threads)
-    for note in (about_device, *select(device).notes(device), plan.note()):
-        if note:
-            yield Warning(note)
-    for name in ("kernels", "versions"):
-        if saved is not None and saved.notes[name] != constant[name]:
-            yield Warning(f"The {name} have changed since the checkpoint: the result may differ in detail.")
+        write_job(job, settings, device, threads, prior, refiner, setup.plan)
+    return setup
 
-    watch = Watch(job.checkpoint_seconds, job.snapshot_seconds)
-    keeper = Keeper(folder)
-    moment: Moment | None = None
 
-    def save(of: Moment) -> None:
-        assert of.work is not None
-        notes = constant | {"seconds": told.seconds, "rung": ladder.rung}
-        with watch.checkpoint.doing():
-            keeper.save(
-                capture(of.scene, of.work, of.done, of.attempt, of.what == "ended", told.tensors(), notes)
-            )
+def facts_of(setup: Setup) -> dict[str, Any]:
+    """What a resumed run compares with its own, in every checkpoint's notes."""
+    return {
+        "job": setup.job.id,
+        "threads": setup.threads,
+        "kernels": select(setup.device).names,
+        "versions": versions(),
+    }
 
-    def delivery(of: Moment) -> Delivery:
-        ladder.release()  # it needs no networks
-        smaller = max(64, preset.delivery.texture_size // 2)
-        todo = f"Lower delivery.texture_size: --set delivery.texture_size={smaller}"
-        with says_what_to_change("The delivery", todo):
-            return (yield from work.deliver(of, prior, preset, told, asked))
 
+def notes_about(setup: Setup, saved: RunState | None) -> list[str]:
+    """What the user should know before the run begins."""
+    about_device = choose_device(setup.job.device)[1]
+    notes = [about_device, *select(setup.device).notes(setup.device), setup.plan.note()]
+    facts = facts_of(setup)
+    for name in ("kernels", "versions") if saved is not None else ():
+        if saved is not None and saved.notes[name] != facts[name]:
+            notes.append(f"The {name} have changed since the checkpoint: the result may differ in detail.")
+    return [note for note in notes if note]
+
+
+def iterate(
+    setup: Setup, work: Work, recorder: Recorder, control: Control, saved: RunState | None
+) -> Events[Event, None, bool]:
+    """The stages, from the checkpoint where there is one; whether they were cancelled.
+
+    Where memory runs out, more of it is saved and the run resumes from its newest checkpoint. Closed or interrupted,
+    it delivers what there is. Raises whatever stops a stage; OutOfMemory where nothing more can be saved.
+    """
+    happenings = work.happenings(setup, saved)
+    place: tuple[str, int] | None = None  # the stage, and its iterations that are done
     try:
-        for moment in work.moments(preset, prior, refiner, device, saved, ladder):
-            if moment.what == "began":
-                watch.start(moment.total, moment.done)
-                if moment.done == 0:
-                    told.curves[moment.stage] = Curves()
-                yield Started(moment.stage, moment.total)
-            elif moment.what in ("again", "eased", "note"):
-                yield Warning(moment.note)
-            elif moment.what == "fit":
-                if moment.done == 0:
-                    watch.start(moment.total, 0)
-                    yield Started("fit", moment.total)
-                elif watch.due_report(moment.done):
-                    yield watch.plain_progress("fit", moment.done)
-            elif moment.step is not None:
-                told.curves[moment.stage].add(moment.step)
-                if watch.due_report(moment.done):
-                    yield watch.progress(moment.stage, moment.step, getattr(preset, moment.stage).levels)
-                for note in ladder.take_notes():
-                    add_note(folder, note)
-                    yield Warning(note)
-                yield from _show(moment, watch, job, work)
-                if watch.due_checkpoint() and not (keeper.busy and job.checkpoint_seconds):
-                    save(moment)
-            elif moment.what == "ended":
-                told.seconds[moment.stage] = round(told.seconds.get(moment.stage, 0.0) + watch.elapsed(), 2)
-                told.sheets[moment.stage] = _sheet(moment, device)
-                save(moment)
-            for path in keeper.news():
-                yield Checkpoint(str(path))
-
-            if asked() == "pause" and moment.work is not None:
-                save(moment)
-            word = yield from _answer(asked, watch)
+        while True:
+            note = ""
+            try:
+                happening = next(happenings, None)
+            except (RuntimeError, MemoryError) as error:
+                if place is None or not is_out_of_memory(error):
+                    raise
+                note = setup.savings.step_down(*place, error, setup.device)
+            if note:  # the error, which held on to the iteration's tensors, is gone by now
+                recorder.at = None  # it is in the middle of an iteration, which is no place for a checkpoint
+                yield from recorder.warn(note)
+                happenings = work.happenings(setup, recorder.go_back())
+                collect()
+                continue
+            if happening is None:
+                break
+            yield from recorder.record(happening)
+            if isinstance(happening, StageBegan | Stepped | StageEnded):
+                place = happening.at.stage.name, happening.at.done
+            happening = None
+            if control() == "pause":
+                recorder.save()
+            word = yield from wait_while_paused(control, recorder)
             if word == "cancel":
-                if moment.work is not None:
-                    save(moment)
-                keeper.wait()
-                yield Cancelled(kept(folder))
-                return
+                recorder.save()
+                recorder.writer.wait()
+                return True
             if word == "finish":
                 break
-            if moment.what == "ended":  # its D_phi may go, and the network under it
-                moment = dataclasses.replace(moment, work=None)
+            recorder.let_stage_go()
     except (GeneratorExit, KeyboardInterrupt) as stop:
-        if moment is not None:
-            if isinstance(stop, GeneratorExit) and moment.work is not None:  # it stands between iterations
-                save(moment)
-                keeper.wait()
+        if isinstance(stop, GeneratorExit):  # it is between two iterations
+            recorder.save()
+            recorder.writer.wait()
+        if recorder.outcome is not None:
             with suppress(SceneError):  # nothing to deliver yet; the events say how far it came
-                _drain(delivery(moment))
+                _drain(delivery(setup, work, recorder, control))
         raise
     finally:
-        keeper.settle()  # a job that has failed writes nothing more: the next one may begin at once
-    assert moment is not None, "a job has stages"
-    keeper.wait()
-    for path in keeper.news():
-        yield Checkpoint(str(path))
-    moment = dataclasses.replace(moment, work=None)
+        recorder.writer.settle()  # a job that has failed writes nothing more: the next one may begin at once
+    recorder.writer.wait()
+    yield from recorder.written()
+    return False
+
+
+def deliver(
+    setup: Setup, work: Work, recorder: Recorder, control: Control, began: float
+) -> Events[Event, None, bool]:
+    """The job's results and their event; whether that was cancelled. `began`: by time.monotonic()."""
     yield Started("deliver", STEPS)
-    steps = delivery(moment)
+    steps = delivery(setup, work, recorder, control)
     try:
         while True:
             done = next(steps)
             yield Progress("deliver", done, STEPS, done, STEPS)
-            if (yield from _answer(asked, watch)) == "cancel":
-                yield Cancelled(kept(folder))
-                return
+            if (yield from wait_while_paused(control, recorder)) == "cancel":
+                return True
     except GeneratorExit:  # so close to its end it goes on
         _drain(steps)
         raise
     except StopIteration as end:
         delivered: Delivered = end.value
     took = time.monotonic() - began
-    figures = delivered.figures | {f"seconds_{name}": s for name, s in told.seconds.items()}
+    figures = delivered.figures | {f"seconds_{name}": s for name, s in recorder.log.seconds.items()}
     figures["seconds"] = round(took, 2)
-    figures["memory_gb"] = round(peak_gb(moment.scene.field.table.device), 2)
-    figures["share_checkpoints"] = (watch.checkpoint.spent + keeper.seconds) / took
-    figures["share_pictures"] = (watch.preview.spent + watch.snapshot.spent) / took
+    figures["memory_gb"] = round(peak_gb(setup.device), 2)
+    clock = recorder.clock
+    figures["share_checkpoints"] = (clock.checkpoint.spent + recorder.writer.seconds) / took
+    figures["share_pictures"] = (clock.preview.spent + clock.snapshot.spent) / took
     yield Finished(delivered.paths, figures)
+    return False
 
 
-def _answer(asked: Asked, watch: Watch) -> Events[Event, None, str | None]:
-    """Stands still as long as that is asked for; what is asked then."""
-    word = asked()
+def delivery(setup: Setup, work: Work, recorder: Recorder, control: Control) -> Delivery:
+    """The results are written; no networks are needed for that. Raises OutOfMemory with the setting to lower."""
+    recorder.at = None
+    outcome: Outcome | None = recorder.outcome
+    assert outcome is not None, "a job has stages"
+    setup.savings.release()
+    smaller = max(64, setup.preset.delivery.texture_size // 2)
+    with as_out_of_memory(
+        "The delivery", f"Lower delivery.texture_size: --set delivery.texture_size={smaller}"
+    ):
+        return (yield from work.deliver(setup, outcome, recorder.log, control))
+
+
+def wait_while_paused(control: Control, recorder: Recorder) -> Events[Event, None, str | None]:
+    """Waits as long as the user wants a pause; what the user wants then."""
+    word = control()
     if word == "pause":
         yield Paused()
         began = time.monotonic()
-        while (word := asked()) == "pause":
+        while (word := control()) == "pause":
             time.sleep(0.05)
-        watch.skip(time.monotonic() - began)
+        recorder.clock.skip(time.monotonic() - began)
     return word
-
-
-def _show(moment: Moment, watch: Watch, job: Job, work: Work) -> Events[Event, None, None]:
-    """The preview and the snapshot that are due."""
-    device = moment.scene.field.table.device
-    if watch.preview.due():
-        with watch.preview.doing():
-            camera = around(1, 256, device, first=watch.turn)
-            path = Path(job.folder) / "preview.png"
-            background = torch.full((3,), BACKGROUND, device=device)
-            image = look(as_it_stands(moment.scene, moment.stage), camera, background)[0]
-            write_preview(path, image.cpu())
-            watch.turn += 37.0
-        yield Preview(str(path))
-    if job.snapshot_faces and watch.snapshot.due():
-        with suppress(SceneError):  # nothing to see yet
-            with watch.snapshot.doing():
-                path = work.snapshot(moment)
-            yield Snapshot(str(path))
-
-
-def _sheet(moment: Moment, device: torch.device) -> Tensor:
-    """[8,H,W,3]: the stage's result from all sides, on the CPU; geometry's in grey."""
-    cameras = around(8, 192, device)
-    background = torch.full((3,), BACKGROUND, device=device)
-    if moment.stage == "geometry" and moment.scene.mesh is not None:
-        return look_at_clay(moment.scene.mesh, cameras, background).cpu()
-    return look(moment.scene, cameras, background).cpu()
 
 
 def _drain(delivery: Delivery) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backend.config import STAGES
 from backend.stages.apfo import Step
-from backend.stages.checkpoint import Saved
+from backend.stages.checkpoint import RunState
 from dreamflow_blender.contract.protocol import Progress
 
 
@@ -20,7 +20,7 @@ from dreamflow_blender.contract.protocol import Progress
 class Curves:
     """Per iteration of one stage; the tensors stay on their device until they are read.
 
-    before  what a checkpoint held, each [iterations] float32 on the CPU: the rest may lie on a card
+    before  from a checkpoint, each [iterations] float32 on the CPU: the rest may be on a card
     """
 
     loss: list[Tensor] = field(default_factory=list)
@@ -43,8 +43,8 @@ class Curves:
 
 
 @dataclass
-class Told:
-    """What a run has to show for itself beside its scene."""
+class RunLog:
+    """A run's curves, contact sheets and timings."""
 
     curves: dict[str, Curves] = field(default_factory=dict)
     sheets: dict[str, Tensor] = field(default_factory=dict)  # [8,H,W,3] after each stage
@@ -57,7 +57,7 @@ class Told:
             found |= {f"curve.{stage}.{name}": values for name, values in curves.arrays().items()}
         return found
 
-    def restore(self, saved: Saved) -> None:
+    def restore(self, saved: RunState) -> None:
         sheets = saved.part("sheet.")
         self.sheets = {stage: sheets[stage] for stage in STAGES if stage in sheets}  # in the order of the run
         self.seconds = dict(saved.notes["seconds"])
@@ -66,7 +66,7 @@ class Told:
                 self.curves[stage] = Curves(before=parts)
 
 
-class Chore:
+class Throttle:
     """Something done every few seconds, and less often where that would take more than a share of the time."""
 
     def __init__(self, every: float, share: float) -> None:
@@ -95,40 +95,40 @@ class Chore:
             self.spent += self._cost
 
     def skip(self, seconds: float) -> None:
-        """Time in which the run stood still."""
+        """Leave out time in which the run was paused."""
         self._began += seconds
         self._last += seconds
 
 
-class Watch:
-    """The clock of a run; it changes nothing of it."""
+class RunClock:
+    """When a run reports, previews and saves; results do not depend on it."""
 
     REPORT_EVERY = 0.5  # seconds
     PREVIEW_EVERY = 5.0
-    SLOW = 3.0  # seconds of an iteration; where the client goes there are five, for all that is left to do
+    SLOW = 3.0  # seconds of an iteration; a client that stops the backend leaves it five for everything
 
     def __init__(self, checkpoint_seconds: float, snapshot_seconds: float) -> None:
         # previews and snapshots together stay under 3 % of the time, checkpoints under 2 %
-        self.preview = Chore(self.PREVIEW_EVERY, 0.014)
-        self.snapshot = Chore(snapshot_seconds, 0.014)
-        self.checkpoint = Chore(checkpoint_seconds, 0.015)
+        self.preview = Throttle(self.PREVIEW_EVERY, 0.014)
+        self.snapshot = Throttle(snapshot_seconds, 0.014)
+        self.checkpoint = Throttle(checkpoint_seconds, 0.015)
         self.turn = 0.0  # degrees of the preview's camera
         self._begin = self._reported = self._stepped = time.monotonic()
         self._total, self._first = 1, 0
 
     def due_checkpoint(self) -> bool:
-        """Asked after every iteration. After a slow one a checkpoint is taken as soon as its share of the
-        time allows: nobody would wait for the next iteration's end if the client were gone."""
+        """Called after every iteration. After a slow one a checkpoint is taken as soon as its share of the
+        time allows: a client that goes away does not wait for the next iteration's end."""
         now = time.monotonic()
         slow, self._stepped = now - self._stepped > self.SLOW, now
         return self.checkpoint.due(slow)
 
     def skip(self, seconds: float) -> None:
-        """The run stood still for so long."""
+        """The run was paused for so long."""
         self._begin += seconds
         self._stepped += seconds
-        for chore in (self.preview, self.snapshot, self.checkpoint):
-            chore.skip(seconds)
+        for throttle in (self.preview, self.snapshot, self.checkpoint):
+            throttle.skip(seconds)
 
     def start(self, total: int, first: int) -> None:
         """A stage begins at iteration `first`."""

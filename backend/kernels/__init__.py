@@ -47,7 +47,7 @@ NAMES = ("torch", "warp", "tcnn", "nvdiffrast")
 COMPILED = {
     "tcnn": "tiny-cuda-nn",
     "nvdiffrast": "nvdiffrast",
-}  # for one kind of card, by whoever installed them
+}  # for one kind of card, on the machine or elsewhere
 
 _asked: ContextVar[str | None] = ContextVar("kernels", default=None)
 
@@ -201,7 +201,7 @@ def _try(name: str, found: ModuleType) -> str:
     except (RuntimeError, OSError, ImportError, DeviceError) as error:
         said = _first_line(error)
     library, card = COMPILED[name], torch.cuda.get_device_name(device)
-    # CUDA keeps the error of a failed launch for whoever asks next, which is torch at its next launch
+    # CUDA keeps the error of a failed launch until it is read, which torch does after its next launch
     for last in (False, True):
         try:
             torch.ones(1, device=device).item()

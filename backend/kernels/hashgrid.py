@@ -7,7 +7,7 @@ shift lets the last vertex stick out by one at x = 1: it wraps around, `% size`.
 
 One autograd function serves the torch and the Warp kernels. It forms one level after another, so that no
 temporary is larger than 8 corners x N, and adds to the table with index_add_, which is deterministic on
-the CPU whatever torch is told (index_put_ is not). There is no second derivative.
+the CPU in every mode of torch's (index_put_ is not). There is no second derivative.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Gradients = Callable[..., tuple[Tensor | None, Tensor | None]]
 
 @dataclass(frozen=True)
 class GridLayout:
-    """Where a level's entries lie in the table. Raises InputError for sizes that no kernel can do."""
+    """Where a level's entries are in the table. Raises InputError for sizes that no kernel can do."""
 
     levels: int
     features: int  # a level: 1, 2, 4 or 8
@@ -60,7 +60,7 @@ class GridLayout:
 
     @cached_property
     def growth(self) -> float:
-        """Ratio of neighbouring levels, rounded to the float32 that tiny-cuda-nn is told."""
+        """Ratio of neighbouring levels, rounded to float32, as it is passed to tiny-cuda-nn."""
         return _float32((self.finest / self.base) ** (1 / max(self.levels - 1, 1)))
 
     @cached_property

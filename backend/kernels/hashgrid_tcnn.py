@@ -2,7 +2,7 @@
 
 Written against its torch bindings of April 2026, `bindings/torch/tinycudann/modules.py`: an `Encoding`
 owns a flat float32 `params` of levels x entries x features, in our order, so our table stands in for it.
-Importing tinycudann raises OSError without a GPU. Half precision is not asked for: the table is trained
+Importing tinycudann raises OSError without a GPU. Half precision is not used: the table is trained
 by us, in float32.
 """
 

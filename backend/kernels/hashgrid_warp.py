@@ -23,7 +23,7 @@ from backend.kernels.warp_start import wp
 PRIME_Y = wp.constant(wp.uint32(hashgrid.PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(hashgrid.PRIMES[2]))
 
-SHARE = 2**13  # points times levels, at least: a thread with less costs more than it brings
+SHARE = 2**13  # points times levels, at least: a thread with less costs more than it saves
 
 
 @wp.struct
@@ -215,7 +215,7 @@ def _launch(kernel: Any, shares: list[tuple[tuple[int, ...], tuple]], device: to
         dim, inputs = shares[0]
         wp.launch(kernel, dim, inputs, device=target, stream=stream)
         return
-    # Recorded here, so that the kernel is compiled once; a launch lets go of Python's lock.
+    # Recorded here, so that the kernel is compiled once; a launch releases Python's lock.
     commands = [wp.launch(kernel, dim, inputs, device=target, record_cmd=True) for dim, inputs in shares]
     others = [_threads(len(shares) - 1).submit(command.launch) for command in commands[1:]]
     commands[0].launch()

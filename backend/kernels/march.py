@@ -1,6 +1,6 @@
 """Ray marching through an occupancy grid and volume rendering of the packed samples, in plain torch.
 
-Samples of all rays lie in one list, sorted by ray: with 5 % of the box occupied that is 20 times less to
+Samples of all rays are in one list, sorted by ray: with 5 % of the box occupied that is 20 times less to
 do than a full [rays, samples] array. march_warp.py has the same march as a kernel; compositing has none, it is
 two segmented sums over what was kept.
 """
@@ -57,7 +57,7 @@ def march(
     generator  jitters each sample within its step; None takes the middle
     budget     the most samples returned: beyond it they are thinned evenly and lengthened to match
 
-    A ray's steps start where it enters the box (or at `near`), whatever is occupied.
+    A ray's steps start where it enters the box (or at `near`), occupied or not.
     """
     step = step_length(half, n_samples)
     start, end, low, slope = in_cells(origins, directions, half, near, len(occupancy))
@@ -88,7 +88,7 @@ def step_length(half: float, n_samples: int) -> float:
 def chunks(
     origins: Tensor, n_samples: int, generator: torch.Generator | None
 ) -> Iterator[tuple[int, Tensor]]:
-    """The rays in pieces of CHUNK candidates: the first ray, and where in its step each sample of theirs lies,
+    """The rays in pieces of CHUNK candidates: the first ray, and where in its step each of their samples is,
     [rows, n_samples] in [0,1). Pieces belong to the result: on a card they decide what the generator gives."""
     rows = max(1, CHUNK // n_samples)
     for first in range(0, max(len(origins), 1), rows):
@@ -111,7 +111,7 @@ def in_cells(
 
 
 def thinned(ray: Tensor, t: Tensor, step: float, budget: int | None, n_rays: int) -> Samples:
-    """The samples, or where there are more than `budget`, every so-manieth of them, as much longer."""
+    """The samples, or where there are more than `budget`, every k-th of them, k times as long."""
     if budget is not None and len(ray) > budget:
         kept = torch.arange(budget, device=ray.device) * len(ray) // budget
         step *= len(ray) / budget

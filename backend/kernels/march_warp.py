@@ -27,7 +27,7 @@ wp.set_module_options({"enable_backward": False, "fuse_fp": False})
 def occupied(
     t: wp.float32, low: wp.vec3, slope: wp.vec3, occupancy: wp.array(dtype=wp.uint8), cells: wp.int32
 ) -> wp.bool:
-    """Whether the cell at t holds something; t lies in the box, but for rounding."""
+    """Whether the cell at t holds something; t is inside the box, but for rounding."""
     x = wp.clamp(wp.int32(t * slope[0] + low[0]), 0, cells - 1)
     y = wp.clamp(wp.int32(t * slope[1] + low[1]), 0, cells - 1)
     z = wp.clamp(wp.int32(t * slope[2] + low[2]), 0, cells - 1)

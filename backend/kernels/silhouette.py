@@ -1,7 +1,7 @@
 """Antialiasing of silhouettes: what gives a mesh's outline a gradient.
 
 The mesh's silhouette edges are enumerated and intersected with the rows or columns of pixel centres;
-the two pixels on either side of a crossing are blended by where it lies between them. Each edge acts
+the two pixels on either side of a crossing are blended by its position between them. Each edge acts
 along one axis only (steep edges on rows, flat ones on columns), or the gradient would count twice.
 Asking only the edges of the triangle that owns a pixel, as nvdiffrast does, loses most of the
 gradient on smooth meshes: triangles at the limb are thinner than a pixel and own no centre.
@@ -101,7 +101,7 @@ def antialias(colour: Tensor, depth: Tensor, pos_clip: Tensor, tri: Tensor, edge
     after = (before + along).clamp(max=height * width - 1)
     near = torch.where(found.surface_is_before, before, after)
     far = torch.where(found.surface_is_before, after, before)
-    # the outline is seen where it lies in front of what is behind it, and its surface too
+    # the outline is seen where it is in front of what is behind it, and its surface too
     seen = within & (found.depth < depth[far]) & (depth[near] < depth[far])
     # from near, 0..1
     covered = torch.where(found.surface_is_before, found.place - (cell + 0.5), cell + 1.5 - found.place)

@@ -2,7 +2,7 @@
 
 Its native loader writes to the process's own output, past sys.stdout and sys.stderr, while standard
 output may carry a protocol and standard error a display. On a machine without a card that is a warning
-which says nothing that `kernels.select` does not say better; whatever else it says goes to stderr.
+which `kernels.select` words better; all other output goes to stderr.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def kept_from_output(ignore: str) -> Iterator[None]:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError, OSError):  # None, closed, or nobody reads it any more
+        with suppress(AttributeError, ValueError, OSError):  # None, closed, or a pipe without a reader
             stream.flush()
 
 

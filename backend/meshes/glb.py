@@ -1,286 +1,345 @@
-"""GLB: an artist's file read as an object, and given back with new base colour textures and all else as it was.
+"""glTF 2.0 as a document and its data: read from .glb or .gltf into one piece, checked, and written.
 
-glTF's axes are y up, facing +Z; ours z up, facing -Y: (x, y, z) of theirs is (x, -z, y) of ours. A mesh that
-several nodes show is taken where it is shown first.
+Every number of the document is checked before it is used: its type and range by glb_schema, and here each view
+and accessor against the bytes that there are. Numpy gets no offset, stride or count that leads out of them.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InputError
-from backend.meshes.parts import from_parts, read_image
-from dreamflow_blender.contract.colour import to_srgb
-from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
+from backend.meshes.beside import Images, clean, find_beside
+from backend.meshes.glb_packed import BYTES_A_BYTE, MOST_UNPACKED, unpack_draco, unpack_view
+from backend.meshes.glb_schema import COMPONENTS, DRACO, MESHOPT, WIDTHS, check_document
+from dreamflow_blender.contract.meshfile import BadMeshFile
 
-COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
-WRAPS = {33071: 1, 33648: 2}  # glTF's numbers for ObjectArrays.wrap; anything else repeats
-PACKED = {"KHR_draco_mesh_compression", "EXT_meshopt_compression"}  # what we cannot unpack
-TRANSFORM = "KHR_texture_transform"
-Matrix = NDArray[np.float64]
+MOST_VALUES = (
+    200_000_000  # that are read of a file, one by one or again and again; the largest meshes need half
+)
 
 
-@dataclass
 class Glb:
-    document: dict[str, Any]
-    binary: bytearray
+    """A document whose data is in one buffer.
+
+    document  as in the file, but: buffers joined into one, compression undone
+    blobs     the buffer's parts, one after the other at multiples of 4 bytes; no view reaches across two
+    """
+
+    def __init__(self, document: dict[str, Any], binary: bytes = b"") -> None:
+        self.document = document
+        self.blobs: list[bytes] = [binary]
+        self.alone = (
+            False  # whether the file that it came from is this very GLB, with nothing beside it or packed
+        )
+        self._starts = [0]
+        self._values_left = MOST_VALUES
+
+    def append(self, content: bytes) -> int:
+        """The new buffer view's row."""
+        start = self._starts[-1] + len(_padded(self.blobs[-1], b"\0"))
+        views = self.document.setdefault("bufferViews", [])
+        views.append({"buffer": 0, "byteOffset": start, "byteLength": len(content)})
+        self._starts.append(start)
+        self.blobs.append(content)
+        return len(views) - 1
+
+    def add_accessor(self, values: NDArray[Any], facts: dict[str, Any]) -> int:
+        """The new accessor's row. values [N,K]; facts: whatever else it has to say."""
+        raw = np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+        stride = raw.shape[1] if facts["type"] == "SCALAR" else -(-raw.shape[1] // 4) * 4
+        if stride != raw.shape[1]:  # vertex data stands at multiples of four bytes
+            raw = np.pad(raw, ((0, 0), (0, stride - raw.shape[1])))
+        view = self.append(raw.tobytes())
+        if stride != values.dtype.itemsize * values.shape[1]:
+            self.document["bufferViews"][view]["byteStride"] = stride
+        accessors = self.document.setdefault("accessors", [])
+        accessors.append({**facts, "bufferView": view, "count": len(values)})
+        return len(accessors) - 1
+
+    def view(self, index: int) -> bytes:
+        """The bytes of a buffer view. Raises BadMeshFile."""
+        view = self.document["bufferViews"][index]
+        blob, start = self._find(view.get("byteOffset", 0), view["byteLength"], f"buffer view {index}")
+        return blob[start : start + view["byteLength"]]
 
     def accessor(self, index: int) -> NDArray[Any]:
-        """[count, width] in its own type; normalised integers stay integers."""
+        """[count, width] in its own type, to be read only; normalised integers stay integers. Raises BadMeshFile."""
         a = self.document["accessors"][index]
-        kind, width, count = np.dtype(COMPONENTS[a["componentType"]]), WIDTHS[a["type"]], int(a["count"])
-        size = kind.itemsize * width
+        kind, width, count = np.dtype(COMPONENTS[a["componentType"]]), WIDTHS[a["type"]], a["count"]
         if "bufferView" in a:
-            view = self.document["bufferViews"][a["bufferView"]]
-            stride = view.get("byteStride", size)
-            start = view.get("byteOffset", 0) + a.get("byteOffset", 0)
-            if (
-                view.get("buffer", 0) != 0
-                or count < 0
-                or start + stride * (count - 1) + size > len(self.binary)
-            ):
-                raise BadMeshFile(f"accessor {index} reaches beyond the file's data.")
-            raw = np.frombuffer(self.binary, np.uint8, (stride * (count - 1) + size) if count else 0, start)
-            rows = np.lib.stride_tricks.as_strided(raw, (count, size), (stride, 1))
-            values = np.ascontiguousarray(rows).view(kind).reshape(count, width)
+            values = self._array(
+                a["bufferView"], a.get("byteOffset", 0), kind, width, count, f"accessor {index}"
+            )
         else:
-            values = np.zeros((count, width), kind)
-        if "sparse" in a:
-            values = values.copy()
-            part = a["sparse"]
-            at = self._plain(part["indices"], COMPONENTS[part["indices"]["componentType"]], part["count"], 1)
-            values[at[:, 0]] = self._plain(part["values"], kind.str, part["count"], width)
+            if count > self._starts[-1] + len(self.blobs[-1]):
+                raise BadMeshFile(f"accessor {index} has {count:,} rows, more than the file has bytes.")
+            values = np.broadcast_to(np.zeros((1, width), kind), (count, width))
+        if "sparse" not in a:
+            return values
+        part, what = a["sparse"], f"accessor {index}"
+        self._spend(count * width)
+        if part["count"] > count:
+            raise BadMeshFile(f"{what} replaces more values than there are.")
+        at, new = part["indices"], part["values"]
+        rows_kind = np.dtype(COMPONENTS[at["componentType"]])
+        rows = self._array(at["bufferView"], at.get("byteOffset", 0), rows_kind, 1, part["count"], what)[:, 0]
+        if rows.max() >= count:
+            raise BadMeshFile(f"{what} replaces row {rows.max()}, and there are {count}.")
+        values = np.array(values)
+        values[rows] = self._array(
+            new["bufferView"], new.get("byteOffset", 0), kind, width, part["count"], what
+        )
         return values
 
-    def _plain(self, where: dict[str, Any], kind: str, count: int, width: int) -> NDArray[Any]:
-        view = self.document["bufferViews"][where["bufferView"]]
-        start = view.get("byteOffset", 0) + where.get("byteOffset", 0)
-        return np.frombuffer(self.binary, kind, count * width, start).reshape(count, width)
-
-    def floats(self, index: int) -> NDArray[np.float64]:
-        """[count, width]; normalised integers as the numbers that they stand for."""
+    def floats(self, index: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[len(rows), width] of these rows; normalised integers as the numbers that they stand for."""
         values = self.accessor(index)
+        self._spend(len(rows) * values.shape[1])
+        values = values[rows]
         if values.dtype.kind == "f" or not self.document["accessors"][index].get("normalized"):
             return values.astype(np.float64)
         return np.maximum(values.astype(np.float64) / np.iinfo(values.dtype).max, -1)
 
-    def append(self, content: bytes) -> int:
-        """The new buffer view's row."""
-        self.binary.extend(b"\0" * (-len(self.binary) % 4))
-        views = self.document.setdefault("bufferViews", [])
-        views.append({"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(content)})
-        self.binary.extend(content)
-        return len(views) - 1
+    def _spend(self, values: int) -> None:
+        self._values_left -= values
+        if self._values_left < 0:
+            raise BadMeshFile("it has too many morph targets, joints or replaced values to be read.")
 
-    def image(self, index: int, notes: list[str]) -> NDArray[np.uint8] | None:
-        """[H,W,4] uint8; None, with a note, where it is missing or damaged."""
+    def _array(
+        self, view_row: int, offset: int, kind: np.dtype[Any], width: int, count: int, what: str
+    ) -> NDArray[Any]:
+        view = self.document["bufferViews"][view_row]
+        size = kind.itemsize * width
+        stride = view.get("byteStride", size)
+        if stride < size:
+            raise BadMeshFile(f"{what}: rows of {size} bytes are {stride} bytes apart.")
+        if not count:
+            return np.zeros((0, width), kind)
+        blob, start = self._find(view.get("byteOffset", 0) + offset, stride * (count - 1) + size, what)
+        return np.ndarray((count, width), kind, blob, start, (stride, kind.itemsize))
+
+    def _find(self, start: int, length: int, what: str) -> tuple[bytes, int]:
+        number = bisect_right(self._starts, start) - 1
+        inside = start - self._starts[number]
+        if inside + length > len(self.blobs[number]):
+            raise BadMeshFile(f"{what} reaches beyond the file's data.")
+        return self.blobs[number], inside
+
+    def image_name(self, index: int) -> str:
         found = self.document["images"][index]
-        name = found.get("name") or found.get("uri", "")[:60] or f"image {index}"
-        uri = found.get("uri", "")
-        try:
-            if "bufferView" in found:
-                view = self.document["bufferViews"][found["bufferView"]]
-                start = view.get("byteOffset", 0)
-                return read_image(io.BytesIO(self.binary[start : start + view["byteLength"]]), name)
-            if uri.startswith("data:"):
-                return read_image(io.BytesIO(base64.b64decode(uri.partition(",")[2])), name)
-            notes.append(f"The image {name} is not in the file. The material's plain colour is used.")
-        except (InputError, binascii.Error) as error:
-            notes.append(f"{error} The material's plain colour is used.")
-        return None
+        return clean(found.get("name") or found.get("uri", "")[:60] or f"image {index}")
+
+    def image(self, index: int, images: Images) -> int:
+        """Its row in `images`, or -1 with a note where it is missing or damaged. Raises BadMeshFile."""
+        found = self.document["images"][index]
+        if "bufferView" in found:
+            return images.row(
+                ("view", found["bufferView"]), self.image_name(index), self.view(found["bufferView"])
+            )
+        if found.get("uri", "").startswith("data:"):
+            return images.row(index, self.image_name(index), _data(found["uri"]))
+        images.miss(f"The image {self.image_name(index)} was not found beside the file.")
+        return -1
 
     def content(self) -> bytes:
-        self.binary.extend(b"\0" * (-len(self.binary) % 4))
-        self.document["buffers"][0]["byteLength"] = len(self.binary)
-        text = json.dumps(self.document, separators=(",", ":"), ensure_ascii=False).encode()
-        text += b" " * (-len(text) % 4)
-        head = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(self.binary))
-        return b"".join(
-            (head, struct.pack("<I4s", len(text), b"JSON"), text,
-             struct.pack("<I4s", len(self.binary), b"BIN\0"), bytes(self.binary))
-        )  # fmt: skip
+        return write_glb(self.document, self.blobs)
 
 
-def parse(content: bytes) -> Glb:
-    """Raises BadMeshFile."""
+def write_glb(document: dict[str, Any], blobs: Sequence[bytes]) -> bytes:
+    """A binary glTF 2.0 file. blobs: its buffer's parts, each of which begins at a multiple of 4 bytes."""
+    binary = b"".join(_padded(blob, b"\0") for blob in blobs)
+    buffers = document.setdefault("buffers", [{}])
+    buffers[0]["byteLength"] = len(binary)
+    text = _padded(json.dumps(document, separators=(",", ":"), allow_nan=False).encode(), b" ")
+    head = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(binary))
+    chunks = struct.pack("<I4s", len(text), b"JSON"), text, struct.pack("<I4s", len(binary), b"BIN\0"), binary
+    return head + b"".join(chunks)
+
+
+def parse(content: bytes, folder: Path | None = None) -> Glb:
+    """A .glb or .gltf in one piece: what it names beside it is taken in. Raises BadMeshFile.
+
+    folder  where the files that it names are; None: none is read
+    """
+    text, binary = _chunks(content)
     try:
-        magic, version, length = struct.unpack_from("<4sII", content)
-        size, kind = struct.unpack_from("<I4s", content, 12)
-        if magic != b"glTF" or version != 2 or kind != b"JSON" or length > len(content):
-            raise BadMeshFile("it is no whole binary glTF 2.0 file.")
-        document = json.loads(content[20 : 20 + size])
-        binary = b""
-        if 20 + size < length:
-            more, _ = struct.unpack_from("<I4s", content, 20 + size)
-            binary = content[28 + size : 28 + size + more]
-    except (struct.error, ValueError, RecursionError) as error:
-        raise error if isinstance(error, BadMeshFile) else BadMeshFile(f"it is damaged ({error}).") from error
-    if not isinstance(document, dict):
-        raise BadMeshFile("its document is no object.")
-    packed = PACKED & set(document.get("extensionsRequired", []))
-    if packed:
-        raise BadMeshFile(
-            f"its meshes are packed with {', '.join(sorted(packed))}: export it without compression."
+        document = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise BadMeshFile(f"its document is damaged ({clean(error)[:100]}).") from error
+    check_document(document)
+    before = text.count(b'"uri"') + sum(text.count(name.encode()) for name in (DRACO, *MESHOPT))
+    glb = Glb(document, _join_buffers(document, binary, folder))
+    if folder is not None:
+        _take_images_in(glb, folder)
+    _undo_draco(glb)
+    glb.alone = content[:4] == b"glTF" and not before
+    return glb
+
+
+def _chunks(content: bytes) -> tuple[bytes, bytes]:
+    """The document's text and the binary chunk."""
+    if content[:4] != b"glTF":
+        if content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"{":
+            raise BadMeshFile("it is no glTF file.")
+        return content, b""
+    if len(content) < 20:
+        raise BadMeshFile("it is damaged: it ends in its header.")
+    version, length, size = struct.unpack_from("<III", content, 4)
+    if version != 2:
+        raise BadMeshFile("it is not glTF 2.0: export it with a newer program.")
+    if content[16:20] != b"JSON" or length > len(content) or 20 + size > length:
+        raise BadMeshFile("it is damaged or cut short.")
+    if length - 20 - size < 8:
+        return content[20 : 20 + size], b""
+    more, kind = struct.unpack_from("<I4s", content, 20 + size)
+    if kind != b"BIN\0":
+        return content[20 : 20 + size], b""
+    return content[20 : 20 + size], content[28 + size : min(28 + size + more, length)]
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number")
+
+
+def _data(uri: str) -> bytes:
+    """The bytes of a data URI. Raises BadMeshFile."""
+    head, _, body = uri.partition(",")
+    try:
+        return (
+            base64.b64decode(unquote(body)) if head.endswith(";base64") else unquote(body).encode("latin-1")
         )
+    except (binascii.Error, ValueError) as error:
+        raise BadMeshFile(f"its data URI {clean(head)[:60]} is damaged.") from error
+
+
+def _join_buffers(document: dict[str, Any], binary: bytes, folder: Path | None) -> bytes:
+    """All buffers as one; compressed views are unpacked behind them."""
     buffers = document.get("buffers", [])
-    if len(buffers) > 1 or (buffers and "uri" in buffers[0]):
-        raise BadMeshFile("its geometry lies in other files: export it as one GLB.")
-    return Glb(document, bytearray(binary))
+    parts = [_buffer(b, binary if n == 0 else None, folder) for n, b in enumerate(buffers)]
+    starts = np.cumsum([0, *(len(_padded(part, b"\0")) for part in parts)]).tolist()
+    room = min(MOST_UNPACKED, (1 << 20) + BYTES_A_BYTE * sum(map(len, parts)))
+    for number, view in enumerate(document.get("bufferViews", [])):
+        name = next((n for n in MESHOPT if n in view.get("extensions", {})), "")
+        held = view["extensions"].pop(name) if name else view
+        part, start = parts[held["buffer"]], held.get("byteOffset", 0)
+        if start + held["byteLength"] > len(part):
+            raise BadMeshFile(f"buffer view {number} reaches beyond the file's data.")
+        if name:
+            room -= held["count"] * held["byteStride"]
+            if room < 0:
+                raise BadMeshFile(f"its {name} unpacks to too much: export without it.")
+            unpacked = unpack_view(held, part[start : start + held["byteLength"]], name)
+            view |= {"buffer": 0, "byteOffset": starts[-1], "byteLength": len(unpacked)}
+            parts.append(unpacked)
+            starts.append(starts[-1] + len(_padded(unpacked, b"\0")))
+            if not view["extensions"]:
+                del view["extensions"]
+        elif len(parts) > 1:
+            view |= {"buffer": 0, "byteOffset": starts[held["buffer"]] + start}
+    if len(parts) == 1 and "uri" not in buffers[0]:
+        return parts[0]
+    if buffers:
+        del buffers[1:]
+        buffers[0].pop("uri", None)
+        buffers[0].pop("extensions", None)
+    _forget(document, MESHOPT)
+    return b"".join(_padded(part, b"\0") for part in parts)
 
 
-def _nodes(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Matrix]]:
-    """The scene's nodes, parents first, and where they stand."""
-    nodes = document.get("nodes", [])
-    scenes = document.get("scenes", [])
-    if scenes:
-        roots = scenes[document.get("scene", 0)].get("nodes", [])
-    else:
-        children = {c for node in nodes for c in node.get("children", [])}
-        roots = [i for i in range(len(nodes)) if i not in children]
-    left = [(i, np.eye(4)) for i in reversed(roots)]
-    seen: set[int] = set()
-    while left:
-        i, above = left.pop()
-        if i in seen:
-            raise BadMeshFile(f"node {i} stands in the scene twice.")
-        seen.add(i)
-        node = nodes[i]
-        here = above @ _local(node)
-        yield node, here
-        left += [(c, here) for c in reversed(node.get("children", []))]
-
-
-def _local(node: dict[str, Any]) -> Matrix:
-    if "matrix" in node:
-        return np.array(node["matrix"], np.float64).reshape(4, 4).T
-    x, y, z, w = node.get("rotation", (0, 0, 0, 1))
-    made = np.eye(4)
-    turn = np.array(
-        (
-            (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
-            (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
-            (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
-        )
-    )
-    made[:3, :3] = turn * np.array(node.get("scale", (1, 1, 1)))
-    made[:3, 3] = node.get("translation", (0, 0, 0))
-    return made
-
-
-def primitives(document: dict[str, Any], notes: list[str]) -> list[tuple[dict[str, Any], Matrix]]:
-    """The triangles' primitives that the scene shows, each once, and where they stand."""
-    found, shown = [], set()
-    for node, matrix in _nodes(document):
-        mesh = node.get("mesh")
-        if mesh is None:
-            continue
-        if mesh in shown:
-            said = "A mesh that stands in several places shows one texture: it is painted as it is seen in the first."
-            notes.extend([said] if said not in notes else [])
-            continue
-        shown.add(mesh)
-        for primitive in document["meshes"][mesh]["primitives"]:
-            if primitive.get("mode", 4) == 4 and "POSITION" in primitive["attributes"]:
-                found.append((primitive, np.eye(4) if "skin" in node else matrix))
-            else:
-                notes.append("Points, lines and strips in the file are left as they are.")
-    return found
-
-
-def read_glb(content: bytes, notes: list[str]) -> ObjectArrays:
-    """Raises BadMeshFile."""
-    glb = parse(content)
+def _buffer(buffer: dict[str, Any], binary: bytes | None, folder: Path | None) -> bytes:
+    uri = buffer.get("uri")
+    if uri is None:
+        return binary or b""  # none: what compressed views fall back to, which is not read
+    if uri.startswith("data:"):
+        return _data(uri)
     try:
-        return _read(glb, notes)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise (
-            error if isinstance(error, BadMeshFile) else BadMeshFile(f"it is damaged ({error!r}).")
-        ) from error
+        if folder is None:
+            raise InputError(f"{clean(uri)} is not in it.")
+        return find_beside(folder, unquote(uri)).read_bytes()
+    except InputError as error:
+        raise BadMeshFile(f"its data is in another file: {error.message}") from error
 
 
-def corners_of(glb: Glb, primitive: dict[str, Any]) -> NDArray[np.int64]:
-    """[N,3] rows of the primitive's own vertices."""
-    count = glb.document["accessors"][primitive["attributes"]["POSITION"]]["count"]
-    if "indices" in primitive:
-        rows = glb.accessor(primitive["indices"])[:, 0].astype(np.int64)
-    else:
-        rows = np.arange(count)
-    if len(rows) and rows.max() >= count:
-        raise BadMeshFile(f"faces name vertex {rows.max()}, and there are {count}.")
-    return rows[: len(rows) // 3 * 3].reshape(-1, 3)
+def _take_images_in(glb: Glb, folder: Path) -> None:
+    """Images beside the file become part of it; one that is missing stays named (Glb.image says so)."""
+    for image in glb.document.get("images", []):
+        uri = image.get("uri", "data:")
+        if "bufferView" in image or uri.startswith("data:"):
+            continue
+        try:
+            content = find_beside(folder, unquote(uri)).read_bytes()
+        except InputError:
+            continue
+        del image["uri"]
+        kind = next((k for magic, k in _KINDS if content.startswith(magic)), "image/png")
+        image |= {
+            "bufferView": glb.append(content),
+            "mimeType": kind,
+            "name": image.get("name", Path(uri).name),
+        }
 
 
-def _read(glb: Glb, notes: list[str]) -> ObjectArrays:
-    document = glb.document
-    materials = [*document.get("materials", []), {}]  # the last: of primitives without one
-    images: list[NDArray[np.uint8]] = []
-    rows: dict[int, int] = {}
-    base, image, wrap, names = [], [], [], []
-    for material in materials:
-        pbr = material.get("pbrMetallicRoughness", {})
-        factor = np.array(pbr.get("baseColorFactor", (1, 1, 1, 1)), np.float64)
-        base.append((*to_srgb(factor[:3]).tolist(), float(factor[3])))
-        names.append(str(material.get("name", "")))
-        found, kind = -1, 0
-        if "baseColorTexture" in pbr:
-            texture = document["textures"][pbr["baseColorTexture"]["index"]]
-            sampler = document.get("samplers", [{}])[texture["sampler"]] if "sampler" in texture else {}
-            kind = WRAPS.get(sampler.get("wrapS", 10497), 0)
-            source = texture.get("extensions", {}).get("EXT_texture_webp", texture).get("source")
-            if source is not None and source not in rows:
-                read = glb.image(source, notes)
-                rows[source] = -1 if read is None else len(images)
-                images += [] if read is None else [read]
-            found = rows.get(source, -1)
-        image.append(found)
-        wrap.append(kind)
-    parts: list[tuple[Any, ...]] = []
-    offset, any_uv, any_colour = 0, False, False
-    for primitive, matrix in primitives(document, notes):
-        attributes = primitive["attributes"]
-        position = glb.floats(attributes["POSITION"])
-        tri = corners_of(glb, primitive)
-        row = primitive.get("material", len(materials) - 1)
-        world = position @ matrix[:3, :3].T + matrix[:3, 3]
-        used = materials[row].get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
-        name = f"TEXCOORD_{_transform(used).get('texCoord', used.get('texCoord', 0))}"
-        uv = np.full((len(tri), 3, 2), -9.0)
-        if name in attributes:
-            uv, any_uv = _moved(glb.floats(attributes[name]), used)[tri], True
-        colour = np.ones((len(tri), 3, 3))
-        if "COLOR_0" in attributes:
-            colour = to_srgb(glb.floats(attributes["COLOR_0"])[:, :3])[tri]
-            any_colour |= bool((colour != 1).any())
-        parts.append((world[:, [0, 2, 1]] * (1, -1, 1), tri + offset, uv, colour, np.full(len(tri), row)))
-        offset += len(position)
-    if not parts:
-        raise BadMeshFile("there is no mesh in its scene.")
-    v_pos, tri, uv, colour, material_rows = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return from_parts(
-        v_pos, tri, uv=uv if any_uv else None, colour=colour if any_colour else None, material=material_rows,
-        base=base, image=image, wrap=wrap, names=names, images=tuple(images),
-    )  # fmt: skip
+_KINDS = ((b"\xff\xd8", "image/jpeg"), (b"RIFF", "image/webp"), (b"\0\0\0", "image/avif"))
 
 
-def _transform(used: dict[str, Any]) -> dict[str, Any]:
-    return used.get("extensions", {}).get(TRANSFORM, {})
+def _undo_draco(glb: Glb) -> None:
+    accessors = glb.document.get("accessors", [])
+    for mesh in glb.document.get("meshes", []):
+        for primitive in mesh["primitives"]:
+            packed = primitive.get("extensions", {}).pop(DRACO, None)
+            if packed is None:
+                continue
+            if not primitive["extensions"]:
+                del primitive["extensions"]
+            names = {n: i for n, i in packed["attributes"].items() if n in primitive["attributes"]}
+            rows = {n: primitive["attributes"][n] for n in names}
+            if "indices" not in primitive or "POSITION" not in rows or primitive.get("mode", 4) != 4:
+                raise BadMeshFile(f"its {DRACO} has no triangles.")
+            of_faces = accessors[primitive["indices"]]
+            vertices = accessors[rows["POSITION"]]["count"]
+            tri, values = unpack_draco(
+                glb.view(packed["bufferView"]), names, of_faces["count"] // 3, vertices
+            )
+            _fill(glb, primitive["indices"], tri.reshape(-1, 1))
+            for name, row in rows.items():
+                _fill(glb, row, values[name])
+    _forget(glb.document, (DRACO,))
 
 
-def _moved(uv: NDArray[np.float64], used: dict[str, Any]) -> NDArray[np.float64]:
-    """glTF's UVs, v downwards, as the image is read by them: transformed, and v upwards."""
-    t = _transform(used)
-    x, y = (uv * np.array(t.get("scale", (1, 1)))).T
-    c, s = np.cos(t.get("rotation", 0.0)), np.sin(t.get("rotation", 0.0))
-    dx, dy = t.get("offset", (0, 0))
-    return np.stack((c * x + s * y + dx, 1 - (c * y - s * x + dy)), 1)
+def _fill(glb: Glb, row: int, values: NDArray[Any]) -> None:
+    """Unpacked values for an accessor that has none of its own."""
+    accessor = glb.document["accessors"][row]
+    kind, width = np.dtype(COMPONENTS[accessor["componentType"]]), WIDTHS[accessor["type"]]
+    if accessor["count"] != len(values) or values.shape[1] < width:
+        raise BadMeshFile(f"its {DRACO} holds other values than accessor {row} says.")
+    made = glb.add_accessor(values[:, :width].astype(kind), {"type": accessor["type"]})
+    added = glb.document["accessors"].pop(made)
+    accessor.pop("byteOffset", None)
+    accessor.pop("sparse", None)
+    accessor["bufferView"] = added["bufferView"]
+
+
+def _forget(document: dict[str, Any], names: tuple[str, ...]) -> None:
+    """The file no longer uses these extensions."""
+    for key in ("extensionsUsed", "extensionsRequired"):
+        if key in document:
+            document[key] = [name for name in document[key] if name not in names]
+            if not document[key]:
+                del document[key]
+
+
+def _padded(blob: bytes, filler: bytes) -> bytes:
+    """To a multiple of 4 bytes, as glTF wants."""
+    return blob + filler * (-len(blob) % 4) if len(blob) % 4 else blob

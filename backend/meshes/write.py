@@ -7,8 +7,7 @@ Blender's importer turns back. glTF counts v downwards, so v is written as 1 - v
 from __future__ import annotations
 
 import io
-import json
-import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,16 @@ from torch import Tensor
 from backend import __version__
 from backend.errors import DiskError, NumericsError
 from backend.files import disk_errors, write_bytes
+from backend.meshes.glb import write_glb
 from backend.scene.mesh import Mesh, vertex_normals
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
 
 ROUGHNESS = 0.8  # plain paint; nothing in an albedo says more
 
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125  # glTF's component types
+_WRAPS = {0: 10497, 1: 33071, 2: 33648}  # of ObjectArrays.wrap
 _VERTICES, _INDICES = 34962, 34963  # glTF's buffer view targets
 
 
@@ -43,14 +45,15 @@ def write_result(folder: Path, mesh: Mesh, albedo: Tensor, info: dict[str, Any])
     """
     arrays = to_arrays(mesh)
     png = png_bytes(albedo)
+    files = JobFolder(folder)
     contents = {
-        "albedo.png": png,
-        "mesh.npz": meshfile.to_bytes(arrays),
-        "mesh.glb": glb_bytes(arrays, png, info),
+        files.albedo: png,
+        files.mesh_npz: meshfile.to_bytes(arrays),
+        files.mesh_glb: glb_bytes(arrays, png, info),
     }
-    for name, content in contents.items():
-        write_bytes(folder / name, content)
-    return {name: str(folder / name) for name in contents}
+    for path, content in contents.items():
+        write_bytes(path, content)
+    return {path.name: str(path) for path in contents}
 
 
 def to_arrays(mesh: Mesh) -> MeshArrays:
@@ -93,12 +96,19 @@ def read_npz(path: Path) -> Mesh:
 
 
 def png_bytes(image: Tensor) -> bytes:
-    """An 8-bit PNG that says it is sRGB. image [H,W,3] float in [0,1]; raises NumericsError on a NaN."""
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"expected an image [H,W,3], got {list(image.shape)}")
-    if not image.isfinite().all():
-        raise NumericsError("The texture has a NaN or an infinity.", "Try another seed.")
-    pixels = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    """[H,W,3 or 4] sRGB, uint8 or in [0,1]; alpha is left out where nothing is transparent.
+
+    Raises NumericsError for a NaN or an infinity, ValueError for another shape.
+    """
+    if image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise ValueError(f"expected an image [H,W,3] or [H,W,4], got {list(image.shape)}")
+    if image.dtype != torch.uint8:
+        if not bool(torch.isfinite(image).all()):
+            raise NumericsError("The texture has a NaN or an infinity.", "Try another seed.")
+        image = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = image.cpu().numpy()
+    if pixels.shape[2] == 4 and (pixels[..., 3] == 255).all():
+        pixels = np.ascontiguousarray(pixels[..., :3])
     chunks = PngInfo()
     chunks.add(b"sRGB", b"\x00")  # perceptual intent
     buffer = io.BytesIO()
@@ -106,70 +116,136 @@ def png_bytes(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Group:
+    """Faces that wear one material.
+
+    png     its base colour texture, or None
+    factor  linear RGB and alpha, which multiply
+    wrap    of the texture, across and up, as in ObjectArrays
+    blend   whether what is behind it shines through
+    """
+
+    faces: NDArray[np.int64]
+    name: str
+    png: bytes | None
+    factor: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    wrap: tuple[int, int] = (1, 1)
+    blend: bool = False
+
+
 def glb_bytes(mesh: MeshArrays, png: bytes, info: dict[str, Any]) -> bytes:
     """A binary glTF 2.0 file: one node, one mesh, one material with this base colour texture."""
-    corner, position, texcoord, normal = _split_seams(mesh)
-    indices = corner.astype(np.uint16 if len(position) < 65535 else np.uint32)  # the last value is reserved
-    blobs = [position.tobytes(), normal.tobytes(), texcoord.tobytes(), indices.tobytes(), png]
-    views, offset = [], 0
-    for blob, target in zip(blobs, (_VERTICES, _VERTICES, _VERTICES, _INDICES, None), strict=True):
-        view = {"buffer": 0, "byteOffset": offset, "byteLength": len(blob)}
-        views.append(view if target is None else {**view, "target": target})
-        offset += len(_padded(blob, b"\0"))
-
-    def accessor(view: int, component: int, kind: str, count: int) -> dict[str, Any]:
-        return {"bufferView": view, "componentType": component, "count": count, "type": kind}
-
     name = str(info.get("prompt", "")) or "DreamFlow"
-    pbr = {"baseColorTexture": {"index": 0}, "metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}
-    attributes = {"POSITION": 0, "NORMAL": 1, "TEXCOORD_0": 2}
-    bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
-    document = {
+    return glb_of_groups(mesh, [Group(np.arange(len(mesh.t_pos_idx)), name, png)], info)
+
+
+def glb_of_groups(
+    mesh: MeshArrays, groups: list[Group], info: dict[str, Any], normal: NDArray[np.float32] | None = None
+) -> bytes:
+    """A binary glTF 2.0 file with a primitive for each group.
+
+    normal  [F,3,3] of each corner, where the object has its own; else the mesh's smooth ones are written
+    """
+    name = str(info.get("prompt", "")) or "DreamFlow"
+    document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": f"DreamFlow {__version__}", "extras": info},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"name": name, "mesh": 0}],
-        "meshes": [{"name": name, "primitives": [{"attributes": attributes, "indices": 3, "material": 0}]}],
-        "materials": [{"name": name, "pbrMetallicRoughness": pbr}],
-        "textures": [{"source": 0, "sampler": 0}],
-        "samplers": [
-            {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
-        ],  # mipmaps, clamped
-        "images": [{"name": "albedo", "mimeType": "image/png", "bufferView": 4}],
-        "accessors": [
-            accessor(0, _FLOAT, "VEC3", len(position)) | bounds,
-            accessor(1, _FLOAT, "VEC3", len(normal)),
-            accessor(2, _FLOAT, "VEC2", len(texcoord)),
-            accessor(3, _UINT16 if indices.dtype == np.uint16 else _UINT32, "SCALAR", len(indices)),
-        ],
-        "bufferViews": views,
-        "buffers": [{"byteLength": offset}],
+        "meshes": [{"name": name, "primitives": []}],
+        "materials": [], "textures": [], "samplers": [], "images": [], "accessors": [], "bufferViews": [],
+    }  # fmt: skip
+    blobs: list[bytes] = []
+    for group in groups:
+        _add_group(document, blobs, mesh, group, normal)
+    return write_glb({key: value for key, value in document.items() if value != []}, blobs)
+
+
+def _add_group(
+    document: dict[str, Any],
+    blobs: list[bytes],
+    mesh: MeshArrays,
+    group: Group,
+    normal: NDArray[np.float32] | None,
+) -> None:
+    def view(content: bytes, target: int | None) -> int:
+        made = {
+            "buffer": 0,
+            "byteOffset": sum(-(-len(b) // 4) * 4 for b in blobs),
+            "byteLength": len(content),
+        }
+        document["bufferViews"].append(made if target is None else {**made, "target": target})
+        blobs.append(content)
+        return len(blobs) - 1
+
+    def accessor(values: NDArray[Any], component: int, kind: str, target: int) -> int:
+        made = {
+            "bufferView": view(values.tobytes(), target),
+            "componentType": component,
+            "count": len(values),
+        }
+        document["accessors"].append({**made, "type": kind})
+        return len(document["accessors"]) - 1
+
+    corner, position, texcoord, normals = _split_seams(mesh, group.faces, normal)
+    small = len(position) < 65535  # the last value is reserved
+    bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+    primitive: dict[str, Any] = {
+        "attributes": {
+            "POSITION": accessor(position, _FLOAT, "VEC3", _VERTICES),
+            "NORMAL": accessor(normals, _FLOAT, "VEC3", _VERTICES),
+            "TEXCOORD_0": accessor(texcoord, _FLOAT, "VEC2", _VERTICES),
+        },
+        "indices": accessor(
+            corner.astype(np.uint16 if small else np.uint32),
+            _UINT16 if small else _UINT32,
+            "SCALAR",
+            _INDICES,
+        ),
+        "material": len(document["materials"]),
     }
-    text = _padded(json.dumps(document, separators=(",", ":"), allow_nan=False).encode(), b" ")
-    binary = b"".join(_padded(blob, b"\0") for blob in blobs)
-    header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(binary))
-    chunks = (
-        struct.pack("<I4s", len(text), b"JSON"),
-        text,
-        struct.pack("<I4s", len(binary), b"BIN\0"),
-        binary,
-    )
-    return header + b"".join(chunks)
+    document["accessors"][primitive["attributes"]["POSITION"]] |= bounds
+    document["meshes"][0]["primitives"].append(primitive)
+    pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}
+    if group.png is not None:
+        across, up = (_WRAPS[wrap] for wrap in group.wrap)
+        sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": across, "wrapT": up}  # mipmaps
+        if sampler not in document["samplers"]:
+            document["samplers"].append(sampler)
+        name = "albedo" if not document["images"] else f"albedo {len(document['images']) + 1}"
+        document["images"].append(
+            {"name": name, "mimeType": "image/png", "bufferView": view(group.png, None)}
+        )
+        made = {"source": len(document["images"]) - 1, "sampler": document["samplers"].index(sampler)}
+        document["textures"].append(made)
+        pbr = {"baseColorTexture": {"index": len(document["textures"]) - 1}, **pbr}
+    if group.factor != (1.0, 1.0, 1.0, 1.0):
+        pbr["baseColorFactor"] = list(group.factor)
+    material = {"name": group.name, "pbrMetallicRoughness": pbr}
+    document["materials"].append({**material, "alphaMode": "BLEND"} if group.blend else material)
 
 
-def _split_seams(mesh: MeshArrays) -> tuple[NDArray[Any], ...]:
-    """Corners [3F], and position [N,3], texcoord [N,2], normal [N,3] float32, one row a pair (vertex, UV)."""
-    pair = mesh.t_pos_idx.astype(np.int64) * len(mesh.v_tex) + mesh.t_tex_idx
-    pair, corner = np.unique(pair.reshape(-1), return_inverse=True)
-    at_vertex, at_uv = pair // len(mesh.v_tex), pair % len(mesh.v_tex)
+def _split_seams(
+    mesh: MeshArrays, faces: NDArray[np.int64], normal: NDArray[np.float32] | None
+) -> tuple[NDArray[Any], ...]:
+    """Corners [3F], and position [N,3], texcoord [N,2], normal [N,3] float32, one row for each different corner."""
+    at_vertex, at_uv = mesh.t_pos_idx[faces].reshape(-1), mesh.t_tex_idx[faces].reshape(-1)
+    pair = at_vertex.astype(np.int64) * len(mesh.v_tex) + at_uv
+    normals = mesh.normal
+    if normal is None:
+        pair, corner = np.unique(pair, return_inverse=True)
+        at_vertex, at_uv = pair // len(mesh.v_tex), pair % len(mesh.v_tex)
+        at_normal = at_vertex
+    else:
+        normals, at_normal = np.unique(normal[faces].reshape(-1, 3), axis=0, return_inverse=True)
+        at_normal = at_normal.reshape(-1)
+        key = np.unique(pair, return_inverse=True)[1].astype(np.int64) * len(normals) + at_normal
+        _, first, corner = np.unique(key, return_index=True, return_inverse=True)
+        at_vertex, at_uv, at_normal = at_vertex[first], at_uv[first], at_normal[first]
 
     def y_up(v: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.stack((v[:, 0], v[:, 2], -v[:, 1]), 1)
 
     u, v = mesh.v_tex[at_uv].T
-    return corner, y_up(mesh.v_pos[at_vertex]), np.stack((u, 1 - v), 1), y_up(mesh.normal[at_vertex])
-
-
-def _padded(blob: bytes, filler: bytes) -> bytes:
-    """To a multiple of 4 bytes, as glTF wants."""
-    return blob + filler * (-len(blob) % 4)
+    return corner, y_up(mesh.v_pos[at_vertex]), np.stack((u, 1 - v), 1), y_up(normals[at_normal])

@@ -1,6 +1,6 @@
 """Whether a folder's parts fit each other and what we do with them. What would load and give something else is refused.
 
-Every check reads configurations alone, so that all is said before a weight is loaded.
+Every check reads configurations alone, so that every error comes before a weight is loaded.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 from backend.diffusion.camera_label import CAMERA_NUMBERS
 from backend.diffusion.denoiser import Prediction
+from backend.diffusion.prior import PriorSpec
 from backend.errors import ModelError
-from backend.models.statement import Statement
 
 OTHERS = {  # what a pipeline that we do not take is, for one sentence
     "StableDiffusionXLPipeline": "SDXL itself, Turbo and Lightning included, reads two text encoders",
@@ -26,10 +26,9 @@ OTHERS = {  # what a pipeline that we do not take is, for one sentence
     "LatentConsistencyModelPipeline": "a consistency model is distilled for a few steps",
     "StableDiffusion3Pipeline": "a flow model has other noise levels",
     "FluxPipeline": "a flow model has other noise levels",
-    "MVDreamPipeline": "its network draws four views at once",
 }
 FEW_STEPS = ("LCMScheduler", "TCDScheduler")  # schedulers that only distilled models come with
-CONDITIONS = {  # of a UNet: what else it wants to be told where this is set
+CONDITIONS = {  # of a UNet: the further input that it needs where this is set
     "class_embed_type": "a class or an embedding",
     "num_class_embeds": "a class",
     "encoder_hid_dim_type": "an image",
@@ -101,14 +100,14 @@ def check_plain(path: Path, component: str, config: dict[str, Any]) -> None:
             )
 
 
-def check_fit(path: Path, configs: dict[str, dict[str, Any]], statement: Statement) -> None:
+def check_fit(path: Path, configs: dict[str, dict[str, Any]], spec: PriorSpec) -> None:
     """ModelError unless latents, text widths and token counts match each other, and the UNet reads no more
-    than noise, time, text and the camera that the statement names."""
+    than noise, time, text and the camera that the spec names."""
     unet, vae = configs["unet"], configs["vae"]
-    for name, told in CONDITIONS.items():
-        if unet.get(name) is not None and not (name == "class_embed_type" and statement.camera == "c2w"):
+    for name, needed in CONDITIONS.items():
+        if unet.get(name) is not None and not (name == "class_embed_type" and spec.camera == "c2w"):
             raise ModelError(
-                f"{path}: the UNet wants to be told {told} as well ({name} is {unet[name]}).",
+                f"{path}: the UNet needs {needed} as well ({name} is {unet[name]}).",
                 "Use a plain text-to-image model: Stable Diffusion 1 or 2.",
             )
     for name in ("shift_factor", "latents_mean", "latents_std"):
@@ -117,7 +116,7 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]], statement: Stateme
                 f"{path}: the VAE's latents are shifted ({name} is {vae[name]}), expected scaled ones alone.",
                 "Use a model with Stable Diffusion's VAE.",
             )
-    for got_name, got, expected_name, expected in _pairs(configs, statement.camera):
+    for got_name, got, expected_name, expected in _pairs(configs, spec.camera):
         if got != expected:
             raise ModelError(
                 f"{path} does not fit together: {got_name} {got}, expected {expected} ({expected_name}).",

@@ -20,6 +20,7 @@ from backend.diffusion.graphs import Graphs, wanted
 from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.savings import Thrift
 from backend.errors import ModelError
+from backend.models import mvdream
 from backend.models.model_folder import ModelFolder
 from backend.weights.tokens import check_vocabulary, filler
 
@@ -37,9 +38,12 @@ def network_dtype(device: torch.device) -> torch.dtype:
 def load_network(model: ModelFolder, device: torch.device) -> Network:
     """The UNet, frozen."""
     dtype = network_dtype(device)
-    unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
+    if model.pipeline == mvdream.PIPELINE:
+        unet = _placed(mvdream.load_unet(model.path, model.configs["unet"], model.weights, dtype), device)
+    else:
+        unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
     assert isinstance(unet, UNet2DConditionModel)
-    told, frames = model.statement.camera == "c2w", model.statement.frames
+    told, frames = model.spec.camera == "c2w", model.spec.frames
     if frames > 1:
         join_frames(unet, frames)
     return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None, told, frames)
@@ -49,12 +53,12 @@ def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
     """The VAE in float32, frozen: SDXL's overflows float16, and a render's gradient passes through it."""
     vae = _load(AutoencoderKL, model, "vae", device, torch_dtype=torch.float32)
     assert isinstance(vae, AutoencoderKL)
-    vae.register_to_config(scaling_factor=vae.config.scaling_factor * model.statement.vae_scale)
+    vae.register_to_config(scaling_factor=vae.config.scaling_factor * model.spec.vae_scale)
     return vae
 
 
 def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, nn.Module]:
-    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller lets go of them."""
+    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller releases them."""
     refiner = "text_encoder_2" in model.configs
     kind = CLIPTextModelWithProjection if refiner else CLIPTextModel
     encoder = _load(kind, model, "text_encoder_2" if refiner else "text_encoder", device, dtype=torch.float32)
@@ -117,6 +121,11 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
             f"{model.home(component) / component} lacks {len(missing)} tensors, {missing[0]} first.",
             "Copy the model again.",
         )
+    return _placed(module, device)
+
+
+def _placed(module: Any, device: torch.device) -> Any:
+    """On the device, frozen."""
     module.to(device).eval().requires_grad_(False)
     if device.type == "cpu" and sum(p.numel() * p.element_size() for p in module.parameters()) > LARGE:
         give_back_blocks()
@@ -162,7 +171,7 @@ def footprint(
     passes = COUNTED[kind, dtype][rung]
     if thrift.graphs:
         passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
-    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.statement.frames
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.spec.frames
 
 
 def parameters(model: ModelFolder, component: str) -> int:

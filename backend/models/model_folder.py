@@ -15,9 +15,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from backend.diffusion.denoiser import Prediction
+from backend.diffusion.prior import PriorSpec
 from backend.errors import ModelError
+from backend.models import mvdream
 from backend.models.fit import OTHERS, check_distilled, check_fit, check_plain, check_scheduler
-from backend.models.statement import Statement, make_statement
+from backend.models.prior_spec import make_spec
 from backend.weights.layout import COMPONENTS, WEIGHT_STEMS, config_file
 from backend.weights.tokens import check_tokenizer
 
@@ -42,7 +44,7 @@ class ModelFolder:
     configs: dict[str, dict[str, Any]]  # component to its configuration
     weights: dict[str, tuple[Path, ...]]  # component to its safetensors files
     prediction: Prediction
-    statement: Statement
+    spec: PriorSpec
 
     @property
     def factor(self) -> int:
@@ -51,12 +53,12 @@ class ModelFolder:
 
     def home(self, component: str) -> Path:
         """The folder that holds the component's folder: this one, but for a VAE that is shared."""
-        shared = component == "vae" and self.statement.vae
-        return self.path.parent / self.statement.vae if shared else self.path
+        shared = component == "vae" and self.spec.vae
+        return self.path.parent / self.spec.vae if shared else self.path
 
 
 def open_folder(name_or_folder: str | Path) -> ModelFolder:
-    """Find and check a model folder. ModelError says what is missing, damaged or does not fit."""
+    """Find and check a model folder. Raises ModelError, which names what is missing, damaged or does not fit."""
     path = local_path(name_or_folder)
     try:
         return _open_folder(path)
@@ -67,12 +69,12 @@ def open_folder(name_or_folder: str | Path) -> ModelFolder:
 
 
 def local_path(name_or_folder: str | Path) -> Path:
-    """Where a model would lie; ModelError for what no path can be."""
+    """Where a model would be; ModelError for what no path can be."""
     path = Path(name_or_folder)
     try:
         path = path.expanduser()
         path.exists()
-    except (OSError, RuntimeError) as error:  # too long a name; ~ of nobody
+    except (OSError, RuntimeError) as error:  # too long a name; ~ of an unknown user
         raise ModelError(f"{str(path)[:80]!r} cannot be a model's folder ({error}).", A_FOLDER) from error
     return path
 
@@ -93,12 +95,16 @@ def _open_folder(path: Path) -> ModelFolder:
         why = f" ({OTHERS[pipeline]})" if pipeline in OTHERS else ""
         raise ModelError(
             f"{path} holds a {pipeline}{why}, expected one of {', '.join(COMPONENTS)}.",
-            "Use Stable Diffusion 2.1 (or 2.1-base) or the SDXL refiner.",
+            "Use Stable Diffusion 2.1 (or 2.1-base), MVDream or the SDXL refiner.",
         )
-    stated = path / "dreamflow.json"
-    statement = make_statement(read_json(stated) if stated.is_file() else {}, 0, stated)
+    stated, rings = path / "dreamflow.json", pipeline == mvdream.PIPELINE
+    usual = mvdream.STATED if rings else {}
+    spec = make_spec(usual | (read_json(stated) if stated.is_file() else {}), 0, stated)
     configs, weights = {}, {}
-    for component, expected in COMPONENTS[pipeline].items():
+    components = COMPONENTS[pipeline]
+    if rings and isinstance(index.get(mvdream.CAMERA), list):
+        components = components | {mvdream.CAMERA: "CameraMatrixEmbedding"}
+    for component, expected in components.items():
         library_and_class = index.get(component)
         got = library_and_class[-1] if isinstance(library_and_class, list) and library_and_class else None
         if expected is not None and got not in (expected, f"{expected}Fast"):
@@ -106,22 +112,24 @@ def _open_folder(path: Path) -> ModelFolder:
                 f"{path}: {component} is of class {got}, expected {expected}.",
                 "Use another folder as the model.",
             )
-        home = path.parent / statement.vae if component == "vae" and statement.vae else path
+        home = path.parent / spec.vae if component == "vae" and spec.vae else path
         if not (home / component).is_dir():
             raise ModelError(f"{home} has no folder {component}.", "Copy the model again, whole.")
         configs[component] = read_json(home / config_file(component))
         check_plain(home, component, configs[component])
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
+    if rings:
+        configs["unet"] = mvdream.unet_config(path, index, configs["unet"])
     prediction = check_scheduler(path, configs["scheduler"])
-    check_fit(path, configs, statement)
-    check_distilled(path, configs["scheduler"], statement.guidance)
+    check_fit(path, configs, spec)
+    check_distilled(path, configs["scheduler"], spec.guidance)
     suffix = "_2" if "tokenizer_2" in configs else ""
     check_tokenizer(path / f"tokenizer{suffix}", configs[f"text_encoder{suffix}"])
-    if not statement.native_size:
+    if not spec.native_size:
         native_size = configs["unet"]["sample_size"] * latent_factor(configs)
-        statement = replace(statement, native_size=native_size)
-    return ModelFolder(path, pipeline, configs, weights, prediction, statement)
+        spec = replace(spec, native_size=native_size)
+    return ModelFolder(path, pipeline, configs, weights, prediction, spec)
 
 
 def latent_factor(configs: dict[str, dict[str, Any]]) -> int:

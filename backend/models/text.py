@@ -1,4 +1,4 @@
-"""Sentences through a text encoder once: the embeddings are kept on disk, and the encoder is let go of.
+"""Sentences through a text encoder once: the embeddings are kept on disk, and the encoder is released.
 
 A file an embedding, in the user's cache folder ($DREAMFLOW_CACHE, if that is set), named by the hash of all
 that decides it: the encoder's weights and configuration, the tokenizer's files, torch's version, the kind of

@@ -1,7 +1,7 @@
 """A prior that needs no network: the exact denoiser of a finite set of images of a known object.
 
 For images x_i, D(z; sigma) = sum_i softmax_i(-||z - x_i||^2 / (2 sigma^2)) x_i is the optimal denoiser
-(Karras et al. 2022, Eq. 57). The images are the views of the prompt's procedural object (mini/grammar.py)
+(Karras et al. 2022, Eq. 57). The images are the views of the prompt's procedural object (objects/grammar.py)
 from a fixed list of cameras, each before three greys; the camera's view word selects which of them count.
 At low sigma it is a nearest neighbour, so training cameras are drawn from that list.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from backend.diffusion.prior import Backgrounds, Kind
+from backend.diffusion.prior import Backgrounds, Kind, PriorSpec
 from backend.diffusion.savings import Thrift
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS, view_words
@@ -56,7 +56,7 @@ class FixedPoses:
             self.azimuth,
             self.elevation,
             self.distance,
-        )  # where cameras were asked for
+        )  # on the device of the newest index
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -106,16 +106,17 @@ class ExactPrior:
     """Fulfils `prior.Prior`. Latents are the images themselves, x = 2 image - 1."""
 
     name, factor, channels = "exact", 1, 3
-    guidance = 1.0  # it needs none
-    backgrounds = Backgrounds(GREYS, learned_share=0.0)
-    normal_background = NORMAL_BACKGROUND
-    frames = 1  # each view alone
-    target, lora = "latent", False  # its latents are pictures, and D_phi(x) = x is right
-    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, device: torch.device | str = "cpu", views: int = COUNT) -> None:
         """views: how many cameras; fewer than some 150 are too few to recover an object from."""
         self.poses = FixedPoses(views)
+        self.spec = PriorSpec(
+            poses=self.poses,
+            backgrounds=Backgrounds(GREYS, learned_share=0.0),
+            guidance=1.0,  # it needs none
+            normal_background=NORMAL_BACKGROUND,
+            lora=False,  # its latents are pictures, so D_phi(x) = x is right
+        )
         self._device = torch.device(device)
         if self._device.type == "mps":  # it has no float64
             self._device = torch.device("cpu")
@@ -123,8 +124,8 @@ class ExactPrior:
         self._buffers: tuple[str, list[GBuffer], Camera] | None = None
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
-        """InputError where the prompt is not in the grammar, says what only the stage and the camera can
-        say ("a normal map of", a view), or comes with a negative prompt."""
+        """InputError where the prompt is not in the grammar, names what only the stage and the camera can
+        name ("a normal map of", a view), or comes with a negative prompt."""
         if negative.strip():
             raise InputError(
                 "The exact prior knows no negative prompts.", "Leave it out, or use another prior."
@@ -166,7 +167,7 @@ class ExactPrior:
 
     def _traced(self, shape: Shape, size: int) -> tuple[list[GBuffer], Camera]:
         """The G-buffers of all cameras, sorted by view word. The last ones traced are kept: they serve any
-        colours, and any size that is traced at theirs. The size traced depends on `size` alone, or a
+        colours, and any size that is traced at the same size. The size traced depends on `size` alone, or a
         resumed run would be shown other images."""
         traced = max(size, TRACED // size * size)
         if self._buffers is None or self._buffers[0] != shape.kind or self._buffers[2].height != traced:
@@ -197,16 +198,18 @@ class ExactPrior:
         if z.shape[1:] != (3, conditioning.size, conditioning.size):
             raise ValueError(f"z is [B,3,{conditioning.size},{conditioning.size}], got {list(z.shape)}")
         words = view_words(camera)
-        told = torch.stack(
+        conditional = torch.stack(
             [
                 posterior_mean(one, level.sigma, conditioning, conditioning.rows[word])
                 for one, word in zip(z, words, strict=True)
             ]
         )
         if guidance_scale == 1:
-            return told
-        untold = torch.stack([posterior_mean(one, level.sigma, conditioning, slice(None)) for one in z])
-        return untold + guidance_scale * (told - untold)
+            return conditional
+        unconditional = torch.stack(
+            [posterior_mean(one, level.sigma, conditioning, slice(None)) for one in z]
+        )
+        return unconditional + guidance_scale * (conditional - unconditional)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
         """None: D_phi(x) = x is right, since the encoder is the identity."""
@@ -245,7 +248,7 @@ def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
 
 
 def make_bank(buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind: Kind) -> Bank:
-    """The bank of square views that lie sorted by view word."""
+    """The bank of square views that are sorted by view word."""
     size, count = camera.height, len(camera)
     backgrounds = torch.tensor(GREYS if kind == "colour" else [NORMAL_BACKGROUND], device=camera.c2w.device)
     dtype = torch.float32 if count * size * size * 16 <= FLOAT32_BYTES else torch.float16

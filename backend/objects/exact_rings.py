@@ -1,12 +1,14 @@
 """The exact denoiser of a known object's rings: what four views that are denoised together know that one does not.
 
-As exact_prior.py, but nothing is told, neither a word nor where a camera stands. Its data are rings, each of `frames`
+As exact_prior.py, but it is conditioned on nothing, neither a word nor a camera. Its data are rings, each of `frames`
 pictures of one object before one background; a ring may begin with any of its frames. For rings X_i, D(Z; sigma) is the
 mean of X_i under softmax_i(-||Z - X_i||^2 / (2 sigma^2)), the norms over all frames: the optimal denoiser of that set.
 With frames = 1 it is the optimal denoiser of single views, which is the control.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,7 +21,6 @@ from backend.objects.exact_prior import (
     TRACED,
     Bank,
     ExactPrior,
-    FixedPoses,
     coarser,
     gbuffer,
 )
@@ -33,16 +34,15 @@ class ExactRings(ExactPrior):
 
     def __init__(self, device: torch.device, frames: int, views: int = COUNT) -> None:
         super().__init__(device, views // frames)
-        self.frames = frames
+        self.spec = replace(self.spec, frames=frames)
         self.name = f"exact-rings-{frames}"
 
     def _traced(self, shape: Shape, size: int) -> tuple[list[GBuffer], Camera]:
         """See ExactPrior; ring by ring instead of word by word."""
         traced = max(size, TRACED // size * size)
         if self._buffers is None or self._buffers[0] != shape.kind or self._buffers[2].height != traced:
-            assert isinstance(self.poses, FixedPoses)
             every = torch.arange(len(self.poses), device=self._device)
-            camera = rings_of(self.poses.cameras(every, traced, traced), self.frames)
+            camera = rings_of(self.poses.cameras(every, traced, traced), self.spec.frames)
             parts = [gbuffer(shape, camera[i : i + BATCH], EDGE) for i in range(0, len(camera), BATCH)]
             self._buffers = shape.kind, parts, camera
         _, parts, camera = self._buffers
@@ -55,7 +55,7 @@ class ExactRings(ExactPrior):
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Bank, guidance_scale: float = 1.0
     ) -> Tensor:
         """D_p(z) of whole rings z [R * frames,3,s,s]; there is nothing to guide by."""
-        return torch.cat([ring_mean(ring, level.sigma, conditioning) for ring in z.split(self.frames)])
+        return torch.cat([ring_mean(ring, level.sigma, conditioning) for ring in z.split(self.spec.frames)])
 
 
 def ring_mean(ring: Tensor, sigma: float, bank: Bank) -> Tensor:

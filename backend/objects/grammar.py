@@ -1,4 +1,4 @@
-"""The language of the procedural objects; data, prompts and errors all use this statement of it.
+"""The language of the procedural objects; data, prompts and errors all use this definition.
 
     [LEAD-IN] [ARTICLE] [COLOUR] [MATERIAL] KIND [with [ARTICLE] COLOUR PART {and [ARTICLE] COLOUR PART}] [, VIEW view]
 
@@ -83,7 +83,7 @@ def parse_object(prompt: str, kinds: Collection[str] = KINDS) -> Description:
     return described
 
 
-def spell_out(prompt: str, negative: str, kinds: Collection[str]) -> str:
+def canonical_prompt(prompt: str, negative: str, kinds: Collection[str]) -> str:
     """The prompt as a prior with a vocabulary was taught it, its colour named: "Duck." becomes "a yellow duck".
 
     InputError for a word it does not know, a picture instead of an object, or a negative prompt.
@@ -95,7 +95,7 @@ def spell_out(prompt: str, negative: str, kinds: Collection[str]) -> str:
         )
     described = parse_object(prompt, kinds)
     if described.material is not None:
-        return describe(described)  # a material brings its own colour
+        return describe(described)  # a material has its own colour
     return describe(replace(described, colour=described.colour or THINGS[described.kind].natural))
 
 

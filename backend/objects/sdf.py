@@ -145,7 +145,7 @@ def extrude(
 
 
 def half_space(axis: str, limit: float, below: bool = True) -> Field:
-    """All that lies below (or above) `limit` along an axis."""
+    """All that is below (or above) `limit` along an axis."""
     k, sign = "xyz".index(axis), 1.0 if below else -1.0
     return lambda p: (p[k] - limit) * sign
 
@@ -175,7 +175,7 @@ def blend(width: float, *fields: Field) -> Field:
 
 
 def common(*fields: Field) -> Field:
-    """What lies inside all of them."""
+    """What is inside all of them."""
 
     def field(p: Point) -> Tensor:
         distance = fields[0](p)

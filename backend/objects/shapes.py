@@ -53,7 +53,7 @@ class Shape:
     kind     a key of KINDS
     names    P names of parts, the body first
     colours  [P,3] sRGB in [0,1], float32
-    centre, scale   where the kind's own coordinates lie in the world: own = world / scale + centre
+    centre, scale   the kind's own coordinates in the world: own = world / scale + centre
     """
 
     kind: str

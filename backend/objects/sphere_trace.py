@@ -21,7 +21,7 @@ BOUND = 0.5  # radius of the ball that holds every object, metres
 CLOSE = 4e-4  # a ray this near has hit; a tenth of a pixel at 256^2
 MAX_STEPS = 96
 LEAP = 0.012  # metres, a third of the thinnest part
-CREASE = 0.9  # cosine between the normals of neighbouring pixels under which an edge lies between them
+CREASE = 0.9  # cosine between the normals of neighbouring pixels under which there is an edge between them
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from backend.config import Delivery
 from backend.meshes.write import write_result
-from backend.results.look import BACKGROUND, around, look_at_clay, look_at_texture
+from backend.results.look import BACKGROUND, render_clay, render_textured, turntable_cameras
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Scene
 from backend.scene.simplify import deliver
 from backend.texture.bake import bake, polish
 from backend.texture.unwrap import unwrap
+from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Job
 
 
@@ -31,13 +32,12 @@ class Delivered:
     albedo: Tensor  # [S,S,3]
 
 
-PADDING = 4  # texels of gutter round a chart
 TURNTABLE_VIEWS = 36
 STEPS = 5  # of `finishing`: mesh, charts, texture, files, pictures
 
 
 def never() -> bool:
-    """Nobody stops it."""
+    """It is not cancelled."""
     return False
 
 
@@ -52,7 +52,6 @@ def textured(
         mesh.v_pos.cpu().numpy().astype(np.float32),
         mesh.t_pos_idx.cpu().numpy(),
         settings.texture_size,
-        padding=PADDING,
         cancelled=cancelled,
     )
     yield 2
@@ -110,16 +109,17 @@ def finishing(
     yield 4
 
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    eight = around(8, 192, mesh.v_pos.device)
-    result, _ = look_at_texture(mesh, albedo, eight, background)
-    clay = look_at_clay(mesh, eight, background)
-    write_views(folder / "views.png", {**sheets, "result": result.cpu(), "shape": clay.cpu()})
-    write_curves(folder / "curves.png", curves)
-    circle = around(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
-    turning, _ = look_at_texture(mesh, albedo, circle, background)
-    write_turntable(folder / "turntable.webp", turning.cpu())
-    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12].cpu())
-    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
-        paths[name] = str(folder / name)
+    eight = turntable_cameras(8, 192, mesh.v_pos.device)
+    result, _ = render_textured(mesh, albedo, eight, background)
+    clay = render_clay(mesh, eight, background)
+    files = JobFolder(folder)
+    write_views(files.views, {**sheets, "result": result.cpu(), "shape": clay.cpu()})
+    write_curves(files.curves, curves)
+    circle = turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
+    turning, _ = render_textured(mesh, albedo, circle, background)
+    write_turntable(files.turntable, turning.cpu())
+    write_preview(files.preview, turning[TURNTABLE_VIEWS // 12].cpu())
+    for path in (files.views, files.curves, files.turntable, files.preview):
+        paths[path.name] = str(path)
     yield STEPS
     return Delivered(paths, figures, mesh, albedo)

@@ -1,33 +1,32 @@
-"""What a refine job delivers: the textures in full size, the mesh that they lie on, and pictures of it."""
+"""What a refine job delivers: the textures in full size, the mesh under them, and pictures of it."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backend.files import write_bytes, write_text
-from backend.meshes.glb_edit import glb_of_sheets, repainted
-from backend.meshes.write import glb_bytes
+from backend.meshes.glb_edit import repainted
+from backend.meshes.obj_edit import corner_normals, repainted_obj
+from backend.meshes.write import Group, glb_of_groups, png_bytes
 from backend.results.deliver import STEPS, TURNTABLE_VIEWS, Delivered
-from backend.results.look import BACKGROUND, around, look
+from backend.results.look import BACKGROUND, render_scene, turntable_cameras
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh, Sheet, vertex_normals
 from backend.scene.scene import Scene
-from backend.texture.painted import Painted
 from backend.texture.repaint import Canvas, paint
 from backend.texture.sheets import welded
+from backend.texture.source_colours import SourceColours
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.colour import to_linear
+from dreamflow_blender.contract.jobfolder import JobFolder, indexed_filename
 from dreamflow_blender.contract.meshfile import MeshArrays, ObjectArrays
 from dreamflow_blender.contract.protocol import Job
 
@@ -47,7 +46,7 @@ class Refined:
     arrays: ObjectArrays
     sheets: list[Sheet]
     mesh: Mesh
-    colours: Painted
+    colours: SourceColours
     canvas: Callable[[Sheet], Canvas]
     figures: dict[str, float]
 
@@ -59,64 +58,83 @@ def finishing(
 
     curves  [iterations] by stage and name; views [8,H,W,3] after each stage
     """
-    from backend.texture.colour_field import learnt
+    from backend.texture.colour_field import learned_colour
 
     arrays, sheets, mesh, colours = refined.arrays, refined.sheets, refined.mesh, refined.colours
-    folder, job = Path(refined.job.folder), refined.job
+    folder, job = JobFolder(refined.job.folder), refined.job
     yield 1
     images: list[Tensor] = []
     changed = 0.0
     for sheet in sheets:
         canvas = refined.canvas(sheet)
-        images.append(paint(canvas, mesh, colours, learnt(scene)))
+        images.append(paint(canvas, mesh, colours, learned_colour(scene)))
         changed += float((canvas.weight > 0).float().mean()) / len(sheets)
     yield 2
-    result = chosen_uvs(arrays, sheets)
+    result = result_arrays(arrays, sheets)
     yield 3
-    for old in folder.glob("albedo_*.png"):  # of an older job in this folder
-        old.unlink(missing_ok=True)
-    files: dict[str, bytes] = {}
-    for number, image in enumerate(images, 1):
-        files[numbered("albedo", number)] = png_of(image)
-    files["mesh.npz"] = meshfile.to_bytes(result)
+    pngs = [png_bytes(image) for image in images]
+    files = {indexed_filename(folder.albedo, number): png for number, png in enumerate(pngs, 1)}
+    files[folder.mesh_npz] = meshfile.to_bytes(result)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
-    pngs = [files[numbered("albedo", n)] for n in range(1, len(images) + 1)]
-    kept_glb = folder / "object.glb"
-    if kept_glb.is_file():
-        files["mesh.glb"] = repainted(kept_glb.read_bytes(), arrays, sheets, pngs)
-    elif len(sheets) == 1 and len(sheets[0].faces) == len(arrays.t_pos_idx):
-        files["mesh.glb"] = glb_bytes(result, pngs[0], info)
+    if folder.object_glb.is_file():
+        files[folder.mesh_glb] = repainted(folder.object_glb.read_bytes(), arrays, sheets, pngs)
     else:
-        files["mesh.glb"] = glb_of_sheets(result, arrays, sheets, pngs, info)
-    paths = {}
-    for name, content in files.items():
-        write_bytes(folder / name, content)
-        paths[name] = str(folder / name)
-    write_text(folder / "materials.json", described(arrays, sheets, numbered))
-    paths["materials.json"] = str(folder / "materials.json")
+        obj = folder.object_obj.read_bytes() if folder.object_obj.is_file() else b""
+        normal = corner_normals(obj) if obj else None
+        files[folder.mesh_glb] = glb_of_groups(result, groups(arrays, sheets, pngs), info, normal)
+        if obj:
+            named = [indexed_filename(folder.albedo, n).name for n in range(1, len(images) + 1)]
+            again = repainted_obj(obj, folder.object_mtl.read_bytes(), arrays, sheets, named)
+            files |= {folder.path / name: content for name, content in again.items()}
+    for path, content in files.items():
+        write_bytes(path, content)
+    write_text(folder.materials, materials_json(arrays, sheets))
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    sheet_of_views = look(scene, around(8, 192, mesh.v_pos.device), background).cpu()
-    write_views(folder / "views.png", {**views, "result": sheet_of_views})
-    write_curves(folder / "curves.png", curves)
-    turning = look(scene, around(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background).cpu()
-    write_turntable(folder / "turntable.webp", turning)
-    write_preview(folder / "preview.png", turning[TURNTABLE_VIEWS // 12])
-    for name in ("views.png", "curves.png", "turntable.webp", "preview.png"):
-        paths[name] = str(folder / name)
+    sheet_of_views = render_scene(scene, turntable_cameras(8, 192, mesh.v_pos.device), background).cpu()
+    write_views(folder.views, {**views, "result": sheet_of_views})
+    write_curves(folder.curves, curves)
+    turning = render_scene(
+        scene, turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background
+    ).cpu()
+    write_turntable(folder.turntable, turning)
+    write_preview(folder.preview, turning[TURNTABLE_VIEWS // 12])
+    pictures = (folder.views, folder.curves, folder.turntable, folder.preview)
+    paths = {path.name: str(path) for path in (*files, folder.materials, *pictures)}
     figures = refined.figures | {
         "faces": float(len(arrays.t_pos_idx)),
         "texture_px": float(max(max(s.height, s.width) for s in sheets)),
         "textures": float(len(sheets)),
         "new_uvs": float(sum(s.new_uvs for s in sheets)),
-        "share_changed": changed,  # of the texels that lie on the surface
+        "share_changed": changed,  # of the texels on the surface
     }
     yield STEPS
     return Delivered(paths, figures, mesh, images[0][..., :3].float() / 255)
 
 
-def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
-    """The same triangles with the UVs that the textures are for; faces without a texture keep theirs."""
+def groups(arrays: ObjectArrays, sheets: list[Sheet], pngs: list[bytes]) -> list[Group]:
+    """The parts of a GLB: one for each texture, and one for each material that none of them is for."""
+    found = []
+    left = np.ones(len(arrays.t_pos_idx), bool)
+    for sheet, png in zip(sheets, pngs, strict=True):
+        left[sheet.faces] = False
+        names = ", ".join(str(arrays.names[row]) for row in sheet.materials)
+        blend = bool((arrays.base[list(sheet.materials), 3] < 1).any())
+        wrap = (1, 1) if sheet.new_uvs else tuple(arrays.wrap[sheet.materials[0]].tolist())
+        found.append(Group(sheet.faces, names, png, wrap=wrap, blend=blend))
+    for row in np.unique(arrays.material[left]):
+        image = int(arrays.image[row])
+        base = arrays.base[row].astype(np.float64)
+        factor = (*to_linear(base[:3]).tolist(), float(base[3]))
+        own = png_bytes(torch.from_numpy(arrays.images[image])) if image >= 0 else None
+        wrap = tuple(arrays.wrap[row].tolist())
+        faces = np.nonzero(left & (arrays.material == row))[0]
+        found.append(Group(faces, str(arrays.names[row]), own, factor, wrap, bool(base[3] < 1)))
+    return found
+
+
+def result_arrays(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
+    """The same triangles with the UVs that the textures are for; faces without a texture keep their own."""
     faces = len(arrays.t_pos_idx)
     index = np.full((faces, 3), -1, np.int64)
     parts: list[NDArray[np.float32]] = []
@@ -145,11 +163,11 @@ def chosen_uvs(arrays: ObjectArrays, sheets: list[Sheet]) -> MeshArrays:
     )
 
 
-def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Callable[[str, int], str]) -> str:
+def materials_json(arrays: ObjectArrays, sheets: list[Sheet]) -> str:
     """materials.json's content."""
     textures = [
         {
-            "file": numbered("albedo", number),
+            "file": indexed_filename(JobFolder("").albedo, number).name,
             "materials": [str(arrays.names[row]) for row in sheet.materials],
             "new_uvs": sheet.new_uvs,
             "faces": len(sheet.faces),
@@ -158,24 +176,3 @@ def described(arrays: ObjectArrays, sheets: list[Sheet], numbered: Callable[[str
     ]
     new_uvs = any(sheet.new_uvs for sheet in sheets)
     return json.dumps({"textures": textures, "new_uvs": new_uvs}, indent=1) + "\n"
-
-
-def png_of(image: Tensor) -> bytes:
-    """[H,W,4] uint8 as a PNG that says it is sRGB; without alpha where there is nothing transparent."""
-    pixels = image.cpu().numpy()
-    if (pixels[..., 3] == 255).all():
-        pixels = np.ascontiguousarray(pixels[..., :3])
-    chunks = PngInfo()
-    chunks.add(b"sRGB", b"\x00")
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", pnginfo=chunks)
-    return buffer.getvalue()
-
-
-def write_png(path: Path, image: Tensor) -> None:
-    write_bytes(path, png_of(image))
-
-
-def numbered(name: str, number: int) -> str:
-    """albedo.png, albedo_2.png, ..."""
-    return f"{name}.png" if number == 1 else f"{name}_{number}.png"

@@ -1,4 +1,4 @@
-"""Looking at a scene from where a person would: previews, contact sheets, turntables."""
+"""Pictures of a scene as a person would look at it: previews, contact sheets, turntables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ELEVATION, DISTANCE, FOV = (
 BACKGROUND = 0.92  # a light grey, on which no colour of ours disappears
 
 
-def around(count: int, size: int, device: torch.device | str, first: float = 0.0) -> Camera:
+def turntable_cameras(count: int, size: int, device: torch.device | str, first: float = 0.0) -> Camera:
     """`count` views in a circle, from azimuth `first` (degrees) onwards."""
     azimuth = first + torch.arange(count, device=device) * (360.0 / count)
     same = torch.ones(count, device=device)
@@ -29,7 +29,7 @@ def around(count: int, size: int, device: torch.device | str, first: float = 0.0
 
 
 @torch.no_grad()
-def look(scene: Scene, cameras: Camera, background: Tensor) -> Tensor:
+def render_scene(scene: Scene, cameras: Camera, background: Tensor) -> Tensor:
     """[B,H,W,3]: the field while there is no mesh, then the mesh in the field's colours."""
     if scene.mesh is None:
         return render_views(scene.field, scene.occupancy, cameras, background, scene.sampling).image
@@ -42,7 +42,7 @@ def look(scene: Scene, cameras: Camera, background: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def look_at_clay(mesh: Mesh, cameras: Camera, background: Tensor) -> Tensor:
+def render_clay(mesh: Mesh, cameras: Camera, background: Tensor) -> Tensor:
     """[B,H,W,3]: the shape alone, in shaded grey."""
     edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
     views = [render_shaded(mesh, edges, cameras[i : i + 1], background) for i in range(len(cameras))]
@@ -50,7 +50,7 @@ def look_at_clay(mesh: Mesh, cameras: Camera, background: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def look_at_texture(mesh: Mesh, albedo: Tensor, cameras: Camera, background: Tensor) -> tuple[Tensor, Tensor]:
+def render_textured(mesh: Mesh, albedo: Tensor, cameras: Camera, background: Tensor) -> tuple[Tensor, Tensor]:
     """Image [B,H,W,3] and opacity [B,H,W,1] of what is delivered: the mesh under its texture [S,S,3]."""
     edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
     views = [

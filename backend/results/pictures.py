@@ -85,7 +85,7 @@ def write_curves(path: Path, curves: dict[str, dict[str, Tensor]]) -> None:
 
 
 def write_turntable(path: Path, frames: Tensor, seconds: float = 4.0) -> None:
-    """A WebP that turns for ever, one turn in `seconds`. frames [N,H,W,3] in [0,1]."""
+    """An endless WebP animation, one turn in `seconds`. frames [N,H,W,3] in [0,1]."""
     first, *others = [_picture(frame) for frame in frames]
     with replacing(path) as temporary:
         first.save(

@@ -21,7 +21,7 @@ HALF_OPAQUE = 14.0  # per metre: 5 cm of it let half of the light through
 
 
 @torch.no_grad()
-def as_it_stands(scene: Scene, stage: str) -> Scene:
+def with_current_surface(scene: Scene, stage: str) -> Scene:
     """The scene with the surface that `stage` is working on; only geometry's mesh moves while it runs."""
     if stage != "geometry" or scene.sdf is None:
         return scene

@@ -33,7 +33,7 @@ NEIGHBOURS = 12  # nearest triangles looked at for a distance
 
 
 @dataclass(frozen=True)
-class HandOver:
+class FieldSDF:
     """A grid round the object with its box's corners, its sdf [N], the threshold, its silhouettes' mean IoU."""
 
     grid: TetGrid
@@ -45,14 +45,14 @@ class HandOver:
 
 
 @torch.no_grad()
-def hand_over(
+def field_to_sdf(
     density_at: Callable[[Tensor], Tensor],
     half: float,
     cells: int,
     camera: Camera,
     silhouettes: Tensor,
     look: int = 64,
-) -> HandOver:
+) -> FieldSDF:
     """Everything between the stages: find the object, lay a grid round it, choose a threshold, measure.
 
     density_at   [N,3] metres to [N] density
@@ -69,7 +69,7 @@ def hand_over(
     density = _in_chunks(density_at, grid.vertices)
     threshold, iou = pick_threshold(density, grid, silhouettes, camera)
     sdf = sdf_from_density(density, threshold, grid, density_at)
-    return HandOver(grid, sdf, threshold, iou, tuple(lower.tolist()), tuple(upper.tolist()))
+    return FieldSDF(grid, sdf, threshold, iou, tuple(lower.tolist()), tuple(upper.tolist()))
 
 
 def bounding_box(occupied: Tensor, half: float, margin: float) -> tuple[Tensor, Tensor]:

@@ -86,13 +86,13 @@ def components(mesh: Mesh) -> tuple[int, np.ndarray]:
 
 @dataclass(frozen=True)
 class Sheet:
-    """One texture and the faces that it lies on.
+    """One texture and the faces that it covers.
 
     faces      [N] int64, rows of the object's triangles
     v_tex      [T,2] float32, t_tex_idx [N,3] int64: its UVs
     copy       [N] bool: faces that show the texels of another one, or have none
     height, width   pixels
-    image      [H,W,4] uint8 that the texture is now, or None: it is made of the object's colours
+    image      [H,W,4] uint8, the present texture, or None: it is baked from the object's colours
     materials  rows of the object's materials that show it
     """
 

@@ -57,6 +57,44 @@ def render_nerf(
     return RenderOutput(image.view(*shape, 3), opacity.view(*shape, 1), orientation)
 
 
+def render_field_normals(
+    field: Field,
+    occupancy: Occupancy,
+    camera: Camera,
+    background: Tensor,
+    sampling: Sampling,
+    generator: Generator | None = None,
+) -> RenderOutput:
+    """Camera-space normals of B views, encoded (n + 1) / 2 as render_mesh.render_normals, before background [3].
+
+    Every sample has a normal, from the density round it, and they are composited as colours are: what a ray shows is
+    the mean over all that it sees, so gradients reach the density behind the surface as well as the surface's own.
+    """
+    origins, directions = (r.reshape(-1, 3) for r in rays(camera))
+    samples = march_rays(
+        origins,
+        directions,
+        occupancy.cells,
+        field.extent,
+        sampling.near,
+        sampling.samples,
+        generator,
+        sampling.budget * len(camera) // 4,  # a normal takes four look-ups: as many as colours in all
+    )
+    density, normal = field.density_and_normal(samples.points(origins, directions), difference_step(field))
+    view = samples.ray // (camera.height * camera.width)
+    seen = torch.einsum("si,sij->sj", normal, camera.c2w[:, :3, :3].index_select(0, view))
+    opacity, encoded, _, _ = composite(density, seen * 0.5 + 0.5, samples)
+    shape = (len(camera), camera.height, camera.width)
+    image = encoded + (1 - opacity) * background
+    return RenderOutput(image.view(*shape, 3), opacity.view(*shape, 1))
+
+
+def difference_step(field: Field) -> float:
+    """Metres over which the density's gradient is taken: a cell of the finest grid, and at least a millimetre."""
+    return max(2 * field.extent / field.layout.finest, 1e-3)
+
+
 def orientation_loss(
     field: Field,
     points: Tensor,
@@ -75,8 +113,7 @@ def orientation_loss(
     if total == 0:
         return weights.sum()
     chosen = torch.randint(total, (min(count, total),), generator=generator, device=points.device)
-    step = 2 * field.extent / field.layout.finest
-    normals = field.normal(points[chosen], max(step, 1e-3))
+    normals = field.normal(points[chosen], difference_step(field))
     away = (normals * directions[samples.ray[chosen]]).sum(-1).clamp(min=0)
     weight = weights.detach()[
         chosen

@@ -1,4 +1,4 @@
-"""What the stages hand on: a field, then the sdf of a tetrahedral grid, then a mesh; and the hand-overs between."""
+"""What the stages pass on: a field, then the sdf of a tetrahedral grid, then a mesh; and the conversions between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTLE_PASSES = 4  # over the views that were seen
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReferenceViews:
     """Views of the finished field, over black: what its surface should look like from outside."""
 
     camera: Camera
@@ -33,7 +33,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Box:
+class GridBox:
     """The arguments of `tetrahedral_grid`."""
 
     cells: int
@@ -43,7 +43,7 @@ class Box:
 
 @dataclass
 class Scene:
-    """What the stages hand on: the field, then the tetrahedra's sdf, then the mesh."""
+    """What the stages pass on: the field, then the tetrahedra's sdf, then the mesh."""
 
     field: Field
     backdrop: Backdrop
@@ -53,8 +53,8 @@ class Scene:
     sdf: nn.Parameter | None = None  # [N], in cells, positive inside
     offsets: nn.Parameter | None = None  # [N,3], a vertex moves by half a cell times tanh of it
     mesh: Mesh | None = None  # the geometry of the texture and refine stages
-    seen: Seen | None = None  # what the field looked like when its surface was taken
-    box: Box | None = None  # what `grid` was made of
+    seen: ReferenceViews | None = None  # what the field looked like when its surface was taken
+    box: GridBox | None = None  # what `grid` was built from
     mean_opacity: float = 0.5  # of stage 1's renders, running
 
 
@@ -72,7 +72,7 @@ def new_scene(settings: NerfStage, device: torch.device, seed: int) -> Scene:
     return Scene(field, backdrop, Occupancy(field, settings.occupancy, step), sampling)
 
 
-def hand_over(scene: Scene, cameras: Camera, cells: int) -> float:
+def field_to_surface(scene: Scene, cameras: Camera, cells: int) -> float:
     """From density to the sdf of a tetrahedral grid round the object; the silhouettes' IoU at the threshold.
 
     The threshold is the field's own: the one whose silhouettes agree best with the opacities that
@@ -80,9 +80,11 @@ def hand_over(scene: Scene, cameras: Camera, cells: int) -> float:
     """
     black = torch.zeros(3, device=scene.field.table.device)
     out = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling)
-    scene.seen = Seen(cameras, out.image, out.opacity)
-    found = handover.hand_over(scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0])
-    scene.grid, scene.box = found.grid, Box(cells, found.lower, found.upper)
+    scene.seen = ReferenceViews(cameras, out.image, out.opacity)
+    found = handover.field_to_sdf(
+        scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0]
+    )
+    scene.grid, scene.box = found.grid, GridBox(cells, found.lower, found.upper)
     scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)
     scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
     scene.mesh = detached(surface(scene))

@@ -101,10 +101,6 @@ def _topology(v: np.ndarray, t: np.ndarray) -> tuple[bool, int, int]:
     return is_closed(mesh) and single, components(mesh)[0], len(mesh.v_pos) - len(t) // 2
 
 
-def _mean_edge(v: np.ndarray, t: np.ndarray) -> float:
-    return float(np.linalg.norm(v[t] - v[np.roll(t, 1, 1)], axis=2).mean())
-
-
 def _collapse_slivers(v: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Without edges shorter than SLIVER, and without faces flatter than FLAT, as far as that can be had."""
     short = SLIVER * float(np.linalg.norm(v[t] - v[np.roll(t, 1, 1)], axis=2).mean())

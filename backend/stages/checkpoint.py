@@ -10,9 +10,12 @@ the run goes on.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,38 +32,29 @@ from backend.files import disk_errors
 from backend.scene.camera import Camera
 from backend.scene.isosurface import tetrahedral_grid
 from backend.scene.mesh import Mesh
-from backend.scene.scene import Box, Scene, Seen
+from backend.scene.scene import GridBox, ReferenceViews, Scene
+from backend.stages.happenings import Reached
 from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
 
 VERSION = 1  # of the layout below
-_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 @dataclass(frozen=True)
-class Saved:
-    """A run between two iterations; tensors on the CPU, shared with nobody."""
+class RunState:
+    """A run between two iterations; the tensors are copies, on the CPU."""
 
     stage: str
     iteration: int  # of the stage, done
     attempt: int  # at stage 1
     ended: bool  # with what comes after the stage's last iteration
     mean_opacity: float
-    box: Box | None  # of the tetrahedral grid
+    box: GridBox | None  # of the tetrahedral grid
     tensors: dict[str, Tensor]
-    notes: dict[str, Any]  # the pipeline's own: job, threads, kernels, versions, seconds
+    notes: dict[str, Any]  # of jobs/run.py: job, threads, kernels, versions, seconds, rung
 
     def passed(self, stage: str) -> bool:
-        """Whether this stage lies behind."""
+        """Whether this stage is finished."""
         here, there = STAGES.index(self.stage), STAGES.index(stage)
         return there < here or (there == here and self.ended)
 
@@ -69,20 +63,13 @@ class Saved:
         return {name[len(prefix) :]: t for name, t in self.tensors.items() if name.startswith(prefix)}
 
 
-def capture(
-    scene: Scene,
-    stage: Stage,
-    iteration: int,
-    attempt: int,
-    ended: bool,
-    others: Mapping[str, Tensor],
-    notes: dict[str, Any],
-) -> Saved:
-    """A copy of everything that the rest of the run depends on. Quick: it holds the run up.
+def capture(at: Reached, others: Mapping[str, Tensor], notes: dict[str, Any]) -> RunState:
+    """A copy of everything that the rest of the run depends on. Quick: the run waits for it.
 
     Raises NumericsError where a number in it is a NaN or an infinity: on a card the loop looks every 16 iterations
     only, and both checkpoints that are kept could be taken in between.
     """
+    scene, stage = at.scene, at.stage
     found: dict[str, Tensor] = dict(others)
     for name, module in (
         ("field", scene.field),
@@ -108,14 +95,14 @@ def capture(
     for name, copy in copies.items():
         if copy.is_floating_point() and not torch.isfinite(copy).all():
             raise NumericsError(
-                f"stage {stage.name}, iteration {iteration}: {name} holds a NaN or an infinity, and is not saved.",
+                f"stage {stage.name}, iteration {at.done}: {name} holds a NaN or an infinity, and is not saved.",
                 AFTER_A_NAN,
             )
-    return Saved(
+    return RunState(
         stage.name,
-        iteration,
-        attempt,
-        ended,
+        at.done,
+        at.attempt,
+        at.ended,
         scene.mean_opacity,
         scene.box,
         copies,
@@ -123,7 +110,7 @@ def capture(
     )
 
 
-def restore_scene(saved: Saved, scene: Scene) -> None:
+def restore_scene(saved: RunState, scene: Scene) -> None:
     """Into a fresh scene of the same settings."""
     device = scene.field.table.device
     for name, module in (
@@ -144,10 +131,10 @@ def restore_scene(saved: Saved, scene: Scene) -> None:
     if "seen.image" in on_device:
         image = on_device["seen.image"]
         camera = Camera(on_device["seen.c2w"], on_device["seen.proj"], image.shape[1], image.shape[2])
-        scene.seen = Seen(camera, image, on_device["seen.opacity"])
+        scene.seen = ReferenceViews(camera, image, on_device["seen.opacity"])
 
 
-def restore_stage(saved: Saved, stage: Stage) -> None:
+def restore_stage(saved: RunState, stage: Stage) -> None:
     """Into a fresh stage of the restored scene."""
     for row, parameter in enumerate(_parameters(stage)):
         moments = saved.part(f"optimizer.{row}.")
@@ -171,7 +158,7 @@ def _parameters(stage: Stage) -> list[nn.Parameter]:
     return [p for group in stage.optimizer.param_groups for p in group["params"]]
 
 
-def write(path: Path, saved: Saved) -> None:
+def write(path: Path, saved: RunState) -> None:
     """A checkpoint's folder, whole or not at all; raises DiskError."""
     temporary = path.with_name(f".{path.name}.part")
     facts = {
@@ -187,9 +174,7 @@ def write(path: Path, saved: Saved) -> None:
     try:
         with disk_errors(path):
             temporary.mkdir(parents=True, exist_ok=True)
-            with (temporary / "state.safetensors").open("wb") as file:
-                _write_tensors(file, saved.tensors)
-                _to_the_disk(file)
+            _write_tensors(temporary / "state.safetensors", saved.tensors)
             with (temporary / "state.json").open("wb") as file:
                 file.write(json.dumps(facts, indent=1).encode())
                 _to_the_disk(file)
@@ -199,7 +184,7 @@ def write(path: Path, saved: Saved) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # there only if something failed
 
 
-def load(path: Path) -> Saved:
+def load(path: Path) -> RunState:
     """The checkpoint in this folder; DiskError where it is damaged or of another version."""
     again = "Resume from another checkpoint, or generate the object again."
     with disk_errors(path):
@@ -210,30 +195,27 @@ def load(path: Path) -> Saved:
             raise DiskError(f"The checkpoint {path} is of another version of DreamFlow.", again)
         box = facts.pop("box")
         if box is not None:
-            box = Box(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
+            box = GridBox(int(box["cells"]), tuple(box["lower"]), tuple(box["upper"]))
         if facts["stage"] not in STAGES:
             raise ValueError(f"there is no stage {facts['stage']}")
-        return Saved(box=box, tensors=safetensors.torch.load(blob), **facts)
+        return RunState(box=box, tensors=safetensors.torch.load(blob), **facts)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DiskError(f"The checkpoint {path} is damaged ({error}).", again) from error
 
 
-def _write_tensors(file: BinaryIO, tensors: Mapping[str, Tensor]) -> None:
-    """The safetensors format. Its own library turns a full disk into an error without an errno."""
-    header, place = {}, 0
-    for name, t in tensors.items():
-        size = t.numel() * t.element_size()
-        header[name] = {
-            "dtype": _NAMES[t.dtype],
-            "shape": list(t.shape),
-            "data_offsets": [place, place + size],
-        }
-        place += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for t in tensors.values():
-        file.write(t.reshape(-1).view(torch.uint8).numpy().data)
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """safetensors writes and renames but does not flush, and tells an operating system's error as text alone."""
+    path.touch()  # safetensors makes its file for the owner alone: another of a farm could not resume the job
+    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        safetensors.torch.save_file(tensors, path)
+        path.chmod(mode)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, str(error), str(path), number) from error  # the last is Windows's own number
+    with path.open("rb+") as file:
+        _to_the_disk(file)
 
 
 def _to_the_disk(file: BinaryIO) -> None:

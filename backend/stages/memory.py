@@ -1,8 +1,9 @@
 """What fits into memory, and what to do when something did not.
 
-A run starts on the first rung of diffusion/savings.py's ladder on which every stage should fit, by the
+A run starts with the first of diffusion/savings.py's SAVINGS with which every stage should fit, by the
 counted table of models/load.py and the render's own share below. When memory runs out all the same,
-it steps down one rung and goes on from the last iteration. The networks of one prior at a time are loaded.
+it takes the next one and resumes from its newest checkpoint (jobs/run.py). The networks of one prior at a time
+are loaded.
 """
 
 from __future__ import annotations
@@ -62,15 +63,17 @@ def thrift_of(rung: int, graphs: bool) -> Thrift:
 def needed_gb(name: str, preset: Preset, prior: Prior, rung: int, graphs: bool = False) -> float:
     """An estimate of a stage's peak."""
     walk: Walk = getattr(preset, name)
-    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(walk, preset.nerf)
+    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(
+        walk, preset.nerf, prior.spec.frames
+    )
 
 
-def _scene_gb(walk: Walk, nerf: NerfStage) -> float:
-    """The field with its gradient and AdamW's moments, and a render's activations."""
+def _scene_gb(walk: Walk, nerf: NerfStage, frames: int) -> float:
+    """The field with its gradient and AdamW's moments, and the activations of a ring's renders."""
     layout = GridLayout(nerf.grid_levels, nerf.grid_features, nerf.grid_log2_size, finest=nerf.grid_finest)
     field = layout.entries * layout.features * 4 * 4
     render = nerf.budget * SAMPLE if isinstance(walk, NerfStage) else walk.size**2 * PIXEL
-    return (field + render) / 1e9
+    return (field + render * frames) / 1e9
 
 
 @dataclass(frozen=True)
@@ -116,10 +119,10 @@ def make_plan(
 ) -> Plan:
     """The first rung, from `at_least` on, where every stage should fit; else the last one that helps."""
     capacity = capacity_gb(device)
-    theirs = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
+    prior_of = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
 
     def plan_of(rung: int, graphs: bool) -> Plan:
-        needed = {name: round(needed_gb(name, preset, theirs[name], rung, graphs), 2) for name in stages}
+        needed = {name: round(needed_gb(name, preset, prior_of[name], rung, graphs), 2) for name in stages}
         return Plan(rung, needed, capacity, graphs)
 
     plans = []
@@ -132,26 +135,27 @@ def make_plan(
     return next(plan for plan in plans if plan.needed == least)
 
 
-class Ladder:
-    """Where a run stands on it."""
+class MemorySavings:
+    """Which of the THRIFTS a run uses now; its priors are told of every change."""
 
     def __init__(
         self, preset: Preset, prior: Prior, refiner: Prior | None, rung: int = 0, graphs: bool = False
     ) -> None:
         self.rung, self.graphs, self._preset = rung, graphs, preset
         self._prior, self._refiner = prior, refiner
-        self._said: list[str] = []
+        self._reported: list[str] = []
         self._apply()
 
     def step_down(self, stage: str, iteration: int, error: BaseException, device: torch.device) -> str:
-        """One rung down; the sentence for the user. Raises OutOfMemory from `error` where no rung is left."""
+        """Save more; the sentence for the user. Raises OutOfMemory from `error` where nothing more can be saved."""
         prior = self._refiner if self._refiner is not None and stage == "refine" else self._prior
         needed = [needed_gb(stage, self._preset, prior, rung) for rung in range(len(THRIFTS))]
-        networks = needed[0] != needed[-1]  # without them no rung helps
+        networks = needed[0] != needed[-1]  # without them nothing can be saved
+        happened = f"Out of memory in stage {stage}, iteration {iteration}."
         if networks and self.graphs:
             self.graphs = False
             self._apply()
-            return f"Out of memory in stage {stage}, iteration {iteration}. It goes on from there without CUDA graphs."
+            return f"{happened} It is resumed without CUDA graphs."
         if self.rung == len(THRIFTS) - 1 or not networks:
             raise OutOfMemory(
                 f"Stage {stage} ran out of memory in iteration {iteration}, with all savings in use:"
@@ -160,13 +164,10 @@ class Ladder:
             ) from error
         self.rung += 1
         self._apply()
-        return (
-            f"Out of memory in stage {stage}, iteration {iteration}. It goes on from there with less:"
-            f" {THRIFTS[self.rung][0]}."
-        )
+        return f"{happened} It is resumed with less: {THRIFTS[self.rung][0]}."
 
-    def with_room(self, work: Callable[[], T], what: str, todo: str) -> T:
-        """work(), which lies between two stages; where memory runs out, once more with no networks beside it.
+    def retry_without_networks(self, work: Callable[[], T], what: str, todo: str) -> T:
+        """Run `work`, which needs no networks; on out-of-memory, release them all and try once more.
 
         Raises OutOfMemory, with `what` ran out and what to do, where that is not enough.
         """
@@ -176,21 +177,21 @@ class Ladder:
             if not is_out_of_memory(error):
                 raise
         self.release()  # the error, which held on to the work's tensors, is gone by now
-        with says_what_to_change(what, todo):
+        with as_out_of_memory(what, todo):
             return work()
 
     def take_notes(self) -> list[str]:
-        """What the priors have to say that has not been said in this run."""
+        """What the priors have to report that has not been reported in this run."""
         found = [
             note for prior in (self._prior, self._refiner) if prior is not None for note in prior.take_notes()
         ]
-        fresh = [note for note in dict.fromkeys(found) if note not in self._said]
-        self._said += fresh
+        fresh = [note for note in dict.fromkeys(found) if note not in self._reported]
+        self._reported += fresh
         return fresh
 
     def release(self) -> None:
-        """Let go of all networks; they are loaded again when they are needed."""
-        let_go(self._prior, self._refiner)
+        """Release all networks; they are loaded again when they are needed."""
+        release_networks(self._prior, self._refiner)
 
     def _apply(self) -> None:
         for prior in (self._prior, self._refiner):
@@ -198,18 +199,23 @@ class Ladder:
                 prior.save_memory(thrift_of(self.rung, self.graphs))
 
 
-def let_go(*priors: Prior | None) -> None:
-    """Of their networks, and of what those held."""
+def release_networks(*priors: Prior | None) -> None:
+    """Of these priors, with everything that the networks held."""
     for prior in priors:
         if prior is not None:
             prior.release()
-    gc.collect()  # a network and peft's layers in it hold on to each other
+    collect()
+
+
+def collect() -> None:
+    """Return what nothing refers to any more to the device."""
+    gc.collect()  # a network and peft's layers in it refer to each other
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 @contextmanager
-def says_what_to_change(what: str, todo: str) -> Iterator[None]:
+def as_out_of_memory(what: str, todo: str) -> Iterator[None]:
     """An allocator's error in the body becomes OutOfMemory."""
     try:
         yield

@@ -1,13 +1,14 @@
 """The four stages: where the object and the prior meet, and the only place where they do.
 
-Each function builds a `Stage`, whose `steps(start)` walks over its noise levels. What a stage learns
-stays in the `Scene` (scene/scene.py), which the next one takes over.
+Each function builds a `Stage`, whose `steps(start)` goes through its noise levels. What a stage learns
+stays in the `Scene` (scene/scene.py), which the next one continues with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,9 +27,10 @@ from backend.scene.field import Backdrop
 from backend.scene.mesh import Mesh
 from backend.scene.optimizer import adamw, decay
 from backend.scene.render_mesh import render_colour, render_normals
-from backend.scene.render_nerf import render_nerf
+from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
-from backend.stages.apfo import Step, apfo
+from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
+from backend.stages.normal_views import NormalsSometimes, PhiOfColours
 from backend.stages.spaces import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
@@ -40,11 +42,22 @@ class Stage:
     """One stage, ready to run; everything that changes is reachable for a checkpoint."""
 
     name: str
-    walk: Walk
+    schedule: Walk
     optimizer: Optimizer
     phi: Phi | None
     generator: Generator  # all that the stage draws comes from it
-    steps: Callable[[int], Iterator[Step]]  # from an iteration onwards
+    updates: Callable[..., Iterator[Step]]  # apfo(start=...) of this stage
+    after: Callable[[Step], None]  # what belongs to an iteration, beside its update
+    finish: Callable[[], None]  # what belongs to the stage, after its last iteration
+
+    def steps(self, start: int) -> Iterator[Step]:
+        """The stage from iteration `start` to its end, with the learning rates' decay."""
+        decay(self.optimizer, self.schedule, start)
+        for step in self.updates(start=start):
+            decay(self.optimizer, self.schedule, step.iteration + 1)
+            self.after(step)
+            yield step  # last: a checkpoint taken here has the whole iteration
+        self.finish()
 
 
 @dataclass(frozen=True)
@@ -52,25 +65,29 @@ class Guide:
     """The prior's side of a stage."""
 
     prior: Prior
-    conditioning: Any
+    conditioning: Any  # what the prior has prepared for the prompt
     guidance_scale: float
+    shows_normals = False  # beside colours, see normal_views.py
 
-    def denoise(self, z: Tensor, level: Any, camera: Camera) -> Tensor:
-        return self.prior.denoise(z, level, camera, self.conditioning, self.guidance_scale)
+    @property
+    def denoise(self) -> Denoiser:
+        """D_p(z) for this prompt."""
+        return partial(self.prior.denoise, conditioning=self.conditioning, guidance_scale=self.guidance_scale)
 
-
-def guide(prior: Prior, prompt: str, negative: str, walk: Walk, kind: Any = "colour") -> Guide:
-    """The prior, told what to look for."""
-    return Guide(prior, prior.prepare(prompt, negative, kind, walk.size), walk.guidance_scale)
-
-
-def behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
-    """What stands behind the object this time: a random solid colour, or the background network."""
-    learned = draw_on_host(generator) < prior.backgrounds.learned_share
-    return scene.backdrop if learned else prior.backgrounds.sample_solid(generator)
+    def camera(self, generator: Generator, size: int) -> Camera:
+        """A ring, or a view, of the prior's poses."""
+        return rings_of(self.prior.spec.poses.sample(generator, 1, size, size), self.prior.spec.frames)
 
 
-def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator, seed: int) -> Stage:
+def sample_background(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
+    """Of one view: a random solid colour, or the background network."""
+    learned = draw_on_host(generator) < prior.spec.backgrounds.learned_share
+    return scene.backdrop if learned else prior.spec.backgrounds.sample_solid(generator)
+
+
+def nerf_stage(
+    scene: Scene, g: Guide | NormalsSometimes, settings: NerfStage, generator: Generator, seed: int
+) -> Stage:
     """Stage 1: the field from nothing. SceneError where it turns out empty or full."""
     field = scene.field
     heads = [*field.density_head.parameters(), *field.colour_head.parameters()]
@@ -82,9 +99,15 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
         ]
     )
     phi = _phi(g, settings, seed)
+    fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
+    normal_background = torch.tensor(g.prior.spec.normal_background, device=field.table.device)
 
     def render(camera: Camera) -> RenderOutput:
-        background = behind(scene, g.prior, camera, generator)
+        if g.shows_normals:
+            return render_field_normals(
+                field, scene.occupancy, camera, normal_background, scene.sampling, generator
+            )
+        background = sample_background(scene, g.prior, camera, generator)
         return render_nerf(field, scene.occupancy, camera, background, scene.sampling, generator)
 
     def regularize(out: RenderOutput, iteration: int) -> Tensor:
@@ -98,19 +121,16 @@ def nerf_stage(scene: Scene, g: Guide, settings: NerfStage, generator: Generator
             total = total + settings.entropy * foggy * entropy
         return total
 
-    def steps(start: int) -> Iterator[Step]:
-        decay(optimizer, settings, start)
-        for step in _walk(g, settings, render, phi, regularize, optimizer, generator, start):
-            done = step.iteration + 1
-            if done % settings.occupancy_every == 0:
-                scene.occupancy.update(field, generator)
-                if done <= LOOK_UNTIL:
-                    seen = float(step.output.opacity.detach().mean())
-                    scene.mean_opacity += 0.3 * (seen - scene.mean_opacity)
-                    _check_opacity(scene.mean_opacity, done)
-            yield step  # last: a checkpoint taken here has the whole iteration
+    def after(step: Step) -> None:
+        done = step.iteration + 1
+        if done % settings.occupancy_every == 0:
+            scene.occupancy.update(field, generator)
+            if done <= LOOK_UNTIL:
+                opacity = float(step.output.opacity.detach().mean())
+                scene.mean_opacity += 0.3 * (opacity - scene.mean_opacity)
+                _check_opacity(scene.mean_opacity, done)
 
-    return Stage("nerf", settings, optimizer, phi, generator, steps)
+    return _stage("nerf", settings, g, phi, render, regularize, optimizer, generator, fitted, after)
 
 
 def _check_opacity(mean: float, iteration: int) -> None:
@@ -122,49 +142,48 @@ def _check_opacity(mean: float, iteration: int) -> None:
         )
 
 
-def _phi(g: Guide, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
-    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.lora):
+def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
+    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.spec.lora):
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
 
 
-def levels_of(walk: Walk) -> list[NoiseLevel]:
+def levels_of(schedule: Walk) -> list[NoiseLevel]:
     """The noise levels of a stage, from its start to its end."""
-    return noise_levels(walk.start, walk.end, walk.levels)
+    return noise_levels(schedule.start, schedule.end, schedule.levels)
 
 
-def _walk(
-    g: Guide,
-    walk: Walk,
-    render: Callable[[Camera], RenderOutput],
+def _stage(
+    name: str,
+    schedule: Walk,
+    g: Guide | NormalsSometimes,
     phi: Phi | None,
+    render: Callable[[Camera], RenderOutput],
     regularize: Callable[[RenderOutput, int], Tensor],
     optimizer: Optimizer,
     generator: Generator,
-    start: int,
-) -> Iterator[Step]:
-    """APFO with this stage's cameras and the learning rates' decay."""
-    encode, decode = g.prior.encode, g.prior.decode
-    between_pictures = (g.prior.target if walk.target == "prior" else walk.target) == "pixel"
-    decay(optimizer, walk, start)
-    for step in apfo(
-        levels_of(walk),
-        walk.views,
-        sample_camera=lambda: rings_of(
-            g.prior.poses.sample(generator, 1, walk.size, walk.size), g.prior.frames
-        ),
+    fitted: FittedDenoiser | None = None,
+    after: Callable[[Step], None] = lambda step: None,
+    finish: Callable[[], None] = lambda: None,
+) -> Stage:
+    """APFO with this stage's cameras, prior and target space. fitted: what it fits in place of phi, round it."""
+    prior = g.prior
+    between_pictures = (prior.spec.target if schedule.target == "prior" else schedule.target) == "pixel"
+    updates = partial(
+        apfo,
+        levels_of(schedule),
+        schedule.views,
+        sample_camera=partial(g.camera, generator, schedule.size),
         render=render,
-        space=PictureSpace(encode, decode) if between_pictures else LatentSpace(encode),
+        space=PictureSpace(prior.encode, prior.decode) if between_pictures else LatentSpace(prior.encode),
         prior=g.denoise,
-        phi=phi,
+        phi=fitted or phi,
         regularize=regularize,
         optimizer=optimizer,
         generator=generator,
-        start=start,
-    ):
-        decay(optimizer, walk, step.iteration + 1)
-        yield step
+    )
+    return Stage(name, schedule, optimizer, phi, generator, updates, after, finish)
 
 
 def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: Generator) -> Stage:
@@ -174,7 +193,7 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
     optimizer = adamw(
         [([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate)], weight_decay=0.0
     )
-    background = torch.tensor(g.prior.normal_background, device=scene.sdf.device)
+    background = torch.tensor(g.prior.spec.normal_background, device=scene.sdf.device)
     current: list[tuple[Mesh, Edges]] = []
 
     def render(camera: Camera) -> RenderOutput:
@@ -188,12 +207,11 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
         smooth = settings.consistency * losses.normal_consistency(mesh, edges.face, edges.other)
         return smooth + settings.laplacian * losses.laplacian(mesh) / spacing**2
 
-    def steps(start: int) -> Iterator[Step]:
-        yield from _walk(g, settings, render, None, regularize, optimizer, generator, start)
+    def finish() -> None:
         scene.mesh = detached(surface(scene))
         settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
 
-    return Stage("geometry", settings, optimizer, None, generator, steps)
+    return _stage("geometry", settings, g, None, render, regularize, optimizer, generator, finish=finish)
 
 
 def texture_stage(
@@ -215,7 +233,7 @@ def texture_stage(
     phi = _phi(g, settings, seed)
 
     def render(camera: Camera) -> RenderOutput:
-        background = behind(scene, g.prior, camera, generator)
+        background = sample_background(scene, g.prior, camera, generator)
         if isinstance(background, Backdrop):
             with torch.no_grad():
                 background = background(rays(camera)[1].reshape(-1, 3))
@@ -224,7 +242,4 @@ def texture_stage(
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage
 
-    def steps(start: int) -> Iterator[Step]:
-        yield from _walk(g, settings, render, phi, no_loss, optimizer, generator, start)
-
-    return Stage(name, settings, optimizer, phi, generator, steps)
+    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator)

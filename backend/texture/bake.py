@@ -19,7 +19,7 @@ from backend.kernels import rasterize_ids
 from backend.kernels.raster import fragments
 from backend.scene.mesh import Mesh, face_cross
 
-CHUNK = 2**17  # colours asked for at a time
+CHUNK = 2**17  # points whose colours are computed at a time
 PER_TEXEL = 2.0  # samples a texel's width along the charts' borders
 HOLD = 1e-2  # how much a polished texel minds leaving its baked value, in samples
 
@@ -47,7 +47,7 @@ class Texels:
     """The texels that show on the surface, and the surface's point that each stands for.
 
     index   [P] int64, row * size + column, ascending
-    points  where on the surface; the texel's centre where that lies on a chart, else the border's nearest
+    points  where on the surface; the texel's centre where that is on a chart, else the border's nearest
     """
 
     index: Tensor
@@ -89,7 +89,7 @@ def texels_of(mesh: Mesh, size: int) -> Texels:
         raise InputError("The UV map covers nothing of the texture.", "Unwrap the mesh again.")
     inside = fragments(clip, t_tex_idx, ids)
 
-    # a look-up near a chart's border reaches texels whose centres lie outside: all within 1 of the border,
+    # a look-up near a chart's border reaches texels whose centres are outside: all within 1 of the border,
     # so within 1.25 of a sample of it, so among the nine round the sample's own texel
     border = border_points(mesh, size)
     place = (border.uv(mesh) * v_tex.new_tensor((1, -1)) + v_tex.new_tensor((0, 1))) * size - 0.5

@@ -22,7 +22,7 @@ U = np.array([[0, 1, 0], [-1, 0, 0], [1, 0, 0], [0, -1, 0], [1, 0, 0], [1, 0, 0]
 V = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0, -1, 0]], np.float32)
 AXES = np.cross(U, V)
 SMOOTHINGS, VOTES = 6, 5  # rounds over neighbours: of the normals, then of the labels
-LAYERS = 4  # rounds of giving faces that lie under others a chart of their own
+LAYERS = 4  # rounds of giving faces under others a chart of their own
 RASTER = 700  # cells across the square in which hidden faces are looked for
 CANDIDATES = 1 << 24  # of that grid, at most; about 60 bytes each
 NOWHERE = 2**32 - 1  # xatlas: the atlas of a vertex that is in no chart
@@ -59,7 +59,7 @@ def labels(v_pos: Floats, tri: Ints, pairs: tuple[Ints, Ints]) -> Ints:
 
 
 def cube_charts(v_pos: Floats, tri: Ints) -> tuple[Floats, Ints, Ints]:
-    """Vertices split by chart, and flattened; faces that would lie under others get charts of their own.
+    """Vertices split by chart, and flattened; faces that would be under others get charts of their own.
 
     v_pos  [V,3] metres; tri [F,3]
 
@@ -94,7 +94,7 @@ def cube_charts(v_pos: Floats, tri: Ints) -> tuple[Floats, Ints, Ints]:
 
 
 def hidden(uv: Floats, chart: Ints, height: Floats) -> Ints:
-    """The faces that lie under others of their own chart, seen on a grid of about RASTER^2 cells.
+    """The faces under others of their own chart, seen on a grid of about RASTER^2 cells.
 
     uv [F,3,2] metres, positively oriented; chart [F]; height [F] along the chart's axis
     """
@@ -170,7 +170,7 @@ def pack(v_pos: Floats, tri: Ints, texture_size: int, padding: int) -> tuple[Flo
     if not np.array_equal(source[packed], corners):
         raise RuntimeError("xatlas did not keep the faces")
 
-    # Faces without area are in no chart: they shrink to a point that a vertex of theirs has elsewhere.
+    # Faces without area are in no chart: they shrink to a point that one of their vertices has elsewhere.
     lost = atlas.get_mesh_vertex_assignment(0)[0] == NOWHERE
     home = np.full(len(v_pos), -1)
     home[vertex[source[~lost]]] = np.nonzero(~lost)[0]

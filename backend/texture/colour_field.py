@@ -16,7 +16,7 @@ from backend.scene.mesh import Mesh
 from backend.scene.optimizer import adamw
 from backend.scene.scene import Scene
 from backend.texture.bake import random_points
-from backend.texture.painted import Painted
+from backend.texture.source_colours import SourceColours
 
 JUDGED = 2**16  # points on which the fit is measured
 
@@ -44,7 +44,7 @@ FITS = {
 
 
 def fit_texture(
-    field: Field, mesh: Mesh, colours: Painted, settings: FitSettings, generator: Generator
+    field: Field, mesh: Mesh, colours: SourceColours, settings: FitSettings, generator: Generator
 ) -> Iterator[tuple[int, Tensor]]:
     """Yields after every iteration: how many are done, and the mean squared error of its points."""
     optimizer = adamw(
@@ -64,7 +64,7 @@ def fit_texture(
 
 
 @torch.no_grad()
-def fit_psnr(field: Field, mesh: Mesh, colours: Painted) -> float:
+def fit_psnr(field: Field, mesh: Mesh, colours: SourceColours) -> float:
     """dB between the field and the object's own colours over its surface."""
     points = random_points(mesh, JUDGED, Generator(mesh.v_pos.device).manual_seed(1))
     error = (field.albedo(points.position(mesh)) - colours.at(points)[:, :3]).square().mean()
@@ -115,7 +115,7 @@ def share_grid(mesh: Mesh, weight: Tensor, extent: float) -> Tensor:
     return near[:, :1] / near[:, 1:].clamp(min=1e-9)
 
 
-def learnt(scene: Scene) -> Any:
+def learned_colour(scene: Scene) -> Any:
     """The field's own colours [N,3] at positions [N,3]: what a texel takes by its weight."""
     field = scene.field
     return super(HeldField, field).albedo if isinstance(field, HeldField) else field.albedo

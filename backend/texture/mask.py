@@ -17,7 +17,9 @@ from backend.scene.render_mesh import clip_positions
 WIDTH = 0.04  # metres of the placed object: over so much the change fades in
 SHARE = 0.4  # at most this much of the way to the middle of what may change
 SPACING = 0.004  # metres between the points that stand for a border
-NEAR = 0.008  # metres that a point may lie behind what a camera sees and still be seen: coarse pixels, flat views
+NEAR = (
+    0.008  # metres that a point may be behind what a camera sees and still be seen: coarse pixels, flat views
+)
 
 
 def border(

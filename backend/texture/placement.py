@@ -1,4 +1,4 @@
-"""Where an artist's object stands while it is refined: in the ball of radius 0.5, facing -Y, whatever its own size."""
+"""Where an artist's object stands while it is refined: in the ball of radius 0.5, facing -Y, at any size of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An object's textures: where they lie in its UVs, and how a field's colours come into them and nowhere else."""
+"""An object's textures: their place in its UVs, and a field's colours painted into them and nowhere else."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from backend.errors import InputError
 from backend.scene.mesh import Mesh, Sheet, face_cross
 from backend.texture.bake import CHUNK, Points, polish, texels_of
 from backend.texture.mask import fade_in, seen
-from backend.texture.painted import Painted
+from backend.texture.source_colours import SourceColours
 
 GUTTER = (
     1 / 64
@@ -53,7 +53,7 @@ class Canvas:
 def prepare(
     sheet: Sheet,
     mesh: Mesh,
-    colours: Painted,
+    colours: SourceColours,
     weight: Tensor,
     edge: NDArray[np.float32],
     cameras: object,
@@ -126,7 +126,9 @@ def _visible(index: Tensor, position: Tensor, size: int, mesh: Mesh, cameras: ob
 
 
 @torch.no_grad()
-def paint(canvas: Canvas, mesh: Mesh, colours: Painted, colour: Colour, polished: bool = True) -> Tensor:
+def paint(
+    canvas: Canvas, mesh: Mesh, colours: SourceColours, colour: Colour, polished: bool = True
+) -> Tensor:
     """[H,W,4] uint8: the texture in the field's colours where it may change; alpha and all else as they were."""
     sheet, size = canvas.sheet, canvas.size
     if not bool((canvas.weight > 0).any()):
@@ -145,12 +147,12 @@ def paint(canvas: Canvas, mesh: Mesh, colours: Painted, colour: Colour, polished
         free = (_resize(free.float(), height, width) > 0.5) & (
             _resize(covered.view(size, size, 1), height, width) == 0
         )
-    free = free & (canvas.now[..., 3:] > 0)  # nobody sees what is transparent
+    free = free & (canvas.now[..., 3:] > 0)  # transparent texels are not seen
     painted = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return torch.cat((torch.where(free, painted, canvas.now[..., :3]), canvas.now[..., 3:]), 2)
 
 
-def _polished(image: Tensor, canvas: Canvas, mesh: Mesh, colours: Painted, colour: Colour) -> Tensor:
+def _polished(image: Tensor, canvas: Canvas, mesh: Mesh, colours: SourceColours, colour: Colour) -> Tensor:
     """Seams mended. `polish` asks for colours by position, but here they depend on the face too: it is given
     a mesh whose positions say face and weights, each face as large as it is."""
     sheet, device = canvas.sheet, image.device

@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.scene.mesh import Sheet
-from backend.texture.unwrap import unwrap
+from backend.texture.unwrap import PADDING, unwrap
 from backend.texture.uv_check import check_uvs
 from dreamflow_blender.contract.meshfile import ObjectArrays
-
-PADDING = 4  # texels of gutter round a new chart
 
 
 def plan_sheets(
@@ -62,7 +60,7 @@ def plan_sheets(
 def _key(mesh: ObjectArrays, row: int) -> tuple[object, ...]:
     if mesh.image[row] < 0:
         return (-1,)
-    return (int(mesh.image[row]), int(mesh.wrap[row]), *mesh.base[row].tolist())
+    return (int(mesh.image[row]), *mesh.wrap[row].tolist(), *mesh.base[row].tolist())
 
 
 def _is_what_one_sees(mesh: ObjectArrays, faces: NDArray[np.int64], materials: tuple[int, ...]) -> bool:
@@ -97,7 +95,7 @@ def fresh_uvs(
     cancelled: Callable[[], bool],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """New charts, in which each polygon is in one piece: the corners that its triangles share are one."""
-    made = unwrap(v_pos, tri.astype(np.int64), size, padding=PADDING, cancelled=cancelled)
+    made = unwrap(v_pos, tri.astype(np.int64), size, cancelled=cancelled)
     torn = torn_polygons(tri, polygon, made.t_tex_idx)
     if not torn.any():
         return made.v_tex, made.t_tex_idx

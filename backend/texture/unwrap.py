@@ -18,6 +18,7 @@ from backend.texture.charts import single_triangles
 
 CHILD = Path(__file__).with_name("unwrap_child.py")
 POLL = 0.05  # seconds
+PADDING = 4  # texels of gutter round a chart
 
 
 class Unwrapped(NamedTuple):
@@ -39,7 +40,7 @@ def unwrap(
     v_pos: NDArray[np.float32],
     t_pos_idx: NDArray[np.int64],
     texture_size: int,
-    padding: int = 4,
+    padding: int = PADDING,
     timeout: float = 60,
     cancelled: Callable[[], bool] | None = None,
 ) -> Unwrapped:
@@ -50,7 +51,7 @@ def unwrap(
     texture_size  texels across, a hint for packing
     padding       texels between charts, about
     timeout       seconds; after that each triangle gets a place of its own, as where packing fails
-    cancelled     asked every 50 ms; where it says yes the rest of the time is given up
+    cancelled     called every 50 ms; True ends the search for charts
     """
     if len(t_pos_idx) == 0:
         return Unwrapped(np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), "charts", "")

@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(timeout: float) -> None:
-    """End this process when its parent ends, whatever it is doing.
+    """End this process when its parent ends, in the middle of any work.
 
     The parent holds the other end of standard input and never writes: the end of it is the end of the
     parent. The thread that waits for it sleeps while xatlas holds the lock, so Linux is asked to

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from backend.kernels import rasterize_ids
 
 SIZE = 1024  # cells a side in which overlaps are looked for
-OUTSIDE = 1e-4  # of the square's side that a corner may lie outside it: packers round
+OUTSIDE = 1e-4  # of the square's side that a corner may be outside it: packers round
 FEW = 0.005  # share of the surface whose UVs may be amiss: those faces keep their colours
 SHIFT = (0.3713, 0.2137)  # of a cell: no edge of a regular layout passes through the cells' centres
 
 
 @dataclass(frozen=True)
 class UVReport:
-    """usable: a texture can go there. why: a sentence about what is wrong, or "". Shares are of the area.
+    """usable: a texture can go there. why: a sentence about what is wrong, or "". overlapping: share of the area.
 
     copy  [F] bool: faces whose texels are another face's, corner by corner, as a mirror modifier leaves them
     flat  [F] bool: faces with an area that have none in the UVs
@@ -26,9 +26,7 @@ class UVReport:
 
     usable: bool
     why: str
-    outside: float
     overlapping: float
-    without_area: float
     copy: NDArray[np.bool_]
     flat: NDArray[np.bool_]
 
@@ -42,7 +40,7 @@ def check_uvs(uv: NDArray[np.float32], area: NDArray[np.float64], keep: NDArray[
     faces = len(area)
     none = np.zeros(faces, bool)
     if not len(uv):
-        return UVReport(False, "It has no UVs.", 0.0, 0.0, 0.0, none, none)
+        return UVReport(False, "It has no UVs.", 0.0, none, none)
     total = max(float(area.sum()), 1e-300)
 
     def share(which: NDArray[np.bool_]) -> float:
@@ -63,11 +61,11 @@ def check_uvs(uv: NDArray[np.float32], area: NDArray[np.float64], keep: NDArray[
         why = f"{without:.1%} of its surface have no area in its UVs."
     elif overlapping > FEW:
         why = f"{overlapping:.1%} of its surface share their place in the UVs with other faces."
-    return UVReport(why == "", why, outside, overlapping, without, copy, flat)
+    return UVReport(why == "", why, overlapping, copy, flat)
 
 
 def copies(uv: NDArray[np.float32], keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[F] bool: every face but the first among those with the same three corners, in whatever order."""
+    """[F] bool: every face but the first among those with the same three corners, in any order."""
     steps = np.round(uv.astype(np.float64) * 2**20).astype(
         np.int64
     )  # a float32's own steps next to 1 are 2^-24

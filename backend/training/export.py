@@ -79,7 +79,7 @@ REFINER_INDEX = {
 
 
 def statement(refiner: bool) -> dict[str, Any]:
-    """What dreamflow.json says of the model (models/statement.py)."""
+    """What dreamflow.json says of the model (models/prior_spec.py)."""
     stated = {
         "native_size": networks.NATIVE_SIZE * (2 if refiner else 1),
         "poses": asdict(POSES),

@@ -1,42 +1,32 @@
 """Brings a model's files from the hub to this machine, whole or not at all.
 
-Why not huggingface_hub's own downloader (2.4.0, as pinned): it throws a partial file away when its process ends,
-so a cut at 4 GB starts from zero; it compares sizes but never hashes; its bars and warnings go where they like.
-So it lends us its settings (hub.py), and the rest is here. What the hub keeps in its chunk store (Xet) comes
-over its plain HTTP bridge.
-
-A file grows under a name that holds its hash and gets its own name when its size, its hash (sha256, or git's for
-small files) and its format are right; `fetched.json` comes last. One process at a time works on a folder.
+huggingface_hub carries the bytes (transport.py). Its own downloader throws a partial file away when its process ends
+and never compares a hash, so that is here: a file grows under a name that holds its hash and gets its own name when
+its size, its hash (sha256, or git's for small files) and its format are right; `fetched.json` comes last. One process
+at a time works on a folder. What the hub keeps in its chunk store (Xet) comes over its plain HTTP bridge.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote
 
-import requests
-from filelock import FileLock, Timeout
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from backend.errors import DiskError, ModelError
-from backend.weights.hub import (
-    Passing,
-    RemoteFile,
-    chunks,
-    file_url,
-    list_files,
-    open_session,
-    pause_after,
-    send,
-)
 from backend.weights.sources import (
     ACCEPTED,
     RECORD,
@@ -47,12 +37,31 @@ from backend.weights.sources import (
     files_used,
     home_of,
     is_fetched,
+    is_safe,
     models_file,
     read_record,
     tokenizer_problem,
 )
+from backend.weights.transport import Passing, open_transport, pause_after, read_text, transfer
+from dreamflow_blender.contract.locks import take
 
 SPARE = 16 << 20  # bytes to leave free on the disk
+LIST_BYTES, LIST_SECONDS = (
+    8 << 20,
+    60.0,
+)  # the most that a list of files may take; the longest known has 0.3 MB
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    path: str
+    size: int  # bytes
+    sha256: str | None  # of files in the hub's large storage
+    git: str  # sha1 of git's blob, for all others
+
+    @property
+    def digest(self) -> str:
+        return self.sha256 or self.git
 
 
 @dataclass(frozen=True)
@@ -104,17 +113,17 @@ def make_plan(model: Model) -> Plan:
             "Unset HF_HUB_OFFLINE to fetch it, or give a folder in diffusers' layout.",
         )
     reasons = []
-    with open_session() as session:
-        for source in model.sources:
-            if isinstance(source, Path):
-                reasons.append(f"{source}: there is no model_index.json")
-                continue
-            try:
-                commit, listed = list_files(session, source)
-                files = tuple(_given(listed, name) for name in files_used(model, listed))
-                return Plan(model, source, commit, files, home_of(source))
-            except Refused as error:
-                reasons.append(f"{source}: {error.message}")
+    open_transport()
+    for source in model.sources:
+        if isinstance(source, Path):
+            reasons.append(f"{source}: there is no model_index.json")
+            continue
+        try:
+            commit, listed = list_files(source)
+            files = tuple(_given(listed, name) for name in files_used(model, listed))
+            return Plan(model, source, commit, files, home_of(source))
+        except Refused as error:
+            reasons.append(f"{source}: {error.message}")
     raise ModelError(
         f"No source gives {model.title} ({'; '.join(reasons)}).",
         f"Check HF_TOKEN, name another source in {models_file()}, or give a folder in diffusers' layout.",
@@ -128,18 +137,63 @@ def _given(listed: dict[str, RemoteFile | None], name: str) -> RemoteFile:
     return file
 
 
+def list_files(source: Hub) -> tuple[str, dict[str, RemoteFile | None]]:
+    """The revision's commit and its files by path; None for a file whose size or hash the hub does not give.
+
+    Raises Refused where this source does not give its list, or one with paths that leave their folder.
+    """
+    url = f"{constants.ENDPOINT}/api/models/{source.id}/revision/{quote(source.revision, safe='')}?blobs=true"
+    failures = 0
+    while True:
+        try:
+            answer = read_text(url, LIST_BYTES, LIST_SECONDS)
+            break
+        except Passing as failure:
+            failures += 1
+            time.sleep(pause_after(failure, failures, most=2))
+    try:
+        listed = json.loads(answer)
+        commit = _hex(listed["sha"], 40)
+        files = {entry["rfilename"]: _remote_file(entry) for entry in listed["siblings"]}
+        unsafe = [name for name in files if not is_safe(name)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(
+            f"{constants.ENDPOINT} answered something else than a model's list of files.",
+            "Check HF_ENDPOINT, and whether this network asks to log in first.",
+        ) from error
+    if unsafe:
+        raise Refused(
+            f"it lists a file named {unsafe[0]!r}, which may leave its folder", "Use another source."
+        )
+    return commit, files
+
+
+def _remote_file(entry: dict[str, Any]) -> RemoteFile | None:
+    large = entry.get("lfs")
+    size, blob = (large or entry).get("size"), entry.get("blobId")
+    if not isinstance(size, int) or size < 0 or not isinstance(blob, str):
+        return None
+    return RemoteFile(entry["rfilename"], size, _hex(large["sha256"], 64) if large else None, _hex(blob, 40))
+
+
+def _hex(text: str, length: int) -> str:
+    if not re.fullmatch(f"[0-9a-f]{{{length}}}", text):
+        raise ValueError(f"got {text!r}, expected {length} hexadecimal digits")
+    return text
+
+
 def fetch(plan: Plan) -> Generator[Progress, None, None]:
     """Fetch what is missing. May be stopped and repeated at any time. Raises ModelError or DiskError."""
     with _disk(plan.folder):
         plan.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(plan.folder / "fetch.lock", thread_local=False)
-    yield from _wait_for(lock, plan)
-    try:
+        lock = (plan.folder / "fetch.lock").open("ab")
+    with lock:
+        while not take(lock.fileno()):
+            yield Progress("", 0, plan.total, "another process is fetching this model; waiting for it")
+            time.sleep(0.5)
         record = read_record(plan.folder)  # now, because another process may have been at it
         if record is None or record.commit != plan.commit or not is_fetched(plan.model, plan.source):
             yield from _fetch_files(plan)
-    finally:
-        lock.release()
     yield Progress("", plan.total, plan.total)
 
 
@@ -162,16 +216,6 @@ def verify(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, _format_problem(path)
 
 
-def _wait_for(lock: FileLock, plan: Plan) -> Generator[Progress, None, None]:
-    while True:
-        try:
-            with _disk(plan.folder):
-                lock.acquire(timeout=0.5)
-            return
-        except Timeout:
-            yield Progress("", 0, plan.total, "another process is fetching this model; waiting for it")
-
-
 def _fetch_files(plan: Plan) -> Generator[Progress, None, None]:
     with _disk(plan.folder):
         needed = plan.total - sum(plan.here(file) for file in plan.files)
@@ -186,17 +230,16 @@ def _fetch_files(plan: Plan) -> Generator[Progress, None, None]:
     done = 0
     sums = {}
     unread = True
-    with open_session() as session:
-        for file in plan.files:  # the small ones come first
-            if unread and file.path.endswith(".safetensors"):
-                _refuse_wrong_tokenizer(plan)
-                unread = False
-            path = plan.folder / file.path
-            if not path.is_file() or _difference(path, file):
-                yield from _fetch_file(session, plan, file, done)
-            done += file.size
-            yield Progress(file.path, done, plan.total)
-            sums[file.path] = file.sha256 or _sha256(path)
+    for file in plan.files:  # the small ones come first
+        if unread and file.path.endswith(".safetensors"):
+            _refuse_wrong_tokenizer(plan)
+            unread = False
+        path = plan.folder / file.path
+        if not path.is_file() or _difference(path, file):
+            yield from _fetch_file(plan, file, done)
+        done += file.size
+        yield Progress(file.path, done, plan.total)
+        sums[file.path] = file.sha256 or _sha256(path)
     with _disk(plan.folder):
         for left in plan.folder.rglob("*.part"):  # of files that have changed at the source since
             left.unlink()
@@ -212,9 +255,7 @@ def _refuse_wrong_tokenizer(plan: Plan) -> None:
         )
 
 
-def _fetch_file(
-    session: requests.Session, plan: Plan, file: RemoteFile, before: int
-) -> Generator[Progress, None, None]:
+def _fetch_file(plan: Plan, file: RemoteFile, before: int) -> Generator[Progress, None, None]:
     """One file under its own name. Wrong bytes are thrown away and fetched once more, a cut goes on where it was."""
     part = plan.part(file)
     with _disk(part):
@@ -222,7 +263,7 @@ def _fetch_file(
     failures, best, wrong = 0, _length(part), 0
     while True:
         try:
-            yield from _fetch_rest(session, plan, file, before)
+            yield from _fetch_rest(plan, file, before)
             if problem := _difference(part, file):
                 raise _Wrong(problem)
             break
@@ -255,48 +296,47 @@ def _fetch_file(
         part.replace(plan.folder / file.path)
 
 
-def _fetch_rest(
-    session: requests.Session, plan: Plan, file: RemoteFile, before: int
-) -> Generator[Progress, None, None]:
-    """Append to the part what it lacks. Raises Passing where the connection ends early, _Wrong on odd answers."""
-    part = plan.part(file)
-    start = _length(part)
+def _fetch_rest(plan: Plan, file: RemoteFile, before: int) -> Generator[Progress, None, None]:
+    """Append to the part what it lacks. Raises Passing where the connection ends early, _Wrong where too much comes."""
+    path = plan.part(file)
+    start = _length(path)
     if start >= file.size:
         return  # too long a part is found by its difference
-    url = file_url(plan.source, plan.commit, file.path)
+    url = f"{constants.ENDPOINT}/{plan.source.id}/resolve/{plan.commit}/{quote(file.path)}"
+    with _disk(path):
+        part = _Part(path, file.size)
     try:
-        response = send(session, url, {"Range": f"bytes={start}-"} if start else {})
+        for _ in transfer(url, cast(BinaryIO, part), start):
+            yield Progress(file.path, before + _length(path), plan.total)
     except Refused as error:
         raise ModelError(
             f"{plan.source}: {file.path} could not be fetched, {error.message}.", error.todo
         ) from error
-    with response:
-        if response.status_code == 200:
-            start = 0  # no part on offer, so the whole once more
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-            raise _Wrong(f"came from another place ({response.headers.get('Content-Range')}) than asked")
-        length = response.headers.get("Content-Length", "")
-        if (
-            length.isdecimal()
-            and "Content-Encoding" not in response.headers
-            and start + int(length) != file.size
-        ):
-            raise _Wrong(f"has {start + int(length):,} bytes, the hub lists {file.size:,}")
-        with _disk(part):
-            out = part.open("ab" if start else "wb")
-        try:
-            for chunk in chunks(response):
-                start += len(chunk)
-                if start > file.size:
-                    raise _Wrong(f"has more than the {file.size:,} bytes that the hub lists")
-                with _disk(part):
-                    out.write(chunk)
-                yield Progress(file.path, before + start, plan.total)
-        finally:
-            with _disk(part):
-                out.close()
-    if start < file.size:
-        raise Passing("the connection was cut")
+    finally:
+        part.close()
+    if _length(path) < file.size:
+        raise Passing("the connection was cut")  # where no length is stated, nothing tells an end from a cut
+
+
+class _Part(io.FileIO):
+    """What a file grows in: never longer than `most` bytes, and not written to once it is closed, by any thread."""
+
+    def __init__(self, path: Path, most: int) -> None:
+        super().__init__(path, "ab")
+        self._path, self._most, self._busy = path, most, threading.Lock()
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._most:
+            raise _Wrong(f"has more than the {self._most:,} bytes that the hub lists")
+        rest = memoryview(data)
+        with self._busy, _disk(self._path):
+            while rest:
+                rest = rest[super().write(rest) :]
+        return len(data)
+
+    def close(self) -> None:
+        with self._busy:
+            super().close()
 
 
 def _length(path: Path) -> int:
@@ -340,8 +380,6 @@ def _disk(path: Path) -> Iterator[None]:
     """Turns an OSError on `path` into a DiskError."""
     try:
         yield
-    except Timeout:  # the lock's, which is an OSError too
-        raise
     except OSError as error:
         raise DiskError(
             f"{path} could not be written: {error.strerror or error}.",

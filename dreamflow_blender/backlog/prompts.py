@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..contract.options import read_option, whole_number
 from ..contract.protocol import STAGES, clean_text
 from ..contract.settings import read_value
 
-COLUMNS: dict[str, type] = {
-    "prompt": str, "negative": str, "seed": int, "preset": str, "prior": str, "refiner": str,
-    "stages": str, "height": float, "faces": int, "texture": int,
+OPTIONS = ("preset", "prior", "refiner", "phi", "seed", "stages", "negative", "device", "threads")  # of a Job
+COLUMNS: dict[str, Callable[[str], Any]] = {
+    "prompt": str, **{name: partial(read_option, name) for name in OPTIONS},
+    "height": float, "faces": whole_number, "texture": whole_number,
 }  # fmt: skip
 _SETTINGS = (*STAGES, "delivery")
 _MAX_BYTES = 16 << 20

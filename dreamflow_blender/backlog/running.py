@@ -1,4 +1,4 @@
-"""What the worker has said of the job at work. No `bpy`."""
+"""What the worker has said of the running job. No `bpy`."""
 
 from __future__ import annotations
 

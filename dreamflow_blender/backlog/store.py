@@ -1,14 +1,14 @@
 """The queue and the history on disk, for every Blender that uses the same folder. No `bpy`.
 
-    ROOT/queue.json       every job that waits, is at work or has been: what was asked and what became of it
+    ROOT/queue.json       every job that waits, runs or has ended: its settings and its result
     ROOT/sessions/12-ab   held (as a system's lock) by a Blender while it lives: its jobs are its own
     ROOT/jobs/a-red-mug   a job's folder, which the backend makes when the job begins
 
 queue.json is written whole, under a lock, after every change; it is read again when another Blender has written
 it. Blender's main thread writes it, so the disk is not waited for: a crash of Blender costs nothing, and where a
-power cut has damaged the file, it is put aside, and the history is found again in the jobs' folders. What was at
-work when Blender or the machine died is "interrupted" for whoever looks next; what waited then waits for any
-Blender.
+power cut has damaged the file, it is put aside, and the history is found again in the jobs' folders. What was
+running when Blender or the machine died is "interrupted" for the Blender that reads it next; what waited then waits for
+any Blender.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..contract import protocol as p
-from ..contract.files import write_text
-from ..contract.locks import is_held, locked, take
+from ..contract.files import write_atomic
+from ..contract.jobfolder import JobFolder
+from ..contract.locks import hold, is_held, locked, remove
 from ..contract.wire import dump
 from .entries import OPEN, STATES, as_found, find_jobs
 from .entries import Entry as Entry
@@ -52,10 +53,8 @@ class Store:
     def close(self) -> None:
         """This Blender is done with it; what waits may be taken by another."""
         if self._held is not None:
-            self._held.close()
+            remove(self._held)
             self._held = None
-            with suppress(OSError):
-                (self.root / "sessions" / self.session).unlink()
 
     # looking
 
@@ -74,7 +73,7 @@ class Store:
         return sorted(over, key=lambda entry: entry.ended or entry.added, reverse=True)
 
     def to_offer(self) -> list[Entry]:
-        """What was at work when Blender or the machine died, the newest first."""
+        """What was running when Blender or the machine died, the newest first."""
         return [entry for entry in self.history() if entry.state == "interrupted" and entry.can_resume]
 
     def find(self, number: str) -> Entry | None:
@@ -86,7 +85,7 @@ class Store:
     def put(self, entry: Entry) -> Entry:
         """Add an entry, or replace that of the same job; returns it as it is kept.
 
-        What begins to wait goes to the queue's end. ValueError where another Blender is at work on it, and where
+        What begins to wait goes to the queue's end. ValueError where another Blender is running it, and where
         `place` is not JSON.
         """
         dump(entry.place, "place")
@@ -120,7 +119,7 @@ class Store:
                     self._entries[place] = entry
 
     def remove(self, number: str) -> None:
-        """Forget a job; its folder stays. ValueError where another Blender is at work on it."""
+        """Forget a job; its folder stays. ValueError where another Blender is running it."""
         with self._changing():
             old = next((entry for entry in self._entries if entry.job.id == number), None)
             if old is not None and old.state == "running" and self._others(old):
@@ -137,8 +136,7 @@ class Store:
                 if not is_held(path):
                     with suppress(OSError):
                         path.unlink()
-            self._held = (folder / self.session).open("wb")
-            take(self._held.fileno())
+            self._held = hold(folder / self.session)
         return self.session
 
     def _others(self, entry: Entry) -> bool:
@@ -147,7 +145,7 @@ class Store:
             return False
         if is_held(self.root / "sessions" / Path(entry.session).name):
             return True
-        return entry.state == "running" and is_held(entry.folder / "lock")
+        return entry.state == "running" and is_held(JobFolder(entry.folder).lock)
 
     # the file
 
@@ -155,7 +153,7 @@ class Store:
     def _changing(self) -> Iterator[None]:
         """Read, let the block change `_entries`, write; nothing is changed where the block or the disk fails."""
         self.root.mkdir(parents=True, exist_ok=True)
-        with locked(self.root / "queue.lock"):
+        with locked(self.root / "queue.lock"):  # one that is never free is not honoured
             self._refresh()
             before, changed = list(self._entries), False
             try:
@@ -169,7 +167,7 @@ class Store:
 
     def _write(self) -> None:
         lines = ",\n".join(self._text(entry) for entry in self._entries)
-        write_text(self._path, f'{{"version": {VERSION}, "jobs": [\n{lines}\n]}}\n', sync=False)
+        write_atomic(self._path, f'{{"version": {VERSION}, "jobs": [\n{lines}\n]}}\n', sync=False)
         self._seen = self._stamp()
 
     def _text(self, entry: Entry) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import threading
-import unicodedata
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ..client.client import Client
-from ..contract.protocol import Cancelled, Event, Failed, Finished, Job, clean_text, decode_job, encode_job
+from ..contract.files import read_json
+from ..contract.jobfolder import JobFolder, slug
+from ..contract.protocol import BadMessage, Cancelled, Event, Failed, Finished, Job, clean_text, encode_job
 
 BUILT_IN = "mini"  # the prior that needs no download
 STABLE_DIFFUSION, SDXL_REFINER = "sd", "sdxl-refiner"  # names of `python -m backend models`
 _SAME = ("kind", "prompt", "negative", "seed", "preset", "prior", "refiner", "stages", "overrides")
-
-
-_DEVICES = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 
 
 class JobFailed(Exception):
@@ -35,13 +32,6 @@ class JobFailed(Exception):
 
 class JobCancelled(Exception):
     """Somebody else stopped it."""
-
-
-def slug(text: str) -> str:
-    """A folder name on every system: a-z, 0-9 and dashes, and no device of Windows."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    name = re.sub(r"[^a-z0-9]+", "-", plain.lower())[:40].strip("-")
-    return f"{name}-object" if name in _DEVICES else name or "object"
 
 
 def new_folder(root: Path, prompt: str, seed: int) -> Path:
@@ -62,20 +52,16 @@ def new_job(folder: Path, prompt: str, negative: str = "", **fields: Any) -> Job
 
 
 def read_job(folder: Path) -> Job | None:
-    """What job.json says was asked, wherever its folder has been moved; None where it says nothing."""
+    """The job in this folder; None where there is none that can be read."""
     try:
-        record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-        return replace(decode_job(json.dumps(record["job"])), folder=str(folder))
-    except (OSError, ValueError, KeyError, TypeError):
+        return JobFolder(folder).read_job()
+    except (OSError, BadMessage):
         return None
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """What the preset was resolved to, by stage; empty where job.json does not say."""
-    try:
-        settings = json.loads((folder / "job.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    """The settings in job.json, by stage; empty where it has none."""
+    settings = (read_json(JobFolder(folder).job) or {}).get("settings")
     return settings if isinstance(settings, dict) else {}
 
 
@@ -86,11 +72,12 @@ def is_same(one: Job, other: Job) -> bool:
 
 
 def has_result(folder: Path) -> bool:
-    return (folder / "mesh.npz").is_file() and (folder / "albedo.png").is_file()
+    files = JobFolder(folder)
+    return files.mesh_npz.is_file() and files.albedo.is_file()
 
 
 def can_resume(folder: Path) -> bool:
-    return (folder / "job.json").is_file() and not has_result(folder)
+    return JobFolder(folder).job.is_file() and not has_result(folder)
 
 
 def in_folder(job: Job, folder: Path) -> tuple[Job, str]:
@@ -126,14 +113,15 @@ def run_job(client: Client, job: Job, how: str, heard: Callable[[Event], None]) 
 
 
 def discard(folder: Path, root: Path) -> None:
-    """Delete a job's folder, but only one below `root` with a job in it. Raises OSError."""
+    """Delete a job's folder, but only one below `root` with a job or its mesh in it. Raises OSError."""
     inside = root.resolve() in folder.resolve().parents and not folder.is_symlink()
-    if inside and folder.is_dir() and {"job.json", "log.txt"} & {path.name for path in folder.iterdir()}:
+    files = JobFolder(folder)
+    if inside and any(path.is_file() for path in (files.job, files.log, files.object_npz)):
         shutil.rmtree(folder)
 
 
 def discard_soon(folder: Path, root: Path) -> None:
-    """The same in a thread, since it may be gigabytes; what cannot be deleted stays, which harms nobody."""
+    """The same in a thread, since it may be gigabytes; what cannot be deleted stays."""
 
     def delete() -> None:
         with suppress(OSError):

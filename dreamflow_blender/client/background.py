@@ -27,14 +27,14 @@ class Stop:
         self.asked = False
 
     def ask(self) -> None:
-        """End the child at work and every one to come. From any thread."""
+        """Kill the running child and any started later. From any thread."""
         with self._lock:
             self.asked = True
             if self._child:
                 kill(self._child)
 
     def watch(self, child: subprocess.Popen[bytes] | None) -> None:
-        """This child is at work now; None: none is."""
+        """This child is running now; None: none is."""
         with self._lock:
             self._child = child
             if self.asked and child:
@@ -63,7 +63,7 @@ class Background(Generic[T]):
 
     @property
     def running(self) -> bool:
-        """Still at work. When it is False, one more `poll` gives the last items."""
+        """Still running. When it is False, one more `poll` gives the last items."""
         return self._thread.is_alive()
 
     def poll(self) -> list[T]:
@@ -88,5 +88,5 @@ class Background(Generic[T]):
                 except StopIteration as end:
                     self.result = end.value
                     return
-        except Exception as error:  # noqa: BLE001  it is shown to the user by whoever polls
+        except Exception as error:  # noqa: BLE001  the caller that polls shows it to the user
             self.error = error

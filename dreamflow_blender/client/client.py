@@ -3,7 +3,7 @@
 Nothing here blocks its caller but `events` and `close`. Two threads per worker, one for each direction,
 start it, write to it and read from it; they touch a list of events and nothing else of Blender's.
 
-However the worker ends, the job at work gets its last event: where the worker cannot say so itself, a
+However the worker ends, the running job gets its last event: where the worker cannot say so itself, a
 `Failed` of ours takes its place, of kind "worker" (it died, was silent or spoke nonsense) or "version".
 """
 
@@ -13,10 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from ..contract import protocol as p
+from ..contract.jobfolder import JobFolder
 from .process import backend_environment, how_it_ended
 from .worker import AGAIN, SETUP, Worker
 
@@ -29,7 +29,7 @@ class Client:
 
     All methods are for one thread (Blender's main thread), but `close`, which any thread may call.
 
-    python         the environment's Python (environment.python_of)
+    python         the environment's Python (environment.look)
     code           the folder that holds `backend` and `dreamflow_blender`
     root           the jobs' root, made if need be: the worker's working directory
     pycache        for Python's compiled files (default: a folder in `root`)
@@ -57,12 +57,12 @@ class Client:
         self._variables = {**backend_environment(self.code, caches), **(environment or {})}
         self.start_seconds, self.stop_seconds = start_seconds, stop_seconds
         self.ready: p.Ready | None = None  # what the worker said of itself; None until it has
-        self.folder: str | None = None  # of the job at work
+        self.folder: str | None = None  # of the running job
         self.idle_since = time.monotonic()
         self._events: deque[p.Event] = deque()
         self.changed = threading.Condition()  # guards all of this
         self._worker: Worker | None = None
-        self._job: p.Request | None = None  # the request that began the job at work
+        self._job: p.Request | None = None  # the request that began the running job
         self._answered = False  # the job's first event has come
         self._asked = ""  # "pause", "finish" or "cancel", so that nothing is asked twice
         self._asked_at = 0.0
@@ -87,7 +87,7 @@ class Client:
 
     @property
     def idle_seconds(self) -> float:
-        """How long nothing has been at work; 0 while something is."""
+        """How long no job has been running; 0 while one is."""
         return 0.0 if self.busy else time.monotonic() - self.idle_since
 
     # requests: all return at once
@@ -98,11 +98,11 @@ class Client:
             self._need_worker()
 
     def submit(self, job: p.Job) -> None:
-        """Begin a job. RuntimeError while another is at work: the queue is the caller's."""
+        """Begin a job. RuntimeError while another is running: the queue is the caller's."""
         self._begin(p.Refine(job) if job.kind == "refine" else p.Generate(job), job.folder)
 
     def resume(self, folder: str | Path) -> None:
-        """Go on with the job in this folder. RuntimeError while another is at work."""
+        """Go on with the job in this folder. RuntimeError while another is running."""
         self._begin(p.Resume(str(folder)), str(folder))
 
     def pause(self) -> bool:
@@ -119,7 +119,7 @@ class Client:
             return True
 
     def finish(self) -> bool:
-        """End the stage at work, bake and deliver what there is: `Finished`, in up to half a minute."""
+        """End the running stage, bake and deliver what there is: `Finished`, in up to half a minute."""
         if self._asked == "pause":
             self.go_on()
         return self._ask("finish", p.Finish(), unless=("finish", "cancel"))
@@ -146,7 +146,7 @@ class Client:
             return [self._events.popleft() for _ in range(count)]
 
     def events(self) -> Iterator[p.Event]:
-        """Wait for the events of the job at work, up to and including its last; none where none is at work."""
+        """Wait for the events of the running job, up to and including its last; none where none is running."""
         while True:
             with self.changed:
                 while not self._events and self.busy:
@@ -164,7 +164,7 @@ class Client:
     def close(self, seconds: float = 6.0) -> None:
         """End the worker: by message, after `seconds` by terminating it, after one more by killing it.
 
-        Waits for it. A job at work keeps its newest checkpoint and gets no further event.
+        Waits for it. A running job keeps its newest checkpoint and gets no further event.
         """
         worker = self._let_go()
         if worker:
@@ -189,7 +189,7 @@ class Client:
     def _begin(self, request: p.Request, folder: str) -> None:
         with self.changed:
             if self.busy:
-                raise RuntimeError("A job is at work, and there is one at a time.")
+                raise RuntimeError("A job is running, and there is one at a time.")
             self._events = deque(event for event in self._events if isinstance(event, p.Ready))
             self._job, self.folder = request, folder
             self._answered, self._asked = False, ""
@@ -219,7 +219,7 @@ class Client:
         self.idle_since = time.monotonic()
 
     def _look_at_clock(self) -> None:
-        """What nobody says: that the worker is silent, or does not stop."""
+        """What no event says: that the worker is silent, or does not stop."""
         worker, now = self._worker, time.monotonic()
         if worker is None:
             return
@@ -230,7 +230,7 @@ class Client:
         elif self._asked == "cancel" and now - self._asked_at > self.stop_seconds:
             worker.end()
             self._worker = None
-            self._append(p.Cancelled(_left(Path(self.folder or "."))))
+            self._append(p.Cancelled(JobFolder(self.folder or ".").recoverable_files()))
         elif worker.died_at and now - worker.died_at > 1.0:
             worker.ended()  # something that it started still holds its output open
 
@@ -249,7 +249,7 @@ class Client:
             return
         if self._job is not None and self._asked == "cancel":
             self._worker = None
-            self._append(p.Cancelled(_left(Path(self.folder or "."))))
+            self._append(p.Cancelled(JobFolder(self.folder or ".").recoverable_files()))
         elif self._job is not None and not self._answered and code == 0 and worker.jobs_ended:
             self._worker = None  # it was leaving after `cancelled` when this job came
             self._need_worker()
@@ -282,7 +282,7 @@ class Client:
     def _append(self, event: p.Event) -> None:
         last = self._events[-1] if self._events else None
         if isinstance(event, p.Progress | p.Preview | p.Snapshot) and type(event) is type(last):
-            self._events.pop()  # nobody has looked: the newer one says it all
+            self._events.pop()  # not polled yet: the newer one replaces it
         elif len(self._events) >= LIMIT:
             spare = (i for i, e in enumerate(self._events) if not isinstance(e, END | p.Started))
             del self._events[next(spare, 0)]
@@ -292,14 +292,3 @@ class Client:
                 self._worker.jobs_ended += 1
             self._end_job()
         self.changed.notify_all()
-
-
-def _left(folder: Path) -> dict[str, str]:
-    """What a job that was killed has left, as the worker's own `cancelled` would say it."""
-    names = ("mesh.glb", "mesh.npz", "albedo.png", "views.png", "preview.png", "snapshot.npz")
-    found = {name: str(folder / name) for name in names if (folder / name).is_file()}
-    with suppress(OSError):
-        checkpoints = sorted(c for c in (folder / "checkpoints").iterdir() if not c.name.startswith("."))
-        if checkpoints:
-            found["checkpoint"] = str(checkpoints[-1])
-    return found

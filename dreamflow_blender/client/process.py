@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 WINDOWS = os.name == "nt"
-MISLEADING = {  # what would lead another Python astray
+MISLEADING = {  # variables that would misdirect another Python
     "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONPLATLIBDIR", "PYTHONINSPECT",
     "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER",
     "PIP_REQUIRE_VIRTUALENV", "UV_PROJECT_ENVIRONMENT", "UV_SYSTEM_PYTHON",
@@ -67,7 +67,7 @@ def kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _signal(child: subprocess.Popen[bytes], number: int) -> None:
-    if child.poll() is not None:  # its number may be somebody else's by now
+    if child.poll() is not None:  # its number may be another process's by now
         return
     with suppress(OSError):  # it has just ended
         if WINDOWS:

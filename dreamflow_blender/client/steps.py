@@ -41,7 +41,7 @@ class CommandFailed(Exception):
 
 
 class Log:
-    """A file with everything that the commands have said, begun anew. Raises OSError."""
+    """A file with everything that the commands have printed, emptied first. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class Log:
 
     def write(self, line: str) -> None:
         self._lines = [*self._lines[-TAIL:], line]
-        with suppress(OSError):  # the disk is full: the command at work will say so better
+        with suppress(OSError):  # the disk is full: the running command will report it better
             self._file.write(line + "\n")
             self._file.flush()
 

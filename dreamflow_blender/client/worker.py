@@ -139,7 +139,9 @@ class Worker:
                     self, f"The backend could not be started ({error.strerror or error}).", SETUP, "worker"
                 )
             return
-        used = hold(Path(self._command[0]).parents[1] / IN_USE)  # a repair leaves this environment be
+        used = None
+        with suppress(OSError):  # an environment that cannot be written to
+            used = hold(Path(self._command[0]).parents[1] / IN_USE)  # a repair leaves this environment alone
         with changed:
             self.child = child
             if self._killed:  # while it was being started
@@ -226,5 +228,5 @@ def decode(line: bytes) -> p.Event:
     return event
 
 
-def _versions(theirs: object) -> str:
-    return f"The backend speaks version {str(theirs)[:20]} of our language, this add-on version {p.VERSION}."
+def _versions(other: object) -> str:
+    return f"The backend speaks version {str(other)[:20]} of the protocol, this add-on version {p.VERSION}."

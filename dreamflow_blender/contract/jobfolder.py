@@ -1,22 +1,19 @@
-"""A job's folder as both processes see it: its name, and the files that it leaves. Standard library only."""
+"""A job's folder as both processes see it: its name, its files, and what they say. Standard library only."""
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import unicodedata
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+from .protocol import BadMessage, Event, Job, decode, decode_job
+
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
-RESULTS = (
-    "mesh.glb",
-    "mesh.npz",
-    "albedo.png",
-    "views.png",
-    "curves.png",
-    "turntable.webp",
-    "preview.png",
-)
+TAIL = 1 << 17  # bytes of events.jsonl that are read for the newest events
 
 
 def slug(prompt: str) -> str:
@@ -26,18 +23,101 @@ def slug(prompt: str) -> str:
     return f"{name}-object" if name in RESERVED else name or "object"
 
 
-def results(folder: Path) -> dict[str, str]:
-    """What a person can open of what lies in this folder: name -> path."""
-    return {name: str(folder / name) for name in RESULTS if (folder / name).is_file()}
+def indexed_filename(path: Path, number: int) -> Path:
+    """albedo.png, albedo_2.png, albedo_3.png, ...: one a texture, from 1."""
+    return path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
 
 
-def kept(folder: Path) -> dict[str, str]:
-    """`results`, the newest snapshot, and the newest checkpoint: what a cancelled job leaves."""
-    found = results(folder)
-    if (folder / "snapshot.npz").is_file():
-        found["snapshot.npz"] = str(folder / "snapshot.npz")
-    with suppress(OSError):
-        names = [p.name for p in (folder / "checkpoints").iterdir() if not p.name.startswith(".")]
-        if names:
-            found["checkpoint"] = str(folder / "checkpoints" / max(names))  # they begin with their number
-    return found
+class JobFolder:
+    """The files of a job. Making one touches nothing."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.job = self.path / "job.json"  # the job as it was given, and what it was resolved to
+        self.events = self.path / "events.jsonl"  # what protocol.py's events said, one a line
+        self.log = self.path / "log.txt"  # what libraries printed
+        self.lock = self.path / "lock"  # held while the job runs
+        self.checkpoints = self.path / "checkpoints"  # folders, named 000012-texture-400
+        self.snapshot = self.path / "snapshot.npz"  # the newest coarse mesh
+        # delivered
+        self.mesh_glb = self.path / "mesh.glb"
+        self.mesh_npz = self.path / "mesh.npz"  # for Blender: meshfile.py
+        self.albedo = self.path / "albedo.png"
+        self.views = self.path / "views.png"
+        self.curves = self.path / "curves.png"
+        self.turntable = self.path / "turntable.webp"
+        self.preview = self.path / "preview.png"
+        # of a refine job
+        self.object_npz = self.path / "object.npz"  # the object as it was
+        self.object_glb = self.path / "object.glb"  # the file that it was read from, where that was a glTF
+        self.object_obj = self.path / "object.obj"  # the same of an OBJ, with its materials
+        self.object_mtl = self.path / "object.mtl"
+        self.mesh_obj = self.path / "mesh.obj"  # delivered beside mesh.glb where the object was an OBJ
+        self.mesh_mtl = self.path / "mesh.mtl"
+        self.uvs = self.path / "uvs.npz"  # the UVs that the textures are for
+        self.materials = self.path / "materials.json"  # which texture is for which material
+        self.snapshot_png = self.path / "snapshot.png"  # the newest texture
+
+    @property
+    def _results(self) -> tuple[Path, ...]:
+        return (
+            self.mesh_glb, self.mesh_npz, self.albedo, self.views, self.curves, self.turntable, self.preview,
+        )  # fmt: skip
+
+    def result_files(self) -> dict[str, str]:
+        """What there is of the results: name -> path."""
+        return {path.name: str(path) for path in self._results if path.is_file()}
+
+    def recoverable_files(self) -> dict[str, str]:
+        """The results, the newest snapshot and the newest checkpoint: what a cancelled job leaves."""
+        found = self.result_files()
+        if self.snapshot.is_file():
+            found[self.snapshot.name] = str(self.snapshot)
+        with suppress(OSError):
+            names = [p.name for p in self.checkpoints.iterdir() if not p.name.startswith(".")]
+            if names:
+                found["checkpoint"] = str(self.checkpoints / max(names))  # they begin with their number
+        return found
+
+    def old_files(self) -> list[Path]:
+        """The files that an older job has left, but job.json, which the new one replaces, and the checkpoints."""
+        own = (
+            self.events, self.log, self.snapshot, self.object_npz, self.object_glb, self.object_obj, self.object_mtl,
+            self.mesh_obj, self.mesh_mtl, self.uvs, self.materials,
+        )  # fmt: skip
+        numbers = ("albedo_[0-9]*.png", "snapshot_[0-9]*.png", "original_[0-9]*.png")
+        textures = [self.snapshot_png, *(path for pattern in numbers for path in self.path.glob(pattern))]
+        return [path for path in (*self._results, *own, *textures) if path.is_file()]
+
+    def read_job(self) -> Job:
+        """The job, wherever its folder is now. Raises OSError, and BadMessage where job.json describes none."""
+        text = self.job.read_bytes()
+        try:
+            job = decode_job(json.dumps(json.loads(text)["job"]))
+        except BadMessage:
+            raise
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise BadMessage(self.job.name, "a job", error) from error
+        return replace(job, folder=str(self.path))
+
+    def recent_events(self) -> list[Event]:
+        """The newest events, in their order; [] where none can be read. A line that a crash has torn is left out."""
+        try:
+            with self.events.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - TAIL))
+                lines = file.read().split(b"\n")[:-1]
+        except OSError:
+            return []
+        found: list[Event] = []
+        for line in lines if size <= TAIL else lines[1:]:
+            try:
+                found.append(decode(line))
+            except BadMessage:
+                found.clear()  # what comes before damage is old
+        return found
+
+    def last_event(self) -> Event | None:
+        """None where none can be read."""
+        events = self.recent_events()
+        return events[-1] if events else None

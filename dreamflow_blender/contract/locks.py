@@ -1,4 +1,4 @@
-"""Locks that the system frees when their holder dies. Standard library only."""
+"""Locks on files, which the system frees when the process that holds them dies. Standard library only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -15,11 +15,39 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-BYTE = 1 << 20  # of a lock's file, on Windows: one that nobody reads; as in backend/jobs/lock.py
+BYTE = 1 << 20  # the byte of the file that Windows locks: one that is never read or written
+
+
+def hold(path: Path, seconds: float = 0.0) -> IO[bytes] | None:
+    """Make this file and lock it, until the answer is closed or given to `remove`.
+
+    None where another process has held it for all of these seconds. Raises OSError.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        file = path.open("ab")
+        if not take(file.fileno()):
+            file.close()
+            if time.monotonic() >= until:
+                return None
+            time.sleep(0.01)
+        elif not _has_name(path, file.fileno()):
+            file.close()  # its last holder removed it between our two calls
+        else:
+            return file
+
+
+def remove(file: IO[bytes]) -> None:
+    """Let a lock go that `hold` gave, and remove its file."""
+    if sys.platform == "win32":  # it removes no open file
+        file.close()
+    with suppress(OSError):
+        os.unlink(file.name)  # noqa: PTH108  not another process's: on other systems it is still held
+    file.close()
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds this file's lock, as the backend does with a job's while it is at work."""
+    """Whether a process holds this file's lock."""
     try:
         with path.open("r+b") as file:
             return not take(file.fileno())  # closing it lets go again
@@ -28,29 +56,18 @@ def is_held(path: Path) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait up to ten seconds for another Blender's change to be over."""
-    with path.open("ab") as file:
-        until = time.monotonic() + 10.0
-        while not take(file.fileno()) and time.monotonic() < until:
-            time.sleep(0.01)  # each change takes milliseconds; a lock that is never free is not honoured
-        yield
-
-
-def hold(path: Path) -> IO[bytes] | None:
-    """Make and lock this file until the answer is closed; None where that cannot be done, or somebody else has."""
+def locked(path: Path, seconds: float = 10.0) -> Iterator[bool]:
+    """Hold a lock for a block, waiting for it; whether it was got. A change takes its holder milliseconds."""
+    file = hold(path, seconds)
     try:
-        file = path.open("ab")
-    except OSError:
-        return None
-    if take(file.fileno()):
-        return file
-    file.close()
-    return None
+        yield file is not None
+    finally:
+        if file is not None:
+            file.close()
 
 
 def take(handle: int) -> bool:
-    """Lock an open file; False where somebody else has. Closing the file, or dying, lets go."""
+    """Lock an open file; False where another process has. Closing the file, or dying, lets go."""
     try:
         if sys.platform == "win32":
             os.lseek(handle, BYTE, os.SEEK_SET)
@@ -61,3 +78,11 @@ def take(handle: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _has_name(path: Path, handle: int) -> bool:
+    """Whether the open file is the one that has this name now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False

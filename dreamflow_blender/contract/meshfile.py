@@ -20,13 +20,13 @@ object.npz, F triangles of P polygons under M materials, at any size and place; 
     t_pos_idx  [F,3] int32      rows of v_pos, counter-clockwise seen from outside; face f below is row f
     uv         [F,3,2] float32  of each corner, v upwards: where the texture may go; no rows where there are none
     source_uv  [F,3,2] float32  where the image is read, if that is another UV map; no rows: `uv` too
-    colour     [F,3,3] float32  vertex colours, sRGB, which multiply (as light does); no rows: none
+    colour     [F,3,4] float32  vertex colours, sRGB and alpha, which multiply (as light does); no rows: none
     weight     [F,3] float32    how much may change, 0 to 1; 0 at all corners: the face stays as it is to the bit
     polygon    [F] int32        which polygon the triangle is part of, 0 to P - 1
     material   [F] int32        rows of the next four
     base       [M,4] float32    sRGB and alpha, which multiply (as light does) whatever else there is
     image      [M] int32        the image of its colour, -1: none
-    wrap       [M] int32        of the image: 0 repeats, 1 extends its edge, 2 mirrors
+    wrap       [M,2] int32      of the image, across and up: 0 repeats, 1 extends its edge, 2 mirrors
     names      [M] unicode      the materials' names
     image_0... [H,W,4] uint8    sRGB and straight alpha, row 0 = top
 
@@ -41,6 +41,9 @@ The same arrays always give the same bytes: the archive carries no clock.
 from __future__ import annotations
 
 import io
+import math
+import struct
+import tokenize
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -121,7 +124,6 @@ class ObjectArrays:
     images: tuple[NDArray[np.uint8], ...] = ()
 
     def __post_init__(self) -> None:
-        faces, materials = len(self.t_pos_idx), len(self.names)
         for name, (shape, dtype) in _OBJECT.items():
             array = getattr(self, name)
             if array.ndim != len(shape) + 1 or array.shape[1:] != shape or array.dtype != dtype:
@@ -129,10 +131,11 @@ class ObjectArrays:
                 raise BadMeshFile(f"{name}: expected {expected}, got {list(array.shape)} {array.dtype}.")
             if dtype == np.float32 and not np.isfinite(array).all():
                 raise BadMeshFile(f"{name}: expected finite numbers, got a NaN or an infinity.")
-        if self.names.ndim != 1 or self.names.dtype.kind != "U" or not materials:
+        if self.names.ndim != 1 or self.names.dtype.kind != "U" or not len(self.names):
             raise BadMeshFile(
                 f"names: expected at least one name, got {self.names.dtype} {self.names.shape}."
             )
+        faces, materials = len(self.t_pos_idx), len(self.names)
         for name in ("weight", "polygon", "material", "uv", "source_uv", "colour"):
             rows = len(getattr(self, name))
             if rows != faces and not (rows == 0 and name in ("uv", "source_uv", "colour")):
@@ -158,9 +161,9 @@ class ObjectArrays:
 
 _OBJECT: dict[str, tuple[tuple[int, ...], type]] = {  # the shape of a row, and its type
     "v_pos": ((3,), np.float32), "t_pos_idx": ((3,), np.int32), "uv": ((3, 2), np.float32),
-    "source_uv": ((3, 2), np.float32), "colour": ((3, 3), np.float32), "weight": ((3,), np.float32),
+    "source_uv": ((3, 2), np.float32), "colour": ((3, 4), np.float32), "weight": ((3,), np.float32),
     "polygon": ((), np.int32), "material": ((), np.int32), "base": ((4,), np.float32),
-    "image": ((), np.int32), "wrap": ((), np.int32),
+    "image": ((), np.int32), "wrap": ((2,), np.int32),
 }  # fmt: skip
 
 
@@ -196,26 +199,45 @@ def read_object(path: Path) -> ObjectArrays:
     """The object in this file; raises BadMeshFile on any other file, and OSError."""
     names = [f.name for f in fields(ObjectArrays) if f.name != "images"]
     arrays = _read_arrays(path, names)
-    count = int(arrays[names.index("image")].max(initial=-1)) + 1
+    image = arrays[names.index("image")]
+    if image.dtype != np.int32:
+        raise BadMeshFile(f"image: expected [N] int32, got {list(image.shape)} {image.dtype}.")
+    count = int(image.max(initial=-1)) + 1
     if count > 1000:
         raise BadMeshFile(f"image: expected at most 1,000 images, got {count:,}.")
     images = tuple(_read_arrays(path, [f"image_{i}" for i in range(count)]))
     return ObjectArrays(**dict(zip(names, arrays, strict=True)), images=images)
 
 
+_DAMAGED = (
+    zipfile.BadZipFile, KeyError, EOFError, ValueError, RuntimeError, NotImplementedError, OverflowError, struct.error,
+    SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError,
+)  # what zipfile raises on damaged archives, and numpy on damaged headers, which it evaluates as literals  # fmt: skip
+
+
 def _read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             return [_read_array(archive, name) for name in names]
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise BadMeshFile(f"{path.name} is damaged or is not a mesh file: {error}.") from error
+    except BadMeshFile:
+        raise
+    except _DAMAGED as error:
+        raise BadMeshFile(f"{path.name} is damaged or is not a mesh file: {error!r:.200}.") from error
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """As it was stored: as many bytes as the file has, so nothing grows that is small in it."""
     entry = archive.getinfo(f"{name}.npy")
+    if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise BadMeshFile(f"{name}: expected an array that is stored as it is, got a compressed one.")
     if entry.file_size > _MAX_BYTES:
         raise BadMeshFile(f"{name}: expected at most {_MAX_BYTES:,} bytes, got {entry.file_size:,}.")
-    try:
-        return np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
-    except ValueError as error:
-        raise BadMeshFile(f"{name}: expected an array without objects, got {error}.") from error
+    content = archive.read(entry)
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise BadMeshFile(f"{name}: expected an array of numpy's format 1.0.")
+    shape, turned, dtype = np.lib.format.read_array_header_1_0(stream)
+    count, left = math.prod(shape), len(content) - stream.tell()
+    if dtype.hasobject or turned or min(shape, default=0) < 0 or count * dtype.itemsize != left:
+        raise BadMeshFile(f"{name}: expected {list(shape)} {dtype} without objects, got {left:,} bytes.")
+    return np.frombuffer(content, dtype, count, stream.tell()).reshape(shape).copy()

@@ -59,7 +59,15 @@ def _hints(cls: Any) -> dict[str, Any]:
     return _known[cls]
 
 
+class Message:
+    """What every message is, and a Job: its types are checked once, when it is made. Raises BadMessage."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
 def build(cls: type[T], values: dict[str, Any]) -> T:
+    """A Message from its fields, of which tuples are lists in JSON. Raises BadMessage."""
     hints = _hints(cls)
     for name, value in values.items():
         if name not in hints:
@@ -70,7 +78,6 @@ def build(cls: type[T], values: dict[str, Any]) -> T:
         made = cls(**values)
     except TypeError as error:
         raise BadMessage(cls.__name__.lower(), "all of its fields", error) from error
-    check_types(made)
     return made
 
 

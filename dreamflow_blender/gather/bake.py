@@ -21,7 +21,7 @@ from ..client.background import Stop
 from ..client.process import clean_environment
 from ..client.steps import CommandFailed, Log, Progress, SetupError, run
 from .material import CannotRefine, Source, source_of
-from .object import column, refusal
+from .object import cannot_refine_reason, column
 
 CHILD = Path(__file__).with_name("bake_child.py")
 SIZES = ((4_000, 1024), (40_000, 2048), (220_000, 4096))  # polygons at most: pixels a side
@@ -37,37 +37,37 @@ class Baked:
     images: dict[str, NDArray[np.uint8]]  # [H,W,4], row 0 = top
 
 
-def sources_of(made: bpy.types.Object) -> list[Source]:
+def sources_of(obj: bpy.types.Object) -> list[Source]:
     """Of every material slot; one grey where there is none. Raises CannotRefine."""
-    said = refusal(made)
+    said = cannot_refine_reason(obj)
     if said:
         raise CannotRefine(f"{said}.")
-    return [source_of(slot.material) for slot in made.material_slots] or [source_of(None)]
+    return [source_of(slot.material) for slot in obj.material_slots] or [source_of(None)]
 
 
 def baking_slots(sources: list[Source]) -> list[int]:
     return [number for number, source in enumerate(sources) if source.kind == "bake"]
 
 
-def write_copy(made: bpy.types.Object, folder: Path, frame: int, slots: list[int]) -> None:
+def write_copy(obj: bpy.types.Object, folder: Path, frame: int, slots: list[int]) -> None:
     """copy.blend with the object and all that it uses, and what is to be done with it. Raises CannotRefine."""
-    if made.library is not None:
+    if obj.library is not None:
         raise CannotRefine(
-            f"{made.name} is linked, and its colours have to be baked: make it local first"
+            f"{obj.name} is linked, and its colours have to be baked: make it local first"
             " (Object > Relations > Make Local)."
         )
-    if not len(made.data.polygons) and not len(made.modifiers):
-        raise CannotRefine(f"{made.name} has no faces.")
+    if not len(obj.data.polygons) and not len(obj.modifiers):
+        raise CannotRefine(f"{obj.name} has no faces.")
     for number in slots:
-        unsaved = _unsaved(made.material_slots[number].material)
+        unsaved = _unsaved(obj.material_slots[number].material)
         if unsaved:
             raise CannotRefine(f"The image “{unsaved}” has changes that are not saved: save it first.")
-    if made.mode == "EDIT":
-        made.update_from_editmode()  # as saving does
+    if obj.mode == "EDIT":
+        obj.update_from_editmode()  # as saving does
     folder.mkdir(parents=True, exist_ok=True)
-    bpy.data.libraries.write(str(folder / "copy.blend"), {made}, path_remap="ABSOLUTE", fake_user=False)
-    count = len(made.data.polygons)
-    wish = {"object": made.name, "frame": frame, "slots": slots, "sizes": SIZES, "polygons": count}
+    bpy.data.libraries.write(str(folder / "copy.blend"), {obj}, path_remap="ABSOLUTE", fake_user=False)
+    count = len(obj.data.polygons)
+    wish = {"object": obj.name, "frame": frame, "slots": slots, "sizes": SIZES, "polygons": count}
     (folder / "wish.json").write_text(json.dumps(wish), encoding="utf-8")
 
 
@@ -122,7 +122,9 @@ def bake(folder: Path, command: list[str]) -> Callable[[Stop], Iterator[Progress
                 yield Progress(fraction, "", "bake")
         except (CommandFailed, OSError) as error:
             raise SetupError(
-                f"The colours could not be baked ({error}).", "Bake them into an image yourself.", log.tail()
+                f"The colours could not be baked ({error}).",
+                "Bake them into an image yourself, and refine again.",
+                log.tail(),
             ) from error
         finally:
             log.close()

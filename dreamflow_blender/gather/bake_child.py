@@ -18,11 +18,11 @@ import bpy
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.dont_write_bytecode = True  # nothing is written beside the extension's files
+sys.dont_write_bytecode = True  # nothing is written into the extension's folder
 
 from dreamflow_blender.gather.atlas import TooMany, atlas, polygon_areas  # noqa: E402
 from dreamflow_blender.gather.material import link_into, output_of, principled_of, uses_nodes  # noqa: E402
-from dreamflow_blender.gather.object import column, loop_print  # noqa: E402
+from dreamflow_blender.gather.object import column, topology_hash  # noqa: E402
 
 SAMPLES = 4
 MARGIN = 2  # texels
@@ -36,13 +36,13 @@ def main(folder: Path) -> None:
     wish = json.loads((folder / "wish.json").read_text(encoding="utf-8"))
     bpy.ops.wm.read_factory_settings(use_empty=True)
     scene = bpy.context.scene
-    made = append(folder / "copy.blend", wish["object"])
-    scene.collection.objects.link(made)
-    made.hide_viewport = made.hide_render = False
+    obj = append(folder / "copy.blend", wish["object"])
+    scene.collection.objects.link(obj)
+    obj.hide_viewport = obj.hide_render = False
     scene.frame_set(wish["frame"])
     bpy.context.view_layer.update()
-    static = as_mesh(made)
-    scene.collection.objects.unlink(made)
+    static = as_mesh(obj)
+    scene.collection.objects.unlink(obj)
     scene.collection.objects.link(static)
     mesh = static.data
     size = next((pixels for most, pixels in wish["sizes"] if len(mesh.polygons) <= most), 0)
@@ -58,7 +58,7 @@ def main(folder: Path) -> None:
         np.save(folder / f"{kind}.npy", pixels, allow_pickle=False)
         say(fraction=0.2 + 0.8 * done / len(set(kinds.values())))
     np.save(folder / "loop_uv.npy", loop_uv, allow_pickle=False)
-    said = {"of": loop_print(mesh), "kinds": {str(slot): kind for slot, kind in kinds.items()}}
+    said = {"of": topology_hash(mesh), "kinds": {str(slot): kind for slot, kind in kinds.items()}}
     (folder / "baked.json").write_text(json.dumps(said), encoding="utf-8")
 
 
@@ -70,12 +70,12 @@ def append(path: Path, name: str) -> bpy.types.Object:
     return wanted.objects[0]
 
 
-def as_mesh(made: bpy.types.Object) -> bpy.types.Object:
+def as_mesh(obj: bpy.types.Object) -> bpy.types.Object:
     """Evaluated as in the viewport, with materials of its own."""
     depsgraph = bpy.context.evaluated_depsgraph_get()
-    shown = made.evaluated_get(depsgraph)
+    shown = obj.evaluated_get(depsgraph)
     mesh = bpy.data.meshes.new_from_object(shown, preserve_all_data_layers=True, depsgraph=depsgraph)
-    materials = [slot.material for slot in made.material_slots]
+    materials = [slot.material for slot in obj.material_slots]
     mesh.materials.clear()
     for material in materials:
         mesh.materials.append(material.copy() if material else bpy.data.materials.new("none"))
@@ -107,7 +107,7 @@ def add_atlas(static: bpy.types.Object, size: int) -> np.ndarray:
 
 
 def kind_of(material: bpy.types.Material) -> str:
-    """ "emit": its Base Color is made to shine, whatever it is; "diffuse": what Cycles calls diffuse."""
+    """ "emit": its Base Color as emission; "diffuse": what Cycles calls diffuse."""
     principled = principled_of(material)
     if principled is None:
         return "diffuse"
@@ -156,7 +156,7 @@ if __name__ == "__main__":
         main(Path(sys.argv[-1]))
     except (Failed, RuntimeError) as error:
         say(failed=str(error).strip())
-    except Exception as error:  # noqa: BLE001  whoever waits for it is told
+    except Exception as error:  # noqa: BLE001  the parent process reports it
         say(failed=f"A bug of DreamFlow's: {error!r}")
         code = 3
     sys.stdout.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,11 @@ from numpy.typing import NDArray
 
 from ..contract.meshfile import BadMeshFile, ObjectArrays
 from .bake import Baked, baking_slots, loop_uvs, sources_of
+from .identity import describe
 from .images import pixels_of
 from .material import GREY, CannotRefine, Source
-from .object import Evaluated, column, evaluated, loop_print
+from .object import Evaluated, column, evaluated, topology_hash
 
-FACES = ("ALL", "SELECTED", "SLOT", "GROUP")
 Floats = NDArray[np.float32]
 
 
@@ -41,19 +42,19 @@ class _Row:
 
 def gather(
     context: bpy.types.Context,
-    made: bpy.types.Object,
+    obj: bpy.types.Object,
     faces: str = "ALL",
     keep: str = "NEW",
     baked: Baked | None = None,
 ) -> Gathered:
-    """faces: one of FACES; "SLOT" and "GROUP" are the active ones. keep: "NEW" material or new "IMAGE".
+    """faces: "ALL", "SELECTED", or the active "SLOT" or "GROUP". keep: "NEW" material or new "IMAGE".
 
     `baked` where a material's colours are (bake.baking_slots). Raises CannotRefine.
     """
-    sources = sources_of(made)
-    with evaluated(context, made) as shown:
-        weight = _weights(made, shown, faces)
-        rows, row_of_slot = _rows(made, sources)
+    sources = sources_of(obj)
+    with evaluated(context, obj) as shown:
+        weight = _weights(obj, shown, faces)
+        rows, row_of_slot = _rows(obj, sources)
         material = row_of_slot[shown.slot]
         used = set(material.tolist())
         notes: list[str] = []
@@ -63,19 +64,19 @@ def gather(
             if number in used:
                 _read_image(row, images, changes, notes)
         uv, source_uv = _uvs(shown, rows, material, baked)
+        notes += _tiling(rows, material, uv, images)
         if baked is not None:
             _take_baked(rows, baked, images)
         colour = _colours(shown, rows, material)
         place = {
-            "object": made.name,
-            "uid": int(made.session_uid),
+            **describe(obj),
             "keep": keep,
             "names": [row.name for row in rows],
             "slots": [row.slots for row in rows],
             "uv": [_real_name(shown.mesh, row.uv_name) for row in rows],
             "own_loops": shown.own_loops,
-            "print": loop_print(shown.mesh),
-            "copy": made.library is not None,
+            "print": topology_hash(shown.mesh),
+            "copy": obj.library is not None,
         }
         try:
             arrays = ObjectArrays(
@@ -89,26 +90,28 @@ def gather(
                 material=material.astype(np.int32),
                 base=np.array([row.source.base for row in rows], np.float32),
                 image=np.array([row.image for row in rows], np.int32),
-                wrap=np.array([row.source.wrap for row in rows], np.int32),
+                wrap=np.array([(row.source.wrap, row.source.wrap) for row in rows], np.int32),
                 names=np.array([row.name for row in rows]),
                 images=tuple(images),
             )
         except BadMeshFile as error:
-            raise CannotRefine(f"{made.name} cannot be used: {error}") from error
-    if made.library is not None:
-        notes.append(f"{made.name} is linked: the result comes as a copy of it in this file.")
+            raise CannotRefine(f"{obj.name} cannot be used: {error}") from error
+    if obj.library is not None:
+        notes.append(f"{obj.name} is linked: the result is a copy of it in this file.")
     if not place["own_loops"]:
-        notes.append("Copies that its modifiers make share their texels: they get the same colours.")
+        notes.append(
+            "Parts duplicated by modifiers share their part of the texture: they get the same colours."
+        )
     return Gathered(arrays, place, tuple(notes))
 
 
-def _rows(made: bpy.types.Object, sources: list[Source]) -> tuple[list[_Row], NDArray[np.int64]]:
+def _rows(obj: bpy.types.Object, sources: list[Source]) -> tuple[list[_Row], NDArray[np.int64]]:
     rows: list[_Row] = []
     known: dict[Any, int] = {}
     of_slot = []
     taken: set[str] = set()
     for number, source in enumerate(sources):
-        material = made.material_slots[number].material if len(made.material_slots) else None
+        material = obj.material_slots[number].material if len(obj.material_slots) else None
         key = material.as_pointer() if material else 0
         if key not in known:
             name = base = material.name if material else ""
@@ -160,18 +163,39 @@ def _uvs(
         uv[here] = np.nan_to_num(loop_uv, nan=-9, posinf=-9, neginf=-9)[shown.loops[here]]
     if not there:
         if any(row.image >= 0 for row in rows):
-            raise CannotRefine("Its image is read by a UV map, and there is none: unwrap it first.")
+            raise CannotRefine("Its image needs a UV map, and the object has none: unwrap it first.")
         uv = none
     if baked is None:
         return uv, none
-    if baked.of != loop_print(shown.mesh):
-        raise CannotRefine("The object has changed while its colours were baked: try again.")
+    if baked.of != topology_hash(shown.mesh):
+        raise CannotRefine("The object has changed while its colours were baked: refine it again.")
     source_uv = uv.copy() if len(uv) else np.zeros((len(shown.tri), 3, 2), np.float32)
     for number, row in enumerate(rows):
         if row.source.kind == "bake":
             here = material == number
             source_uv[here] = baked.loop_uv[shown.loops[here]]
     return uv, source_uv
+
+
+def _tiling(
+    rows: list[_Row], material: NDArray[np.int64], uv: Floats, images: list[NDArray[np.uint8]]
+) -> list[str]:
+    """Which texture sizes keep the detail of images that repeat: new UVs show every part of the object once."""
+    notes = []
+    for number, row in enumerate(rows):
+        corners = uv[material == number].astype(np.float64) if len(uv) else uv
+        if row.image < 0 or not len(corners):
+            continue
+        one, two = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+        area = float(np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).sum() / 2)  # in images
+        outside = corners.min() < -0.01 or corners.max() > 1.01
+        if outside and area > 1.5:
+            size = max(images[row.image].shape[:2]) * area**0.5
+            notes.append(
+                f"The image of “{row.name}” is repeated {area:.0f} times:"
+                f" a texture of about {2 ** math.ceil(math.log2(size)):,} px keeps its detail."
+            )
+    return notes
 
 
 def _take_baked(rows: list[_Row], baked: Baked, images: list[NDArray[np.uint8]]) -> None:
@@ -187,10 +211,10 @@ def _take_baked(rows: list[_Row], baked: Baked, images: list[NDArray[np.uint8]])
 
 
 def _colours(shown: Evaluated, rows: list[_Row], material: NDArray[np.int64]) -> Floats:
-    """[F,3,3], or no rows where no material reads an attribute."""
+    """[F,3,4], or no rows where no material reads an attribute."""
     if not any(row.source.kind == "colours" for row in rows):
-        return np.zeros((0, 3, 3), np.float32)
-    colour = np.ones((len(shown.tri), 3, 3), np.float32)
+        return np.zeros((0, 3, 4), np.float32)
+    colour = np.ones((len(shown.tri), 3, 4), np.float32)
     for number, row in enumerate(rows):
         here = material == number
         if row.source.kind != "colours" or not here.any():
@@ -202,11 +226,11 @@ def _colours(shown: Evaluated, rows: list[_Row], material: NDArray[np.int64]) ->
             raise CannotRefine(f"“{row.name}” reads the colours “{name}”, which the object does not have.")
         values = np.clip(np.nan_to_num(column(attribute.data, "color_srgb", 4, np.float32)[:, :3]), 0, 1)
         rows_of = shown.tri if attribute.domain == "POINT" else shown.loops
-        colour[here] = values[rows_of[here]]
+        colour[here, :, :3] = values[rows_of[here]]
     return colour
 
 
-def _weights(made: bpy.types.Object, shown: Evaluated, faces: str) -> Floats:
+def _weights(obj: bpy.types.Object, shown: Evaluated, faces: str) -> Floats:
     """[F,3]. Raises CannotRefine where nothing is chosen."""
     if faces == "SELECTED":
         chosen = column(shown.mesh.polygons, "select", 1, np.bool_)[:, 0][shown.polygon]
@@ -214,13 +238,13 @@ def _weights(made: bpy.types.Object, shown: Evaluated, faces: str) -> Floats:
         if not chosen.any():
             raise CannotRefine("No face is selected: select some in Edit Mode, or refine all.")
     elif faces == "SLOT":
-        weight = np.repeat((shown.slot == made.active_material_index)[:, None], 3, 1).astype(np.float32)
+        weight = np.repeat((shown.slot == obj.active_material_index)[:, None], 3, 1).astype(np.float32)
         if not weight.any():
             raise CannotRefine("No face has the active material slot: choose another slot, or refine all.")
     elif faces == "GROUP":
-        group = made.vertex_groups.active
+        group = obj.vertex_groups.active
         if group is None:
-            raise CannotRefine(f"{made.name} has no vertex group: paint one, or refine all.")
+            raise CannotRefine(f"{obj.name} has no vertex group: paint one, or refine all.")
         of_vertex = np.zeros(len(shown.mesh.vertices), np.float32)
         for vertex in shown.mesh.vertices:
             for element in vertex.groups:
@@ -241,6 +265,6 @@ def _real_name(mesh: bpy.types.Mesh, name: str) -> str:
     return next((each.name for each in mesh.uv_layers if each.active_render), mesh.uv_layers.active.name)
 
 
-def needs_bake(made: bpy.types.Object) -> list[int]:
+def needs_bake(obj: bpy.types.Object) -> list[int]:
     """Material slots whose colours have to be baked first. Raises CannotRefine."""
-    return baking_slots(sources_of(made))
+    return baking_slots(sources_of(obj))

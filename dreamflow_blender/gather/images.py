@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from ..contract.colour import to_srgb
 from .material import CannotRefine
+from .spaces import is_linear, is_srgb
 
-_LINEAR = {"Non-Color", "Linear Rec.709", "Linear", "Raw", "Generic Data", "Utilities - Raw"}
 MOST = 8192  # pixels a side
 
 
@@ -18,7 +18,9 @@ def pixels_of(image: bpy.types.Image, alpha: bool) -> NDArray[np.uint8]:
     width, height = image.size  # this loads it
     if not width or not height or not image.has_data:
         where = f" ({image.filepath})" if image.filepath else ""
-        raise CannotRefine(f"The image “{image.name}”{where} is missing: find it again, or take another one.")
+        raise CannotRefine(
+            f"The image “{image.name}”{where} is missing: use File > External Data > Find Missing Files."
+        )
     if max(width, height) > MOST:
         raise CannotRefine(
             f"“{image.name}” has {width} by {height} pixels, more than {MOST:,}: scale it down."
@@ -26,7 +28,7 @@ def pixels_of(image: bpy.types.Image, alpha: bool) -> NDArray[np.uint8]:
     flat = np.empty(width * height * image.channels, np.float32)
     image.pixels.foreach_get(flat)
     values = flat.reshape(height, width, image.channels)[::-1]
-    if image.channels == 4 and not image.is_float and image.colorspace_settings.name == "sRGB":  # most
+    if image.channels == 4 and not image.is_float and is_srgb(image):  # most
         whole = (values * 255 + 0.5).astype(np.uint8)  # bytes they were
         if not alpha:
             whole[..., 3] = 255
@@ -39,10 +41,10 @@ def pixels_of(image: bpy.types.Image, alpha: bool) -> NDArray[np.uint8]:
         if image.channels == 4 and image.alpha_mode == "PREMUL":
             rgba[..., :3] /= np.maximum(values[..., 3:], 1e-6)
         rgba[..., :3] = to_srgb(rgba[..., :3])
-    elif image.colorspace_settings.name in _LINEAR:
+    elif is_linear(image):
         rgba[..., :3] = to_srgb(rgba[..., :3])
-    elif image.colorspace_settings.name != "sRGB":
+    elif not is_srgb(image):
         raise CannotRefine(
-            f"“{image.name}” is in the colour space {image.colorspace_settings.name}: set it to sRGB, or bake it."
+            f"“{image.name}” is in the colour space {image.colorspace_settings.name}: choose an sRGB one, or bake it."
         )
     return np.round(np.clip(rgba, 0, 1) * 255).astype(np.uint8)

@@ -44,57 +44,72 @@ class Evaluated:
     own_loops: bool
 
 
-def refusal(made: bpy.types.Object | None) -> str:
+def cannot_refine_reason(obj: bpy.types.Object | None) -> str:
     """Why this object cannot be refined, as far as one sees at once; "" where it can. Cheap: panels ask."""
-    if made is None:
+    if obj is None:
         return "Select the object to refine"
-    if made.type == "EMPTY" and made.instance_type == "COLLECTION":
-        return f"{made.name} shows a collection: make its objects real first (Object > Apply > Make Instances Real)"
-    if made.type in _CONVERTIBLE:
-        return f"{made.name} is not a mesh: convert it first (Object > Convert > Mesh)"
-    if made.type != "MESH":
-        return f"{made.name} is not a mesh"
-    if made.mode not in _MODES:
-        return "Leave this mode first"
-    if not made.visible_get():
-        return f"{made.name} is hidden: show it first"
-    if made.mode != "EDIT" and not len(made.data.polygons) and not len(made.modifiers):
-        return f"{made.name} has no faces"
+    if obj.type == "EMPTY" and obj.instance_type == "COLLECTION":
+        return f"{obj.name} shows a collection: make its objects real first (Object > Apply > Make Instances Real)"
+    if obj.type in _CONVERTIBLE:
+        return f"{obj.name} is not a mesh: convert it first (Object > Convert > Mesh)"
+    if obj.type != "MESH":
+        return f"{obj.name} is not a mesh"
+    if obj.mode not in _MODES:
+        return "Switch to Object Mode first"
+    if obj.library is not None and all(c.library for c in obj.users_collection):
+        return (
+            f"{obj.name} is in a linked collection: make a library override first"
+            " (Object > Library Override > Make)"
+        )
+    if not obj.visible_get():
+        return f"{obj.name} is hidden: show it first"
+    if obj.mode != "EDIT" and not len(obj.data.polygons) and not len(obj.modifiers):
+        return f"{obj.name} has no faces"
     return ""
 
 
 @contextmanager
-def evaluated(context: bpy.types.Context, made: bpy.types.Object) -> Iterator[Evaluated]:
+def evaluated(context: bpy.types.Context, obj: bpy.types.Object) -> Iterator[Evaluated]:
     """Raises CannotRefine."""
-    said = refusal(made)
+    said = cannot_refine_reason(obj)
     if said:
         raise CannotRefine(f"{said}.")
-    if made.mode == "EDIT":
-        made.update_from_editmode()  # as saving does
+    if obj.mode == "EDIT":
+        obj.update_from_editmode()  # as saving does
     depsgraph = context.evaluated_depsgraph_get()
-    shown = made.evaluated_get(depsgraph)
+    shown = obj.evaluated_get(depsgraph)
     mesh = shown.to_mesh(preserve_all_data_layers=True, depsgraph=depsgraph)
     try:
         if mesh is None or not len(mesh.polygons):
-            raise CannotRefine(f"{made.name} has no faces.")
-        yield _read(made, mesh, np.array(shown.matrix_world.to_3x3(), np.float64))
+            by_nodes = any(m.type == "NODES" and m.show_viewport for m in obj.modifiers)
+            raise CannotRefine(
+                f"{obj.name} shows only instances: add a Realize Instances node, or apply its modifiers."
+                if by_nodes
+                else f"{obj.name} has no faces."
+            )
+        if [m.original if m else None for m in mesh.materials] != list(obj.data.materials):
+            raise CannotRefine(
+                f"The modifiers of {obj.name} set its materials (a Set Material node):"
+                " give the object itself these materials, or apply the modifiers."
+            )
+        yield _read(obj, mesh, np.array(shown.matrix_world.to_3x3(), np.float64))
     finally:
         shown.to_mesh_clear()
 
 
-def _read(made: bpy.types.Object, mesh: bpy.types.Mesh, matrix: NDArray[np.float64]) -> Evaluated:
+def _read(obj: bpy.types.Object, mesh: bpy.types.Mesh, matrix: NDArray[np.float64]) -> Evaluated:
     mesh.calc_loop_triangles()
     triangles = mesh.loop_triangles
     v_pos = column(mesh.vertices, "co", 3, np.float32).astype(np.float64) @ matrix.T
     if not np.isfinite(v_pos).all():
-        raise CannotRefine(f"{made.name} has vertices that are no numbers: delete them (Mesh > Clean Up).")
+        raise CannotRefine(f"{obj.name} has vertices with invalid coordinates (NaN): delete them.")
     tri, loops = column(triangles, "vertices", 3, np.int32), column(triangles, "loops", 3, np.int32)
     if np.linalg.det(matrix) < 0:  # mirrored by its scale: its outside is still outside
         tri, loops = tri[:, ::-1].copy(), loops[:, ::-1].copy()
     polygon = column(triangles, "polygon_index", 1, np.int32)[:, 0]
     slot = column(mesh.polygons, "material_index", 1, np.int32)[:, 0][polygon]
-    slot = np.clip(slot, 0, max(0, len(made.material_slots) - 1))
-    own = loop_print(mesh) == loop_print(made.data)
+    slot = np.clip(slot, 0, max(0, len(obj.material_slots) - 1))
+    own = topology_hash(mesh) == topology_hash(obj.data)
     return Evaluated(mesh, v_pos.astype(np.float32), tri, loops, polygon, slot, own)
 
 
@@ -105,14 +120,14 @@ def column(blocks: Any, name: str, width: int, kind: type) -> NDArray[Any]:
     return flat.reshape(-1, width)
 
 
-def loop_print(mesh: bpy.types.Mesh) -> str:
+def topology_hash(mesh: bpy.types.Mesh) -> str:
     """The same for meshes whose faces have the same vertices in the same order, wherever these are."""
     found = hashlib.sha1(column(mesh.loops, "vertex_index", 1, np.int32).tobytes())
     found.update(column(mesh.polygons, "loop_total", 1, np.int32).tobytes())
     return found.hexdigest()[:16]
 
 
-def front_of(made: bpy.types.Object, front: str, context: bpy.types.Context) -> float:
+def front_of(obj: bpy.types.Object, front: str, context: bpy.types.Context) -> float:
     """The azimuth, in degrees from -Y towards +X, that the object faces in the scene.
 
     front  "OBJECT": its own -Y; "CAMERA": where the scene's camera is; "VIEW": where one looks from
@@ -124,14 +139,14 @@ def front_of(made: bpy.types.Object, front: str, context: bpy.types.Context) -> 
         if getattr(camera.data, "type", "") == "ORTHO":
             towards = camera.matrix_world.to_3x3() @ Vector((0, 0, 1))
         else:
-            towards = camera.matrix_world.translation - _middle(made)
+            towards = camera.matrix_world.translation - _middle(obj)
     elif front == "VIEW":
         area = context.area  # that of the button: its own region has no view
         if area is None or area.type != "VIEW_3D":
-            raise CannotRefine("There is no view here: choose another front.")
+            raise CannotRefine("This is not a 3D viewport: choose another front.")
         towards = area.spaces.active.region_3d.view_rotation @ Vector((0, 0, 1))
     else:
-        turned = made.matrix_world.to_3x3()
+        turned = obj.matrix_world.to_3x3()
         towards = turned @ Vector((0, -1, 0))
         if (
             math.hypot(towards.x, towards.y) < 0.5 * towards.length
@@ -142,5 +157,5 @@ def front_of(made: bpy.types.Object, front: str, context: bpy.types.Context) -> 
     return math.degrees(math.atan2(towards.x, -towards.y))
 
 
-def _middle(made: bpy.types.Object) -> Vector:
-    return made.matrix_world @ (sum((Vector(c) for c in made.bound_box), Vector()) / 8)
+def _middle(obj: bpy.types.Object) -> Vector:
+    return obj.matrix_world @ (sum((Vector(c) for c in obj.bound_box), Vector()) / 8)

@@ -1,17 +1,18 @@
-"""Generate, and what can be done to the job at work and to those that wait."""
+"""Generate, and the buttons of the running job and of the waiting ones."""
 
 # ruff: noqa: N801  Blender's own naming
 
 import random
 
 import bpy
-from bpy.props import IntProperty, StringProperty
+from bpy.props import IntProperty
 
 from ..backlog import work
 from ..contract import protocol as p
 from ..session import importing, jobs, service
 from ..settings import addon
 from ..settings import generate as generate_settings
+from .base import BaseOperator, JobOperator
 
 
 def model_of(settings: bpy.types.PropertyGroup) -> dict[str, str]:
@@ -21,7 +22,7 @@ def model_of(settings: bpy.types.PropertyGroup) -> dict[str, str]:
     if settings.model == "FOLDER":
         prior, refiner = addon.setting("prior_folder", ""), addon.setting("refiner_folder", "")
         if not prior:
-            raise ValueError("Name the model's folder in the preferences.")
+            raise ValueError("Choose the model's folder in the preferences")
         return {"prior": bpy.path.abspath(prior), "refiner": bpy.path.abspath(refiner) if refiner else ""}
     return {"prior": work.BUILT_IN, "refiner": ""}
 
@@ -46,23 +47,21 @@ def make_job(settings: bpy.types.PropertyGroup) -> p.Job:
     )
 
 
-class DREAMFLOW_OT_generate(bpy.types.Operator):
+class DREAMFLOW_OT_generate(BaseOperator):
     bl_idname = "dreamflow.generate"
     bl_label = "Generate"
-    bl_description = "Make a textured mesh from the prompt; Blender stays usable meanwhile"
+    bl_description = "Make a textured mesh from the prompt while you keep working in Blender"
+    bl_options = {"REGISTER"}  # noqa: RUF012
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def unavailable(cls, context: bpy.types.Context) -> str:
         if context.scene is None or context.scene.library is not None:
-            cls.poll_message_set("Open a scene of this file first")
-            return False
+            return "Switch to a scene of this file first"
         if service.python() is None:
-            cls.poll_message_set("Set DreamFlow up first")
-            return False
-        if not context.scene.dreamflow.prompt.strip():
-            cls.poll_message_set("Say what to make: the prompt is empty")
-            return False
-        return True
+            return "Set up DreamFlow first"
+        if bpy.app.background and context.mode != "OBJECT":  # where the result is imported at the end
+            return "Switch to Object Mode first"
+        return "" if context.scene.dreamflow.prompt.strip() else "Enter a prompt"
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         if bpy.app.background:
@@ -72,123 +71,91 @@ class DREAMFLOW_OT_generate(bpy.types.Operator):
         except ValueError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        jobs.add(job, importing.place(context))
+        jobs.add(job, importing.import_target(context, jobs.open_entries()))
         return {"FINISHED"}
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         """Blocking, for scripts."""
         interpreter = service.python()
         assert interpreter is not None, "poll"
+        job, target = make_job(context.scene.dreamflow), importing.import_target(context)
+        client = service.make_client(interpreter, addon.jobs_folder())
         try:
-            job = make_job(context.scene.dreamflow)
-            client = service.make_client(interpreter, addon.jobs_folder())
-            try:
-                work.run_job(client, job, "new", lambda event: None)
-            finally:
-                client.close()
-        except (ValueError, work.JobFailed, work.JobCancelled) as error:
-            self.report({"ERROR"}, str(error) or "The job was stopped")
-            return {"CANCELLED"}
-        place = importing.place(context)
+            work.run_job(client, job, "new", lambda event: None)
+        finally:
+            client.close()
         bpy.ops.dreamflow.import_result(
-            "EXEC_DEFAULT", True, folder=job.folder, height=place["height"], location=place["location"]
+            "EXEC_DEFAULT", True, folder=job.folder, height=target["height"], location=target["location"]
         )
-        return {"FINISHED"}
 
 
-class DREAMFLOW_OT_roll_seed(bpy.types.Operator):
+class DREAMFLOW_OT_roll_seed(BaseOperator):
     bl_idname = "dreamflow.roll_seed"
-    bl_label = "Another seed"
-    bl_description = "Pick a seed by chance"
+    bl_label = "Random seed"
+    bl_description = "Pick a random seed"
     bl_options = {"UNDO", "INTERNAL"}  # noqa: RUF012
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         context.scene.dreamflow.seed = random.randrange(100_000)
-        return {"FINISHED"}
 
 
-class _AtWork(bpy.types.Operator):
-    """Buttons for the job at work."""
+class RunningJobOperator(BaseOperator):
+    """A button of the running job."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def unavailable(cls, context: bpy.types.Context) -> str:
         if jobs.running is None:
-            cls.poll_message_set("No job is at work")
-            return False
-        if jobs.running.asked in ("finish", "discard"):
-            cls.poll_message_set("It is stopping")
-            return False
-        return True
+            return "No job is running"
+        return "The job is already stopping" if jobs.running.asked in ("finish", "discard") else ""
 
 
-class DREAMFLOW_OT_pause_job(_AtWork):
+class DREAMFLOW_OT_pause_job(RunningJobOperator):
     bl_idname = "dreamflow.pause_job"
     bl_label = "Pause"
-    bl_description = "Stand still after this step, or go on again"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Pause after this step, or resume"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        jobs.pause_or_continue()
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        jobs.pause_or_resume()
 
 
-class DREAMFLOW_OT_finish_job(_AtWork):
+class DREAMFLOW_OT_finish_job(RunningJobOperator):
     bl_idname = "dreamflow.finish_job"
     bl_label = "Stop here"
-    bl_description = "End now, and import what there is: baked, with its texture"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "End the job now and import the object as it is, with its texture"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         jobs.finish()
-        return {"FINISHED"}
 
 
-class DREAMFLOW_OT_discard_job(_AtWork):
+class DREAMFLOW_OT_discard_job(RunningJobOperator):
     bl_idname = "dreamflow.discard_job"
     bl_label = "Discard"
-    bl_description = "Stop, and delete everything that this job has made"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Stop the job and delete everything it has made"
+    confirm = ("Discard this job?", "Everything it has made so far will be deleted.", "Discard")
 
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_confirm(
-            self,
-            event,
-            title="Discard this job?",
-            message="What it has made so far is deleted.",
-            confirm_text="Discard",
-        )
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         jobs.discard()
-        return {"FINISHED"}
 
 
-class DREAMFLOW_OT_move_queued(bpy.types.Operator):
+class DREAMFLOW_OT_move_queued(JobOperator):
     bl_idname = "dreamflow.move_queued"
-    bl_label = "Move in the queue"
-    bl_description = "Earlier or later"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_label = "Move in queue"
+    bl_description = "Move this job up or down in the queue"
 
-    number: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
     by: IntProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        jobs.need_store().move(self.number, self.by)
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        jobs.get_store().move(self.entry().job.id, self.by)
 
 
-class DREAMFLOW_OT_remove_queued(bpy.types.Operator):
+class DREAMFLOW_OT_remove_queued(JobOperator):
     bl_idname = "dreamflow.remove_queued"
-    bl_label = "Remove from the queue"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_label = "Remove from queue"
+    bl_description = "Remove this job from the queue"
 
-    number: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        entry = jobs.need_store().find(self.number)
-        if entry is not None and entry.state == "waiting":
-            jobs.forget(entry.job.id)
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        if self.entry().state == "waiting":
+            jobs.forget(self.job_id)
 
 
 CLASSES = (

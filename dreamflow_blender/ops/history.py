@@ -1,4 +1,4 @@
-"""What can be done with a job that is over: again, anew, look, delete; and with what went wrong."""
+"""The buttons of a job that has ended, of the queue, and of an error message."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -9,183 +9,127 @@ import bpy
 from bpy.props import BoolProperty, StringProperty
 
 from ..backlog import bug_report
-from ..backlog.store import Entry
 from ..backlog.work import read_settings
 from ..contract import protocol as p
 from ..session import jobs, tasks
 from ..settings import addon
+from .base import BaseOperator, JobOperator
 
 
-class _OfEntry(bpy.types.Operator):
-    """Buttons on one job of the history."""
-
-    bl_options = {"INTERNAL"}  # noqa: RUF012
-
-    number: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
-
-    def entry(self) -> Entry | None:
-        found = jobs.need_store().find(self.number)
-        if found is None:
-            self.report({"ERROR"}, "This job is not there any more")
-        return found
-
-
-class DREAMFLOW_OT_resume_job(_OfEntry):
+class DREAMFLOW_OT_resume_job(JobOperator):
     bl_idname = "dreamflow.resume_job"
     bl_label = "Resume"
-    bl_description = "Go on where it stopped"
+    bl_description = "Continue this job where it stopped"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        entry = self.entry()
-        if entry is None:
-            return {"CANCELLED"}
-        jobs.again(entry, "resume")
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        jobs.requeue(self.entry(), "resume")
 
 
-class DREAMFLOW_OT_leave_job(_OfEntry):
+class DREAMFLOW_OT_leave_job(JobOperator):
     bl_idname = "dreamflow.leave_job"
-    bl_label = "Leave it"
-    bl_description = "Not now; the job stays in the history, from where it can be resumed"
+    bl_label = "Not now"
+    bl_description = "Do not resume now; the job stays in the history, where it can be resumed later"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        entry = self.entry()
-        if entry is None:
-            return {"CANCELLED"}
-        jobs.need_store().put(replace(entry, state="cancelled"))
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        jobs.get_store().put(replace(self.entry(), state="cancelled"))
 
 
-class DREAMFLOW_OT_vary_job(_OfEntry):
+class DREAMFLOW_OT_vary_job(JobOperator):
     bl_idname = "dreamflow.vary_job"
     bl_label = "Vary"
-    bl_description = "The same with another seed"
+    bl_description = "Run this job again with a random seed"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        entry = self.entry()
-        if entry is None:
-            return {"CANCELLED"}
-        jobs.again(entry, "new", seed=random.randrange(100_000))
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        jobs.requeue(self.entry(), "new", seed=random.randrange(100_000))
 
 
-class DREAMFLOW_OT_retry_smaller(_OfEntry):
+class DREAMFLOW_OT_retry_smaller(JobOperator):
     bl_idname = "dreamflow.retry_smaller"
     bl_label = "Retry with less memory"
-    bl_description = "From the start, with pictures of half the size in the stage that did not fit"
+    bl_description = "Start again with images of half the size in the stage that ran out of memory"
 
     stage: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         entry = self.entry()
-        if entry is None:
-            return {"CANCELLED"}
         size = read_settings(entry.folder).get(self.stage, {}).get("size")
         if not isinstance(size, int) or size < 128:
-            self.report({"ERROR"}, "It cannot be made smaller: choose the preset Draft")
-            return {"CANCELLED"}
-        jobs.again(entry, "new", overrides={**entry.job.overrides, f"{self.stage}.size": size // 2})
-        return {"FINISHED"}
+            raise ValueError("The images cannot be made smaller: choose the preset Draft")
+        jobs.requeue(entry, "new", overrides={**entry.job.overrides, f"{self.stage}.size": size // 2})
 
 
-class DREAMFLOW_OT_use_settings(_OfEntry):
+class DREAMFLOW_OT_use_settings(JobOperator):
     bl_idname = "dreamflow.use_settings"
-    bl_label = "Use its prompt and seed"
-    bl_description = "Put this job's prompt, seed and preset into the panel"
+    bl_label = "Use prompt and seed"
+    bl_description = "Copy this job's prompt, seed and preset into the panel"
     bl_options = {"INTERNAL", "UNDO"}  # noqa: RUF012
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        entry = self.entry()
-        if entry is None:
-            return {"CANCELLED"}
-        settings = context.scene.dreamflow
+    def run(self, context: bpy.types.Context) -> None:
+        job = self.entry().job
         for name in ("prompt", "negative", "seed", "preset"):
-            setattr(settings, name, getattr(entry.job, name))
-        return {"FINISHED"}
+            setattr(context.scene.dreamflow, name, getattr(job, name))
 
 
-class DREAMFLOW_OT_open_folder(_OfEntry):
+class DREAMFLOW_OT_open_folder(JobOperator):
     bl_idname = "dreamflow.open_folder"
     bl_label = "Open folder"
-    bl_description = "Show the job's files"
+    bl_description = "Show this job's files in the file browser"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        entry = self.entry()
-        if entry is None:
-            return {"CANCELLED"}
-        if not entry.folder.is_dir():
-            self.report({"ERROR"}, f"{entry.folder} is not there any more")
-            return {"CANCELLED"}
-        bpy.ops.wm.path_open(filepath=str(entry.folder))
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        folder = self.entry().folder
+        if not folder.is_dir():
+            raise ValueError(f"The folder {folder} no longer exists")
+        bpy.ops.wm.path_open(filepath=str(folder))
 
 
-class DREAMFLOW_OT_delete_job(_OfEntry):
+class DREAMFLOW_OT_delete_job(JobOperator):
     bl_idname = "dreamflow.delete_job"
     bl_label = "Delete"
-    bl_description = "Forget this job and delete its files; objects in your scenes stay"
+    bl_description = "Remove this job from the history and delete its files; objects in your scenes stay"
+    confirm = ("Delete this job?", "Its files will be deleted. Objects in your scenes stay.", "Delete")
 
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_confirm(
-            self,
-            event,
-            title="Delete this job?",
-            message="Its files go. Objects in your scenes stay.",
-            confirm_text="Delete",
-        )
-
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        if self.entry() is None:
-            return {"CANCELLED"}
-        jobs.forget(self.number)
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        jobs.forget(self.entry().job.id)
 
 
-class DREAMFLOW_OT_dismiss(bpy.types.Operator):
+class DREAMFLOW_OT_dismiss(BaseOperator):
     bl_idname = "dreamflow.dismiss"
     bl_label = "Dismiss"
-    bl_description = "Take this message away"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Dismiss this message"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         jobs.dismiss()
         tasks.dismiss()
-        return {"FINISHED"}
 
 
-class DREAMFLOW_OT_go_on(bpy.types.Operator):
-    bl_idname = "dreamflow.go_on"
+class DREAMFLOW_OT_resume_queue(BaseOperator):
+    bl_idname = "dreamflow.resume_queue"
     bl_label = "Start the queue"
-    bl_description = "Do what waits"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Start the waiting jobs"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        jobs.release()
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        jobs.resume_queue()
 
 
-class DREAMFLOW_OT_copy_report(bpy.types.Operator):
+class DREAMFLOW_OT_copy_report(BaseOperator):
     bl_idname = "dreamflow.copy_report"
     bl_label = "Copy report"
-    bl_description = "Versions, device and the end of the log, for a bug report"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Copy versions, device and the end of the log to the clipboard, for a bug report"
 
-    with_prompt: BoolProperty(name="With the prompt")  # type: ignore[valid-type]
+    with_prompt: BoolProperty(name="Include the prompt")  # type: ignore[valid-type]
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> str:
         versions = {"DreamFlow": addon.VERSION, "Blender": bpy.app.version_string}
-        if tasks.trouble is not None:
-            failed = p.Failed("setup", tasks.trouble.message, tasks.trouble.todo, tasks.trouble.log)
+        if tasks.problem is not None:
+            failed = p.Failed("setup", tasks.problem.message, tasks.problem.todo, tasks.problem.log)
             text = bug_report.make(failed, versions, None, None, False)
-        elif jobs.trouble is not None:
-            job = jobs.trouble.entry.job if jobs.trouble.entry else None
-            text = bug_report.make(jobs.trouble.failed, versions, job, jobs.last_ready, self.with_prompt)
+        elif jobs.problem is not None:
+            job = jobs.problem.entry.job if jobs.problem.entry else None
+            text = bug_report.make(jobs.problem.failed, versions, job, jobs.last_ready, self.with_prompt)
         else:
-            self.report({"WARNING"}, "There is nothing to report")
-            return {"CANCELLED"}
+            raise ValueError("There is no error to report")
         context.window_manager.clipboard = text
-        self.report({"INFO"}, "The report is on the clipboard")
-        return {"FINISHED"}
+        return "Copied the report to the clipboard"
 
 
 CLASSES = (
@@ -197,6 +141,6 @@ CLASSES = (
     DREAMFLOW_OT_open_folder,
     DREAMFLOW_OT_delete_job,
     DREAMFLOW_OT_dismiss,
-    DREAMFLOW_OT_go_on,
+    DREAMFLOW_OT_resume_queue,
     DREAMFLOW_OT_copy_report,
 )

@@ -1,4 +1,4 @@
-"""Results into the scene, each in an undo step of its own."""
+"""Import results into the scene, each in an undo step of its own."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -7,21 +7,22 @@ from pathlib import Path
 import bpy
 from bpy.props import BoolProperty, FloatProperty, FloatVectorProperty, StringProperty
 
+from ..contract.jobfolder import JobFolder
 from ..scene import assets, objects
 from ..session import importing, jobs
 from ..settings import addon
+from .base import BaseOperator, JobOperator
 
 
-class DREAMFLOW_OT_import_result(bpy.types.Operator):
+class DREAMFLOW_OT_import_result(JobOperator):
     bl_idname = "dreamflow.import_result"
     bl_label = "Import DreamFlow object"
-    bl_description = "Bring the finished object into the scene"
+    bl_description = "Import the finished object into the scene"
     bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012
 
-    number: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     folder: StringProperty(options={"HIDDEN", "SKIP_SAVE"}, subtype="DIR_PATH")  # type: ignore[valid-type]
     scene: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
-    so_far: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+    partial: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     select: BoolProperty(default=True, options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     height: FloatProperty(  # type: ignore[valid-type]
         name="Height", default=-1.0, min=-1.0, subtype="DISTANCE", options={"SKIP_SAVE"}
@@ -31,58 +32,96 @@ class DREAMFLOW_OT_import_result(bpy.types.Operator):
     )
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if context.mode != "OBJECT":
-            cls.poll_message_set("Leave this mode first: an object comes in in Object Mode")
-            return False
-        return True
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        return "" if context.mode == "OBJECT" else "Switch to Object Mode to import"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        entry = jobs.need_store().find(self.number) if self.number else None
-        place = entry.place if entry else {}
-        folder = entry.job.folder if entry else bpy.path.abspath(self.folder)
+    def run(self, context: bpy.types.Context) -> str:
+        entry = self.entry() if self.job_id else None
+        target = entry.place if entry else {}
+        folder = Path(entry.job.folder if entry else bpy.path.abspath(self.folder))
         if self.height < 0 and not self.properties.is_property_set("location"):  # a first time, not F9
-            self.location = place.get("location", (0.0, 0.0, 0.0))
+            self.location = target.get("location", (0.0, 0.0, 0.0))
         if self.height < 0:
-            self.height = float(place.get("height", 1.0))
-        scene = bpy.data.scenes.get(self.scene) or context.scene
-        try:
-            result = (objects.read_so_far if self.so_far else objects.read_result)(Path(folder))
-            prompt = entry.job.prompt if entry else str(result.record.get("job", {}).get("prompt", "object"))
-            collection = str(place.get("collection", addon.setting("collection", "DreamFlow")))
-            made = objects.add_result(result, prompt, self.height, self.location, collection, scene)
-        except objects.CannotImport as error:
-            self.report({"ERROR"}, str(error))
-            return {"CANCELLED"}
-        if place.get("asset"):
-            assets.mark(made, prompt, Path(folder) / "preview.png")
-        if self.select and scene == context.scene:
-            objects.select_only(made, context.view_layer)
-            importing.remember_selection(context.view_layer)
-        self.report({"INFO"}, f"{made.name}: {len(made.data.polygons):,} faces")
-        return {"FINISHED"}
+            self.height = float(target.get("height", 1.0))
+        scene = importing.find_scene(self.scene) if self.scene else context.scene
+        if scene is None:
+            raise ValueError("The scene of this job has been deleted")
+        result = (objects.read_partial if self.partial else objects.read_result)(folder)
+        prompt = entry.job.prompt if entry else str(result.record.get("job", {}).get("prompt", "object"))
+        collection = str(target.get("collection", addon.setting("collection", "DreamFlow")))
+        obj = objects.add_result(result, prompt, self.height, self.location, collection, scene)
+        if target.get("asset"):
+            assets.mark(obj, prompt, JobFolder(folder).preview)
+        layer = objects.open_layer(scene)
+        if self.select and layer is not None:
+            objects.select_only(obj, layer)
+            importing.remember_selection(layer)
+        where = obj.users_collection[0]
+        aside = collection and where == scene.collection
+        note = f", not in the collection “{collection}”, which is hidden here" if aside else ""
+        return f"{obj.name}: {len(obj.data.polygons):,} faces{note}"
 
 
-class DREAMFLOW_OT_mark_asset(bpy.types.Operator):
+class DREAMFLOW_OT_import_now(BaseOperator):
+    bl_idname = "dreamflow.import_now"
+    bl_label = "Import now"
+    bl_description = "Switch to Object Mode if needed, and import the finished result"
+
+    @classmethod
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        if not importing.pending():
+            return "No result is waiting"
+        return "Wait for the render to end" if importing.rendering() else ""
+
+    def run(self, context: bpy.types.Context) -> None:
+        if context.mode != "OBJECT":
+            bpy.ops.object.mode_set(mode="OBJECT")
+        jobs.import_result()
+
+
+class DREAMFLOW_OT_mark_asset(BaseOperator):
     bl_idname = "dreamflow.mark_asset"
     bl_label = "Mark as asset"
-    bl_description = "Put the object in the asset library, with its prompt as tags and its picture"
+    bl_description = (
+        "Mark this object as an asset, tagged with the words of its prompt and with its preview image"
+    )
     bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        made = context.object
-        if made is None or "dreamflow_prompt" not in made or made.library is not None:
-            cls.poll_message_set("Select an object that DreamFlow has made")
-            return False
-        return True
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        obj = context.object
+        made_here = obj is not None and "dreamflow_prompt" in obj and obj.library is None
+        return "" if made_here else "Select an object made by DreamFlow"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        made = context.object
-        entry = jobs.need_store().find(str(made.get("dreamflow_job", "")))
-        picture = Path(entry.job.folder if entry else "") / "preview.png"
-        assets.mark(made, str(made["dreamflow_prompt"]), picture)
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        obj = context.object
+        entry = jobs.get_store().find(str(obj.get("dreamflow_job", "")))
+        picture = JobFolder(entry.job.folder if entry else "").preview
+        assets.mark(obj, str(obj["dreamflow_prompt"]), picture)
 
 
-CLASSES = (DREAMFLOW_OT_import_result, DREAMFLOW_OT_mark_asset)
+class DREAMFLOW_OT_save_textures(BaseOperator):
+    bl_idname = "dreamflow.save_textures"
+    bl_label = "Save textures next to the file"
+    bl_description = "Save this object's packed textures as PNG files, which exporters such as OBJ need"
+    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012
+
+    @classmethod
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        if not objects.packed_images(context.object):
+            return "Select an object with a packed texture made by DreamFlow"
+        return "" if bpy.data.filepath else "Save the file first"
+
+    def run(self, context: bpy.types.Context) -> str:
+        images = objects.packed_images(context.object)
+        for image in images:
+            image.unpack(method="WRITE_ORIGINAL")
+        return f"Saved next to the file: {', '.join(image.name for image in images)}"
+
+
+CLASSES = (
+    DREAMFLOW_OT_import_result,
+    DREAMFLOW_OT_import_now,
+    DREAMFLOW_OT_mark_asset,
+    DREAMFLOW_OT_save_textures,
+)

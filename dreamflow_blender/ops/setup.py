@@ -1,4 +1,4 @@
-"""Set up, check, fetch: what is done once, or when something is amiss."""
+"""Set up, check and download: what is done once, or when something is wrong."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -17,6 +17,7 @@ from ..session import jobs, service, tasks
 from ..session.findings import checks, models
 from ..settings import addon
 from ..setup import environment
+from .base import BaseOperator
 
 
 def options() -> environment.Options:
@@ -32,11 +33,11 @@ def options() -> environment.Options:
 def backend(*arguments: str, root: Path | None = None) -> Callable[[Stop], Iterator[dict[str, Any]]]:
     """`python -m backend ARGUMENTS`, in `root` (default: our folder), as a task's work.
 
-    Raises RuntimeError before Set up.
+    Raises ValueError before Set up.
     """
     interpreter = service.python()
     if interpreter is None:
-        raise RuntimeError("Set DreamFlow up first.")
+        raise ValueError("Set up DreamFlow first.")
     folder, more = root or addon.user_folder(), service.variables()
     more |= proxy_variables(options().proxy)
 
@@ -50,41 +51,40 @@ def backend(*arguments: str, root: Path | None = None) -> Callable[[Stop], Itera
     return work
 
 
-def _let_go() -> None:
-    """End the worker before its environment changes; what waits would begin it again, so it waits on."""
-    jobs.let_go()
-    jobs.held = bool(jobs.need_store().waiting())
+def _stop_worker() -> None:
+    """End the worker before its environment changes; waiting jobs would start it again, so the queue pauses."""
+    jobs.stop_worker()
+    jobs.queue_paused = bool(jobs.get_store().waiting())
 
 
 def _changed(said: list[Any]) -> None:
-    """The environment is another: what was found of the old one is no longer true."""
+    """The environment has changed: what was found of the old one no longer holds."""
     service.forget_state()
     checks.clear()
 
 
-class _Task(bpy.types.Operator):
+class TaskOperator(BaseOperator):
     """A button that begins a task."""
 
-    bl_options = {"INTERNAL"}  # noqa: RUF012
     online = False
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
+    def unavailable(cls, context: bpy.types.Context) -> str:
         if tasks.current is not None:
-            cls.poll_message_set("Wait for what is running, or cancel it")
-            return False
-        refusal = addon.online_refusal() if cls.online else ""
-        if refusal:
-            cls.poll_message_set(refusal)
-            return False
-        return True
+            return "Wait for the running task, or cancel it"
+        return addon.offline_reason() if cls.online else ""
+
+    def execute(self, context: bpy.types.Context) -> set[str]:
+        ended = super().execute(context)
+        jobs.wake()
+        return ended
 
 
-class DREAMFLOW_OT_set_up(_Task):
+class DREAMFLOW_OT_set_up(TaskOperator):
     bl_idname = "dreamflow.set_up"
     bl_label = "Set up DreamFlow"
     bl_description = (
-        "Install DreamFlow's own Python and its packages into a folder of ours; no administrator needed"
+        "Install Python and the packages that DreamFlow needs; this needs no administrator rights"
     )
     online = True
 
@@ -92,10 +92,10 @@ class DREAMFLOW_OT_set_up(_Task):
 
     @classmethod
     def description(cls, context: bpy.types.Context, properties: bpy.types.OperatorProperties) -> str:
-        again = "Install everything anew; the old one works until the new one is whole"
-        return again if properties.repair else cls.bl_description
+        repair = "Install everything again; the old installation is used until the new one is complete"
+        return repair if properties.repair else cls.bl_description
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         folder, chosen, repair = addon.environment_folder(), options(), self.repair
         title = "Repairing" if repair else "Setting up"
         tasks.begin(
@@ -104,80 +104,62 @@ class DREAMFLOW_OT_set_up(_Task):
             lambda stop: environment.install(folder, addon.REQUIREMENTS, chosen, stop, repair),
             _changed,
         )
-        jobs.wake()
-        return {"FINISHED"}
 
 
-class DREAMFLOW_OT_remove_setup(_Task):
+class DREAMFLOW_OT_remove_setup(TaskOperator):
     bl_idname = "dreamflow.remove_setup"
     bl_label = "Remove"
-    bl_description = "Delete DreamFlow's own Python; jobs and models stay"
+    bl_description = "Delete the Python that DreamFlow installed; jobs and models stay"
 
-    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
-        return context.window_manager.invoke_confirm(
-            self,
-            event,
-            title="Remove DreamFlow's Python?",
-            message="Jobs and models stay.",
-            confirm_text="Remove",
-        )
+    confirm = ("Remove DreamFlow's Python?", "Jobs and models stay.", "Remove")
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        _let_go()
+    def run(self, context: bpy.types.Context) -> None:
+        _stop_worker()
         folder = addon.environment_folder()
         tasks.begin("remove", "Removing", lambda stop: environment.remove(folder, stop), _changed)
-        jobs.wake()
-        return {"FINISHED"}
 
 
-class _BackendTask(_Task):
-    """A task that the backend itself does."""
+class BackendOperator(TaskOperator):
+    """A task that the backend itself runs."""
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        if service.python() is None:
-            cls.poll_message_set("Set DreamFlow up first")
-            return False
-        return super().poll(context)
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        return "Set up DreamFlow first" if service.python() is None else super().unavailable(context)
 
 
-class DREAMFLOW_OT_check_setup(_BackendTask):
+class DREAMFLOW_OT_check_setup(BackendOperator):
     bl_idname = "dreamflow.check_setup"
     bl_label = "Check setup"
-    bl_description = "Look at Python, the card, its driver, kernels, models and the disk"
+    bl_description = "Check Python, the graphics card, its driver, kernels, models and disk space"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        work = backend("doctor", "--json", root=addon.jobs_folder())  # the folder for jobs is where it runs
+    def run(self, context: bpy.types.Context) -> None:
+        work = backend("doctor", "--json", root=addon.jobs_folder())  # jobs run in this folder
         tasks.begin("check", "Checking", work, _keep_checks)
-        jobs.wake()
-        return {"FINISHED"}
 
 
 def _keep_checks(said: list[dict[str, Any]]) -> None:
     checks[:] = [item for item in said if item.get("event") == "check"]
     if not models and any(check.get("fix") == "models" for check in checks):
-        _look_again()  # whoever presses Fetch beside a finding is told its licence
+        _look_again()  # so that Fetch can show the licence
 
 
-class DREAMFLOW_OT_list_models(_BackendTask):
+class DREAMFLOW_OT_list_models(BackendOperator):
     bl_idname = "dreamflow.list_models"
-    bl_label = "Look for models"
-    bl_description = "See which models are here, and how large the others are"
+    bl_label = "Refresh models"
+    bl_description = "List which models are installed, and how large the others are"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
-        tasks.begin("models", "Looking for models", backend("models", "--json"), _keep_models)
-        jobs.wake()
-        return {"FINISHED"}
+    def run(self, context: bpy.types.Context) -> None:
+        tasks.begin("models", "Listing models", backend("models", "--json"), _keep_models)
 
 
 def _keep_models(said: list[dict[str, Any]]) -> None:
     models[:] = [item for item in said if item.get("event") == "model"]
 
 
-class DREAMFLOW_OT_fetch_model(_BackendTask):
+class DREAMFLOW_OT_fetch_model(BackendOperator):
     bl_idname = "dreamflow.fetch_model"
     bl_label = "Fetch"
-    bl_description = "Download this model; it may be stopped and goes on where it was"
+    bl_description = "Download this model; a cancelled one continues where it stopped"
     online = True
 
     model: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
@@ -185,16 +167,14 @@ class DREAMFLOW_OT_fetch_model(_BackendTask):
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         known = next((model for model in models if model.get("name") == self.model), {})
         size, licence = float(known.get("size", 0)) / 1e9, known.get("licence", "see its page")
-        message = f"About {size:.1f} GB. Licence: {licence}" if known else "Some gigabytes."
+        message = f"About {size:.1f} GB. Licence: {licence}" if known else "Several gigabytes."
         return context.window_manager.invoke_confirm(
             self, event, title=f"Fetch {self.model}?", message=message, confirm_text="Fetch"
         )
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         wanted = [self.model] if self.model else []
         tasks.begin("fetch", "Fetching", backend("models", "fetch", *wanted, "--json"), _fetched)
-        jobs.wake()
-        return {"FINISHED"}
 
 
 def _fetched(said: list[dict[str, Any]]) -> None:
@@ -204,49 +184,44 @@ def _fetched(said: list[dict[str, Any]]) -> None:
 
 
 def _look_again() -> None:
-    tasks.begin("models", "Looking for models", backend("models", "--json"), _keep_models)
+    tasks.begin("models", "Listing models", backend("models", "--json"), _keep_models)
 
 
-class DREAMFLOW_OT_cancel_task(bpy.types.Operator):
+class DREAMFLOW_OT_cancel_task(BaseOperator):
     bl_idname = "dreamflow.cancel_task"
     bl_label = "Cancel"
-    bl_description = "Stop; what was there before goes on working"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Stop the running task; what was installed before still works"
 
     @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return tasks.current is not None and not tasks.current.cancelling
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        if tasks.current is None:
+            return "No task is running"
+        return "The task is already stopping" if tasks.current.cancelling else ""
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         tasks.cancel()
-        return {"FINISHED"}
 
 
-class DREAMFLOW_OT_open_log(bpy.types.Operator):
+class DREAMFLOW_OT_open_log(BaseOperator):
     bl_idname = "dreamflow.open_log"
     bl_label = "Open log"
-    bl_description = "Everything that the installation has said"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Open the log of the installation"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         logs = [addon.environment_folder() / name for name in environment.LOGS]
         log = max(filter(Path.is_file, logs), key=lambda path: path.stat().st_mtime, default=None)
         if log is None:
-            self.report({"WARNING"}, "There is no log")
-            return {"CANCELLED"}
+            raise ValueError("There is no log yet")
         bpy.ops.wm.path_open(filepath=str(log))
-        return {"FINISHED"}
 
 
-class DREAMFLOW_OT_open_preferences(bpy.types.Operator):
+class DREAMFLOW_OT_open_preferences(BaseOperator):
     bl_idname = "dreamflow.open_preferences"
     bl_label = "Preferences"
-    bl_description = "Folders, device, models, Check setup"
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_description = "Open DreamFlow's preferences: folders, device, models, setup check"
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def run(self, context: bpy.types.Context) -> None:
         bpy.ops.preferences.addon_show(module=addon.NAME)
-        return {"FINISHED"}
 
 
 CLASSES = (

@@ -15,18 +15,18 @@ def tags(prompt: str) -> list[str]:
     return list(dict.fromkeys(word for word in words if word and word not in _SMALL_WORDS))
 
 
-def mark(made: bpy.types.Object, prompt: str, picture: Path) -> None:
+def mark(obj: bpy.types.Object, prompt: str, picture: Path) -> None:
     """Mark as asset; a second time renews description, tags and thumbnail.
 
     picture  a whole path; a relative one, as of a job that is forgotten, would be anybody's
     """
-    made.asset_mark()
-    data = made.asset_data
+    obj.asset_mark()
+    data = obj.asset_data
     data.description = prompt
     there = {tag.name for tag in data.tags}
     for tag in ["DreamFlow", *tags(prompt)]:
         if tag not in there:
             data.tags.new(tag)
     if picture.is_absolute() and picture.is_file():
-        with bpy.context.temp_override(id=made):
+        with bpy.context.temp_override(id=obj):
             bpy.ops.ed.lib_id_load_custom_preview(filepath=str(picture))

@@ -1,4 +1,4 @@
-"""The refined texture in a material: a new one beside the old, or two nodes more in the old one."""
+"""The refined texture in a material: in a new material, or as two more nodes in the old one."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ def new_material(
 ) -> bpy.types.Material:
     """As the old one but for its base colour; where that is no plain Principled BSDF, a plain one."""
     if old is not None and principled_of(old) is not None:
-        made = old.copy()
-        made.name = name
+        material = old.copy()
+        material.name = name
     else:
-        made = bpy.data.materials.new(name)
+        material = bpy.data.materials.new(name)
         if bpy.app.version < (5, 0):  # always on from there, and deprecated
-            made.use_nodes = True
-        principled = principled_of(made)
+            material.use_nodes = True
+        principled = principled_of(material)
         principled.inputs["Roughness"].default_value = ROUGHNESS
         principled.inputs["Specular IOR Level"].default_value = SPECULAR
         if old is not None:
-            made.diffuse_color = old.diffuse_color
-    made.use_fake_user = False
-    if made.asset_data is not None:
-        made.asset_clear()
-    show(made, add_nodes(made, image, uv_name))
-    return made
+            material.diffuse_color = old.diffuse_color
+    material.use_fake_user = False
+    if material.asset_data is not None:
+        material.asset_clear()
+    show(material, add_nodes(material, image, uv_name))
+    return material
 
 
 def add_nodes(material: bpy.types.Material, image: bpy.types.Image, uv_name: str) -> Any:

@@ -7,7 +7,9 @@ Arrays cross by `foreach_set`; the albedo is packed as the bytes it is and decod
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from numpy.typing import NDArray
 
 from ..contract import meshfile
 from ..contract.colour import to_linear
+from ..contract.files import read_json
+from ..contract.jobfolder import JobFolder
 from ..contract.meshfile import BadMeshFile, MeshArrays, SnapshotArrays
 
 UV_NAME = "UVMap"
@@ -26,8 +30,8 @@ ROUGHNESS, SPECULAR = (
     0.8,
     0.3,
 )  # "Specular IOR Level" of 0.5 is Blender's default, and too wet for baked light
-PROVENANCE = ("dreamflow_prompt", "dreamflow_seed", "dreamflow_job", "dreamflow_record")
 _PNG = b"\x89PNG\r\n\x1a\n"
+MADE_HERE = "dreamflow"  # on images of ours
 _NAME_BYTES = 59  # Blender up to 4.5 holds 63, and may add ".001"
 
 
@@ -48,8 +52,8 @@ class Result:
 def read_result(folder: Path) -> Result:
     """The delivered files of this folder. Raises CannotImport."""
     try:
-        arrays = meshfile.read(folder / "mesh.npz")
-        albedo = (folder / "albedo.png").read_bytes()
+        arrays = meshfile.read(JobFolder(folder).mesh_npz)
+        albedo = JobFolder(folder).albedo.read_bytes()
     except FileNotFoundError as error:
         raise CannotImport(f"There is no result in {folder}.") from error
     except (OSError, BadMeshFile) as error:
@@ -57,14 +61,14 @@ def read_result(folder: Path) -> Result:
     if not len(arrays.t_pos_idx):
         raise CannotImport("The result has no faces.")
     if not albedo.startswith(_PNG):
-        raise CannotImport(f"{folder / 'albedo.png'} is not a PNG.")
+        raise CannotImport(f"{JobFolder(folder).albedo} is not a PNG.")
     return Result(arrays, albedo, read_record(folder), _mean_colour(folder))
 
 
-def read_so_far(folder: Path) -> Result:
+def read_partial(folder: Path) -> Result:
     """The newest snapshot of a job that has not come to its end: coarse, with colours. Raises CannotImport."""
     try:
-        arrays = meshfile.read_snapshot(folder / "snapshot.npz")
+        arrays = meshfile.read_snapshot(JobFolder(folder).snapshot)
     except (OSError, BadMeshFile) as error:
         raise CannotImport("Nothing of this job has taken shape yet.") from error
     if not len(arrays.t_pos_idx):
@@ -74,12 +78,7 @@ def read_so_far(folder: Path) -> Result:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """job.json without the folders of this machine; empty where it cannot be read."""
-    try:
-        record = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(record, dict):
-        return {}
+    record = read_json(JobFolder(folder).job) or {}
     if isinstance(record.get("job"), dict):
         record["job"] = {k: v for k, v in record["job"].items() if k != "folder"}
     return record
@@ -88,7 +87,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def _mean_colour(folder: Path) -> tuple[float, float, float]:
     """Of the last snapshot, which is small; the albedo would take a fifth of a second to decode."""
     try:
-        colour = meshfile.read_snapshot(folder / "snapshot.npz").colour
+        colour = meshfile.read_snapshot(JobFolder(folder).snapshot).colour
     except (OSError, BadMeshFile):
         return (0.8, 0.8, 0.8)
     if not len(colour):
@@ -115,18 +114,19 @@ def add_result(
     if scene.library is not None:
         raise CannotImport("This scene is linked from another file: open a scene of this file.")
     name = short_name(name)
-    mesh = bpy.data.meshes.new(name)
-    fill_mesh(mesh, result.arrays, height)
-    mesh.materials.append(make_material(name, result.albedo, result.colour))
-    made = bpy.data.objects.new(name, mesh)
-    made.location = location
     job = result.record.get("job", {})
-    made["dreamflow_prompt"] = str(job.get("prompt", name))
-    made["dreamflow_seed"] = int(job.get("seed", 0))
-    made["dreamflow_job"] = str(job.get("id", ""))
-    made["dreamflow_record"] = json.dumps(result.record)
-    collection_of(scene, collection_name).objects.link(made)
-    return made
+    with undone_on_failure():
+        mesh = bpy.data.meshes.new(name)
+        fill_mesh(mesh, result.arrays, height)
+        mesh.materials.append(make_material(name, result.albedo, result.colour))
+        obj = bpy.data.objects.new(name, mesh)
+        obj.location = location
+        obj["dreamflow_prompt"] = str(job.get("prompt", name))
+        obj["dreamflow_seed"] = int(job.get("seed", 0))
+        obj["dreamflow_job"] = str(job.get("id", ""))
+        obj["dreamflow_record"] = json.dumps(result.record)
+        collection_of(scene, collection_name).objects.link(obj)
+    return obj
 
 
 def short_name(text: str) -> str:
@@ -209,33 +209,86 @@ def make_material(name: str, albedo: bytes, colour: Sequence[float]) -> bpy.type
 
 
 def pack_image(name: str, png: bytes) -> bpy.types.Image:
-    """An sRGB image that lives in the .blend, as the bytes that it is."""
-    image = bpy.data.images.new(name, 1, 1)
+    """An image that lives in the .blend as the bytes that it is, in the space that Blender gives a new 8-bit image.
+
+    Its name and its path are the same file's: exporters write it by the one and refer to it by the other.
+    """
+    stem = bpy.path.clean_name(name)[: _NAME_BYTES - 9]  # "_123.png" has its place
+    file, number = f"{stem}.png", 2
+    while file in bpy.data.images:
+        file, number = f"{stem}_{number}.png", number + 1
+    image = bpy.data.images.new(file, 1, 1)
     image.pack(data=png, data_len=len(png))
     image.source = "FILE"
-    image.filepath_raw = f"//{bpy.path.clean_name(name)}.png"  # where Unpack would put it
-    image.colorspace_settings.name = "sRGB"
+    image.filepath_raw = f"//{file}"  # where Unpack puts it
+    image[MADE_HERE] = True
     return image
 
 
-def collection_of(scene: bpy.types.Scene, name: str) -> bpy.types.Collection:
-    """This file's collection of that name, in the scene; the scene's own where `name` is empty."""
-    if not name:
-        return scene.collection
-    found = next((c for c in bpy.data.collections if c.name == name and c.library is None), None)
-    if found is None:
-        found = bpy.data.collections.new(name)
-    if found not in scene.collection.children_recursive:
-        scene.collection.children.link(found)
+def packed_images(obj: bpy.types.Object | None) -> list[bpy.types.Image]:
+    """The textures that we have made for this object, as long as they are only in the .blend."""
+    found = []
+    for slot in obj.material_slots if obj is not None else ():
+        tree = (
+            slot.material.node_tree if slot.material is not None and slot.material.library is None else None
+        )
+        for node in tree.nodes if tree is not None else ():
+            image = node.image if node.type == "TEX_IMAGE" else None
+            if image is not None and image.packed_file and MADE_HERE in image and image not in found:
+                found.append(image)
     return found
 
 
-def select_only(made: bpy.types.Object, view_layer: bpy.types.ViewLayer) -> None:
+@contextmanager
+def undone_on_failure() -> Iterator[None]:
+    """What is made inside is removed again where it ends with an exception."""
+    kinds = (bpy.data.objects, bpy.data.meshes, bpy.data.materials, bpy.data.images, bpy.data.collections)
+    before = [{block.session_uid for block in blocks} for blocks in kinds]
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not done:
+            for blocks, known in zip(kinds, before, strict=True):
+                for block in [b for b in blocks if b.session_uid not in known]:
+                    blocks.remove(block)
+
+
+def collection_of(scene: bpy.types.Scene, name: str) -> bpy.types.Collection:
+    """This file's own collection of that name, in the scene; the scene's own where that would not be seen.
+
+    A linked or overridden collection of that name takes no objects: another one gets the next free name.
+    """
+    if not name:
+        return scene.collection
+    known = re.compile(rf"{re.escape(name)}(\.\d{{3,}})?")
+    own = [c for c in bpy.data.collections if c.library is None and c.override_library is None]
+    found = next((c for c in own if known.fullmatch(c.name)), None) or bpy.data.collections.new(name)
+    if found not in scene.collection.children_recursive:
+        scene.collection.children.link(found)
+    layer = open_layer(scene) or scene.view_layers[0]
+    return found if _is_seen(layer.layer_collection, found) else scene.collection
+
+
+def _is_seen(layer: bpy.types.LayerCollection, collection: bpy.types.Collection) -> bool:
+    """Whether this view layer shows what is in the collection."""
+    if layer.exclude or layer.hide_viewport or layer.collection.hide_viewport:
+        return False
+    return layer.collection == collection or any(_is_seen(child, collection) for child in layer.children)
+
+
+def open_layer(scene: bpy.types.Scene) -> bpy.types.ViewLayer | None:
+    """The open view layer, where it is one of this scene; a layer updated with another scene ends Blender 4.5."""
+    return next((layer for layer in scene.view_layers if layer == bpy.context.view_layer), None)
+
+
+def select_only(obj: bpy.types.Object, view_layer: bpy.types.ViewLayer) -> None:
     """As after adding a primitive; nothing where the view layer leaves its collection out."""
     view_layer.update()  # until then it knows nothing of what was linked
-    if made.name not in view_layer.objects:
+    if obj.name not in view_layer.objects:
         return
     for other in list(view_layer.objects.selected):
         other.select_set(False, view_layer=view_layer)
-    made.select_set(True, view_layer=view_layer)
-    view_layer.objects.active = made
+    obj.select_set(True, view_layer=view_layer)
+    view_layer.objects.active = obj

@@ -22,12 +22,12 @@ _ONE_PIXEL = base64.b64decode(
 _warm = False  # Blender has decoded a picture
 
 _icons: Any = None  # a collection of bpy.utils.previews
-_wanted: dict[str, Path] = {}  # by key: what the panel has asked for, and nobody has read yet
+_wanted: dict[str, Path] = {}  # by key: what the panel has asked for and is not read yet
 _asked: set[str] = set()  # keys that were looked for, found or not
 
 
 def warm_up() -> None:
-    """The first picture takes Blender 16 ms, all others 2: not in a tick, but where nobody feels it."""
+    """The first picture takes Blender 16 ms, all others 2: at start-up, where the delay is not noticed."""
     global _warm
     if _warm:
         return

@@ -1,4 +1,4 @@
-"""The mesh of a job at work, growing where its result will stand: one object that belongs to nobody.
+"""The growing mesh of the running job, where its result will stand: one object outside the user's file.
 
 It cannot be selected and is not rendered. Blender leaves run-time data out of saved files; undo and autosave
 do hold it, so whatever undo, redo or opening a file brings back is taken away at once. The job's own is put
@@ -21,7 +21,7 @@ from .objects import make_material, set_colours, set_triangles, stand
 MARK = "dreamflow_preview"
 NAME = "DreamFlow preview"
 
-_shown: tuple[SnapshotArrays, float, tuple[float, ...], str] | None = (
+_shown: tuple[SnapshotArrays, float, tuple[float, ...], int] | None = (
     None  # what stands where, to put it back
 )
 
@@ -37,17 +37,17 @@ def read(path: Path) -> SnapshotArrays | None:
 def show(arrays: SnapshotArrays, height: float, location: Sequence[float], scene: bpy.types.Scene) -> None:
     """Put this mesh in the scene, in the place of the one before."""
     global _shown
-    _shown = (arrays, height, tuple(location), scene.name)
+    _shown = (arrays, height, tuple(location), scene.session_uid)
     if not len(arrays.t_pos_idx) or scene.library is not None:
         return
-    made = find()
-    if made is not None and made.name not in scene.objects:  # the last job's, in another scene
+    obj = find()
+    if obj is not None and obj.name not in scene.objects:  # the last job's, in another scene
         remove()
-        made = None
-    if made is None:
-        made = _make(scene)
-    made.location = location
-    _fill(made.data, arrays, height)
+        obj = None
+    if obj is None:
+        obj = _make(scene)
+    obj.location = location
+    _fill(obj.data, arrays, height)
 
 
 def find() -> bpy.types.Object | None:
@@ -73,13 +73,13 @@ def _make(scene: bpy.types.Scene) -> bpy.types.Object:
     mesh = bpy.data.meshes.new(NAME)
     material = make_material(NAME, b"", (0.8, 0.8, 0.8))
     mesh.materials.append(material)
-    made = bpy.data.objects.new(NAME, mesh)
-    made.hide_select = made.hide_render = True
-    for block in (made, mesh, material):
+    obj = bpy.data.objects.new(NAME, mesh)
+    obj.hide_select = obj.hide_render = True
+    for block in (obj, mesh, material):
         block[MARK] = True
         block.is_runtime_data = True
-    scene.collection.objects.link(made)
-    return made
+    scene.collection.objects.link(obj)
+    return obj
 
 
 def _fill(mesh: bpy.types.Mesh, arrays: SnapshotArrays, height: float) -> None:
@@ -98,9 +98,10 @@ def _put_back(*_: object) -> None:
     """After undo and redo."""
     remove()
     if _shown is not None:
-        arrays, height, location, name = _shown
-        if name in bpy.data.scenes:
-            show(arrays, height, location, bpy.data.scenes[name])
+        arrays, height, location, uid = _shown
+        for scene in bpy.data.scenes:
+            if scene.session_uid == uid:
+                show(arrays, height, location, scene)
 
 
 @persistent

@@ -1,7 +1,7 @@
 """A refined texture comes to its object: one undo step, everything old kept until Apply.
 
 What was put where is written on the object itself, so that before / after, Apply and Discard work in any later
-session and after any undo: `dreamflow_refined` as JSON, and the materials as pointers beside it.
+session and after any undo: `dreamflow_refined` as JSON, and the materials as pointers in properties of their own.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract import meshfile
+from ..contract.jobfolder import JobFolder
 from ..contract.meshfile import BadMeshFile, MeshArrays
+from ..gather import identity
 from ..gather.material import principled_of
-from ..gather.object import column, loop_print
-from . import objects
+from ..gather.object import column, topology_hash
+from . import copies, objects
 from .nodes import add_nodes, new_material, packed, show, shown_by
 from .objects import CannotImport
 
@@ -48,10 +50,11 @@ class Refined:
 def read(folder: Path) -> Refined:
     """What a refine job has delivered. Raises CannotImport."""
     try:
-        arrays = meshfile.read(folder / "mesh.npz")
-        with np.load(folder / "object.npz", allow_pickle=False) as stored:
+        files = JobFolder(folder)
+        arrays = meshfile.read(files.mesh_npz)
+        with np.load(files.object_npz, allow_pickle=False) as stored:
             polygon = stored["polygon"]
-        said = json.loads((folder / "materials.json").read_text(encoding="utf-8"))["textures"]
+        said = json.loads(files.materials.read_text(encoding="utf-8"))["textures"]
         textures = tuple(
             Texture((folder / Path(t["file"]).name).read_bytes(), tuple(t["materials"]), bool(t["new_uvs"]))
             for t in said
@@ -63,84 +66,86 @@ def read(folder: Path) -> Refined:
     return Refined(arrays, polygon, textures, objects.read_record(folder))
 
 
-def find_object(place: dict[str, Any], scene: bpy.types.Scene) -> bpy.types.Object:
-    """The one that the job was begun with, even if it has another name now. Raises CannotImport."""
-    uid, name = place.get("uid"), str(place.get("object", ""))
-    found = next((o for o in bpy.data.objects if o.session_uid == uid and o.type == "MESH"), None)
-    found = found or scene.objects.get(name) or bpy.data.objects.get(name)
-    if found is None or found.type != "MESH":
-        raise CannotImport(f"There is no mesh object “{name}” in this file.")
-    return found
+def find_object(target: dict[str, Any], active: bpy.types.Object | None) -> bpy.types.Object:
+    """The one that the job was begun with, whatever it is called now. Raises CannotImport."""
+    try:
+        return identity.find_object(target, active)
+    except identity.NotFound as error:
+        raise CannotImport(f"{error}.") from error
 
 
-def put(
-    refined: Refined, place: dict[str, Any], made: bpy.types.Object, context: bpy.types.Context
+def apply_result(
+    refined: Refined, target: dict[str, Any], obj: bpy.types.Object, context: bpy.types.Context
 ) -> bpy.types.Object:
     """Show the refined textures on the object, or on a copy of it; which is returned. Raises CannotImport.
 
     Everything is checked before anything is changed.
     """
-    if KEY in made:
-        raise CannotImport(f"{made.name} shows another refined texture: press Apply or Discard first.")
+    if KEY in obj:
+        raise CannotImport(f"{obj.name} shows another refined texture: press Apply or Discard first.")
+    if obj.mode == "EDIT":
+        raise CannotImport(f"{obj.name} is in Edit Mode: switch to Object Mode first.")
     new_uvs = any(texture.new_uvs for texture in refined.textures)
-    copied = made.library is not None or (new_uvs and not (place["own_loops"] and made.data.library is None))
-    shown = made
-    selected = made.select_get()
-    if copied:
-        shown = _copy(made, place, context)
-    elif new_uvs and loop_print(made.data) != place["print"]:
+    copied = obj.library is not None or (new_uvs and not (target["own_loops"] and obj.data.library is None))
+    slots = _find_slots(refined, target, obj)
+    if new_uvs and not copied and topology_hash(obj.data) != target["print"]:
         raise CannotImport(
-            f"The faces of {made.name} have changed since it was refined: the new UVs do not fit."
+            f"The faces of {obj.name} have changed since it was refined: the new UVs do not fit."
         )
-    state: dict[str, Any] = {
-        "shown": "after",
-        "slots": [],
-        "uv": "",
-        "added": 0,
-        "of": made.name if copied else "",
-    }
-    state["selected"] = selected
+    state: dict[str, Any] = {"shown": "after", "slots": [], "uv": "", "added": 0, "copied": None}
+    state["selected"] = obj.select_get()
     state["job"] = str(refined.record.get("job", {}).get("id", ""))
-    if new_uvs:
-        try:
+    with objects.undone_on_failure():  # until here no slot is changed
+        images = [packed(f"{obj.name} refined", texture.png) for texture in refined.textures]
+        shown = copies.make(obj, target["print"], context) if copied else obj
+        if new_uvs:
             state["uv"] = _add_uvs(shown, refined)
-        except CannotImport:
-            if copied:
-                drop_copy(shown, made, context)
-                made.select_set(selected)
-            raise
+    if copied:
+        state["copied"] = copies.stand_in(obj, shown)
     if not len(shown.material_slots):
         shown.data.materials.append(None)
         state["added"] = 1
-    for number, texture in enumerate(refined.textures):
-        _place(shown, refined, texture, number, place, state)
+    for texture, image in zip(refined.textures, images, strict=True):
+        image["dreamflow_record"] = json.dumps(refined.record)
+        _place(shown, refined, texture, image, target, slots, state)
     shown[KEY] = json.dumps(state)
     return shown
+
+
+def _find_slots(refined: Refined, target: dict[str, Any], obj: bpy.types.Object) -> list[list[int]]:
+    """For each material of the job the slots that show it now; [] where it has no texture. Raises CannotImport."""
+    found: list[list[int]] = []
+    try:
+        for row, name in enumerate(target["names"]):
+            textures = [texture for texture in refined.textures if name in texture.names]
+            found.append(identity.find_slots(target, obj, target["slots"][row], name) if textures else [])
+            if any(not texture.new_uvs for texture in textures):
+                identity.check_uvs(target, obj, target["uv"][row])
+    except identity.NotFound as error:
+        raise CannotImport(f"{error}.") from error
+    return found
 
 
 def _place(
     shown: bpy.types.Object,
     refined: Refined,
     texture: Texture,
-    number: int,
-    place: dict[str, Any],
+    image: bpy.types.Image,
+    target: dict[str, Any],
+    slots: list[list[int]],
     state: dict[str, Any],
 ) -> None:
     job = refined.record.get("job", {})
-    image = packed(f"{shown.name} refined{'' if number == 0 else f' {number + 1}'}", texture.png)
-    image["dreamflow_record"] = json.dumps(refined.record)
-    for row, name in enumerate(place["names"]):
+    for row, name in enumerate(target["names"]):
         if name not in texture.names:
             continue
-        uv_name = state["uv"] if texture.new_uvs else place["uv"][row]
-        made: bpy.types.Material | None = None
-        for at in place["slots"][row] or [0]:
-            if at >= len(shown.material_slots):
-                continue
+        uv_name = state["uv"] if texture.new_uvs else target["uv"][row]
+        material: bpy.types.Material | None = None
+        for at in slots[row] or [0]:
             slot = shown.material_slots[at]
             old = slot.material
             own = old is not None and old.library is None and principled_of(old) is not None
-            if place["keep"] == "IMAGE" and own:
+            if target["keep"] == "IMAGE" and own:
                 before = shown_by(old)
                 ours = (OLD + str(entry["slot"]) for entry in state["slots"] if entry["way"] == "image")
                 if all(shown.get(key) != old for key in ours):
@@ -148,19 +153,19 @@ def _place(
                     state["slots"].append({"slot": at, "way": "image", "before": before})
                     shown[OLD + str(at)] = old
                 continue
-            if made is None:
-                made = new_material(old, image, uv_name, f"{old.name if old else shown.name} refined")
-                made["dreamflow_prompt"] = str(job.get("prompt", ""))
+            if material is None:
+                material = new_material(old, image, uv_name, f"{old.name if old else shown.name} refined")
+                material["dreamflow_prompt"] = str(job.get("prompt", ""))
             fake = bool(old.use_fake_user) if old is not None and old.library is None else None
             state["slots"].append({"slot": at, "way": "material", "link": slot.link, "fake": fake})
             if old is not None:
                 shown[OLD + str(at)] = old
                 if fake is not None:
                     old.use_fake_user = True
-            shown[NEW + str(at)] = made
+            shown[NEW + str(at)] = material
             if slot.link == "DATA" and (shown.data.users > 1 or shown.data.library is not None):
-                slot.link = "OBJECT"  # others that show this mesh keep theirs
-            slot.material = made
+                slot.link = "OBJECT"  # other objects with this mesh keep their material
+            slot.material = material
 
 
 def _add_uvs(shown: bpy.types.Object, refined: Refined) -> str:
@@ -191,31 +196,3 @@ def _add_uvs(shown: bpy.types.Object, refined: Refined) -> str:
         mesh.uv_layers.active_index = active
         mesh.uv_layers[rendered].active_render = True
     return name
-
-
-def _copy(made: bpy.types.Object, place: dict[str, Any], context: bpy.types.Context) -> bpy.types.Object:
-    """The object as it is evaluated now, in this file and in its place; the original is hidden in this view layer."""
-    depsgraph = context.evaluated_depsgraph_get()
-    seen = made.evaluated_get(depsgraph)
-    mesh = bpy.data.meshes.new_from_object(seen, preserve_all_data_layers=True, depsgraph=depsgraph)
-    if loop_print(mesh) != place["print"]:
-        bpy.data.meshes.remove(mesh)
-        raise CannotImport(f"The faces of {made.name} have changed since it was refined.")
-    shown = bpy.data.objects.new(f"{made.name} refined", mesh)
-    shown.matrix_world = seen.matrix_world.copy()
-    mesh.materials.clear()
-    for slot in made.material_slots:
-        mesh.materials.append(slot.material)
-    context.scene.collection.objects.link(shown)
-    if made.name in context.view_layer.objects:
-        made.hide_set(True)
-    return shown
-
-
-def drop_copy(shown: bpy.types.Object, original: bpy.types.Object | None, context: bpy.types.Context) -> None:
-    """The copy goes, and the original is seen again."""
-    mesh = shown.data
-    bpy.data.objects.remove(shown)
-    bpy.data.meshes.remove(mesh)
-    if original is not None and original.name in context.view_layer.objects:
-        original.hide_set(False)

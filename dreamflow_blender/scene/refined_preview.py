@@ -1,6 +1,6 @@
 """The object's own texture while it is refined: a shell on the object, which stays what it is until the end.
 
-Like the preview of a job that grows, it belongs to nobody: known by its mark, not saved, not rendered, not selectable.
+Like the preview of a job that grows, it is not part of the user's file: marked; not saved, rendered or selectable.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from ..backlog.entries import PLACE
 from ..backlog.store import Entry
 from ..contract import meshfile
+from ..contract.jobfolder import JobFolder, indexed_filename
 from ..contract.meshfile import BadMeshFile, MeshArrays
 from . import windows
 from .nodes import new_material
@@ -35,21 +36,21 @@ class _Shell:
 
 
 def show(entry: Entry, path: Path, scene: bpy.types.Scene) -> None:
-    """Make the shell, or show its newest texture. path: the snapshot; those of further textures lie beside it."""
+    """Make the shell, or show its newest texture. path: the snapshot; further textures have theirs next to it."""
     place = entry.place.get(PLACE)
     if not isinstance(place, dict) or scene.library is not None:
         return
-    made = find()
-    if made is not None and made[MARK] == entry.job.id:
+    obj = find()
+    if obj is not None and obj[MARK] == entry.job.id:
         for image in (i for i in bpy.data.images if MARK in i):
             image.reload()
-        for material in made.data.materials:
+        for material in obj.data.materials:
             material.update_tag()
         windows.redraw_views()
         return
     remove()
     try:
-        target = find_object(place, scene)
+        target = find_object(place, None)
         shell = _read(entry.folder, place)
     except (CannotImport, OSError, BadMeshFile, ValueError, KeyError):
         return  # the picture in the panel has to do
@@ -58,21 +59,22 @@ def show(entry: Entry, path: Path, scene: bpy.types.Scene) -> None:
 
 
 def _read(folder: Path, place: dict[str, Any]) -> _Shell:
-    arrays = meshfile.read(folder / "uvs.npz")
-    textures = json.loads((folder / "materials.json").read_text(encoding="utf-8"))["textures"]
-    with np.load(folder / "object.npz", allow_pickle=False) as stored:
+    job = JobFolder(folder)
+    arrays = meshfile.read(job.uvs)
+    textures = json.loads(job.materials.read_text(encoding="utf-8"))["textures"]
+    with np.load(job.object_npz, allow_pickle=False) as stored:
         material = stored["material"]
     names = list(place["names"])
     of_row = np.full(len(names) + 1, -1)
     files = []
     for number, texture in enumerate(textures):
-        files.append(folder / ("snapshot.png" if number == 0 else f"snapshot_{number + 1}.png"))
+        files.append(indexed_filename(job.snapshot_png, number + 1))
         for name in texture["materials"]:
             of_row[names.index(name)] = number
     return _Shell(arrays, of_row[material], files)
 
 
-def _build(shell: _Shell, target: bpy.types.Object, scene: bpy.types.Scene, number: str) -> None:
+def _build(shell: _Shell, target: bpy.types.Object, scene: bpy.types.Scene, job_id: str) -> None:
     chosen = shell.texture >= 0
     arrays = shell.arrays
     size = float(np.ptp(arrays.v_pos, axis=0).max())
@@ -92,10 +94,10 @@ def _build(shell: _Shell, target: bpy.types.Object, scene: bpy.types.Scene, numb
     else:
         mesh.shade_flat()
     mesh.update(calc_edges=True)
-    made = bpy.data.objects.new(NAME, mesh)
-    made.hide_select = made.hide_render = True
-    made.location = target.matrix_world.translation
-    for block in (made, *blocks):
-        block[MARK] = number
+    obj = bpy.data.objects.new(NAME, mesh)
+    obj.hide_select = obj.hide_render = True
+    obj.location = target.matrix_world.translation
+    for block in (obj, *blocks):
+        block[MARK] = job_id
         block.is_runtime_data = True
-    scene.collection.objects.link(made)
+    scene.collection.objects.link(obj)

@@ -11,6 +11,18 @@ def first() -> bpy.types.Window | None:
     return windows[0] if windows else None
 
 
+def exporting() -> bool:
+    """Whether a file browser is open for an export."""
+    spaces = (
+        area.spaces.active
+        for window in bpy.context.window_manager.windows
+        for area in window.screen.areas
+        if area.type == "FILE_BROWSER"
+    )
+    operators = (space.active_operator for space in spaces)
+    return any(operator is not None and "export" in operator.bl_idname.lower() for operator in operators)
+
+
 def redraw_views() -> None:
     """The viewports: an image that was read again does not ask for it."""
     for window in bpy.context.window_manager.windows:
@@ -27,7 +39,7 @@ def redraw() -> None:
                 for region in area.regions:
                     if region.type in ("UI", "WINDOW") and (area.type, region.type) != ("VIEW_3D", "WINDOW"):
                         region.tag_redraw()
-        if not len(window.modal_operators):  # else the text there is theirs
+        if not len(window.modal_operators):  # else that operator's own text is there
             # without a window, as in a timer that has opened a file, Blender would crash here
             with bpy.context.temp_override(window=window):
                 window.workspace.status_text_set(None)

@@ -20,7 +20,7 @@ def past(preset: str, prior: str, device: str) -> list[Entry]:
     """The last five of this kind that came to their end here, the newest first."""
     return [
         entry
-        for entry in jobs.need_store().history()
+        for entry in jobs.get_store().history()
         if (entry.job.preset, entry.job.prior, entry.job.device) == (preset, prior, device)
         and entry.job.kind == "generate"
         and entry.state == "finished"

@@ -1,30 +1,33 @@
 """When and where results come into the scene: at once in the file they were begun in, never into another.
 
-An import waits for Object Mode and for whatever the user is in the middle of: an undo step inside a stroke, a
-transform or a render would spoil theirs. What cannot come by itself stays in the history, with its button.
+An import waits for Object Mode and for the end of a stroke, a transform or a render, whose undo steps it would
+break. What is not imported by itself stays in the history, with its button.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import bpy
+from mathutils import Vector
 
 from ..backlog.store import Entry, Store
-from ..scene import preview, windows
+from ..gather import identity
+from ..scene import placing, preview, windows
 from ..settings import addon
 
 PLACE = ("height", "location", "collection", "asset", "refine")  # what `place` says
-Selection = tuple[str, frozenset[str]]
+Selection = tuple[int, frozenset[int]]  # session_uid of the active object, and of all that are selected
 
 
 @dataclass(frozen=True)
 class _Begun:
     """In this Blender, since the file was opened."""
 
-    scene: str
+    scene: int  # its session_uid, which no renaming changes
 
 
 _begun: dict[str, _Begun] = {}  # by the job's id
@@ -32,54 +35,57 @@ _ready: list[str] = []  # ids of finished jobs, in order
 _selection: Selection | None = None  # when Generate was pressed, or as we left it
 
 
-def place(context: bpy.types.Context) -> dict[str, Any]:
-    """Where the next result goes, as the settings say now. JSON."""
+def import_target(context: bpy.types.Context, open_entries: Sequence[Entry] = ()) -> dict[str, Any]:
+    """Where the next result goes, as the settings say now. JSON.
+
+    open_entries  of the jobs whose results are still to come: their places are taken
+    """
     settings = context.scene.dreamflow
-    at_cursor = settings.place == "CURSOR"
+    location = [0.0, 0.0, 0.0]
+    if settings.place == "CURSOR":
+        targets = [entry.place for entry in open_entries if "location" in entry.place]
+        taken = [(Vector(t["location"]), float(t.get("height", 1.0))) for t in targets]
+        location = list(placing.free_place(context.scene, settings.height, taken))
     return {
         "height": settings.height,
-        "location": list(context.scene.cursor.location) if at_cursor else [0.0, 0.0, 0.0],
+        "location": location,
         "collection": addon.setting("collection", "DreamFlow"),
         "asset": addon.setting("mark_asset", False),
     }
 
 
-def expect(number: str) -> None:
+def register_started(job_id: str) -> None:
     """A job was begun in the file and scene that are open now."""
     global _selection
-    _begun[number] = _Begun(bpy.context.scene.name)
+    _begun[job_id] = _Begun(bpy.context.scene.session_uid)
     _selection = selection_of(bpy.context.view_layer)
 
 
-def ready(number: str) -> None:
-    """It is finished: bring it in when that disturbs nobody."""
-    if number in _begun and addon.setting("auto_import", True):
-        _ready.append(number)
+def ready(job_id: str) -> None:
+    """It is finished: import it as soon as nothing is in the way."""
+    if job_id in _begun and addon.setting("auto_import", True):
+        _ready.append(job_id)
 
 
-def forget(number: str) -> None:
-    _begun.pop(number, None)
-    if number in _ready:
-        _ready.remove(number)
+def forget(job_id: str) -> None:
+    _begun.pop(job_id, None)
+    if job_id in _ready:
+        _ready.remove(job_id)
 
 
 def file_opened() -> None:
     """Nothing that was begun before belongs to this file."""
+    identity.file_opened()
     _begun.clear()
     _ready.clear()
 
 
-def belongs_here(number: str) -> bool:
-    """Whether this job was begun in the file that is open."""
-    return number in _begun
-
-
-def waits_for() -> str:
-    """What keeps a finished object from coming in; "" where nothing does."""
+def import_blocker() -> str:
+    """What a finished result waits for; "" where it can be imported now."""
     window = windows.first()
-    if window is not None and len(window.modal_operators):
+    if window is not None and any(blocks(operator) for operator in window.modal_operators):
         return "the running tool to end"
-    if bpy.app.is_job_running("RENDER") or bpy.app.is_job_running("OBJECT_BAKE"):
+    if rendering():
         return "the render to end"
     layer = window.view_layer if window is not None else bpy.context.view_layer
     active = layer.objects.active
@@ -88,45 +94,77 @@ def waits_for() -> str:
     return ""
 
 
+def rendering() -> bool:
+    return bool(bpy.app.is_job_running("RENDER") or bpy.app.is_job_running("OBJECT_BAKE"))
+
+
+def blocks(operator: Any) -> bool:
+    """Whether an undo step in the middle of this modal operator would break its own.
+
+    Transforms and strokes hold the mouse; Blender's own tools end with an undo step. An add-on that only watches
+    events, and may run for as long as Blender does, is none of these.
+    """
+    options = operator.bl_options
+    if options & {"BLOCKING", "GRAB_CURSOR", "GRAB_CURSOR_X", "GRAB_CURSOR_Y"}:
+        return True
+    cls = getattr(bpy.types, operator.bl_idname, None)
+    of_an_add_on = cls is not None and cls.__module__ != "bpy.types"
+    return "UNDO" in options and not of_an_add_on
+
+
 def pending() -> bool:
     return bool(_ready)
 
 
 def due() -> bool:
-    """Whether something can be brought in now."""
-    return bool(_ready) and not waits_for()
+    """Whether something can be imported now."""
+    return bool(_ready) and not import_blocker()
 
 
 def import_due(store: Store) -> bool:
     """Bring in the first one that is ready. Raises RuntimeError with what the operator reports."""
-    number = _ready.pop(0)
-    entry = store.find(number)
-    begun = _begun.get(number)
+    job_id = _ready.pop(0)
+    entry = store.find(job_id)
+    begun = _begun.get(job_id)
     if entry is None or begun is None:
         return False
+    scene = _scene(begun)
+    if scene is None and entry.job.kind != "refine":
+        raise RuntimeError(
+            f"The scene that “{entry.job.prompt}” was made for has been deleted: import it from History."
+        )
     window = windows.first()
     over = {"window": window} if window is not None else {}
     if entry.job.kind == "refine":
         with bpy.context.temp_override(**over):
-            bpy.ops.dreamflow.show_refined("EXEC_DEFAULT", True, number=number)
+            bpy.ops.dreamflow.show_refined("EXEC_DEFAULT", True, job_id=job_id)
         return True
     with bpy.context.temp_override(**over):
         bpy.ops.dreamflow.import_result(
             "EXEC_DEFAULT",
             True,  # an undo step of its own, though Python calls it
-            number=number,
-            scene=begun.scene,
-            select=undisturbed(bpy.context.view_layer),
+            job_id=job_id,
+            scene=str(begun.scene),
+            select=selection_unchanged(bpy.context.view_layer),
         )
     return True
 
 
+def _scene(begun: _Begun) -> bpy.types.Scene | None:
+    return find_scene(str(begun.scene))
+
+
+def find_scene(uid: str) -> bpy.types.Scene | None:
+    """By its session_uid; None where it is gone."""
+    return next((scene for scene in bpy.data.scenes if str(scene.session_uid) == uid), None)
+
+
 def selection_of(layer: bpy.types.ViewLayer) -> Selection:
     active = layer.objects.active
-    return (active.name if active else "", frozenset(o.name for o in layer.objects.selected))
+    return (active.session_uid if active else 0, frozenset(o.session_uid for o in layer.objects.selected))
 
 
-def undisturbed(layer: bpy.types.ViewLayer) -> bool:
+def selection_unchanged(layer: bpy.types.ViewLayer) -> bool:
     """Whether the user has selected nothing else since Generate, or since our last import."""
     return _selection is None or selection_of(layer) == _selection
 
@@ -139,7 +177,7 @@ def remember_selection(layer: bpy.types.ViewLayer) -> None:
 def show_preview(entry: Entry, path: Path) -> None:
     """The growing mesh where the result will stand, in the scene that it was asked for."""
     begun = _begun.get(entry.job.id)
-    scene = bpy.data.scenes.get(begun.scene) if begun else None
+    scene = _scene(begun) if begun else None
     if entry.job.kind == "refine":
         from ..scene import refined_preview  # which needs the jobs, and so this module
 

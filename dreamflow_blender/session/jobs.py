@@ -1,4 +1,4 @@
-"""The job at work and those that wait, as the window sees them; a timer that looks at the worker.
+"""The running job and the waiting ones, as the window sees them; a timer that polls the worker.
 
 State lives in this module, not in the user's file. A tick takes a few milliseconds: it hears what the client
 has collected, does at most one slow thing (a picture, the live mesh, the import), and asks for a redraw.
@@ -10,6 +10,7 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import bpy
@@ -19,6 +20,7 @@ from ..backlog import work
 from ..backlog.running import Running
 from ..backlog.store import Entry, Store
 from ..contract import protocol as p
+from ..contract.files import write_atomic
 from ..scene import pictures, preview, windows
 from ..settings import addon
 from . import importing, service, tasks
@@ -29,18 +31,18 @@ _TO_BLAME = ("input", "model")  # kinds of failure that concern one job alone
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Problem:
     """What went wrong last: it stays in the panel until it is answered."""
 
     failed: p.Failed
     entry: Entry | None = None
-    stage: str = ""  # that was at work
+    stage: str = ""  # that was running
 
 
 store: Store | None = None
 running: Running | None = None
-trouble: Trouble | None = None
-held = False  # the queue waits for the user
+problem: Problem | None = None
+queue_paused = False  # the queue waits for the user
 last_ready: p.Ready | None = None  # what the worker said of itself, for a report
 _failures = 0
 
@@ -49,34 +51,59 @@ _failures = 0
 
 
 def add(job: p.Job, place: dict[str, Any]) -> None:
-    """To the end of the queue; it begins as soon as nothing else is at work."""
-    global held
+    """To the end of the queue; it begins as soon as no other job is running."""
+    global queue_paused
     pictures.warm_up()
-    need_store().put(Entry(job, place))
-    importing.expect(job.id)
-    held = False
+    get_store().put(Entry(job, place))
+    importing.register_started(job.id)
+    queue_paused = False
     wake()
 
 
-def again(entry: Entry, how: str, **changes: Any) -> None:
+def requeue(entry: Entry, how: str, **changes: Any) -> None:
     """Put a job of the history into the queue: "resume" it where it stopped, or "new" with changes."""
-    global held, trouble
+    global queue_paused, problem
     if how == "resume":
-        need_store().put(replace(entry, state="waiting", error=None))
-        importing.expect(entry.job.id)
-        held = False
+        get_store().put(replace(entry, state="waiting", error=None))
+        importing.register_started(entry.job.id)
+        queue_paused = False
         wake()
     else:
         fields = {name: getattr(entry.job, name) for name in p.Job.__dataclass_fields__}
         fields |= changes
         folder = work.new_folder(addon.jobs_folder(), fields["prompt"], fields["seed"])
+        if entry.job.mesh:
+            fields["mesh"] = str(copy_mesh(entry.job, folder))
         place = {k: v for k, v in entry.place.items() if k in importing.PLACE}
         add(p.Job(**{**fields, "id": work.new_id(), "folder": str(folder)}), place)
-    if trouble is not None and trouble.entry is not None and trouble.entry.job.id == entry.job.id:
-        trouble = None
+    if problem is not None and problem.entry is not None and problem.entry.job.id == entry.job.id:
+        problem = None
 
 
-def pause_or_continue() -> None:
+def copy_mesh(job: p.Job, folder: Path) -> Path:
+    """The mesh of a refine job for another job in `folder`. Raises ValueError where it is gone."""
+    try:
+        content = (Path(job.folder) / Path(job.mesh).name).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"The mesh of this job no longer exists ({error}): refine the object again"
+        ) from error
+    return write_mesh(folder / Path(job.mesh).name, content)
+
+
+def write_mesh(path: Path, content: bytes) -> Path:
+    """Into a folder that may be new. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content, sync=False)
+    return path
+
+
+def open_entries() -> list[Entry]:
+    """The running job and the waiting ones."""
+    return [*([running.entry] if running else []), *get_store().waiting()]
+
+
+def pause_or_resume() -> None:
     if running and service.client:
         if running.paused:
             if service.client.go_on():
@@ -92,21 +119,21 @@ def finish() -> None:
 
 
 def discard() -> None:
-    """Stop, and delete the job's folder once the worker has let go of it."""
+    """Stop, and delete the job's folder once the worker has closed its files."""
     if running and service.client and service.client.cancel():
         running.asked, running.paused = "discard", False
 
 
 def dismiss() -> None:
     """The user has read what went wrong."""
-    global trouble
-    trouble = None
+    global problem
+    problem = None
 
 
-def release() -> None:
-    """Do what waits."""
-    global held, _failures
-    held, _failures = False, 0
+def resume_queue() -> None:
+    """Start the waiting jobs."""
+    global queue_paused, _failures
+    queue_paused, _failures = False, 0
     wake()
 
 
@@ -121,18 +148,18 @@ def wake() -> None:
 
 def tick() -> float | None:
     """The seconds until the next; None: there is nothing to look at."""
-    global trouble
+    global problem
     try:
         changed = _tick()
     except Exception as error:  # noqa: BLE001  an exception would end the timer, and the panel would never move again
         detail = "".join(traceback.format_exception(error))[-4000:]
-        trouble = Trouble(
+        problem = Problem(
             p.Failed("internal", f"DreamFlow has a bug: {error}", "Copy the report.", detail), None
         )
         changed = True
     if changed:
         windows.redraw()
-    waiting = bool(need_store().waiting()) and not held
+    waiting = bool(get_store().waiting()) and not queue_paused
     if running or waiting or tasks.current or importing.due() or pictures.wanted():
         return BUSY
     return IDLE if service.client is not None and service.client.alive else None
@@ -145,7 +172,9 @@ def _tick() -> bool:
         for event in service.client.poll():
             _hear(event)
             changed = True
-    if running is None and not held:
+    if windows.exporting():  # what is exported is the user's scene, without the growing mesh
+        preview.remove()
+    if running is None and not queue_paused:
         changed |= _begin_next()
     if not _one_slow_thing() and running is None:
         service.free_the_device()
@@ -161,21 +190,25 @@ def _one_slow_thing() -> bool:
             pictures.show(pictures.LIVE, path)
         elif now.snapshot is not None:
             path, now.snapshot, now.pictured = now.snapshot, None, False
-            if addon.setting("live_mesh", True) and now.asked not in ("finish", "discard"):
+            wanted = addon.setting("live_mesh", True) and now.asked not in ("finish", "discard")
+            if wanted and not windows.exporting():
                 importing.show_preview(now.entry, path)
         return True
     if importing.due():
-        return _import_what_is_due()
+        return import_result()
     return pictures.load_one()
 
 
-def _import_what_is_due() -> bool:
-    global trouble
+def import_result() -> bool:
+    """Import the first result that is ready; what goes wrong is shown in the panel."""
+    global problem
     try:
-        return importing.import_due(need_store())
+        return importing.import_due(get_store())
     except RuntimeError as error:  # what the operator reports
-        failed = p.Failed("import", str(error).removeprefix("Error: ").strip(), "The job's files are kept.")
-        trouble = Trouble(failed)
+        failed = p.Failed(
+            "import", str(error).removeprefix("Error: ").strip(), "The result is kept in History."
+        )
+        problem = Problem(failed)
         return True
 
 
@@ -184,12 +217,12 @@ def _import_what_is_due() -> bool:
 
 def _begin_next() -> bool:
     global running
-    waiting = need_store().waiting()
+    waiting = get_store().waiting()
     interpreter = service.python() if waiting else None
     if interpreter is None:
         return False
-    entry = need_store().put(replace(waiting[0], state="running"))
-    client = service.need_client(interpreter)
+    entry = get_store().put(replace(waiting[0], state="running"))
+    client = service.get_client(interpreter)
     running = Running(entry, stages=(*entry.job.stages, "deliver"))
     pictures.drop(pictures.LIVE)
     if work.can_resume(entry.folder):
@@ -213,11 +246,11 @@ def _hear(event: p.Event) -> None:
 
 
 def _end(now: Running, event: p.Finished | p.Cancelled | p.Failed) -> None:
-    global running, trouble, held, _failures
+    global running, problem, queue_paused, _failures
     running = None
     preview.clear()
-    number = now.entry.job.id
-    pictures.drop(number)
+    job_id = now.entry.job.id
+    pictures.drop(job_id)
     note = "" if isinstance(event, p.Finished) and now.asked != "finish" else now.share()
     entry = replace(now.entry, note=note, seconds=now.entry.seconds + time.monotonic() - now.began)
     if isinstance(event, p.Finished):
@@ -226,39 +259,39 @@ def _end(now: Running, event: p.Finished | p.Cancelled | p.Failed) -> None:
         entry = replace(entry, state="cancelled")
     else:
         entry = replace(entry, state="failed", error=event)
-    need_store().put(entry)
+    get_store().put(entry)
     if now.asked == "discard":
-        forget(number)
+        forget(job_id)
     elif isinstance(event, p.Finished):
         _failures = 0
-        importing.ready(number)
+        importing.ready(job_id)
     elif isinstance(event, p.Failed):
-        trouble = Trouble(event, entry, now.stage)
+        problem = Problem(event, entry, now.stage)
         _failures = 0 if event.kind in _TO_BLAME else _failures + 1
-        held = event.kind == "version" or _failures >= HOLD_AFTER
+        queue_paused = event.kind == "version" or _failures >= HOLD_AFTER
 
 
-def forget(number: str) -> None:
+def forget(job_id: str) -> None:
     """Out of the queue or the history, and its folder off the disk."""
-    entry = need_store().find(number)
-    importing.forget(number)
-    pictures.drop(number)
+    entry = get_store().find(job_id)
+    importing.forget(job_id)
+    pictures.drop(job_id)
     if entry is not None:
-        need_store().remove(number)
+        get_store().remove(job_id)
         work.discard_soon(entry.folder, addon.jobs_folder())
 
 
 # the beginning and the end
 
 
-def let_go() -> None:
-    """End the worker, so that its files may be removed; a job at work goes on when asked to."""
+def stop_worker() -> None:
+    """End the worker, so that its files may be removed; the running job can be resumed later."""
     service.close()
     _interrupt()
 
 
 def _interrupt() -> None:
-    """The job at work has lost its worker: it is in the history, to be resumed."""
+    """The running job has lost its worker: it is in the history, to be resumed."""
     global running
     if running is not None and store is not None:
         with suppress(OSError):
@@ -267,12 +300,12 @@ def _interrupt() -> None:
     preview.clear()
 
 
-def need_store() -> Store:
+def get_store() -> Store:
     """The queue and the history. What is left from the last time waits until the user says so."""
-    global store, held
+    global store, queue_paused
     if store is None:
         store = Store(addon.user_folder(), addon.jobs_folder())
-        held = bool(store.waiting())
+        queue_paused = bool(store.waiting())
     return store
 
 
@@ -292,14 +325,14 @@ def register() -> None:
 
 def unregister() -> None:
     """The worker ends before the extension's files go."""
-    global store, trouble, held, _failures
+    global store, problem, queue_paused, _failures
     if _file_opened in bpy.app.handlers.load_post:
         bpy.app.handlers.load_post.remove(_file_opened)
     for function in (pictures.warm_up, tick):
         if bpy.app.timers.is_registered(function):
             bpy.app.timers.unregister(function)
     tasks.stop()
-    let_go()
+    stop_worker()
     if store is not None:
         store.close()
-    store, trouble, held, _failures = None, None, False, 0
+    store, problem, queue_paused, _failures = None, None, False, 0

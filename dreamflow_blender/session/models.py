@@ -48,30 +48,30 @@ def _look(name: str) -> bool:
     return False
 
 
-def refusal(settings: Any) -> str:
+def cannot_refine_reason(settings: Any) -> str:
     """Why this model cannot refine what the settings say; "" where it can."""
     if not settings.prompt.strip():
-        return "Say what the object is: the prompt is empty"
+        return "Enter a prompt that says what the object is"
     return missing(settings) or (unknown_words(settings.prompt) if settings.model == "BUILT_IN" else "")
 
 
 def missing(settings: Any) -> str:
-    """Why this model cannot be used here at all, whatever the prompt; "" where it can."""
+    """Why this model cannot be used with any prompt; "" where it can."""
     if settings.model == "BUILT_IN":
         return ""
     if settings.model == "FOLDER":
         named = addon.setting("refiner_folder", "") or addon.setting("prior_folder", "")
-        return "" if named else "Name the model's folder in the preferences"
+        return "" if named else "Choose the model's folder in the preferences"
     if not is_here(REFINER):
         return "The SDXL refiner is not on this machine: fetch it, or choose the built-in model"
-    if settings.anew and not is_here(SD):
-        return "To paint anew takes Stable Diffusion, too: fetch it, or leave that out"
+    if settings.from_scratch and not is_here(SD):
+        return "Repainting from scratch also needs Stable Diffusion: fetch it, or turn that off"
     return ""
 
 
 def choose(settings: Any) -> dict[str, str]:
     """The job's prior and refiner. Raises ValueError with why not."""
-    said = refusal(settings)
+    said = cannot_refine_reason(settings)
     if said:
         raise ValueError(f"{said}.")
     if settings.model == "BUILT_IN":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ from ..backlog import work
 from ..backlog.entries import PLACE
 from ..contract import meshfile
 from ..contract import protocol as p
+from ..contract.jobfolder import JobFolder
 from ..gather import bake
 from ..gather.bake import Baked
 from ..gather.gather import gather, needs_bake
 from ..gather.material import CannotRefine
 from ..gather.object import front_of
+from ..gather.unwrap import can_unwrap, modifiers_make_faces, unwrap
 from ..settings import addon
 from ..settings import refine as refine_settings
 from ..settings.generate import read_extra
@@ -29,7 +30,7 @@ OLD = 86_400.0  # seconds: no bake takes so long
 
 def make(
     context: bpy.types.Context,
-    made: bpy.types.Object,
+    obj: bpy.types.Object,
     settings: Any,
     front: float,
     baked: Baked | None = None,
@@ -39,10 +40,9 @@ def make(
     Raises ValueError (CannotRefine is one) and OSError.
     """
     model = models.choose(settings)
-    gathered = gather(context, made, settings.faces, settings.keep, baked)
-    number = work.new_id()
-    path = objects_folder() / f"{number}.npz"
+    gathered = gather(context, obj, settings.faces, settings.keep, baked)
     folder = work.new_folder(addon.jobs_folder(), settings.prompt, settings.seed)
+    path = JobFolder(folder).object_npz
     job = work.new_job(
         folder,
         settings.prompt,
@@ -51,7 +51,7 @@ def make(
         mesh=str(path),
         seed=settings.seed,
         preset=settings.preset,
-        stages=("texture", "refine") if settings.anew else ("refine",),
+        stages=("texture", "refine") if settings.from_scratch else ("refine",),
         strength=round(settings.strength, 4),
         keep_uvs=settings.keep_uvs,
         texture_size=0 if settings.texture_size == "OWN" else int(settings.texture_size),
@@ -64,66 +64,76 @@ def make(
         snapshot_faces=5_000 if addon.setting("live_mesh", True) else 0,
         **model,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(meshfile.to_bytes(gathered.arrays))
-    temporary.replace(path)
+    jobs.write_mesh(path, meshfile.to_bytes(gathered.arrays))
     return job, {PLACE: {**gathered.place, "notes": list(gathered.notes)}}
 
 
-def begin(context: bpy.types.Context, made: bpy.types.Object, settings: Any, add: Callable[..., None]) -> str:
-    """Put it in the queue by `add(job, place)`; where colours must be baked, as soon as they are.
+def must_choose(obj: bpy.types.Object | None) -> bool:
+    """Whether the result of this object would be a copy because it has no UVs: the dialog asks first."""
+    return obj is not None and obj.type == "MESH" and can_unwrap(obj) and modifiers_make_faces(obj)
+
+
+def prepare_uvs(context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> None:
+    """Unwrap the object where that was chosen: an undo step of its own. Raises CannotRefine."""
+    if settings.without_uvs == "UNWRAP" and must_choose(obj):
+        unwrap(obj, context)
+        bpy.ops.ed.undo_push(message="Unwrap for Refine")
+
+
+def begin(context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> str:
+    """Put it in the queue; where colours must be baked, as soon as they are.
 
     What happens now, for a person. Raises ValueError and OSError.
     """
-    settings = refine_settings.frozen(
-        settings
-    )  # as they are now, whatever is changed while colours are baked
+    settings = refine_settings.frozen(settings)  # they may be changed while colours are baked
     models.choose(settings)
-    front = front_of(made, settings.front, context)
-    slots = needs_bake(made)
+    prepare_uvs(context, obj, settings)
+    front = front_of(obj, settings.front, context)
+    slots = needs_bake(obj)
     if not slots:
-        job, place = make(context, made, settings, front)
-        add(job, place)
+        job, place = make(context, obj, settings, front)
+        jobs.add(job, place)
         notes = place[PLACE]["notes"]
         return " ".join(notes)
     if tasks.current is not None:
-        raise CannotRefine(f"Its colours have to be baked first: wait until “{tasks.current.title}” is done.")
+        raise CannotRefine(
+            f"Its colours must be baked first: wait until “{tasks.current.title}” has finished."
+        )
     folder = bake_folder()
-    bake.write_copy(made, folder, context.scene.frame_current, slots)
-    uid = made.session_uid
+    bake.write_copy(obj, folder, context.scene.frame_current, slots)
+    uid = obj.session_uid
 
     def then(said: list[Any]) -> None:
-        _go_on(uid, settings, front, folder, add)
+        _after_bake(uid, settings, front, folder)
 
-    tasks.begin("bake", "Baking its colours", bake.bake(folder, bake.command(folder)), then)
+    tasks.begin("bake", "Baking colours", bake.bake(folder, bake.command(folder)), then)
     jobs.wake()
-    names = ", ".join(sorted({made.material_slots[n].material.name for n in slots}))
+    names = ", ".join(sorted({obj.material_slots[n].material.name for n in slots}))
     return f"The colours of {names} are baked first."
 
 
-def _go_on(uid: int, settings: Any, front: float, folder: Path, add: Callable[..., None]) -> None:
+def _after_bake(uid: int, settings: Any, front: float, folder: Path) -> None:
     """On the main thread, when the bake is done."""
     try:
-        made = next((o for o in bpy.data.objects if o.session_uid == uid), None)
-        if made is None or made.name not in bpy.context.view_layer.objects:
-            raise CannotRefine("The object is not there any more.")
-        job, place = make(bpy.context, made, settings, front, bake.read(folder))
-        add(job, place)
+        obj = next((o for o in bpy.data.objects if o.session_uid == uid), None)
+        if obj is None or obj.name not in bpy.context.view_layer.objects:
+            raise CannotRefine("The object has been deleted.")
+        job, place = make(bpy.context, obj, settings, front, bake.read(folder))
+        jobs.add(job, place)
     except (ValueError, OSError) as error:
-        tasks.trouble = tasks.Trouble("bake", str(error), "Press Refine again.", "")
+        tasks.problem = tasks.Problem("bake", str(error), "Press Refine again.", "")
     finally:
         bake.throw_away(folder)
 
 
-def bake_now(made: bpy.types.Object, frame: int) -> Baked | None:
+def bake_now(obj: bpy.types.Object, frame: int) -> Baked | None:
     """Blocking, for scripts; None where nothing has to be baked. Raises ValueError, OSError and SetupError."""
-    slots = needs_bake(made)
+    slots = needs_bake(obj)
     if not slots:
         return None
     folder = bake_folder()
     try:
-        bake.write_copy(made, folder, frame, slots)
+        bake.write_copy(obj, folder, frame, slots)
         for _ in bake.bake(folder, bake.command(folder))(bake.Stop()):
             pass
         return bake.read(folder)
@@ -131,22 +141,12 @@ def bake_now(made: bpy.types.Object, frame: int) -> Baked | None:
         bake.throw_away(folder)
 
 
-def objects_folder() -> Path:
-    """What the jobs begin with; a job at work has a copy of its own."""
-    return addon.user_folder() / "objects"
-
-
 def bake_folder() -> Path:
     return addon.user_folder() / "bake" / work.new_id()
 
 
 def tidy() -> None:
-    """Away with the objects that no job names any more, and with what killed Blenders were baking."""
-    wanted = {Path(entry.job.mesh).name for entry in jobs.need_store().entries() if entry.job.mesh}
-    with suppress(OSError):
-        for path in objects_folder().iterdir():
-            if path.suffix == ".npz" and path.name not in wanted:
-                path.unlink()
+    """Delete what Blenders that crashed were baking."""
     with suppress(OSError):
         for path in (addon.user_folder() / "bake").iterdir():
             if time.time() - path.stat().st_mtime > OLD:

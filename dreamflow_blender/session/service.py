@@ -41,7 +41,7 @@ def _look() -> environment.State:
 
 
 def _stated_python() -> Path | None:
-    """By the environment variable, or a clone's own .venv, which nobody else would look for."""
+    """By the environment variable, or the .venv of a clone."""
     if os.environ.get(PYTHON):
         return Path(os.environ[PYTHON])
     inside = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
@@ -55,7 +55,7 @@ def python() -> Path | None:
 
 
 def variables() -> dict[str, str]:
-    """What the backend is told beside its requests."""
+    """Environment variables for the backend."""
     found = {"HF_HOME": str(addon.models_folder())}
     if addon.setting("models_folder", "") == "" and os.environ.get("HF_HOME"):
         del found["HF_HOME"]  # the user's own store, shared with other programs
@@ -70,7 +70,7 @@ def make_client(interpreter: Path, jobs: Path) -> Client:
     return Client(interpreter, addon.CODE, jobs, environment=variables())
 
 
-def need_client(interpreter: Path) -> Client:
+def get_client(interpreter: Path) -> Client:
     """The window's; a new one where the preferences have changed what it was made with."""
     global client, _client_for
     wanted = (interpreter, addon.jobs_folder(), tuple(sorted(variables().items())))

@@ -1,4 +1,4 @@
-"""Set up, check, fetch: what runs beside the jobs, one at a time, in a thread that never sees `bpy`.
+"""Set up, check, fetch: tasks that run next to the jobs, one at a time, in a thread that never sees `bpy`.
 
 A task is a generator of anything with `fraction` and `line`, or of the backend's own JSON objects.
 """
@@ -29,7 +29,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class Problem:
     """Why the last task of this name ended badly."""
 
     name: str
@@ -39,7 +39,7 @@ class Trouble:
 
 
 current: Task | None = None
-trouble: Trouble | None = None
+problem: Problem | None = None
 _KEPT = 500  # of what a task says; fetching says much
 
 
@@ -50,16 +50,16 @@ def begin(
     when_done: Callable[[list[Any]], None] | None = None,
 ) -> None:
     """Start it; RuntimeError while another runs."""
-    global current, trouble
+    global current, problem
     if current is not None:
         raise RuntimeError(f"{current.title} is still running.")
-    trouble = None
+    problem = None
     current = Task(name, title, Background(work), when_done)
 
 
 def tick() -> bool:
     """Look at the task; whether anything is new."""
-    global current, trouble
+    global current, problem
     task = current
     if task is None:
         return False
@@ -76,7 +76,7 @@ def tick() -> bool:
             task.when_done(task.said)  # it may begin the next
     elif not isinstance(error, Stopped):
         message = getattr(error, "message", "") or f"{task.title} failed: {error}"
-        trouble = Trouble(task.name, message, getattr(error, "todo", ""), getattr(error, "log", ""))
+        problem = Problem(task.name, message, getattr(error, "todo", ""), getattr(error, "log", ""))
     return True
 
 
@@ -102,12 +102,12 @@ def cancel() -> None:
 
 def dismiss() -> None:
     """The user has read what went wrong."""
-    global trouble
-    trouble = None
+    global problem
+    problem = None
 
 
 def stop(seconds: float = 5.0) -> None:
-    """End whatever runs, and wait for it."""
+    """End the running task, and wait for it."""
     global current
     if current is not None:
         current.work.cancel()

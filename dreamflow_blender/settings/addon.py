@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import bpy
 
-VERSION = "0.1.0"
 CODE = (
     Path(__file__).resolve().parents[2]
 )  # holds `backend` and `dreamflow_blender`; nothing is written there
 REQUIREMENTS = CODE / "requirements.txt"
+VERSION = str(tomllib.loads((CODE / "blender_manifest.toml").read_text(encoding="utf-8"))["version"])
 
 
 def _name() -> str:
@@ -20,7 +21,7 @@ def _name() -> str:
     This package may also be imported by itself, by batch.py as a bare script: then it is the extension that its
     folder belongs to or, from a clone, any that is enabled; and where there is none, this package.
     """
-    package = __package__.rpartition(".")[0]  # `dreamflow_blender`, whatever it is called here
+    package = __package__.rpartition(".")[0]  # `dreamflow_blender`, under its name here
     if "." in package:
         return package.rpartition(".")[0]
     for repository in bpy.context.preferences.extensions.repos:
@@ -72,7 +73,7 @@ def setting(name: str, default: Any) -> Any:
     return getattr(found, name) if found else default
 
 
-def online_refusal() -> str:
+def offline_reason() -> str:
     """Why nothing may be fetched now; empty where it may."""
     if bpy.app.online_access:
         return ""

@@ -18,14 +18,14 @@ from ..contract.protocol import MAX_PROMPT, MAX_SEED, PRESETS
 from ..contract.settings import read_setting
 
 PRESET_ITEMS = [
-    ("draft", "Draft", "A first look, in minutes"),
+    ("draft", "Draft", "A first look within minutes"),
     ("fast", "Fast", "The paper's sizes on a shortened schedule"),
     ("paper", "Paper", "The paper's full schedule and sizes"),
 ]
 assert {item[0] for item in PRESET_ITEMS} == set(PRESETS)
 
 MODEL_ITEMS = [
-    ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours, needs no download"),
+    ("BUILT_IN", "Built-in", "Makes ten kinds of things in twelve colours; needs no download"),
     (
         "STABLE_DIFFUSION",
         "Stable Diffusion",
@@ -34,12 +34,12 @@ MODEL_ITEMS = [
     ("FOLDER", "Own folder", "A model of your own in diffusers' layout, named in the preferences"),
 ]
 TEXTURE_ITEMS = [
-    ("PRESET", "As the preset", "The size that belongs to the preset"),
+    ("PRESET", "Preset", "The size set by the preset"),
     *((str(size), f"{size} px", f"{size} by {size} pixels") for size in (512, 1024, 2048, 4096)),
 ]
 PLACE_ITEMS = [
-    ("CURSOR", "3D cursor", "Where the 3D cursor is when Generate is pressed"),
-    ("ORIGIN", "World origin", "In the middle of the world"),
+    ("CURSOR", "3D cursor", "At the 3D cursor where it was moved; otherwise next to the other objects"),
+    ("ORIGIN", "World origin", "At the origin of the world"),
 ]
 
 
@@ -52,42 +52,45 @@ class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
         options={"TEXTEDIT_UPDATE"},
     )
     negative: StringProperty(  # type: ignore[valid-type]
-        name="Negative", description="What it should not look like", maxlen=MAX_PROMPT
+        name="Negative", description="What the object should not look like", maxlen=MAX_PROMPT
     )
     seed: IntProperty(  # type: ignore[valid-type]
         name="Seed",
-        description="The same seed and settings give the same object; another seed, another one",
+        description="The same seed and settings give the same object; another seed gives another one",
         default=42,
         min=0,
         max=MAX_SEED,
     )
     preset: EnumProperty(  # type: ignore[valid-type]
-        name="Preset", description="How well, and how long", items=PRESET_ITEMS, default="draft"
+        name="Preset", description="Quality and duration", items=PRESET_ITEMS, default="draft"
     )
     model: EnumProperty(  # type: ignore[valid-type]
-        name="Model", description="What knows how things look", items=MODEL_ITEMS, default="BUILT_IN"
+        name="Model",
+        description="Image model that guides the shape and the texture",
+        items=MODEL_ITEMS,
+        default="BUILT_IN",
     )
     geometry: BoolProperty(  # type: ignore[valid-type]
-        name="Tune the shape", description="Sharpen the shape once its outline is there", default=True
+        name="Tune the shape", description="Sharpen the shape after the first outline", default=True
     )
     texture: BoolProperty(  # type: ignore[valid-type]
-        name="Tune the texture", description="Paint the finished shape anew", default=True
+        name="Tune the texture", description="Repaint the finished shape", default=True
     )
     refine: BoolProperty(  # type: ignore[valid-type]
         name="Refine", description="Add detail to the texture at high resolution", default=True
     )
     faces: IntProperty(  # type: ignore[valid-type]
         name="Faces",
-        description="At most this many triangles; 0 leaves it to the preset",
+        description="Maximum number of triangles; 0 = set by the preset",
         min=0,
         max=1_000_000,
     )
     texture_size: EnumProperty(  # type: ignore[valid-type]
-        name="Texture", description="The texture's size in pixels", items=TEXTURE_ITEMS, default="PRESET"
+        name="Texture", description="Size of the texture in pixels", items=TEXTURE_ITEMS, default="PRESET"
     )
     height: FloatProperty(  # type: ignore[valid-type]
         name="Height",
-        description="How tall the object stands; 0 leaves it as it was made, about 1 m across",
+        description="Height of the object; 0 = unscaled, about 1 m across",
         default=1.0,
         min=0.0,
         soft_max=10.0,
@@ -100,7 +103,7 @@ class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
     )
     extra: StringProperty(  # type: ignore[valid-type]
         name="More",
-        description="Settings over the preset's, for those who know: nerf.levels=400 nerf.guidance_scale=10",
+        description="Override preset settings (expert), such as nerf.levels=400 nerf.guidance_scale=10",
     )
 
 

@@ -1,4 +1,4 @@
-"""What the next refinement is to be, as one group on the scene."""
+"""The settings of the next refinement, as one group on the scene."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -19,26 +19,34 @@ MODEL_ITEMS = [
         "SDXL refiner",
         "Any prompt, photorealistic; needs its weights, and a graphics card to be quick",
     ),
-    ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours, needs no download"),
+    ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours; needs no download"),
     ("FOLDER", "Own folder", "A refiner of your own in diffusers' layout, named in the preferences"),
 ]
 FACES_ITEMS = [
     ("ALL", "All faces", "The whole object"),
-    ("SELECTED", "Selected faces", "As selected in Edit Mode; all others stay as they are to the bit"),
+    ("SELECTED", "Selected faces", "Only the faces selected in Edit Mode; all others do not change at all"),
     ("SLOT", "Active material", "The faces of the active material slot"),
-    ("GROUP", "Vertex group", "The active vertex group as a soft mask: its weights say how much may change"),
+    ("GROUP", "Vertex group", "The active vertex group as a soft mask: its weights limit the change"),
 ]
 FRONT_ITEMS = [
-    ("OBJECT", "Its own front", "The object faces its own -Y, as Blender's front view looks at it"),
+    ("OBJECT", "Its own front", "The object faces its own -Y, as seen in Blender's front view"),
     ("CAMERA", "Camera", "The object faces the scene's camera"),
-    ("VIEW", "This view", "The object faces you, as this view shows it now"),
+    ("VIEW", "This view", "The object faces this 3D view"),
 ]
 KEEP_ITEMS = [
-    ("NEW", "New material", "Beside the old one, which stays in the file"),
-    ("IMAGE", "New image", "In the old material: objects that share it change, too"),
+    ("NEW", "New material", "A new material; the old one stays in the file"),
+    ("IMAGE", "New image", "A new image in the old material: objects that share the material change too"),
+]
+WITHOUT_UVS_ITEMS = [
+    (
+        "COPY",
+        "Make a copy",
+        "The result is a copy with its modifiers applied; the original is hidden, and does not change",
+    ),
+    ("UNWRAP", "Unwrap the object", "Unwrap the object itself first: it keeps its modifiers and its rig"),
 ]
 SIZE_ITEMS = [
-    ("OWN", "As it is", "As large as its image is; without one, the preset's size"),
+    ("OWN", "As it is", "The size of the present image; without one, the preset's size"),
     *((str(size), f"{size} px", f"{size} by {size} pixels") for size in (1024, 2048, 4096)),
 ]
 STRENGTHS = (
@@ -57,8 +65,9 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
         maxlen=MAX_PROMPT,
         options={"TEXTEDIT_UPDATE"},
     )
+    prompt_of: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     negative: StringProperty(  # type: ignore[valid-type]
-        name="Negative", description="What it should not look like", maxlen=MAX_PROMPT
+        name="Negative", description="What the object should not look like", maxlen=MAX_PROMPT
     )
     strength: FloatProperty(  # type: ignore[valid-type]
         name="Strength",
@@ -71,42 +80,51 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
         subtype="FACTOR",
     )
     preset: EnumProperty(  # type: ignore[valid-type]
-        name="Preset", description="How well, and how long", items=PRESET_ITEMS, default="draft"
+        name="Preset", description="Quality and duration", items=PRESET_ITEMS, default="draft"
     )
     model: EnumProperty(  # type: ignore[valid-type]
-        name="Model", description="What knows how things look", items=MODEL_ITEMS, default="SDXL"
+        name="Model", description="Image model that adds the detail", items=MODEL_ITEMS, default="SDXL"
     )
     texture_size: EnumProperty(  # type: ignore[valid-type]
-        name="Texture", description="The new texture's size in pixels", items=SIZE_ITEMS, default="OWN"
+        name="Texture", description="Size of the new texture in pixels", items=SIZE_ITEMS, default="OWN"
     )
     keep_uvs: BoolProperty(  # type: ignore[valid-type]
         name="Keep my UVs",
-        description="Where they are usable; else, and without this, a further UV map is made, and yours stays",
+        description="Use the object's UV map where it is suitable; otherwise a second UV map is added",
         default=True,
     )
     faces: EnumProperty(  # type: ignore[valid-type]
-        name="Change", description="Which faces", items=FACES_ITEMS, default="ALL"
+        name="Change", description="Which faces may change", items=FACES_ITEMS, default="ALL"
     )
     front: EnumProperty(  # type: ignore[valid-type]
-        name="Front", description="Which side is its front", items=FRONT_ITEMS, default="OBJECT"
+        name="Front", description="Which side of the object is its front", items=FRONT_ITEMS, default="OBJECT"
     )
     keep: EnumProperty(  # type: ignore[valid-type]
         name="Result", description="Where the result goes", items=KEEP_ITEMS, default="NEW"
     )
-    anew: BoolProperty(  # type: ignore[valid-type]
-        name="Paint anew first",
-        description="Make the texture from nothing, then refine it: for objects whose colours are of no use",
+    without_uvs: EnumProperty(  # type: ignore[valid-type]
+        name="Without UVs",
+        description="What to do with an object that has no UVs, and modifiers that make faces",
+        items=WITHOUT_UVS_ITEMS,
+        default="COPY",
+    )
+    from_scratch: BoolProperty(  # type: ignore[valid-type]
+        name="Repaint from scratch first",
+        description="Make a new texture, then refine it: for objects without usable colours",
         default=False,
     )
     seed: IntProperty(  # type: ignore[valid-type]
-        name="Seed", description="Another seed, other details", default=42, min=0, max=MAX_SEED
+        name="Seed", description="Another seed gives other details", default=42, min=0, max=MAX_SEED
     )
     advanced: BoolProperty(  # type: ignore[valid-type]
-        name="Advanced", description="Show what is seldom needed", default=False, options={"SKIP_SAVE"}
+        name="Advanced",
+        description="Show settings that are rarely needed",
+        default=False,
+        options={"SKIP_SAVE"},
     )
     extra: StringProperty(  # type: ignore[valid-type]
         name="More",
-        description="Settings over the preset's, for those who know: refine.levels=40 refine.size=512",
+        description="Override preset settings (expert), such as refine.levels=40 refine.size=512",
     )
 
 

@@ -1,27 +1,28 @@
-"""The steps that make an environment of the backend's: a Python, uv, the packages, a try. No `bpy`."""
+"""The steps that make an environment of the backend's: uv, a Python, the packages, a try. No `bpy`."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from ..client.background import Stop
-from ..client.process import WINDOWS, clean_environment, proxy_variables
-from ..client.steps import CommandFailed, Log, Progress, SetupError, ask, hide, run
+from ..client.process import WINDOWS
+from ..client.steps import CommandFailed, Log, Progress, SetupError, hide
 from ..client.worker import IN_USE
 from ..contract.files import read_json, write_json
 from ..contract.locks import is_held
-from . import packages, pythons, torch_build
+from . import packages, sources, torch_build, uv
 from .folder import environments, fingerprint, python_in, read_record, size_gb
 from .torch_build import Choice
 
 T = TypeVar("T")
+Steps = Generator[Progress, None, tuple[str, str]]
 STAGES = ("look", "python", "environment", "torch", "packages", "check")
 SPANS = {  # of the bar
     "look": (0.0, 0.01), "python": (0.01, 0.05), "environment": (0.05, 0.08), "torch": (0.08, 0.60),
@@ -49,7 +50,7 @@ def build(
 ) -> Generator[Progress, None, None]:
     """An environment with these packages in the place of the one in use, which is removed then.
 
-    Raises SetupError, CommandFailed, OSError and Stopped; the environment in use is as it was.
+    Raises SetupError, OSError and Stopped; the environment in use is as it was.
     """
     record = read_record(folder)
     yield _at("look", 0.0, "looking at the card")
@@ -67,32 +68,11 @@ def build(
     target = _place(folder, in_use, wanted, repair)
     _check_place(folder, target, choice)
 
-    variables = _variables(options)
-    tools = folder / "tools"
-    uv, base = yield from _tools(tools, options, stop, log, variables)
-    variables |= pythons.pip_settings(base, stop) if uv else {}
-
-    yield _at("environment", 0.0, "making the environment")
-    python = python_in(target)
-    if pythons.probe([str(python)], stop) is None:
-        shutil.rmtree(target, ignore_errors=True)
-        for _ in run([base, "-I", "-m", "venv", "--without-pip", str(target)], stop, log, variables):
-            yield _at("environment", 0.5, "making the environment")
-        write_json(target / "building.json", wanted)
-    if uv is None and ask([str(python), "-m", "pip", "--version"], stop, 60) is None:
-        for _ in packages.bring_pip(str(python), stop, log, variables):
-            yield _at("environment", 0.7, "bringing pip")
-    bytes_told = uv is None and packages.pip_tells_bytes(str(python), stop)
-    installer = packages.Installer(str(python), uv, folder / "cache", variables, bytes_told)
-
-    if choice:
-        for fraction, line in packages.install_torch(installer, requirements, choice, stop, log):
-            yield _at("torch", fraction, line)
-    for fraction, line in packages.install_rest(installer, requirements, stop, log):
-        yield _at("packages", fraction, line)
-
-    yield _at("check", 0.0, "trying it")
-    torch, note = _try(python, choice, stop, log) if choice else ("", "")
+    torch, note = yield from make(
+        target, folder / "tools", folder / "cache", requirements, options, choice, stop, log,
+        begun=lambda: write_json(target / "building.json", wanted),
+    )  # fmt: skip
+    base = uv.base_of(python_in(target), stop)
     size = size_gb(target)
     (target / "building.json").unlink(missing_ok=True)
     made = {**wanted, "folder": target.name, "torch": torch, "base": base, "note": note, "size_gb": size}
@@ -102,6 +82,58 @@ def build(
             _remove(old)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     yield Progress(1.0, note or (f"ready: torch {torch}" if torch else "ready"), "check")
+
+
+def make(
+    target: Path,
+    tools: Path,
+    cache: Path,
+    requirements: Path,
+    options: Options,
+    choice: Choice | None,
+    stop: Stop,
+    log: Log,
+    setting: str = packages.SETTING,
+    begun: Callable[[], None] = lambda: None,
+) -> Steps:
+    """An environment in `target`, or more of one that was begun there; everything in it was imported at the end.
+
+    tools, cache  where uv and the Pythons that it fetches are kept, and what it has fetched
+    begun         called once the environment is there, without packages
+    Returns torch's version and a sentence where the card is not used. Raises SetupError, OSError and Stopped.
+    """
+    yield _at("python", 0.0, "looking for uv")
+    settings, pip = uv.ask_pip(options.fallback, stop)
+    try:
+        lines = uv.bring(tools, cache, settings, pip, options.proxy, stop, log)
+        installer = yield from _shown_as("python", 0.5, "bringing uv", lines)
+        python = python_in(target)
+        if uv.version_of(str(python), stop) not in uv.VERSIONS:
+            yield _at("environment", 0.0, "making the environment")
+            making = uv.make_environment(installer, target, options.python, options.fallback, stop, log)
+            yield from _shown_as("environment", 0.5, "making it, with a Python 3.11 to 3.13", making)
+            begun()
+        pin = packages.torch_pin(requirements)
+        if choice and pin:
+            for fraction, line in packages.install_torch(installer, python, pin, choice, setting, stop, log):
+                yield _at("torch", fraction, line)
+        for fraction, line in packages.install_rest(installer, python, requirements, stop, log):
+            yield _at("packages", fraction, line)
+    except CommandFailed as error:
+        raise explained(error, log, sources.told(settings)) from error
+    yield _at("check", 0.0, "trying it")
+    return packages.try_out(python, requirements, choice, setting, stop, log)
+
+
+def _shown_as(
+    stage: str, fraction: float, line: str, lines: Generator[str, None, T]
+) -> Generator[Progress, None, T]:
+    while True:
+        try:
+            next(lines)
+        except StopIteration as end:
+            return end.value
+        yield _at(stage, fraction, line)
 
 
 def _choose(requirements: Path, options: Options, stop: Stop) -> Choice | None:
@@ -115,47 +147,6 @@ def _choose(requirements: Path, options: Options, stop: Stop) -> Choice | None:
         return torch_build.decide(options.torch_index, seen)
     except ValueError as error:
         raise SetupError(str(error), "Change Torch from in the preferences, or leave it empty.") from error
-
-
-def _tools(
-    tools: Path, options: Options, stop: Stop, log: Log, variables: dict[str, str]
-) -> Generator[Progress, None, tuple[Path | None, str]]:
-    """Returns (uv or None, the path of the Python to build on)."""
-    yield _at("python", 0.0, "looking for Python 3.11 to 3.13")
-    base = pythons.find_python(options.python, stop)
-    if base is None and options.python:
-        raise SetupError(
-            f"{options.python} is no Python 3.11 to 3.13 that can make environments.",
-            "Name another one in the preferences, or leave the field empty.",
-        )
-    base = base or pythons.brought_python(tools, stop)
-    uv = pythons.find_uv(tools)
-    if uv is None or ask([str(uv), "--version"], stop, 30) is None:
-        able = list(dict.fromkeys(python for python in (base, options.fallback) if python))
-        try:
-            for _ in pythons.bring_uv(tools, able, stop, log, variables):
-                yield _at("python", 0.3, "bringing uv")
-            uv = pythons.find_uv(tools)
-        except CommandFailed as failed:  # pip does it as well, with less choice
-            log.write(f"uv could not be brought ({failed.last}): going on with pip.")
-            uv = None
-    if base is None and uv is not None:
-        try:
-            for _ in pythons.bring_python(uv, tools, stop, log, variables):
-                yield _at("python", 0.6, "bringing Python 3.11")
-            base = pythons.brought_python(tools, stop)
-        except CommandFailed as failed:
-            log.write(f"Python could not be brought ({failed.last}).")
-    if base is None:  # the last resort
-        base = pythons.find_python(options.fallback, stop) if options.fallback else None
-    if base is None:
-        raise SetupError(
-            "There is no Python 3.11, 3.12 or 3.13 on this machine, and none could be fetched.",
-            "Get Python 3.11 from python.org or your system's package manager, then press Set up again.",
-            log.tail(),
-        )
-    log.write(f"Python: {base}; {'uv' if uv else 'pip'} installs.")
-    return uv, base
 
 
 def _place(folder: Path, in_use: Path | None, wanted: dict[str, str], repair: bool) -> Path:
@@ -212,55 +203,29 @@ def _long_paths() -> bool:
     return False
 
 
-def _try(python: Path, choice: Choice, stop: Stop, log: Log) -> tuple[str, str]:
-    """torch's version, and a sentence where the card is not used. Raises SetupError."""
-    last = ""
-    try:
-        for line in run([str(python), "-I", "-c", torch_build.PROBE], stop, log, clean_environment()):
-            last = line if line.startswith("[") else last
-        version, note = torch_build.verdict(choice, last, packages.SETTING)
-    except (CommandFailed, ValueError) as error:
-        raise SetupError(
-            f"torch was installed and cannot be used ({error}).",
-            "Press Repair. On Windows it needs Microsoft's Visual C++ Redistributable.",
-            log.tail(),
-        ) from error
-    if note:
-        log.write(note)
-    return version, note
-
-
-def _variables(options: Options) -> dict[str, str]:
-    """The environment variables of pip and uv: certificates and proxies as the system has them."""
-    proxies = proxy_variables(options.proxy)
-    return clean_environment(UV_SYSTEM_CERTS="1", UV_NO_PROGRESS="1", UV_PYTHON_DOWNLOADS="manual", **proxies)
-
-
-def explained(error: CommandFailed, log: Log | None) -> SetupError:
-    """What to tell the user about pip's or uv's failure."""
-    tail = log.tail() if log else ""
+def explained(error: CommandFailed, log: Log, told: str) -> SetupError:
+    """What to tell the user about the failure of uv, or of the pip that brings it. told: their own settings, if any."""
+    tail = log.tail()
     said = tail.lower()
     network = (
         "name resolution", "failed to resolve", "connection", "timed out", "proxy", "certificate", "ssl",
-        "could not find a version", "dns error", "error sending request", "failed to fetch",
+        "could not find a version", "dns error", "error sending request", "failed to fetch", "no solution found",
+        "not found in", "offline",
     )  # fmt: skip
     if packages.is_full(said):
-        return SetupError("The disk is full.", "Free some space, then press Set up again: it goes on.", tail)
-    if "ensurepip" in said and "no module named" in said:
-        return SetupError(
-            "This Python cannot make environments with pip.",
-            "Install python3-venv with your system's package manager, or name another Python.",
-            tail,
-        )
+        return SetupError("The disk is full.", "Free some space, then set up again: it goes on.", tail)
+    settings = f" Your own settings were used: {told}." if told else ""
     if any(word in said for word in network):
         return SetupError(
-            f"The packages could not be fetched ({hide(error.last)[:200]}).",
-            "Look at the network, and at the proxy in the preferences; Set up again goes on where it was.",
+            f"The packages could not be fetched ({hide(error.last)[:200]}).{settings}",
+            "Look at these settings, the network and the proxy; then set up again: it goes on where it was."
+            if told
+            else "Look at the network and the proxy; then set up again: it goes on where it was.",
             tail,
         )
     return SetupError(
-        f"A package could not be installed ({hide(error.last)[:200]}).",
-        "Press Set up again; if it fails again, copy the report.",
+        f"A package could not be installed ({hide(error.last)[:200]}).{settings}",
+        "Set up again; if it fails again, copy the report.",
         tail,
     )
 

@@ -2,9 +2,9 @@
 
     FOLDER/environment.json   which of the environments below is in use; replaced by a rename when a new one is whole
     FOLDER/env-1              a virtual environment with the locked packages
-    FOLDER/tools              uv, brought by pip, and the Pythons that uv brought
+    FOLDER/tools              uv, where it was brought, and the Pythons that it fetched
     FOLDER/cache              what uv has fetched for an environment that is not finished
-    FOLDER/setup.log          everything that pip and uv have said the last time
+    FOLDER/setup.log          everything that uv has said the last time
 
 An environment is built beside the one in use, which goes on working until the new one is whole, and for ever
 if that fails: what is swapped is environment.json, so that no system minds a worker that is running from the
@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..client.background import Stop
-from ..client.steps import CommandFailed, Log, Progress, SetupError
+from ..client.steps import Log, Progress, SetupError
 from .build import STAGES as STAGES
 from .build import Options as Options
-from .build import build, explained, shown
+from .build import build, shown
 from .folder import alone, environments, fingerprint, python_in, read_record
 
 LOGS = ("setup.log", "accelerators.log")  # the second is of earlier versions, which compiled accelerators
@@ -63,13 +63,6 @@ def look(folder: Path, requirements: Path) -> State:
     return state
 
 
-def python_of(folder: Path) -> Path | None:
-    """The interpreter of the environment in use; None where there is none."""
-    record = read_record(folder)
-    python = python_in(folder / str(record.get("folder"))) if record else None
-    return python if python and python.is_file() else None
-
-
 def install(
     folder: Path, requirements: Path, options: Options, stop: Stop, repair: bool = False
 ) -> Generator[Progress, None, State]:
@@ -88,8 +81,6 @@ def install(
             finally:
                 log.close()
         return look(folder, requirements)
-    except CommandFailed as error:
-        raise explained(error, log) from error
     except OSError as error:
         raise SetupError(
             f"{error.filename or folder} cannot be written or read: {error.strerror or error}.",

@@ -12,14 +12,14 @@ from typing import Any
 from ..client.process import WINDOWS
 from ..client.steps import SetupError
 from ..contract.files import read_json
-from ..contract.locks import take
+from ..contract.locks import locked
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One Blender at a time in this folder. Raises SetupError where another one is there."""
-    with (folder / "lock").open("ab") as file:
-        if not take(file.fileno()):
+    with locked(folder / "lock", seconds=0.5) as ours:
+        if not ours:
             raise SetupError("Another Blender is setting DreamFlow up.", "Wait until it is done.")
         yield
 

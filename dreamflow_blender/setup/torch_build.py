@@ -1,6 +1,6 @@
 """Which build of torch fits this machine's NVIDIA card, and where it comes from. Standard library only, no `bpy`.
 
-build.py loads this file by its path, on every Python from 3.9; Set up imports it. Which builds there are of
+Set up and build.py take torch by it, doctor sees with it what the driver says. Which builds there are of
 torch 2.13, and for which cards: pytorch/pytorch, RELEASE.md, "PyTorch CUDA Support Matrix". Which drivers run
 them: NVIDIA, CUDA Toolkit Release Notes, table 2; every build of CUDA 12 runs on every driver of CUDA 12.
 """
@@ -11,9 +11,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,9 +77,9 @@ class Way(NamedTuple):
     """One place to take torch from."""
 
     place: str  # in words
-    address: str  # of a package index for torch alone; empty: pip's or uv's own sources
+    address: str  # of a package index for torch alone; empty: the user's own sources
     version: str  # the end of the version to ask for: "+cu130"
-    only: str = ""  # take it only if that is what it brings: "cpu" or "cuda 13", see `brought`
+    only: str = ""  # take it only if that is what it brings: "cpu" or "cuda 13", see `kind`
 
 
 # What is there
@@ -184,8 +186,12 @@ def _ask(
     try:
         out = child.communicate(timeout=SMI_SECONDS)[0]
     except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
+        if sys.platform == "win32":
+            child.kill()
+        else:
+            os.killpg(child.pid, signal.SIGKILL)  # what it has started would hold its output open
+        with suppress(subprocess.TimeoutExpired):  # stuck inside a broken driver it cannot even be killed
+            child.wait(2)
         return None, ""
     finally:
         watch(None)
@@ -281,20 +287,6 @@ def failure(choice: Choice, variable: str) -> str:
     if choice.build == "cpu":
         return f"{said} {mirror}; {variable}={BUILDS[0].name} takes the build for CUDA, {DOWNLOAD_GB} GB."
     return f"{said} {mirror}; {variable}=cpu takes the build for the processor."
-
-
-def brought(report: str) -> str:
-    """What pip would bring, by its report of a dry run with --no-deps: "cpu", "cuda 13" or "cuda 12", "" if unclear."""
-    try:
-        items = json.loads(report)["install"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    needs = [need for item in items for need in item["metadata"].get("requires_dist", [])]
-    system = {"win32": "Windows", "darwin": "Darwin"}.get(sys.platform, "Linux")
-    here = [
-        need for need in needs if "platform_system" not in need or f'platform_system == "{system}"' in need
-    ]
-    return kind(here) if items else ""
 
 
 def kind(packages: list[str]) -> str:

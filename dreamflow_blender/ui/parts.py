@@ -17,7 +17,7 @@ Layout = Any  # bpy.types.UILayout, or a fake one in tests
 
 STAGE_NAMES = {
     "": "Starting",
-    "fit": "Learning its colours",
+    "fit": "Learning the colours",
     "nerf": "Outline",
     "geometry": "Shape",
     "texture": "Texture",
@@ -64,11 +64,13 @@ def big_button(layout: Layout, operator: str, text: str, icon: str) -> Any:
 
 def set_up_button(layout: Layout, context: bpy.types.Context, repair: bool) -> None:
     """The one thing to do next: where Blender is offline, to allow what Set up needs."""
-    refusal = addon.online_refusal()
-    if refusal and bpy.app.online_access_override:
-        paragraph(layout, context, f"{translated(refusal)}.", "INTERNET_OFFLINE")
-    elif refusal:
-        paragraph(layout, context, "Blender asks you before anything is fetched.", "INTERNET_OFFLINE")
+    offline = addon.offline_reason()
+    if offline and bpy.app.online_access_override:
+        paragraph(layout, context, f"{translated(offline)}.", "INTERNET_OFFLINE")
+    elif offline:
+        paragraph(
+            layout, context, "Set-up downloads files, which needs Blender's permission.", "INTERNET_OFFLINE"
+        )
         big_button(layout, "extensions.userpref_allow_online", "Allow online access", "INTERNET")
     else:
         text = "Repair" if repair else "Set up DreamFlow"
@@ -80,7 +82,7 @@ def bar(layout: Layout, fraction: float, text: str) -> None:
 
 
 def task(layout: Layout, context: bpy.types.Context) -> None:
-    """What runs beside the jobs."""
+    """The running task: set-up, check or download."""
     now = tasks.current
     if now is None:
         return
@@ -96,37 +98,37 @@ def task(layout: Layout, context: bpy.types.Context) -> None:
     box.operator("dreamflow.cancel_task", icon="X")
 
 
-def trouble(layout: Layout, context: bpy.types.Context) -> None:
-    """What went wrong: what happened, what to do, what is safe."""
-    if tasks.trouble is not None:
-        box = _trouble_box(layout, context, tasks.trouble.message, tasks.trouble.todo)
+def problems(layout: Layout, context: bpy.types.Context) -> None:
+    """Error messages: what happened, what to do, what was kept."""
+    if tasks.problem is not None:
+        box = _problem_box(layout, context, tasks.problem.message, tasks.problem.todo)
         row = box.row(align=True)
-        if tasks.trouble.name in ("setup", "repair"):
+        if tasks.problem.name in ("setup", "repair"):
             row.operator("dreamflow.set_up", text="Retry", icon="FILE_REFRESH")
-            row.operator("dreamflow.open_log", text="Log", icon="TEXT")
+            row.operator("dreamflow.open_log", text="Open log", icon="TEXT")
         row.operator("dreamflow.copy_report", text="Copy report", icon="COPYDOWN")
-    wrong = jobs.trouble
+    wrong = jobs.problem
     if wrong is None:
         return
-    box = _trouble_box(layout, context, wrong.failed.message, wrong.failed.todo)
+    box = _problem_box(layout, context, wrong.failed.message, wrong.failed.todo)
     entry = wrong.entry
     if entry is not None:
         column = box.column(align=True)
         retry = column.row(align=True)
-        retry.operator("dreamflow.resume_job", text="Retry", icon="FILE_REFRESH").number = entry.job.id
+        retry.operator("dreamflow.resume_job", text="Retry", icon="FILE_REFRESH").job_id = entry.job.id
         retry.operator("dreamflow.copy_report", icon="COPYDOWN")
         if wrong.failed.kind == "memory" and wrong.stage:
             smaller = column.operator("dreamflow.retry_smaller", icon="MOD_DECIM")
-            smaller.number, smaller.stage = entry.job.id, wrong.stage
+            smaller.job_id, smaller.stage = entry.job.id, wrong.stage
         if entry.so_far:
-            so_far = column.operator("dreamflow.import_result", text="Import what there is", icon="IMPORT")
-            so_far.number, so_far.so_far = entry.job.id, True
-            paragraph(box, context, "Nothing is lost: what was made so far is kept.")
+            partial = column.operator("dreamflow.import_result", text="Import partial result", icon="IMPORT")
+            partial.job_id, partial.partial = entry.job.id, True
+            paragraph(box, context, "Everything made so far is kept.")
     else:
         box.operator("dreamflow.copy_report", icon="COPYDOWN")
 
 
-def _trouble_box(layout: Layout, context: bpy.types.Context, message: str, todo: str) -> Layout:
+def _problem_box(layout: Layout, context: bpy.types.Context, message: str, todo: str) -> Layout:
     box = layout.box()
     head = box.row()
     said = head.column()
@@ -140,10 +142,10 @@ def _trouble_box(layout: Layout, context: bpy.types.Context, message: str, todo:
 
 def stage_line(now: Running) -> str:
     """ "Texture  3 of 4" """
-    made = [stage for stage in now.stages if stage != "deliver"]
+    shown = [stage for stage in now.stages if stage != "deliver"]
     name = translated(STAGE_NAMES.get(now.stage, now.stage))
-    if now.stage in made:
-        return f"{name}  {made.index(now.stage) + 1} {translated('of')} {len(made)}"
+    if now.stage in shown:
+        return f"{name}  {shown.index(now.stage) + 1} {translated('of')} {len(shown)}"
     return name
 
 
@@ -156,7 +158,7 @@ def time_left(now: Running) -> str:
         return translated("Paused")
     if now.asked == "pause":
         return translated("Pausing")
-    if not now.stage:  # a network is loaded, a kernel compiled: it shows that time goes on
+    if not now.stage:  # a network is loaded, a kernel compiled: the clock shows that it is running
         return words.clock(time.monotonic() - now.began)
     if now.seconds_left is None:
         return ""

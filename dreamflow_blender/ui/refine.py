@@ -1,4 +1,4 @@
-"""Refine in the sidebar: what is selected, its dialog, and before / after. It draws and decides nothing."""
+"""Refine in the sidebar: the selected object, the dialog, and before / after. It draws and decides nothing."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -10,9 +10,10 @@ import bpy
 from bpy.app.translations import pgettext_iface as translated
 
 from ..contract import words
-from ..gather.object import refusal
+from ..gather.object import cannot_refine_reason
 from ..scene import decide
 from ..session import findings, jobs, models, service, tasks
+from ..session import refine as refine_session
 from ..settings.refine import strength_word
 from . import parts as ui_parts
 from .parts import Layout
@@ -30,19 +31,19 @@ class DREAMFLOW_PT_refine(bpy.types.Panel):
         return service.python() is not None and context.object is not None
 
     def draw(self, context: bpy.types.Context) -> None:
-        layout, made = self.layout, context.object
+        layout, obj = self.layout, context.object
         room = ui_parts.columns(context)
-        layout.label(text=words.shorten(made.name, room - 3), icon="OBJECT_DATA", translate=False)
-        state = decide.state_of(made)
+        layout.label(text=words.shorten(obj.name, room - 3), icon="OBJECT_DATA", translate=False)
+        state = decide.state_of(obj)
         if state is not None:
             draw_decide(layout, context, state["shown"] == "after")
             return
         layout.operator("dreamflow.refine", text=button_text(context), icon="BRUSH_DATA")
-        said = refusal(made)
+        said = cannot_refine_reason(obj)
         if said:
             ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
         elif models.missing(context.scene.dreamflow_refine):
-            draw_missing(layout, context, context.scene.dreamflow_refine.prompt or first_prompt(made))
+            draw_missing(layout, context, context.scene.dreamflow_refine.prompt or first_prompt(obj))
             layout.prop(context.scene.dreamflow_refine, "model", text="")
         for note in notes():
             ui_parts.paragraph(layout, context, note, "INFO")
@@ -67,14 +68,14 @@ def draw_decide(layout: Layout, context: bpy.types.Context, after: bool) -> None
 
 
 def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
-    """What the next refinement is to be."""
+    """The settings of the next refinement."""
     settings = context.scene.dreamflow_refine
     ui_parts.prompt_field(layout, settings)
     form = layout.column()
     form.use_property_split = True
     form.use_property_decorate = False
     form.prop(settings, "model")
-    said = models.refusal(settings)
+    said = models.cannot_refine_reason(settings)
     if said and not models.missing(settings):
         ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
     draw_missing(layout, context, settings.prompt)
@@ -85,6 +86,10 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     row = form.row()
     row.alignment = "RIGHT"
     row.label(text=strength_word(settings))
+    draw_without_uvs(layout, context)
+    form = layout.column()
+    form.use_property_split = True
+    form.use_property_decorate = False
     form.prop(settings, "preset")
     form.prop(settings, "faces")
     target = chosen_name(context)
@@ -110,18 +115,31 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
         body = layout.column()
         body.use_property_split = True
         body.use_property_decorate = False
-        for name in ("anew", "negative", "seed", "extra"):
+        for name in ("from_scratch", "negative", "seed", "extra"):
             body.prop(settings, name)
+
+
+def draw_without_uvs(layout: Layout, context: bpy.types.Context) -> None:
+    """Ask before the job what its result should be put on."""
+    obj = context.object
+    if refine_session.must_choose(obj):
+        text = translated(
+            "No UVs, and modifiers that make faces. Unwrap the object itself, or make a copy of it?"
+        )
+        ui_parts.paragraph(layout, context, text, "QUESTION")
+        layout.row().prop(context.scene.dreamflow_refine, "without_uvs", expand=True)
+    elif obj is not None and obj.library is not None:
+        ui_parts.paragraph(layout, context, "Linked: the result is a copy in this file.", "INFO")
 
 
 def estimate(settings: Any) -> str:
     """ "about 2 min, 1.4 GB of memory", as the last refinements here have taken; "" where nothing is known."""
-    if models.refusal(settings):
+    if models.cannot_refine_reason(settings):
         return ""
     prior = models.choose(settings)["prior"]
     before = [
         entry
-        for entry in jobs.need_store().history()
+        for entry in jobs.get_store().history()
         if entry.job.kind == "refine" and entry.state == "finished" and entry.seconds and not entry.note
         if (entry.job.preset, entry.job.prior) == (settings.preset, prior)
     ][:5]
@@ -134,7 +152,7 @@ def estimate(settings: Any) -> str:
 
 
 def draw_missing(layout: Layout, context: bpy.types.Context, prompt: str) -> None:
-    """What the model lacks, and what to do about it."""
+    """What the model needs, and how to get it."""
     settings = context.scene.dreamflow_refine
     said = models.missing(settings)
     if not said:
@@ -159,29 +177,36 @@ def draw_missing(layout: Layout, context: bpy.types.Context, prompt: str) -> Non
 
 
 def chosen_name(context: bpy.types.Context) -> str:
-    """The slot or the group that "active" means now."""
-    made, settings = context.object, context.scene.dreamflow_refine
-    if made is None:
+    """The active material slot or vertex group that the setting means."""
+    obj, settings = context.object, context.scene.dreamflow_refine
+    if obj is None:
         return ""
     if settings.faces == "SLOT":
-        return made.active_material.name if made.active_material else translated("no material")
+        return obj.active_material.name if obj.active_material else translated("no material")
     if settings.faces == "GROUP":
-        group = made.vertex_groups.active
+        group = obj.vertex_groups.active
         return group.name if group else translated("no vertex group")
     return ""
 
 
-def first_prompt(made: bpy.types.Object) -> str:
+def first_prompt(obj: bpy.types.Object) -> str:
     """What it was made from, where it is one of ours; else what it is called."""
-    said = str(made.get("dreamflow_prompt", ""))
+    said = str(obj.get("dreamflow_prompt", ""))
     if said:
         return said
-    name = made.name.rsplit(".", 1)[0] if made.name[-3:].isdigit() else made.name
+    name = obj.name.rsplit(".", 1)[0] if obj.name[-3:].isdigit() else obj.name
     return name.replace("_", " ").strip().lower()
 
 
+def fill_prompt(settings: Any, obj: bpy.types.Object) -> None:
+    """The prompt of this object; what was typed for it stays as long as it is the one that is refined."""
+    if settings.prompt_of != str(obj.session_uid) or not settings.prompt.strip():
+        settings.prompt = first_prompt(obj)
+    settings.prompt_of = str(obj.session_uid)
+
+
 def notes() -> list[str]:
-    """What the job at work should be known for."""
+    """Notes about the running refine job."""
     now = jobs.running
     place = now.entry.place.get("refine") if now is not None else None
     return [str(note) for note in place.get("notes", [])] if isinstance(place, dict) else []

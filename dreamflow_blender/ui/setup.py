@@ -1,4 +1,4 @@
-"""The preferences: set-up, its check, models, and what belongs to this machine."""
+"""The preferences: set-up and its check, models, and the settings of this machine."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PLACEHOLDERS = {  # what an empty field means
     "environment_folder": "in Blender's user folder",
     "models_folder": "in Blender's user folder",
     "jobs_folder": "in Blender's user folder",
-    "python": "found on this machine, or fetched",
-    "torch_index": "the build that fits the card",
-    "proxy": "as the system has it",
+    "python": "found on this machine, or downloaded",
+    "torch_index": "the build for this graphics card",
+    "proxy": "the system's",
     "prior_folder": "none",
-    "refiner_folder": "none: the model refines itself",
+    "refiner_folder": "none: the model itself refines",
     "collection": "the scene's own collection",
 }
 CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
@@ -29,11 +29,11 @@ CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
 def draw_preferences(layout: Layout, preferences: Any) -> None:
     context = bpy.context
     ui_parts.task(layout, context)
-    ui_parts.trouble(layout, context)
+    ui_parts.problems(layout, context)
     draw_backend(layout, context, preferences)
     draw_models(layout, context, preferences)
     header, body = layout.panel("dreamflow_prefs_work", default_closed=False)
-    header.label(text="Work")
+    header.label(text="Jobs")
     if body:
         column = _column(body)
         for name in ("device", "threads", "memory_gb", "idle_minutes", "checkpoint_seconds", "jobs_folder"):
@@ -103,7 +103,7 @@ def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) ->
         return
     row = body.row()
     row.label(text="Built-in", icon="CHECKMARK")
-    row.label(text="comes with DreamFlow")
+    row.label(text="included")
     for model in findings.models:
         draw_model(body, model)
     if tasks.current is None:

@@ -9,7 +9,7 @@ from bpy.app.translations import pgettext_iface as translated
 
 from ..backlog.store import Entry
 from ..contract import words
-from ..scene import pictures
+from ..scene import objects, pictures
 from ..session import estimates, importing, jobs, service, tasks
 from ..settings import addon
 from . import parts as ui_parts
@@ -34,7 +34,7 @@ class DREAMFLOW_PT_main(_Sidebar, bpy.types.Panel):
         layout = self.layout
         state = service.state()
         ui_parts.task(layout, context)
-        ui_parts.trouble(layout, context)
+        ui_parts.problems(layout, context)
         if state.python is None:
             if tasks.current is None:
                 draw_not_set_up(layout, context)
@@ -59,14 +59,14 @@ def draw_not_set_up(layout: Layout, context: bpy.types.Context) -> None:
         context,
         state.why
         if broken
-        else "DreamFlow needs a Python of its own: about 2 GB on disk, nothing to compile, no administrator."
+        else "DreamFlow needs its own Python: about 2 GB on disk, nothing to compile, no administrator rights."
         " Works offline afterwards.",
     )
     ui_parts.set_up_button(layout, context, repair=broken)
     row = layout.row()
     folder = addon.environment_folder()
     if folder.is_relative_to(addon.user_folder()):
-        row.label(text="Goes into Blender's user folder")
+        row.label(text="Installed in Blender's user folder")
     else:
         room = ui_parts.columns(context) - 4
         row.label(text=words.shorten_start(str(folder), room), translate=False)
@@ -94,7 +94,7 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
     row.label(text=f"{translated('Loss')}  {words.sparkline(now.losses, 24)}", translate=False)
     buttons = box.row(align=True)
     if now.paused:
-        buttons.operator("dreamflow.pause_job", text="Continue", icon="PLAY")
+        buttons.operator("dreamflow.pause_job", text="Resume", icon="PLAY")
     else:
         buttons.operator("dreamflow.pause_job", icon="PAUSE")
     buttons.operator("dreamflow.finish_job", icon="CHECKMARK")
@@ -103,20 +103,21 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
 
 
 def draw_offer(layout: Layout, context: bpy.types.Context) -> None:
-    """What was at work when Blender or the machine died."""
-    for entry in jobs.need_store().to_offer()[:1]:
+    """Offer to resume the job that was running when Blender or the machine crashed."""
+    for entry in jobs.get_store().to_offer()[:1]:
         box = layout.box()
         text = f"{translated('Interrupted')}: {entry.job.prompt}{f', {entry.note}' if entry.note else ''}"
         ui_parts.paragraph(box, context, text, "RECOVER_LAST")
         row = box.row(align=True)
-        row.operator("dreamflow.resume_job", icon="PLAY").number = entry.job.id
-        row.operator("dreamflow.leave_job", icon="X").number = entry.job.id
+        row.operator("dreamflow.resume_job", icon="PLAY").job_id = entry.job.id
+        row.operator("dreamflow.leave_job", icon="X").job_id = entry.job.id
 
 
 def draw_waiting_import(layout: Layout, context: bpy.types.Context) -> None:
-    if importing.pending() and importing.waits_for():
-        text = f"{translated('Finished. It comes in after')}: {translated(importing.waits_for())}"
+    if importing.pending() and importing.import_blocker():
+        text = f"{translated('Finished. Will be imported after')}: {translated(importing.import_blocker())}"
         ui_parts.paragraph(layout, context, text, "CHECKMARK")
+        layout.operator("dreamflow.import_now", icon="IMPORT")
 
 
 def draw_form(layout: Layout, context: bpy.types.Context) -> None:
@@ -144,7 +145,7 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
             note = body.row()
             note.active, note.scale_y = False, 0.6
             note.alignment = "RIGHT"
-            note.label(text="0: as the preset")
+            note.label(text="0 = preset")
         body.prop(settings, "texture_size")
     header, body = layout.panel("dreamflow_advanced", default_closed=True)
     header.label(text="Advanced")
@@ -175,17 +176,20 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        made = context.object
-        return made is not None and "dreamflow_prompt" in made
+        obj = context.object
+        return obj is not None and ("dreamflow_prompt" in obj or bool(objects.packed_images(obj)))
 
     def draw(self, context: bpy.types.Context) -> None:
-        made = context.object
-        room = ui_parts.columns(context)
-        column = self.layout.column(align=True)
-        column.label(text=words.shorten(str(made["dreamflow_prompt"]), room), translate=False)
-        column.label(text=f"{translated('Seed')} {made.get('dreamflow_seed', '')}", translate=False)
-        text = "Mark as asset" if made.asset_data is None else "Renew asset"
-        self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
+        obj = context.object
+        if "dreamflow_prompt" in obj:
+            room = ui_parts.columns(context)
+            column = self.layout.column(align=True)
+            column.label(text=words.shorten(str(obj["dreamflow_prompt"]), room), translate=False)
+            column.label(text=f"{translated('Seed')} {obj.get('dreamflow_seed', '')}", translate=False)
+            text = "Mark as asset" if obj.asset_data is None else "Update asset"
+            self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
+        if objects.packed_images(obj):
+            self.layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
 
 
 class DREAMFLOW_PT_queue(_Sidebar, bpy.types.Panel):
@@ -194,23 +198,23 @@ class DREAMFLOW_PT_queue(_Sidebar, bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return service.python() is not None and bool(jobs.need_store().waiting())
+        return service.python() is not None and bool(jobs.get_store().waiting())
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
-        waiting = jobs.need_store().waiting()
-        if jobs.held and jobs.running is None:
-            layout.operator("dreamflow.go_on", icon="PLAY")
+        waiting = jobs.get_store().waiting()
+        if jobs.queue_paused and jobs.running is None:
+            layout.operator("dreamflow.resume_queue", icon="PLAY")
         column = layout.column(align=True)
-        for number, entry in enumerate(waiting):
+        for index, entry in enumerate(waiting):
             row = column.row(align=True)
             row.label(text=words.shorten(entry.job.prompt, ui_parts.columns(context) - 11), translate=False)
-            for by, icon, able in ((-1, "TRIA_UP", number > 0), (1, "TRIA_DOWN", number < len(waiting) - 1)):
+            for by, icon, able in ((-1, "TRIA_UP", index > 0), (1, "TRIA_DOWN", index < len(waiting) - 1)):
                 cell = row.row(align=True)
                 cell.enabled = able
                 move = cell.operator("dreamflow.move_queued", text="", icon=icon, emboss=False)
-                move.number, move.by = entry.job.id, by
-            row.operator("dreamflow.remove_queued", text="", icon="X", emboss=False).number = entry.job.id
+                move.job_id, move.by = entry.job.id, by
+            row.operator("dreamflow.remove_queued", text="", icon="X", emboss=False).job_id = entry.job.id
 
 
 class DREAMFLOW_PT_history(_Sidebar, bpy.types.Panel):
@@ -220,10 +224,10 @@ class DREAMFLOW_PT_history(_Sidebar, bpy.types.Panel):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        return service.python() is not None and bool(jobs.need_store().history())
+        return service.python() is not None and bool(jobs.get_store().history())
 
     def draw(self, context: bpy.types.Context) -> None:
-        entries = jobs.need_store().history()
+        entries = jobs.get_store().history()
         for entry in entries[:HISTORY_ROWS]:
             draw_past(self.layout, context, entry)
         if len(entries) > HISTORY_ROWS:
@@ -245,23 +249,23 @@ def draw_past(layout: Layout, context: bpy.types.Context, entry: Entry) -> None:
     lines.label(text=words.shorten(entry.job.prompt, room - 9), translate=False)
     lines.label(text=words.shorten(what_became(entry), room - 9), translate=False)
     buttons = box.row(align=True)
-    number = entry.job.id
+    job_id = entry.job.id
     if entry.can_resume:
-        buttons.operator("dreamflow.resume_job").number = number
+        buttons.operator("dreamflow.resume_job").job_id = job_id
     if entry.result and entry.job.kind == "refine":
-        buttons.operator("dreamflow.show_refined").number = number
-        buttons.operator("dreamflow.vary_job").number = number
+        buttons.operator("dreamflow.show_refined").job_id = job_id
+        buttons.operator("dreamflow.vary_job").job_id = job_id
     elif entry.result:
-        buttons.operator("dreamflow.import_result", text="Import").number = number
-        buttons.operator("dreamflow.vary_job").number = number
+        buttons.operator("dreamflow.import_result", text="Import").job_id = job_id
+        buttons.operator("dreamflow.vary_job").job_id = job_id
     elif entry.so_far:
-        so_far = buttons.operator("dreamflow.import_result", text="Import so far")
-        so_far.number, so_far.so_far = number, True
+        partial = buttons.operator("dreamflow.import_result", text="Import partial")
+        partial.job_id, partial.partial = job_id, True
     else:
-        buttons.operator("dreamflow.vary_job").number = number
-    buttons.operator("dreamflow.use_settings", text="", icon="EYEDROPPER").number = number
-    buttons.operator("dreamflow.open_folder", text="", icon="FILE_FOLDER").number = number
-    buttons.operator("dreamflow.delete_job", text="", icon="TRASH").number = number
+        buttons.operator("dreamflow.vary_job").job_id = job_id
+    buttons.operator("dreamflow.use_settings", text="", icon="EYEDROPPER").job_id = job_id
+    buttons.operator("dreamflow.open_folder", text="", icon="FILE_FOLDER").job_id = job_id
+    buttons.operator("dreamflow.delete_job", text="", icon="TRASH").job_id = job_id
 
 
 def what_became(entry: Entry) -> str:

@@ -59,6 +59,28 @@ def test_what_is_in_it(made):
     assert not [name for name in names if re.search(r"test|__pycache__|\.pyc|\.whl|(^|/)\.", name)]
 
 
+def test_training_stays_in_the_repository(made):
+    """Nothing that ships imports it, so that nothing is missed."""
+    with zipfile.ZipFile(made) as archive:
+        code = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
+    assert not [name for name in code if name.startswith("backend/training/")]
+    assert len(code) > 100 and not [name for name, raw in code.items() if b"backend.training" in raw]
+
+
+def test_the_version_is_the_manifest_s_everywhere():
+    """What must repeat it: the rest reads it. README names the zip."""
+    version = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))["version"]
+    assert __version__ == version
+    assert (
+        tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"] == version
+    )
+    said = re.findall(r"dreamflow-(\d[\w.]*)\.zip", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert said and set(said) == {version}
+    folders = [p for top in ("backend", "dreamflow_blender") for p in (ROOT / top).rglob("*.py")]
+    repeated = [p.relative_to(ROOT).as_posix() for p in folders if f'"{version}"' in p.read_text("utf-8")]
+    assert repeated == ["backend/__init__.py"]
+
+
 def test_the_same_bytes_from_any_clone(made, tmp_path):
     """Other dates, other line ends, another order of writing, and what a run leaves behind."""
     clone = tmp_path / "clone"
@@ -90,7 +112,7 @@ def test_the_index_describes_the_zip(made):
 
 def test_the_manifest_keeps_to_the_rules():
     manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))
-    assert manifest["version"] == __version__ and "Blender" not in manifest["name"]
+    assert "Blender" not in manifest["name"]
     assert set(manifest["permissions"]) <= {"files", "network", "clipboard", "camera", "microphone"}
     for text in (manifest["tagline"], *manifest["permissions"].values()):
         assert len(text) <= 64 and text[-1].isalnum()

@@ -57,11 +57,6 @@ def test_sparkline():
     assert words.sparkline([2.0] * 50, 8) == "▁" * 8
 
 
-def test_slugs():
-    assert work.slug("A röd mug, 3D!") == "a-rod-mug-3d"
-    assert work.slug("CON") == "con-object" and work.slug("🏺") == "object"
-
-
 def test_in_folder(tmp_path):
     mug, said = work.in_folder(job(tmp_path), tmp_path / "mug")
     assert said == "new" and mug.folder == str(tmp_path / "mug")
@@ -134,7 +129,7 @@ def test_tasks(idle_tasks):
     with pytest.raises(RuntimeError, match="Setting up is still running"):
         tasks.begin("check", "Checking", work_of)
     run_tasks()
-    assert len(heard) == 2 and tasks.trouble is None
+    assert len(heard) == 2 and tasks.problem is None
 
     lines = []
 
@@ -153,7 +148,7 @@ def test_tasks(idle_tasks):
 
     tasks.begin("check", "Checking", broken)
     run_tasks()
-    assert (tasks.trouble.message, tasks.trouble.todo, tasks.trouble.log) == ("No.", "Do this.", "log")
+    assert (tasks.problem.message, tasks.problem.todo, tasks.problem.log) == ("No.", "Do this.", "log")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")

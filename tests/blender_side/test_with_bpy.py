@@ -36,12 +36,19 @@ def test_in_a_process_of_its_own(file, tmp_path):
     }
     command = [PYTHON, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-rs", "-s", "-p", "no:xdist"]
     command += ["-o", "addopts=", "--import-mode=importlib", "-q", "-p", "no:cacheprovider"]
+    command += ["-W", "ignore::DeprecationWarning"]  # of Blender's own modules, other ones in each version
     command += ["-W", "ignore::pytest.PytestConfigWarning", str(file), f"--basetemp={tmp_path / 'pytest'}"]
     try:
         ran = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, timeout=SECONDS,
-            text=True, encoding="utf-8", errors="replace",
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            timeout=SECONDS,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
     except subprocess.TimeoutExpired as late:
         said = late.stdout or b""
         pytest.fail(f"{file.name} hung:\n{said if isinstance(said, str) else said.decode(errors='replace')}")

@@ -73,9 +73,16 @@ def _calls(card: PretendedCard) -> dict[str, Any]:
     def init() -> None:
         major, minor = card.capability
         facts = SimpleNamespace(
-            name=card.name, major=major, minor=minor, total_memory=memory.total, multi_processor_count=80,
-            is_integrated=False, is_multi_gpu_board=False, warp_size=32, gcnArchName="",
-        )  # fmt: skip
+            name=card.name,
+            major=major,
+            minor=minor,
+            total_memory=memory.total,
+            multi_processor_count=80,
+            is_integrated=False,
+            is_multi_gpu_board=False,
+            warp_size=32,
+            gcnArchName="",
+        )
         torch.cuda._get_device_properties = lambda index: facts
         torch.cuda.default_generators = (Generator("cuda"),)
 

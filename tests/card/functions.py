@@ -257,9 +257,14 @@ def _backward(mode: Functions, func: Any, args: Any, kwargs: Any) -> Any:
                 )
         with mode:
             return _engine_run_backward(
-                tensors, grads, create if keep is None else keep, create, _many(given.get("inputs")),
-                allow_unreachable=bool(given.get("allow_unused")) if asked else True, accumulate_grad=not asked,
-            )  # fmt: skip
+                tensors,
+                grads,
+                create if keep is None else keep,
+                create,
+                _many(given.get("inputs")),
+                allow_unreachable=bool(given.get("allow_unused")) if asked else True,
+                accumulate_grad=not asked,
+            )
     finally:
         mode.card.making.pop()
 

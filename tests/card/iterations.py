@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from backend.config import resolve
 from backend.device import pick_device, prepare_device
-from backend.jobs import run as running
 from backend.jobs.priors import open_prior
+from backend.jobs.record import resolve_job
 from backend.stages.chain import run_stages
+from backend.stages.happenings import Stepped
+from backend.stages.setup import set_up
 from dreamflow_blender.contract.protocol import Job
 from tests.card.pretended import Place, PretendedCard
 
@@ -24,17 +24,16 @@ def waits_by_iteration(card: PretendedCard, job: Job) -> dict[str, list[Counter[
     prepare_device(device, 1)
     prior = open_prior(job.prior, device, job.phi or None)
     refiner = open_prior(job.refiner, device) if job.refiner else None
-    wanted: dict[str, Any] = running.wanted_settings(prior, refiner) | job.overrides
-    preset = resolve(job.preset, wanted)
+    preset = resolve_job(job, prior, refiner).preset
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Counter[Place]]] = {}
     before: Counter[Place] | None = None
-    for moment in run_stages(job, preset, prior, refiner, device):
-        if moment.what != "step":
+    for happening in run_stages(set_up(job, preset, prior, refiner, device)):
+        if not isinstance(happening, Stepped):
             before = None
             continue
         if before is not None:
-            found.setdefault(moment.stage, []).append(card.waits - before)
+            found.setdefault(happening.at.stage.name, []).append(card.waits - before)
         before = card.waits.copy()
     return found
 

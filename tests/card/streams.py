@@ -301,17 +301,33 @@ def methods(card: PretendedCard) -> dict[Any, dict[str, Any]]:
 
     return {
         torch._C._CudaStreamBase: {
-            "__new__": new_stream, "__init__": nothing, "synchronize": stream_synchronize, "query": lambda self: True,
-            "__eq__": lambda self, other: self.stream_id == other.stream_id, "__hash__": lambda self: self.stream_id,
+            "__new__": new_stream,
+            "__init__": nothing,
+            "synchronize": stream_synchronize,
+            "query": lambda self: True,
+            "__eq__": lambda self, other: self.stream_id == other.stream_id,
+            "__hash__": lambda self: self.stream_id,
             "priority_range": staticmethod(lambda: (0, -5)),
         },
         torch._C._CudaEventBase: {
-            "__new__": new_event, "__init__": nothing, "record": record, "wait": wait, "query": lambda self: True,
-            "synchronize": lambda self: card.wait("Event.synchronize"), "elapsed_time": lambda self, other: 0.0,
+            "__new__": new_event,
+            "__init__": nothing,
+            "record": record,
+            "wait": wait,
+            "query": lambda self: True,
+            "synchronize": lambda self: card.wait("Event.synchronize"),
+            "elapsed_time": lambda self, other: 0.0,
         },
         torch._C._CUDAGraph: {
-            "__new__": new_graph, "__init__": nothing, "capture_begin": begin, "capture_end": end, "replay": replay,
-            "reset": reset, "instantiate": nothing, "pool": lambda self: self.taken, "enable_debug_mode": nothing,
+            "__new__": new_graph,
+            "__init__": nothing,
+            "capture_begin": begin,
+            "capture_end": end,
+            "replay": replay,
+            "reset": reset,
+            "instantiate": nothing,
+            "pool": lambda self: self.taken,
+            "enable_debug_mode": nothing,
             "register_generator_state": nothing,
         },
-    }  # fmt: skip
+    }

@@ -13,8 +13,9 @@ import torch
 
 from backend.errors import OutOfMemory
 from backend.jobs import generate as jobs_generate
-from backend.jobs import keeper, resume
+from backend.jobs import resume
 from backend.objects import exact_prior
+from backend.stages.checkpoint_writer import listed
 from dreamflow_blender.contract import protocol as p
 from tests.card import accelerators
 from tests.card.iterations import by_place, waits_by_iteration
@@ -106,7 +107,7 @@ def test_stopped_and_resumed_it_ends_the_same(card, whole, tmp_path, stage):
     job = tiny_job(folder, device="cuda", prior="mini", overrides=FEW | LORA, checkpoint_seconds=0.0)
 
     def asked() -> str | None:
-        return "cancel" if any(f"-{stage}-" in path.name for path in keeper.listed(folder)) else None
+        return "cancel" if any(f"-{stage}-" in path.name for path in listed(folder)) else None
 
     *_, last = jobs_generate.generate(job, asked)
     assert isinstance(last, p.Cancelled)
@@ -210,7 +211,7 @@ EXACT = {"nerf": 4, "geometry": 7, "texture": 4, "refine": 4}  # which picks its
 def test_waits_of_an_iteration(card, tmp_path, folders, name):
     known = {
         "backend/kernels/march_warp.py march: tolist",
-        "backend/stages/stages.py nerf_stage.<locals>.steps: _local_scalar_dense",  # the opacity, beside the occupancy
+        "backend/stages/stages.py nerf_stage.<locals>.after: _local_scalar_dense",  # the opacity, beside the occupancy
         "backend/scene/isosurface.py marching_tetrahedra: nonzero",
         "backend/kernels/silhouette.py edge_table: nonzero",
         "backend/kernels/silhouette.py _crossings: repeat_interleave",

@@ -87,9 +87,13 @@ def stand_in(card: PretendedCard, stack: ExitStack) -> None:
         return found
 
     for name, value in {
-        "from_torch": from_torch, "launch": checked, "device_from_torch": device_from_torch,
-        "stream_from_torch": stream_from_torch, "is_cuda_available": lambda: True, "array": _Array(array, new_array),
-    }.items():  # fmt: skip
+        "from_torch": from_torch,
+        "launch": checked,
+        "device_from_torch": device_from_torch,
+        "stream_from_torch": stream_from_torch,
+        "is_cuda_available": lambda: True,
+        "array": _Array(array, new_array),
+    }.items():
         stack.enter_context(mock.patch.object(wp, name, value))
 
 

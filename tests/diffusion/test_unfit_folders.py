@@ -33,7 +33,7 @@ def others() -> dict[str, tuple[dict[str, published.Json], str]]:
     return {
         "sd-turbo": (turbo, r"distilled.*timestep_spacing trailing.*dreamflow\.json"),
         "lcm": (changed(scheduler, _class_name="LCMScheduler"), "distilled.*class LCMScheduler"),
-        "lcm-unet": (changed(unet, time_cond_proj_dim=256), "told the guidance scale as well"),
+        "lcm-unet": (changed(unet, time_cond_proj_dim=256), "needs the guidance scale as well"),
         "lcm-pipeline": (pipeline("LatentConsistencyModelPipeline"), "distilled for a few steps"),
         "sd2-inpainting": (rejected.SD2_INPAINTING, "reads a mask as well"),
         "inpainting-as-plain": (
@@ -46,7 +46,7 @@ def others() -> dict[str, tuple[dict[str, published.Json], str]]:
         "unclip": (pipeline("StableUnCLIPImg2ImgPipeline"), "reads an image's embedding as well"),
         "unclip-as-plain": (
             changed(unet, class_embed_type="projection"),
-            "told a class or an embedding as well",
+            "needs a class or an embedding as well",
         ),
         "sdxl-base": (rejected.SDXL_BASE, "reads two text encoders"),
         "sdxl-base-as-refiner": (
@@ -55,10 +55,10 @@ def others() -> dict[str, tuple[dict[str, published.Json], str]]:
         ),
         "sd3": (pipeline("StableDiffusion3Pipeline"), "flow model"),
         "flux": (pipeline("FluxPipeline"), "flow model"),
-        "mvdream": (pipeline("MVDreamPipeline"), "draws four views at once"),
-        "of one's own": (pipeline(["pipeline_mvdream", "MVDreamPipeline"]), "draws four views at once"),
+        "mvdream": (pipeline("MVDreamPipeline"), "expected MultiViewUNetModel"),
+        "of one's own": (pipeline(["pipeline_flow", "FluxPipeline"]), "flow model"),
         "no name": (pipeline(None), "holds a None, expected one of"),
-        "ip-adapter": (changed(unet, encoder_hid_dim_type="ip_image_proj"), "told an image as well"),
+        "ip-adapter": (changed(unet, encoder_hid_dim_type="ip_image_proj"), "needs an image as well"),
         "playground-vae": (
             changed(vae, latents_mean=[-1.6574, 1.886, -1.383, 2.5155]),
             "latents are shifted",

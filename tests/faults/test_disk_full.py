@@ -3,26 +3,26 @@
 import errno
 import os
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 
 from backend.files import write_text
-from backend.jobs import lock
 from backend.jobs import run as running
-from backend.jobs.folder import read_events
-from backend.jobs.keeper import listed
+from backend.jobs.drive import drive
+from backend.jobs.telemetry import RunClock
 from backend.results import deliver
 from backend.stages.checkpoint import load
-from backend.worker.job import carry_out
+from backend.stages.checkpoint_writer import listed
+from backend.worker.desk import run_with_log
 from dreamflow_blender.contract import protocol as p
 from tests.jobs.test_bad_disk import full_for, small_disk
+from tests.tools.events import read_events
 from tests.tools.oracle import Oracle
 from tests.tools.worker_client import fresh
 
 RESULTS = ("mesh.npz", "albedo.png")
 BEFORE = ("log.txt", "lock", "job.json")  # it has not begun: nothing is left
-DURING = ("events.jsonl", "preview.png", "snapshot.npz", "state.safetensors", "state.json")
+DURING = ("events.jsonl", "preview.png", "snapshot.npz", "state.json")  # and test_for_real
 AFTER = ("albedo.png", "mesh.npz", "mesh.glb", "views.png", "curves.png", "turntable.webp")  # and preview.png
 
 
@@ -37,12 +37,12 @@ def quick():
 
 def job_in(folder, **changes):
     """Few iterations, in all stages."""
-    few = {f"{stage}.levels": 2 for stage in p.STAGES} | {"nerf.levels": 8}
+    few = {f"{stage}.levels": 1 for stage in p.STAGES} | {"nerf.levels": 2}
     return fresh(folder, checkpoint_seconds=0.0, overrides=few, **changes)
 
 
 def run(request):
-    return carry_out(request, lambda: None, lambda event: None)
+    return drive(request, lambda: None, lambda event: None, run=run_with_log)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,11 @@ def no_space(*_):
 def test_each_write(tmp_path, right, name):
     folder = tmp_path / "job"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running.Watch, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
-        if name == "lock":  # written by the system's own calls
-            patch.setattr(lock, "os", SimpleNamespace(**vars(os) | {"write": no_space}))
-        elif name == "log.txt":
+        patch.setattr(RunClock, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
+        if name == "log.txt":  # written by the system's own calls
             patch.setattr("backend.worker.streams.os.open", no_space)
         else:
-            full_for(patch, name, room=1000 if name == "events.jsonl" else 40)
+            full_for(patch, name, room={"events.jsonl": 1000, "lock": 0}.get(name, 40))
         failed = run(p.Generate(job_in(folder, snapshot_seconds=0.0 if name == "snapshot.npz" else 1000.0)))
     assert isinstance(failed, p.Failed) and failed.kind == "disk", failed
     assert "disk is full" in failed.message and failed.todo

@@ -7,10 +7,10 @@ import time
 import psutil
 import pytest
 
-from backend.jobs.folder import last_event
-from backend.jobs.keeper import listed
 from backend.stages.checkpoint import load
+from backend.stages.checkpoint_writer import listed
 from dreamflow_blender.contract import protocol as p
+from dreamflow_blender.contract.jobfolder import JobFolder
 from tests.tools.worker_client import CHILD, ENVIRONMENT, fresh
 
 # A client that reads nothing: its worker's events go straight to the test, so no pipe breaks when it is killed.
@@ -58,4 +58,4 @@ def test_killed(tmp_path, place):
         newest = load(listed(tmp_path / "job")[0])
         assert newest.stage == ("refine" if place == "deliver" else place)
         assert newest.ended == (place == "deliver") and newest.iteration > 0
-        assert isinstance(last_event(tmp_path / "job"), p.Cancelled)
+        assert isinstance(JobFolder(tmp_path / "job").last_event(), p.Cancelled)

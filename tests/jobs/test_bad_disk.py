@@ -16,13 +16,13 @@ import trimesh
 
 from backend.config import resolve
 from backend.errors import ModelError
-from backend.jobs.folder import read_events
 from backend.results import deliver as delivery
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Scene, new_scene
-from backend.texture.unwrap import Unwrapped, single_triangles
+from backend.texture.unwrap import PADDING, Unwrapped, single_triangles
 from dreamflow_blender.contract.protocol import Failed, Finished, Ready, Started
 from tests.tools.command import OVERRIDES, ask, old_job, tiny, tree
+from tests.tools.events import read_events
 from tests.tools.oracle import Oracle
 
 
@@ -71,7 +71,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def scene() -> Scene:
-    made = new_scene(resolve("draft", OVERRIDES).nerf, torch.device("cpu"), 0)
+    made = new_scene(resolve("draft", {"job": OVERRIDES}).preset.nerf, torch.device("cpu"), 0)
     ball = trimesh.creation.icosphere(subdivisions=2, radius=0.4)
     made.mesh = Mesh(torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces))
     return made
@@ -82,12 +82,12 @@ def delivering(scene, monkeypatch):
     """A run that is at its end: what is left to do is to deliver."""
     monkeypatch.setattr(delivery, "TURNTABLE_VIEWS", 2)
 
-    def quick(v, t, size, padding, cancelled):
-        return Unwrapped(*single_triangles(len(t), size, padding), "per-triangle", "")
+    def quick(v, t, size, cancelled):
+        return Unwrapped(*single_triangles(len(t), size, PADDING), "per-triangle", "")
 
     monkeypatch.setattr(delivery, "unwrap", quick)
     curves = {"nerf": {name: torch.ones(3) for name in ("loss", "gap", "gradient")}}
-    settings = resolve("draft", OVERRIDES).delivery
+    settings = resolve("draft", {"job": OVERRIDES}).preset.delivery
 
     def run(job):
         yield Ready({}, ("cpu",), {}, 1)

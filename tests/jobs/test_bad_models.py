@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from backend.jobs.folder import read_events
 from dreamflow_blender.contract.protocol import Failed, Progress
 from tests.tools.command import ask, old_job, tiny, tree
+from tests.tools.events import read_events
 from tests.tools.oracle import Oracle
 from tests.tools.tiny_models import build
 

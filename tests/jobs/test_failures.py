@@ -9,7 +9,7 @@ import torch
 
 from backend import errors
 from backend.errors import ModelError, card_error
-from backend.jobs.failures import explain
+from backend.jobs.failures import failure_event
 from dreamflow_blender.contract import protocol as p
 
 ILLEGAL = (
@@ -38,7 +38,7 @@ OUT_OF_MEMORY = [
 
 @pytest.mark.parametrize("error", STICKY, ids=str)
 def test_a_card_that_fails_is_no_bug_of_ours(error: Exception, tmp_path: Path) -> None:
-    said = explain(error, tmp_path)
+    said = failure_event(error, tmp_path)
     assert said.kind == "card" and str(error).splitlines()[0] in said.message
     assert "goes on from its newest checkpoint" in said.todo and str(tmp_path / "log.txt") in said.todo
     assert not errors.is_out_of_memory(error)
@@ -48,7 +48,7 @@ def test_a_card_that_fails_is_no_bug_of_ours(error: Exception, tmp_path: Path) -
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=str)
 def test_a_full_card_is_not_a_broken_one(error: Exception, tmp_path: Path) -> None:
     assert errors.is_out_of_memory(error) and card_error(error) == ""
-    assert explain(error, tmp_path).kind == "memory"
+    assert failure_event(error, tmp_path).kind == "memory"
 
 
 def test_what_fails_because_of_it_does_not_hide_it(tmp_path: Path) -> None:
@@ -59,22 +59,23 @@ def test_what_fails_because_of_it_does_not_hide_it(tmp_path: Path) -> None:
         finally:
             raise ValueError("not on this device")
     except ValueError as error:
-        assert "illegal memory access" in explain(error, tmp_path).message
+        assert "illegal memory access" in failure_event(error, tmp_path).message
 
 
 def test_an_error_of_ours_that_came_from_it_does_not_hide_it_either(tmp_path: Path) -> None:
     error = ModelError("The weights are damaged.")
     error.__cause__ = torch.AcceleratorError(ILLEGAL)
-    assert explain(error, tmp_path).kind == "card"
-    assert explain(ModelError("The weights are damaged."), tmp_path).kind == "model"
+    assert failure_event(error, tmp_path).kind == "card"
+    assert failure_event(ModelError("The weights are damaged."), tmp_path).kind == "model"
 
 
 def test_other_errors_are_bugs_as_before(tmp_path: Path) -> None:
     for error in (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("CUDA error")):
-        said = explain(error, tmp_path)
+        said = failure_event(error, tmp_path)
         assert said.kind == "internal" and "bug in DreamFlow" in said.todo
 
 
+@pytest.mark.slow  # two workers; .ci/run has a step for it
 def test_a_worker_whose_card_failed_ends_and_the_client_starts_another(tmp_path: Path) -> None:
     """The real worker and the real client; the stand-in is below the denoiser, where the card's error comes from."""
     import os

@@ -1,5 +1,6 @@
 """A job's folder: names that every system takes, and nobody else's files touched."""
 
+import ast
 import os
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from backend.errors import DiskError, InputError
 from backend.jobs import folder as jobs_folder
+from dreamflow_blender.backlog import work
 from dreamflow_blender.contract import jobfolder
 from dreamflow_blender.contract import protocol as p
 
@@ -31,6 +33,10 @@ from dreamflow_blender.contract import protocol as p
 )
 def test_slugs_are_names_on_every_system(prompt, name):
     assert jobfolder.slug(prompt) == name
+    assert jobs_folder.default_folder(prompt, 1, Path()).name == f"{name}-1"
+    assert (
+        work.new_folder(Path(), prompt, 1).name[:-6] == f"{name}-1"
+    )  # the panel's and the command line's are one
 
 
 def test_the_default_folder_has_the_seed(tmp_path):
@@ -63,6 +69,41 @@ def test_another_jobs_output_is_kept_unless_asked(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
     jobs_folder.clear_folder(tmp_path)
     assert sorted(f.name for f in tmp_path.iterdir()) == ["job.json", "notes.txt"]
+
+
+def test_all_that_a_job_leaves_is_cleared_but_the_mesh_that_the_new_one_begins_with(tmp_path):
+    """An older refine job's object, UVs, pictures and further textures once stayed beside a new job's files."""
+    files = jobfolder.JobFolder(tmp_path)
+    everything = [
+        path for path in vars(files).values() if path not in (tmp_path, files.checkpoints, files.lock)
+    ]
+    everything += [
+        jobfolder.indexed_filename(p, n) for p in (files.albedo, files.snapshot_png) for n in (2, 11)
+    ]
+    for path in (*everything, tmp_path / "albedo_mine.png"):
+        path.write_text("old")
+    (files.checkpoints / "000001-nerf-1").mkdir(parents=True)
+    jobs_folder.clear_folder(tmp_path, str(files.object_glb))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["albedo_mine.png", "job.json", "object.glb"]
+
+
+def test_the_names_of_a_job_s_files_stand_in_one_place():
+    root = Path(__file__).resolve().parents[2]
+    files = jobfolder.JobFolder("")
+    names = {path.name for path in vars(files).values()} - {
+        "",
+        files.lock.name,
+        files.log.name,
+    }  # others have these
+    found = []
+    for package in ("backend", "dreamflow_blender"):
+        for path in (root / package).rglob("*.py"):
+            if path.name == "jobfolder.py":
+                continue
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            literals = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in names)
+            found += [f"{path.relative_to(root)}:{node.lineno} {node.value}" for node in literals]
+    assert not found, found
 
 
 def test_a_foreign_folder_is_never_touched(tmp_path):
@@ -112,18 +153,26 @@ def test_a_folder_whose_job_never_began_is_free(tmp_path):
 
 
 def test_the_record_survives_a_torn_last_line(tmp_path):
+    folder = jobfolder.JobFolder(tmp_path)
+    assert folder.recent_events() == []
     events = [p.Started("nerf", 2), p.Preview("é.png"), p.Cancelled({})]
     with closing(jobs_folder.EventLog(tmp_path)) as record:
         for event in events:
             record.write(event)
-            assert jobs_folder.read_events(tmp_path)[-1] == event  # at once
-    assert jobs_folder.read_events(tmp_path) == events
+            assert folder.last_event() == event  # at once
+    assert folder.recent_events() == events
     log = tmp_path / "events.jsonl"
     log.write_bytes(log.read_bytes()[:-5])
-    assert jobs_folder.read_events(tmp_path) == events[:2]
-    log.write_bytes(b"garbage\n")
-    with pytest.raises(DiskError, match="damaged"):
-        jobs_folder.read_events(tmp_path)
+    assert folder.recent_events() == events[:2]
+    log.write_bytes(b"garbage\n" + log.read_bytes())
+    assert folder.recent_events() == events[:2]
+    log.write_bytes(log.read_bytes() + b"garbage\n")
+    assert folder.recent_events() == [] and folder.last_event() is None
+    line = p.encode(p.Warning("a long one " * 1000)).encode() + b"\n"
+    log.write_bytes(20 * line + p.encode(p.Paused()).encode() + b"\n")  # more than is read
+    assert (
+        folder.last_event() == p.Paused() and len(folder.recent_events()) == jobfolder.TAIL // len(line) + 1
+    )
 
 
 def test_a_record_that_cannot_be_written_says_so(tmp_path):
@@ -138,4 +187,10 @@ def test_a_record_that_cannot_be_written_says_so(tmp_path):
 def test_results_are_what_there_is(tmp_path):
     (tmp_path / "mesh.glb").write_text("x")
     (tmp_path / "job.json").write_text("x")
-    assert jobfolder.results(tmp_path) == {"mesh.glb": str(tmp_path / "mesh.glb")}
+    folder = jobfolder.JobFolder(tmp_path)
+    assert folder.result_files() == folder.recoverable_files() == {"mesh.glb": str(tmp_path / "mesh.glb")}
+    for name in ("000002-nerf-1", "000010-nerf-2", ".000011-nerf-3.part"):
+        (folder.checkpoints / name).mkdir(parents=True)
+    folder.snapshot.write_text("x")
+    assert set(folder.recoverable_files()) == {"mesh.glb", "snapshot.npz", "checkpoint"}
+    assert folder.recoverable_files()["checkpoint"] == str(folder.checkpoints / "000010-nerf-2")

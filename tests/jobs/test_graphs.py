@@ -14,10 +14,10 @@ from backend.config import resolve
 from backend.diffusion import graphs
 from backend.diffusion.savings import Thrift
 from backend.jobs import generate
-from backend.jobs.keeper import listed
-from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.models.latent_prior import LatentPrior
 from backend.stages.checkpoint import load
-from backend.stages.memory import Ladder, make_plan
+from backend.stages.checkpoint_writer import listed
+from backend.stages.memory import MemorySavings, make_plan
 from dreamflow_blender.contract.protocol import Cancelled, Event, Job, Warning
 from tests.card.pretended import PretendedCard
 from tests.tools.oracle import Oracle
@@ -104,15 +104,15 @@ def test_they_are_planned_where_there_is_room(
 ) -> None:
     """The scene takes 1.44 GB at 1024 px; 92 % of a card are used. They cost no rung."""
     monkeypatch.setattr("backend.stages.memory.capacity_gb", lambda _: gigabytes)
-    plan = make_plan(("refine",), resolve("paper"), Sized(), None, CARD)
+    plan = make_plan(("refine",), resolve("paper").preset, Sized(), None, CARD)
     assert (plan.rung, plan.graphs) == (rung, captured)
     assert plan.needed["refine"] == pytest.approx(10 - rung + 0.5 * captured + 1.44, abs=0.05)
-    assert not make_plan(("refine",), resolve("paper"), Sized(), None, torch.device("cpu")).graphs
+    assert not make_plan(("refine",), resolve("paper").preset, Sized(), None, torch.device("cpu")).graphs
 
 
 def test_they_are_the_first_to_go() -> None:
     prior = Sized()
-    ladder = Ladder(resolve("paper"), prior, None, 1, graphs=True)
+    ladder = MemorySavings(resolve("paper").preset, prior, None, 1, graphs=True)
     assert prior.asked == Thrift(checkpoint_encode=True, graphs=True)
     error = torch.OutOfMemoryError("CUDA out of memory.")
     said = ladder.step_down("refine", 7, error, torch.device("cpu"))
@@ -123,7 +123,7 @@ def test_they_are_the_first_to_go() -> None:
 
 def test_a_network_loaded_again_is_as_thrifty(card: PretendedCard, folder: Path) -> None:
     """The hand-over may let go of all networks; the next stage loads them by using them."""
-    prior = StableDiffusionPrior(folder, "cuda:0")
+    prior = LatentPrior(folder, "cuda:0")
     prior.save_memory(Thrift(checkpoint_encode=True, checkpoint_fit=True, graphs=True))
     for _ in range(2):
         assert prior._network.graphs is not None and prior._network.graphs.allowed

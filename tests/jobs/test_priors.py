@@ -8,6 +8,7 @@ import pytest
 
 from backend.cli.arguments import parser, to_job
 from backend.jobs.priors import default_refiner, open_prior
+from backend.objects import grammar
 from backend.weights import sources
 
 
@@ -29,7 +30,7 @@ def test_stable_diffusion_takes_its_own_phi_unless_it_is_told_to_share(
 
 def test_the_refiner_of_stable_diffusion_is_sdxls_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "find", lambda model: Path("somewhere"))
-    assert default_refiner("sd") == "sdxl-refiner"
+    assert default_refiner("sd") == default_refiner("mvdream") == "sdxl-refiner"
     monkeypatch.setattr(sources, "find", lambda model: None)
     assert default_refiner("sd") == "" and default_refiner("exact") == default_refiner("/a/folder") == ""
 
@@ -47,3 +48,15 @@ def test_networks_are_loaded_late_and_let_go_of(base_folder: Path) -> None:
     assert {"_network", "_vae"} <= set(vars(prior))
     prior.release()
     assert not {"_network", "_phi_network", "_vae"} & set(vars(prior))
+
+
+def test_a_jobs_prompt_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stages check and prepare it, for the prior and for its refiner."""
+    parsed = []
+    parse = grammar.parse
+    monkeypatch.setattr(grammar, "parse", lambda *args: parsed.append(args) or parse(*args))  # type: ignore[func-returns-value]
+    for prior in (open_prior("mini", "cpu"), open_prior("mini-refiner", "cpu")):
+        for _ in range(3):
+            prior.check("the purple teapot.", "", "colour", 64)
+            prior.prepare("the purple teapot.", "", "colour", 64)
+    assert len(parsed) == 1

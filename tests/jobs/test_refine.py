@@ -88,12 +88,12 @@ def test_transparent_all_over_changes_nothing(tmp_path: Path) -> None:
 def test_an_image_beside_vertex_colours_keeps_its_untouched_bytes(tmp_path: Path) -> None:
     arrays = painted_ball()
     below = arrays.v_pos[arrays.t_pos_idx].mean(1)[:, 2] < 0
-    colour = np.ones((len(below), 3, 3), np.float32)
-    colour[below] = (0.2, 0.6, 0.9)
+    colour = np.ones((len(below), 3, 4), np.float32)
+    colour[below, :, :3] = (0.2, 0.6, 0.9)
     weight = np.repeat(~below[:, None], 3, 1).astype(np.float32)
     both = dataclasses.replace(
         arrays, material=below.astype(np.int32), base=np.ones((2, 4), np.float32), image=np.array([0, -1], np.int32),
-        wrap=np.zeros(2, np.int32), names=np.array(["image", "colours"]), colour=colour, weight=weight,
+        wrap=np.zeros((2, 2), np.int32), names=np.array(["image", "colours"]), colour=colour, weight=weight,
     )  # fmt: skip
     _, albedo, finished = run_arrays(tmp_path / "job", both)
     assert finished.figures["textures"] == 1
@@ -155,7 +155,7 @@ def test_a_named_material_alone(tmp_path: Path) -> None:
     material = (arrays.v_pos[arrays.t_pos_idx].mean(1)[:, 2] > 0).astype(np.int32)
     two = dataclasses.replace(
         arrays, material=material, base=np.ones((2, 4), np.float32), image=np.zeros(2, np.int32),
-        wrap=np.zeros(2, np.int32), names=np.array(["below", "above 🦆"]),
+        wrap=np.zeros((2, 2), np.int32), names=np.array(["below", "above 🦆"]),
     )  # fmt: skip
     _, albedo, _ = run_arrays(tmp_path / "job", two, material="above 🦆")
     kept = texels_of(uv_mesh(arrays, material == 0), 64).index.numpy()

@@ -46,7 +46,7 @@ def materials(count: int, images: bool) -> ObjectArrays:
     base = [(1.0, 1.0, 1.0, 1.0) if images else (0.1 * i, 0.8 - 0.1 * i, 0.3, 1.0) for i in range(count)]
     return painted_ball(
         material=np.arange(FACES) % count, base=base, names=[f"m{i}" for i in range(count)],
-        image=list(range(count)) if images else [-1] * count, wrap=[0] * count,
+        image=list(range(count)) if images else [-1] * count, wrap=[(0, 0)] * count,
         images=tuple(stripes(32 + 8 * i) for i in range(count)) if images else (),
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def write_obj(path: Path, image: str) -> None:
 def test_an_obj_whose_image_is_missing_has_its_plain_colour(tmp_path: Path) -> None:
     write_obj(tmp_path / "a.obj", "map_Kd gone.png")
     arrays, notes = read_mesh(tmp_path / "a.obj")
-    assert np.allclose(arrays.v_pos, V, atol=1e-6) and np.allclose(arrays.uv, UV)
+    assert np.allclose(arrays.v_pos[arrays.t_pos_idx], V[TRI], atol=1e-6) and np.allclose(arrays.uv, UV)
     assert np.allclose(arrays.base[0], (0.8, 0.1, 0.1, 1)) and any("gone.png" in note for note in notes)
     run_file(tmp_path / "job", tmp_path / "a.obj")
 
@@ -182,7 +182,7 @@ def test_a_ply_with_vertex_colours(tmp_path: Path) -> None:
     (tmp_path / "a.ply").write_text(head + rows)
     arrays, _ = read_mesh(tmp_path / "a.ply")
     assert arrays.t_pos_idx.tolist() == [[0, 1, 2], [0, 2, 3]] and arrays.polygon.tolist() == [0, 0]
-    assert np.allclose(arrays.colour[0], np.eye(3))
+    assert np.allclose(arrays.colour[0, :, :3], np.eye(3)) and (arrays.colour[..., 3] == 1).all()
     run_file(tmp_path / "job", tmp_path / "a.ply")
 
 

@@ -13,8 +13,11 @@ from backend.config import resolve
 from backend.errors import NumericsError, SceneError
 from backend.jobs import generate
 from backend.jobs import run as running
+from backend.jobs.record import resolve_job
 from backend.scene.mesh import Mesh, components, face_cross, is_closed, signed_volume
 from backend.stages import chain
+from backend.stages.happenings import Note
+from backend.stages.setup import set_up
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Job, Started
 from tests.tools.oracle import Oracle
@@ -113,15 +116,14 @@ def test_a_nan_names_stage_iteration_and_tensor(patched, tmp_path: Path) -> None
 
 def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
     job = Job("empty", "generate", "a ball", "unused", overrides={}, seed=5)
-    preset = resolve(
-        "draft", {"nerf.levels": 20, "nerf.views": 2, "nerf.size": 16, "nerf.occupancy_every": 4}
-    )
+    few = {"nerf.levels": 20, "nerf.views": 2, "nerf.size": 16, "nerf.occupancy_every": 4}
+    preset = resolve("draft", {"job": few}).preset
     preset = dataclasses.replace(preset, nerf=dataclasses.replace(preset.nerf, density_bias=-1e3, half=0.3))
     told, error = [], None
     try:
-        for moment in chain.run_stages(job, preset, Oracle(), None, torch.device("cpu")):
-            if moment.what == "again":
-                told.append(moment.note)
+        for happening in chain.run_stages(set_up(job, preset, Oracle(), None, torch.device("cpu"))):
+            if isinstance(happening, Note):
+                told.append(happening.message)
     except SceneError as caught:
         error = caught
     assert error is not None and "Three seeds" in error.message and error.todo
@@ -130,11 +132,17 @@ def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
 
 def test_a_prior_s_guidance_goes_before_the_preset_s_and_the_user_s_before_both() -> None:
     refiner = Oracle()
-    refiner.guidance = 2
-    wanted = running.wanted_settings(Oracle(), refiner)
-    preset = resolve("draft", wanted | {"geometry.guidance_scale": 4.5})
+    refiner.spec = dataclasses.replace(refiner.spec, guidance=2)
+    job = Job("1", "generate", "a ball", "unused", overrides={"geometry.guidance_scale": 4.5})
+    resolved = resolve_job(job, Oracle(), refiner)
+    preset = resolved.preset
     assert [getattr(preset, stage).guidance_scale for stage in ("nerf", "geometry", "texture", "refine")] == [
         1.0, 4.5, 1.0, 2.0,
     ]  # fmt: skip
-    refiner.guidance = None
-    assert running.wanted_settings(refiner, None) == {}
+    assert resolved.set_by == {
+        "nerf.guidance_scale": "prior", "geometry.guidance_scale": "job", "texture.guidance_scale": "prior",
+        "refine.guidance_scale": "refiner",
+    }  # fmt: skip
+    refiner.spec = dataclasses.replace(refiner.spec, guidance=None)
+    plain = Job("1", "generate", "a ball", "unused")
+    assert resolve_job(plain, refiner, None) == resolve("draft")

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backend.jobs.telemetry import Curves, Told
-from backend.stages.checkpoint import Saved
+from backend.jobs.telemetry import Curves, RunLog
+from backend.stages.checkpoint import RunState
 
 
 class OnCard(Tensor):
@@ -29,15 +29,15 @@ def step(value: float) -> Any:
     return SimpleNamespace(loss=scalar, gap=scalar * 2, gradient=scalar * 3)
 
 
-def restored(told: Told) -> Told:
-    again = Told()
-    again.restore(Saved("nerf", 3, 0, False, 0.0, None, told.tensors(), {"seconds": {"nerf": 2.5}}))
+def restored(told: RunLog) -> RunLog:
+    again = RunLog()
+    again.restore(RunState("nerf", 3, 0, False, 0.0, None, told.tensors(), {"seconds": {"nerf": 2.5}}))
     return again
 
 
 def test_a_resumed_run_goes_on_with_its_curves_on_a_card() -> None:
     """Twice, and once with nothing new: what was saved lies on the processor, what is new does not."""
-    told = Told(curves={"nerf": Curves()})
+    told = RunLog(curves={"nerf": Curves()})
     for value in (1.0, 2.0, 3.0):
         told.curves["nerf"].add(step(value))
     for more in ((4.0, 5.0), (), (6.0,)):

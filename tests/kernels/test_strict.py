@@ -14,8 +14,16 @@ from tests.tools import strict_nvdiffrast, strict_tinycudann
 
 TRIANGLE = torch.tensor([[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]])
 CORNERS = torch.tensor([[0, 1, 2]], dtype=torch.int32)
-GRID = {"otype": "Grid", "type": "Hash", "n_levels": 2, "n_features_per_level": 2, "log2_hashmap_size": 8,
-        "base_resolution": 4, "per_level_scale": 2.0, "interpolation": "Linear"}  # fmt: skip
+GRID = {
+    "otype": "Grid",
+    "type": "Hash",
+    "n_levels": 2,
+    "n_features_per_level": 2,
+    "log2_hashmap_size": 8,
+    "base_resolution": 4,
+    "per_level_scale": 2.0,
+    "interpolation": "Linear",
+}
 
 
 def rasterise(c, pos=None, tri=CORNERS, resolution=(2, 3), ranges=None, index=0):

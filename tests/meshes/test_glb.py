@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from backend.meshes.glb import parse, read_glb
+from backend.meshes.glb import parse
+from backend.meshes.glb_scene import read_glb
 from backend.meshes.parts import from_parts
-from backend.meshes.write import glb_bytes
-from backend.results.deliver_refined import chosen_uvs, png_of
+from backend.meshes.write import glb_bytes, png_bytes
+from backend.results.deliver_refined import result_arrays
 from backend.scene.mesh import Sheet
 from dreamflow_blender.contract.meshfile import BadMeshFile
 from tests.tools.made_meshes import grid_ball, stripes
@@ -26,8 +28,8 @@ def a_glb(**material: object) -> bytes:
     arrays = from_parts(v, tri, uv=uv, polygon=polygon)
     sheet = Sheet(np.arange(0), np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), np.zeros(0, bool), 1, 1,
                   None, (), False, "")  # fmt: skip
-    mesh = chosen_uvs(arrays, [sheet])
-    glb = parse(glb_bytes(mesh, png_of(torch.from_numpy(stripes())), {"prompt": "é 🦆"}))
+    mesh = result_arrays(arrays, [sheet])
+    glb = parse(glb_bytes(mesh, png_bytes(torch.from_numpy(stripes())), {"prompt": "é 🦆"}))
     document = glb.document
     primitive = document["meshes"][0]["primitives"][0]
     count = document["accessors"][0]["count"]
@@ -59,7 +61,7 @@ def test_all_but_the_image_comes_back_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "a.glb").write_bytes(a_glb())
     run_file(tmp_path / "job", tmp_path / "a.glb")
     old, new = parse(a_glb()), parse((tmp_path / "job" / "mesh.glb").read_bytes())
-    assert new.binary[: len(old.binary)] == old.binary
+    assert new.blobs[0].startswith(old.blobs[0])
     changed = {k for k in new.document if new.document[k] != old.document.get(k)}
     assert changed == {"images", "textures", "materials", "bufferViews", "buffers"}
     assert new.document["images"][0] == old.document["images"][0]
@@ -97,8 +99,20 @@ def test_a_file_cut_short_is_refused(cut: int) -> None:
         read_glb(a_glb()[:cut], [])
 
 
-def test_packed_meshes_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("extension", "package"),
+    [("KHR_draco_mesh_compression", "DracoPy"), ("EXT_meshopt_compression", "meshoptimizer")],
+)
+def test_compressed_meshes_name_the_package_that_is_missing(
+    extension: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
     glb = parse(a_glb())
-    glb.document["extensionsRequired"] = ["KHR_draco_mesh_compression"]
-    with pytest.raises(BadMeshFile, match="without compression"):
+    if package == "DracoPy":
+        packed: dict = {"bufferView": 0, "attributes": {"POSITION": 0}}
+        glb.document["meshes"][0]["primitives"][0]["extensions"] = {extension: packed}
+    else:
+        packed = {"buffer": 0, "byteLength": 8, "byteStride": 4, "count": 4, "mode": "ATTRIBUTES"}
+        glb.document["bufferViews"][0]["extensions"] = {extension: packed}
+    with pytest.raises(BadMeshFile, match=f"{extension}.*{package} is not installed.*without compression"):
         read_glb(glb.content(), [])

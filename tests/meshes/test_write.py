@@ -15,6 +15,7 @@ from PIL import Image
 
 from backend.errors import DiskError, NumericsError
 from backend.meshes import write as mesh_write
+from backend.meshes.write import png_bytes
 from backend.scene.mesh import Mesh
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +127,7 @@ def test_shared_uvs_stay_shared():
     t = torch.tensor([[0, 1, 2], [0, 2, 3]])
     arrays = mesh_write.to_arrays(Mesh(v, t, v[:, [0, 2]].contiguous(), t))
     loaded = trimesh.load(
-        io.BytesIO(mesh_write.glb_bytes(arrays, mesh_write.png_bytes(texture(8)), {})), "glb", force="mesh"
+        io.BytesIO(mesh_write.glb_bytes(arrays, png_bytes(texture(8)), {})), "glb", force="mesh"
     )
     assert len(loaded.vertices) == 4
 
@@ -171,3 +172,18 @@ def test_nans_and_missing_uvs_are_refused_and_nothing_is_written(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(DiskError):
         mesh_write.write_result(tmp_path / "none", mesh, texture(8), {})
+
+
+def test_a_png_has_alpha_only_where_something_is_transparent() -> None:
+    pixels = torch.full((2, 3, 4), 255, dtype=torch.uint8)
+    pixels[..., 0] = 51
+    opaque = Image.open(io.BytesIO(png_bytes(pixels)))
+    assert opaque.mode == "RGB" and np.asarray(opaque).tolist() == pixels[..., :3].tolist()
+    assert png_bytes(pixels) == png_bytes(
+        pixels[..., :3].float() / 255
+    )  # uint8 or in [0,1]: the same picture
+    pixels[0, 0, 3] = 7
+    clear = Image.open(io.BytesIO(png_bytes(pixels)))
+    assert clear.mode == "RGBA" and np.asarray(clear).tolist() == pixels.tolist() and "srgb" in clear.info
+    with pytest.raises(ValueError, match="got \\[2, 3\\]"):
+        png_bytes(pixels[..., 0])

@@ -50,7 +50,7 @@ def test_each_kind_opens_and_loads(
 ) -> None:
     model = open_folder(build(tmp_path / kind, kind))
     assert (model.pipeline, model.prediction, model.factor) == (pipeline, prediction, 8)
-    assert model.statement.native_size == native
+    assert model.spec.native_size == native
     network = load_network(model, CPU)
     assert network.prediction == prediction and network.dtype == torch.float32
     assert isinstance(network.unet, UNet2DConditionModel)
@@ -261,7 +261,7 @@ def test_a_prior_may_state_its_own_ranges(folder: Path) -> None:
         "guidance": 2.5,
     }
     (folder / "dreamflow.json").write_text(json.dumps(statement), "utf-8")
-    stated = open_folder(folder).statement
+    stated = open_folder(folder).spec
     assert stated.native_size == 32
     assert stated.poses.fov == (45, 45) and stated.poses.azimuth == (-180, 180)
     assert stated.backgrounds.solids == ((0.15, 0.15, 0.15), (0.5, 0.5, 0.5))
@@ -312,7 +312,7 @@ def test_description_names_every_weight_file_with_its_hash(folder: Path) -> None
 def test_open_prior_chooses_by_the_folder_and_lists_what_it_takes(
     base_folder: Path, v_folder: Path, refiner_folder: Path
 ) -> None:
-    assert type(open_prior(base_folder, "cpu", v_folder)).__name__ == "StableDiffusionPrior"
-    assert type(open_prior(str(refiner_folder), "cpu")).__name__ == "SDXLRefinerPrior"
+    assert type(open_prior(base_folder, "cpu", v_folder)).__name__ == "LatentPrior"
+    assert type(open_prior(str(refiner_folder), "cpu")).__name__ == "LatentPrior"
     with pytest.raises(ModelError, match=r"'exact'.*diffusers"):
         open_prior("nowhere/at-all", "cpu")

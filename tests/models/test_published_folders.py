@@ -110,7 +110,7 @@ def test_every_tensor_of_a_published_folder_arrives(
     if lacking:
         folder = without(shutil.copytree(folder, tmp_path / kind), lacking)
     model = open_folder(folder)
-    assert (model.prediction, model.statement.native_size, model.factor) == (prediction, native, 8)
+    assert (model.prediction, model.spec.native_size, model.factor) == (prediction, native, 8)
     vae = load_vae(model, CPU)
     assert vae.config.scaling_factor == scaling
     unet: Any = load_network(model, CPU).unet
@@ -210,10 +210,10 @@ def test_what_is_fetched_reads_as_what_is_published(
     fetched = find(model)
     assert fetched is not None
     whole, part = open_folder(folders[kind]), open_folder(fetched)
-    assert (part.configs, part.prediction, part.statement) == (
+    assert (part.configs, part.prediction, part.spec) == (
         whole.configs,
         whole.prediction,
-        whole.statement,
+        whole.spec,
     )
     for sentence in ("a red mug, front view", ""):
         assert ids_of(fetched, sentence) == ids_of(folders[kind], sentence)
@@ -305,7 +305,7 @@ def test_the_hubs_cache_counts_only_with_the_right_pad_token(hub: HubServer, bas
 def test_a_distilled_model_is_taken_with_a_guidance_stated(folders: dict[str, Path], tmp_path: Path) -> None:
     turbo = shutil.copytree(folders["sd-turbo"], tmp_path / "sd-turbo")
     (turbo / "dreamflow.json").write_text('{"guidance": 1}', "utf-8")
-    assert open_prior(turbo, "cpu").guidance == 1
+    assert open_prior(turbo, "cpu").spec.guidance == 1
     assert ids_of(turbo, "") == padded([49406, 49407], 0)
 
 

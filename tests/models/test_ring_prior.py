@@ -17,8 +17,8 @@ from backend.diffusion.joint_attention import joined_frames
 from backend.diffusion.savings import Thrift
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError
+from backend.models.latent_prior import LatentPrior
 from backend.models.model_folder import open_folder
-from backend.models.stable_diffusion import StableDiffusionPrior
 from backend.scene.camera import Camera, orbit, rings_of
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
@@ -45,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prior(folder: Path) -> StableDiffusionPrior:
-    return StableDiffusionPrior(folder, "cpu")
+def prior(folder: Path) -> LatentPrior:
+    return LatentPrior(folder, "cpu")
 
 
 def rings(count: int) -> Camera:
@@ -58,7 +58,7 @@ def noise(views: int, seed: int = 0) -> Tensor:
     return torch.randn(views, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def reference(folder: Path, prior: StableDiffusionPrior, z: Tensor, camera: Camera, scale: float) -> Tensor:
+def reference(folder: Path, prior: LatentPrior, z: Tensor, camera: Camera, scale: float) -> Tensor:
     """D_p by diffusers' own call a half, its attention joined by hand where it is computed."""
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True).eval()
     for block in (m for name, m in unet.named_modules() if name.endswith("attn1")):
@@ -84,16 +84,14 @@ def reference(folder: Path, prior: StableDiffusionPrior, z: Tensor, camera: Came
     return found[1] + scale * (found[0] - found[1])
 
 
-def test_it_denoises_rings_as_an_independent_reference_does(
-    folder: Path, prior: StableDiffusionPrior
-) -> None:
+def test_it_denoises_rings_as_an_independent_reference_does(folder: Path, prior: LatentPrior) -> None:
     camera, z = rings(2), noise(2 * FRAMES)
     got = prior.denoise(z, LEVEL, camera, prior.prepare("a red mug", "blurry", "colour", 32), 3.0)
-    assert prior.frames == FRAMES
+    assert prior.spec.frames == FRAMES
     assert torch.allclose(got, reference(folder, prior, z, camera, 3.0), atol=1e-4)
 
 
-def test_one_view_moves_its_ring_and_the_camera_is_heard(prior: StableDiffusionPrior) -> None:
+def test_one_view_moves_its_ring_and_the_camera_is_heard(prior: LatentPrior) -> None:
     camera, z = rings(2), noise(2 * FRAMES)
     said = prior.prepare("a red mug", "blurry", "colour", 32)
     before = prior.denoise(z, LEVEL, camera, said, 3.0)
@@ -107,8 +105,8 @@ def test_one_view_moves_its_ring_and_the_camera_is_heard(prior: StableDiffusionP
         prior.denoise(z[:3], LEVEL, camera[:3], said, 3.0)
 
 
-def test_attention_in_slices_stays_joint(folder: Path, prior: StableDiffusionPrior) -> None:
-    thrifty = StableDiffusionPrior(folder, "cpu")
+def test_attention_in_slices_stays_joint(folder: Path, prior: LatentPrior) -> None:
+    thrifty = LatentPrior(folder, "cpu")
     thrifty.load()
     thrifty.save_memory(Thrift(True, True, True))
     assert joined_frames(thrifty._network.unet) == FRAMES
@@ -119,7 +117,7 @@ def test_attention_in_slices_stays_joint(folder: Path, prior: StableDiffusionPri
 
 
 def test_a_learnt_phi_on_its_network_begins_as_it_and_is_told_the_camera(folder: Path) -> None:
-    prior = StableDiffusionPrior(folder, "cpu")
+    prior = LatentPrior(folder, "cpu")
     said = prior.prepare("a red mug", "", "colour", 32)
     camera, z = rings(1), noise(FRAMES)
     phi = prior.phi(said, 2, 1e-3, 1, 0)
@@ -131,7 +129,7 @@ def test_a_learnt_phi_on_its_network_begins_as_it_and_is_told_the_camera(folder:
 
 
 def test_a_ring_takes_the_memory_of_its_views(folder: Path, base_folder: Path) -> None:
-    ring, single = (StableDiffusionPrior(path, "cpu") for path in (folder, base_folder))
+    ring, single = (LatentPrior(path, "cpu") for path in (folder, base_folder))
     ratio = ring.footprint(512, Thrift()) / single.footprint(512, Thrift())
     assert 3.9 < ratio < 4.1
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 from backend.diffusion.view_words import VIEWS
-from backend.models.sdxl_refiner import SDXLRefinerPrior
+from backend.models.latent_prior import LatentPrior
 from backend.scene.camera import orbit
 
 LEVEL = NoiseLevel(300, sigma_at(300), sigma_at(290))
@@ -31,8 +31,8 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def prior(refiner_folder: Path) -> SDXLRefinerPrior:
-    return SDXLRefinerPrior(refiner_folder, "cpu")
+def prior(refiner_folder: Path) -> LatentPrior:
+    return LatentPrior(refiner_folder, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def sizes_and_scores(pipeline: StableDiffusionXLImg2ImgPipeline, side: int) -> t
 
 
 def test_prompt_and_micro_conditioning_are_diffusers_own(
-    prior: SDXLRefinerPrior, pipeline: StableDiffusionXLImg2ImgPipeline
+    prior: LatentPrior, pipeline: StableDiffusionXLImg2ImgPipeline
 ) -> None:
     promised: Prior = prior
     conditioning = promised.prepare("a red mug", "", "colour", 128)
@@ -81,7 +81,7 @@ def test_prompt_and_micro_conditioning_are_diffusers_own(
     assert good.tolist() == [[128, 128, 0, 0, 6.0]] and bad.tolist() == [[128, 128, 0, 0, 2.5]]
 
 
-def test_a_small_render_is_told_the_size_it_is_enlarged_to(prior: SDXLRefinerPrior) -> None:
+def test_a_small_render_is_told_the_size_it_is_enlarged_to(prior: LatentPrior) -> None:
     conditioning = prior.prepare("a red mug", "", "colour", 32)
     assert conditioning.phi.time_ids is not None
     assert conditioning.phi.time_ids.tolist() == [[64, 64, 0, 0, 6.0]]
@@ -89,7 +89,7 @@ def test_a_small_render_is_told_the_size_it_is_enlarged_to(prior: SDXLRefinerPri
 
 
 def test_the_prior_denoises_as_the_pipelines_unet_does(
-    prior: SDXLRefinerPrior, pipeline: StableDiffusionXLImg2ImgPipeline
+    prior: LatentPrior, pipeline: StableDiffusionXLImg2ImgPipeline
 ) -> None:
     conditioning, z = prior.prepare("a red mug", "blurry", "colour", 64), noise(4, 4, 8, 8)
     ours = prior.denoise(z, LEVEL, FOUR, conditioning, 5.0)
@@ -118,7 +118,7 @@ def test_the_prior_denoises_as_the_pipelines_unet_does(
             torch.testing.assert_close(ours[i : i + 1], x0, rtol=1e-3, atol=1e-3)
 
 
-def test_aesthetic_score_and_size_matter(prior: SDXLRefinerPrior) -> None:
+def test_aesthetic_score_and_size_matter(prior: LatentPrior) -> None:
     z = noise(1, 4, 8, 8)
     small, large = (prior.prepare("a red mug", "", "colour", size) for size in (64, 128))
     assert not torch.equal(
@@ -133,7 +133,7 @@ def test_aesthetic_score_and_size_matter(prior: SDXLRefinerPrior) -> None:
 
 
 def test_encode_is_the_scaled_mode_of_its_own_vae(
-    prior: SDXLRefinerPrior, pipeline: StableDiffusionXLImg2ImgPipeline
+    prior: LatentPrior, pipeline: StableDiffusionXLImg2ImgPipeline
 ) -> None:
     image = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     x = prior.encode(image)
@@ -145,7 +145,7 @@ def test_encode_is_the_scaled_mode_of_its_own_vae(
     assert prior.decode(x).shape == image.shape
 
 
-def test_phi_shares_the_network_and_gives_it_back(prior: SDXLRefinerPrior) -> None:
+def test_phi_shares_the_network_and_gives_it_back(prior: LatentPrior) -> None:
     conditioning, z = prior.prepare("a red mug", "", "colour", 64), noise(1, 4, 8, 8)
     before = prior.denoise(z, LEVEL, FOUR[:1], conditioning, 5.0)
     phi = prior.phi(conditioning, rank=4, learning_rate=1e-2, warmup=1, seed=0)
@@ -158,7 +158,7 @@ def test_phi_shares_the_network_and_gives_it_back(prior: SDXLRefinerPrior) -> No
     assert torch.equal(prior.phi(conditioning, 4, 1e-2, 1, 0)(z, LEVEL, FOUR[:1]), fresh)
 
 
-def test_every_level_of_stage_3_is_finite(prior: SDXLRefinerPrior) -> None:
+def test_every_level_of_stage_3_is_finite(prior: LatentPrior) -> None:
     conditioning, z = prior.prepare("a red mug", "", "colour", 64), noise(1, 4, 8, 8)
     for level in noise_levels(0.3, 0.0, 30):
         assert torch.isfinite(prior.denoise(z * level.sigma, level, FOUR[:1], conditioning, 5.0)).all()

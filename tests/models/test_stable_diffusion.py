@@ -14,7 +14,7 @@ from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError, ModelError
-from backend.models.stable_diffusion import StableDiffusionPrior, fed_size
+from backend.models.latent_prior import LatentPrior, encoder_input_size
 from backend.scene.camera import Camera, orbit
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
@@ -34,8 +34,8 @@ FOUR = camera([0.0, 90.0, 180.0, 0.0], [10.0, 10.0, 10.0, 80.0])  # in the order
 
 
 @pytest.fixture(scope="module")
-def prior(base_folder: Path, v_folder: Path) -> StableDiffusionPrior:
-    return StableDiffusionPrior(base_folder, "cpu", v_folder)
+def prior(base_folder: Path, v_folder: Path) -> LatentPrior:
+    return LatentPrior(base_folder, "cpu", v_folder)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ def pipeline(base_folder: Path) -> StableDiffusionPipeline:
     return pipe
 
 
-def test_it_is_a_prior(prior: StableDiffusionPrior) -> None:
+def test_it_is_a_prior(prior: LatentPrior) -> None:
     promised: Prior = prior
     assert (promised.name, promised.factor, promised.channels) == ("sd21-base", 8, 4)
-    assert promised.normal_background == (0.5, 0.5, 1.0)
-    assert promised.backgrounds.solids is None and promised.guidance is None
+    assert promised.spec.normal_background == (0.5, 0.5, 1.0)
+    assert promised.spec.backgrounds.solids is None and promised.spec.guidance is None
 
 
 def test_prompts_are_encoded_as_diffusers_does(
-    prior: StableDiffusionPrior, pipeline: StableDiffusionPipeline, v_folder: Path
+    prior: LatentPrior, pipeline: StableDiffusionPipeline, v_folder: Path
 ) -> None:
     conditioning = prior.prepare("a red mug", NEGATIVE, "colour", 32)
     sentences = [f"a red mug, {view} view" for view in ("front", "side", "back", "overhead")]
@@ -67,7 +67,7 @@ def test_prompts_are_encoded_as_diffusers_does(
     torch.testing.assert_close(conditioning.phi.hidden, plain)  # by D_phi's own encoder, without view words
 
 
-def test_normal_maps_have_their_prompt(prior: StableDiffusionPrior) -> None:
+def test_normal_maps_have_their_prompt(prior: LatentPrior) -> None:
     normal = prior.prepare("a red mug", "", "normal", 32)
     colour = prior.prepare("a normal map of a red mug", "", "colour", 32)
     assert torch.equal(normal.views.hidden, colour.views.hidden)
@@ -75,7 +75,7 @@ def test_normal_maps_have_their_prompt(prior: StableDiffusionPrior) -> None:
 
 
 def test_the_prior_denoises_as_the_pipeline_does(
-    prior: StableDiffusionPrior, pipeline: StableDiffusionPipeline
+    prior: LatentPrior, pipeline: StableDiffusionPipeline
 ) -> None:
     """Guided, four views at once, against the pipeline's own UNet and scheduler arithmetic."""
     conditioning, z = prior.prepare("a red mug", NEGATIVE, "colour", 32), noise(4, 4, 8, 8)
@@ -94,7 +94,7 @@ def test_the_prior_denoises_as_the_pipeline_does(
     assert scale_in(LEVEL) == pytest.approx(float(bar.sqrt()), rel=1e-5)
 
 
-def test_views_choose_their_words_and_batch_without_changing_each_other(prior: StableDiffusionPrior) -> None:
+def test_views_choose_their_words_and_batch_without_changing_each_other(prior: LatentPrior) -> None:
     conditioning, z = prior.prepare("a red mug", "", "colour", 32), noise(1, 4, 8, 8).repeat(4, 1, 1, 1)
     batched = prior.denoise(z, LEVEL, FOUR, conditioning, 7.5)
     for i in range(4):
@@ -103,13 +103,13 @@ def test_views_choose_their_words_and_batch_without_changing_each_other(prior: S
         assert all((batched[i] - batched[j]).abs().max() > 1e-3 for j in range(i))
 
 
-def test_no_gradient_reaches_the_prior_and_z_keeps_its_own(prior: StableDiffusionPrior) -> None:
+def test_no_gradient_reaches_the_prior_and_z_keeps_its_own(prior: LatentPrior) -> None:
     conditioning = prior.prepare("a red mug", "", "colour", 32)
     z = noise(1, 4, 8, 8).requires_grad_()
     assert not prior.denoise(z, LEVEL, FOUR[:1], conditioning, 7.5).requires_grad
 
 
-def test_encode_is_the_scaled_mode(prior: StableDiffusionPrior, pipeline: StableDiffusionPipeline) -> None:
+def test_encode_is_the_scaled_mode(prior: LatentPrior, pipeline: StableDiffusionPipeline) -> None:
     image = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         mode = pipeline.vae.encode(image.permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode()
@@ -120,7 +120,7 @@ def test_encode_is_the_scaled_mode(prior: StableDiffusionPrior, pipeline: Stable
     assert decoded.shape == image.shape and 0 <= float(decoded.min()) <= float(decoded.max()) <= 1
 
 
-def test_small_renders_are_enlarged_and_their_gradient_is_right(prior: StableDiffusionPrior) -> None:
+def test_small_renders_are_enlarged_and_their_gradient_is_right(prior: LatentPrior) -> None:
     image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     x = prior.encode(image)
     assert x.shape == (1, 4, 8, 8)
@@ -144,12 +144,12 @@ def test_images_are_fed_at_their_own_size_or_enlarged(
 ) -> None:
     if fed is None:
         with pytest.raises(InputError, match=f"{size[0]} x {size[1]} pixels.*multiples of 8"):
-            fed_size(*size, native, 8)
+            encoder_input_size(*size, native, 8)
     else:
-        assert fed_size(*size, native, 8) == fed
+        assert encoder_input_size(*size, native, 8) == fed
 
 
-def test_bad_requests_are_refused(prior: StableDiffusionPrior) -> None:
+def test_bad_requests_are_refused(prior: LatentPrior) -> None:
     with pytest.raises(InputError, match="multiples of 8"):
         prior.encode(torch.rand(1, 68, 68, 3))
     with pytest.raises(InputError, match=r"\[B,H,W,3\], got \[1, 64, 64, 4\]"):
@@ -165,23 +165,23 @@ def test_bad_requests_are_refused(prior: StableDiffusionPrior) -> None:
 def test_a_view_prompt_of_its_own(base_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(base_folder, tmp_path / "mini")
     (folder / "dreamflow.json").write_text(json.dumps({"view_prompt": "{view}: {prompt}"}), "utf-8")
-    ours = StableDiffusionPrior(folder, "cpu").prepare("a mug", "", "colour", 64)
-    expected = StableDiffusionPrior(base_folder, "cpu").prepare("front: a mug", "", "colour", 64)
+    ours = LatentPrior(folder, "cpu").prepare("a mug", "", "colour", 64)
+    expected = LatentPrior(base_folder, "cpu").prepare("front: a mug", "", "colour", 64)
     assert torch.equal(ours.views.hidden[:1], expected.phi.hidden)
 
 
 def test_phi_is_the_v_network_or_the_priors_own(
-    prior: StableDiffusionPrior, base_folder: Path, v_folder: Path
+    prior: LatentPrior, base_folder: Path, v_folder: Path
 ) -> None:
     z, view = noise(1, 4, 8, 8), FOUR[:1]
     conditioning = prior.prepare("a red mug", "", "colour", 32)
     separate = prior.phi(conditioning, rank=4, learning_rate=1e-3, warmup=1, seed=0)
     assert separate.network.prediction == "v_prediction"
-    v_prior = StableDiffusionPrior(v_folder, "cpu")
+    v_prior = LatentPrior(v_folder, "cpu")
     same = v_prior.prepare("a red mug", "", "colour", 32)
     assert torch.equal(separate(z, LEVEL, view), v_prior.phi(same, 4, 1e-3, 1, 0)(z, LEVEL, view))
 
-    shared_prior = StableDiffusionPrior(base_folder, "cpu")
+    shared_prior = LatentPrior(base_folder, "cpu")
     shared = shared_prior.phi(shared_prior.prepare("a red mug", "", "colour", 32), 4, 1e-2, 1, 0)
     before = shared_prior.denoise(z, LEVEL, view, conditioning, 7.5)
     for i in range(2):
@@ -198,17 +198,17 @@ def test_a_phi_of_other_latents_is_refused(
     config = json.loads((other / "vae" / "config.json").read_text("utf-8"))
     (other / "vae" / "config.json").write_text(json.dumps(config | {"scaling_factor": 0.13025}), "utf-8")
     with pytest.raises(ModelError, match=r"scaling_factor is 0\.13025, expected 0\.18215"):
-        StableDiffusionPrior(base_folder, "cpu", other)
+        LatentPrior(base_folder, "cpu", other)
     old = {
         name: value for name, value in config.items() if name != "scaling_factor"
     }  # as 2.1-base's on the hub
     (other / "vae" / "config.json").write_text(json.dumps(old), "utf-8")
-    StableDiffusionPrior(base_folder, "cpu", other)
+    LatentPrior(base_folder, "cpu", other)
     with pytest.raises(ModelError, match=r"XLImg2Img.*expected a StableDiffusionPipeline"):
-        StableDiffusionPrior(base_folder, "cpu", refiner_folder)
+        LatentPrior(base_folder, "cpu", refiner_folder)
 
 
-def test_description_names_both_models(prior: StableDiffusionPrior, base_folder: Path) -> None:
+def test_description_names_both_models(prior: LatentPrior, base_folder: Path) -> None:
     described = prior.describe()
     assert described["prior"]["prediction"] == "epsilon" and described["phi"]["prediction"] == "v_prediction"
-    assert StableDiffusionPrior(base_folder, "cpu").describe()["phi"] == "shared"
+    assert LatentPrior(base_folder, "cpu").describe()["phi"] == "shared"

@@ -13,8 +13,8 @@ import torch
 
 from backend.errors import InputError
 from backend.models import text
+from backend.models.latent_prior import LatentPrior, read_text
 from backend.models.model_folder import open_folder
-from backend.models.stable_diffusion import StableDiffusionPrior, read_text
 
 CPU = torch.device("cpu")
 
@@ -47,10 +47,10 @@ def encode(folder: Path, *sentences: str) -> torch.Tensor:
 def test_the_encoder_runs_once_and_is_let_go_of(
     base_folder: Path, cache: Path, loads: list[weakref.ref]
 ) -> None:
-    first = StableDiffusionPrior(base_folder, CPU).prepare("a red mug", "blurry", "colour", 64)
+    first = LatentPrior(base_folder, CPU).prepare("a red mug", "blurry", "colour", 64)
     assert len(loads) == 1 and loads[0]() is None
     assert len(list(cache.iterdir())) == 6  # four views, the negative, the plain prompt
-    again = StableDiffusionPrior(base_folder, CPU).prepare("a red mug", "blurry", "colour", 64)
+    again = LatentPrior(base_folder, CPU).prepare("a red mug", "blurry", "colour", 64)
     assert len(loads) == 1
     for name in ("views", "negative", "phi", "shared"):
         assert torch.equal(getattr(first, name).hidden, getattr(again, name).hidden)

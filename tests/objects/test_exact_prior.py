@@ -142,7 +142,7 @@ def test_guidance_leads_away_from_all_views(prior: ExactPrior):
     untold = posterior_mean(z[0], 2.0, bank, slice(None))[None]
     guided = prior.denoise(z, level(2.0), camera, bank, 3.0)
     assert torch.allclose(guided, untold + 3 * (told - untold), atol=1e-6)
-    assert prior.guidance == 1.0
+    assert prior.spec.guidance == 1.0
 
 
 def test_no_gradient_and_the_same_every_time(prior: ExactPrior):
@@ -168,7 +168,7 @@ def test_bank_images_are_the_renders(prior: ExactPrior):
     assert torch.allclose(
         prior.decode(normal.image(4, 0)[None])[0], views.over(NORMAL_BACKGROUND, normal=True)[4], atol=1e-5
     )
-    assert prior.normal_background == NORMAL_BACKGROUND and prior.backgrounds.solids == GREYS
+    assert prior.spec.normal_background == NORMAL_BACKGROUND and prior.spec.backgrounds.solids == GREYS
 
 
 def test_large_banks_are_halved(prior: ExactPrior, monkeypatch: pytest.MonkeyPatch):

@@ -42,12 +42,12 @@ def test_it_is_the_posterior_mean_over_all_rings(prior: ExactRings, t: int) -> N
 
 
 def test_cameras_are_rings_and_a_clean_ring_is_itself(prior: ExactRings) -> None:
-    assert prior.frames == FRAMES and len(prior.poses) == 6
+    assert prior.spec.frames == FRAMES and len(prior.spec.poses) == 6
     bank = prior.prepare("a yellow duck", "", "colour", SIZE)
     assert len(bank.clear) == 24
     clean = torch.stack([bank.image(8 + i, 2) for i in range(FRAMES)])
     level = NoiseLevel(1, 1e-3, 0.0)
-    camera = prior.poses.sample(torch.Generator().manual_seed(0), 1, SIZE, SIZE)
+    camera = prior.spec.poses.sample(torch.Generator().manual_seed(0), 1, SIZE, SIZE)
     assert torch.allclose(prior.denoise(clean, level, camera, bank), clean, atol=1e-4)
 
 

@@ -8,7 +8,13 @@ import torch
 
 from backend.errors import SceneError
 from backend.scene.camera import orbit, rays
-from backend.scene.handover import bounding_box, hand_over, pick_threshold, sdf_from_density, surface_distance
+from backend.scene.handover import (
+    bounding_box,
+    field_to_sdf,
+    pick_threshold,
+    sdf_from_density,
+    surface_distance,
+)
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh, components, is_closed, signed_volume
 from tests.tools.here import here
@@ -144,7 +150,7 @@ def test_the_whole_hand_over_spends_its_cells_on_the_object():
 
     density, camera = density_of(small), cameras(count=4)
     start = time.perf_counter()
-    out = hand_over(density, 1.0, 20, camera, opacities(density, camera))
+    out = field_to_sdf(density, 1.0, 20, camera, opacities(density, camera))
     print(f"hand_over, 20 cells: {time.perf_counter() - start:.2f} s, IoU {out.iou:.3f}")
     mesh = marching_tetrahedra(out.grid.vertices, out.sdf, out.grid)
     assert out.grid.spacing < 0.04 and out.iou > 0.9
@@ -161,7 +167,7 @@ def test_nothing_there_is_an_error_with_a_remedy(grid):
         lambda: pick_threshold(nothing, grid, target, camera),
         lambda: pick_threshold(nothing * torch.nan, grid, target, camera),
         lambda: bounding_box(torch.zeros(4, 4, 4, dtype=torch.bool, device=here()), 1.0, 0.1),
-        lambda: hand_over(lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target),
+        lambda: field_to_sdf(lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target),
     ):
         with pytest.raises(SceneError) as caught:
             action()

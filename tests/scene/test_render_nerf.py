@@ -97,7 +97,7 @@ def test_budget_and_orientation_are_of_a_view(
     monkeypatch.setattr(render_nerf_module, "march_rays", counting)
     sampling = dataclasses.replace(SAMPLING, orientation_points=10**6)
     outputs = [
-        render_nerf(*scene, views, torch.zeros(3), sampling, torch.Generator().manual_seed(1))
+        render_nerf(*scene, views, torch.zeros(3, device=here()), sampling, generator(1))
         for views in (one, four)
     ]
     assert asked == [2**18, 4 * 2**18]

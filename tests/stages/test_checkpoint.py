@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,12 +13,15 @@ import torch
 from backend.config import resolve
 from backend.errors import DeviceError, DiskError, NumericsError, SceneError
 from backend.jobs import generate, resume
-from backend.jobs import keeper as jobs_keeper
 from backend.jobs import run as running
+from backend.jobs.telemetry import RunClock
 from backend.results import deliver
-from backend.stages import chain, checkpoint
+from backend.stages import chain, checkpoint, checkpoint_writer
+from backend.stages.happenings import Stepped
+from backend.stages.setup import set_up
 from backend.stages.stages import Stage
 from dreamflow_blender.contract import protocol as p
+from tests.jobs.test_bad_disk import small_disk
 from tests.tools.oracle import Oracle
 from tests.tools.tiny import tiny_job
 
@@ -26,10 +30,14 @@ RESULTS = ("mesh.npz", "albedo.png", "views.png")
 
 @pytest.fixture(autouse=True)
 def oracle(monkeypatch):
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    put_in_place(monkeypatch)
+
+
+def put_in_place(patch):
+    patch.setattr(running, "open_prior", lambda *_: Oracle())
     for name in ("write_turntable", "write_curves"):  # a second each, and not what is compared
-        monkeypatch.setattr(deliver, name, lambda path, _: path.touch())
-    monkeypatch.setattr(deliver, "TURNTABLE_VIEWS", 12)
+        patch.setattr(deliver, name, lambda path, _: path.touch())
+    patch.setattr(deliver, "TURNTABLE_VIEWS", 1)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +45,8 @@ def kept(tmp_path_factory):
     """A whole run's results, and a copy of every checkpoint that it wrote."""
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle())
-        patch.setattr(deliver, "write_turntable", lambda path, _: path.touch())
-        patch.setattr(deliver, "write_curves", lambda path, _: path.touch())
-        patch.setattr(jobs_keeper.clean, "__defaults__", (1000,))
+        put_in_place(patch)
+        patch.setattr(checkpoint_writer.clean, "__defaults__", (1000,))
         events = list(generate.generate(tiny_job(folder, checkpoint_seconds=0.0)))
     assert isinstance(events[-1], p.Finished)
     return folder
@@ -62,7 +68,7 @@ def resumed(kept, tmp_path, path):
 
 
 def at(kept, stage, iteration, ended=False):
-    for path in jobs_keeper.listed(kept):
+    for path in checkpoint_writer.listed(kept):
         facts = json.loads((path / "state.json").read_text())
         if (facts["stage"], facts["iteration"], facts["ended"]) == (stage, iteration, ended):
             return path
@@ -85,15 +91,30 @@ def test_resumed_is_the_same(kept, tmp_path, stage, iteration, ended):
     assert results(resumed(kept, tmp_path, path)) == results(kept)
 
 
+def test_a_job_whose_last_stage_had_ended_is_delivered_as_it_was(tmp_path, monkeypatch):
+    """Killed between the end of its geometry and its delivery: what is left to do is the same as without a break."""
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    stages = ("nerf", "geometry")
+    list(generate.generate(tiny_job(whole, stages=stages)))
+    shutil.copytree(whole, cut)
+    for name in (*RESULTS, "events.jsonl"):
+        (cut / name).unlink(missing_ok=True)
+    record = json.loads((cut / "job.json").read_text())
+    record["job"]["folder"] = str(cut)
+    (cut / "job.json").write_text(json.dumps(record))
+    assert isinstance(list(resume.resume(cut))[-1], p.Finished)
+    assert results(cut) == results(whole)
+
+
 def test_everything_of_a_stage_is_reachable():
     assert {f.name for f in dataclasses.fields(Stage)} == {
-        "name", "walk", "optimizer", "phi", "generator", "steps"
+        "name", "schedule", "optimizer", "phi", "generator", "updates", "after", "finish"
     }  # fmt: skip
 
 
 def test_the_second_attempt_resumes(tmp_path, monkeypatch):
     """A first seed that gives no surface, and a run stopped in the second."""
-    real = generate.run_stages.__globals__["look_at_hand_over"]
+    real = chain.extract_surface
     calls = []
 
     def fails_once(*arguments):
@@ -102,9 +123,10 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
             raise SceneError("The scene is empty.")
         return real(*arguments)
 
-    monkeypatch.setitem(generate.run_stages.__globals__, "look_at_hand_over", fails_once)
+    monkeypatch.setattr(chain, "extract_surface", fails_once)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    events = list(generate.generate(tiny_job(whole)))
+    few = {"nerf.levels": 4}
+    events = list(generate.generate(tiny_job(whole, overrides=few)))
     assert any(isinstance(e, p.Warning) and "another seed" in e.message for e in events)
 
     calls.clear()
@@ -114,20 +136,20 @@ def test_the_second_attempt_resumes(tmp_path, monkeypatch):
         return "cancel" if started == 2 and seen == 5 else None
 
     seen = 0
-    run = generate.generate(tiny_job(cut, checkpoint_seconds=0.0), asked)
+    run = generate.generate(tiny_job(cut, checkpoint_seconds=0.0, overrides=few), asked)
     for event in run:
         if isinstance(event, p.Started):
             started, seen = started + 1, 0
         seen += isinstance(event, p.Checkpoint)
     assert isinstance(event, p.Cancelled)
-    assert checkpoint.load(jobs_keeper.listed(cut)[0]).attempt == 1
+    assert checkpoint.load(checkpoint_writer.listed(cut)[0]).attempt == 1
     assert isinstance(list(resume.resume(cut))[-1], p.Finished)
     assert results(cut) == results(whole)
 
 
 def test_two_are_kept_and_others_cleaned(tmp_path):
     (tmp_path / "checkpoints" / ".000009-nerf-1.part").mkdir(parents=True)
-    list(generate.generate(tiny_job(tmp_path, checkpoint_seconds=0.0)))
+    list(generate.generate(tiny_job(tmp_path, checkpoint_seconds=0.0, overrides={"nerf.levels": 2})))
     left = sorted(f.name for f in (tmp_path / "checkpoints").iterdir())
     assert len(left) == 2 and left[-1].endswith("refine-4")
 
@@ -147,9 +169,8 @@ def test_a_damaged_one_is_passed_over(kept, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["fsync", "rename"])
-def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
-    whole, full = tmp_path / "whole", tmp_path / "full"
-    list(generate.generate(tiny_job(whole)))
+def test_a_full_disk_leaves_nothing_corrupt(kept, tmp_path, monkeypatch, where):
+    full = tmp_path / "full"
 
     def fails(self, *_, **__):
         if where == "fsync" or "texture" in str(self):
@@ -164,36 +185,58 @@ def test_a_full_disk_leaves_nothing_corrupt(tmp_path, monkeypatch, where):
     with pytest.raises(DiskError, match="disk is full"):
         list(generate.generate(tiny_job(full, checkpoint_seconds=0.0)))
     monkeypatch.undo()
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    put_in_place(monkeypatch)
     for path in (full / "checkpoints").glob("*"):
         checkpoint.load(path)
     assert not list((full / "checkpoints").glob(".*"))
     assert isinstance(list(resume.resume(full))[-1], p.Finished)
-    assert results(full) == results(whole)
+    assert results(full) == results(kept)
 
 
 def test_clocks_change_nothing(tmp_path, kept, monkeypatch):
     """Previews, snapshots and checkpoints after every iteration, or none."""
-    monkeypatch.setattr(running.Watch, "PREVIEW_EVERY", 0.0)
+    monkeypatch.setattr(RunClock, "PREVIEW_EVERY", 0.0)
     job = tiny_job(tmp_path, checkpoint_seconds=0.0, snapshot_seconds=0.0)
     events = list(generate.generate(job))
     assert sum(isinstance(e, p.Snapshot) for e in events) > 10
     assert results(tmp_path) == results(kept)
 
 
-def test_tensors_are_safetensors(tmp_path):
-    import safetensors.torch
-
+def test_every_kind_of_tensor_comes_back(tmp_path):
     tensors = {
         "a": torch.randn(3, 4), "b": torch.tensor(7), "c": torch.zeros(0, 3), "d": torch.tensor([True, False]),
         "e": torch.arange(5, dtype=torch.uint8), "f": torch.randn(2).bfloat16(),
     }  # fmt: skip
-    path = tmp_path / "t.safetensors"
-    with path.open("wb") as file:
-        checkpoint._write_tensors(file, tensors)
-    found = safetensors.torch.load_file(path)
+    saved = checkpoint.RunState("nerf", 3, 0, False, 0.5, None, tensors, {})
+    checkpoint.write(tmp_path / "000003-nerf-3", saved)
+    found = checkpoint.load(tmp_path / "000003-nerf-3").tensors
     assert found.keys() == tensors.keys()
     assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert all(found[name].dtype == tensors[name].dtype for name in tensors)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_others_of_a_farm_may_read_it(tmp_path):
+    """As the umask has it, like every other file of the job; safetensors itself makes it 0600."""
+    checkpoint.write(
+        tmp_path / "000001-nerf-3",
+        checkpoint.RunState("nerf", 3, 0, False, 0.5, None, {"a": torch.ones(3)}, {}),
+    )
+    (tmp_path / "plain").touch()
+    files = [tmp_path / "000001-nerf-3" / name for name in ("state.safetensors", "state.json")]
+    assert {path.stat().st_mode for path in files} == {(tmp_path / "plain").stat().st_mode}
+
+
+def test_a_disk_that_is_really_full_is_said_so(tmp_path):
+    """safetensors writes from Rust: what it meets is "os error 28" in a text."""
+    saved = checkpoint.RunState("nerf", 3, 0, False, 0.5, None, {"a": torch.ones(40_000)}, {})
+    with small_disk(tmp_path / "disk", "64k"):
+        with pytest.raises(DiskError, match="disk is full"):
+            checkpoint.write(tmp_path / "disk" / "000003-nerf-3", saved)
+        assert not list((tmp_path / "disk").iterdir())
+        small = dataclasses.replace(saved, tensors={"a": torch.ones(4)})
+        checkpoint.write(tmp_path / "disk" / "000003-nerf-3", small)  # there is room for this one
+        assert checkpoint.load(tmp_path / "disk" / "000003-nerf-3").tensors["a"].tolist() == [1.0] * 4
 
 
 class Elsewhere(torch.Generator):
@@ -204,52 +247,54 @@ class Elsewhere(torch.Generator):
 
 
 def after_two(tmp_path):
-    """(moment after two iterations, the folder with their checkpoint)."""
+    """(where the run is after two iterations, the job's folder)."""
     job = tiny_job(tmp_path / "job", stages=("nerf",))
-    preset = resolve("draft", job.overrides)
-    for moment in chain.run_stages(job, preset, Oracle(), None, torch.device("cpu")):
-        if moment.what == "step" and moment.done == 2:
-            return moment, Path(job.folder)
+    preset = resolve("draft", {"job": job.overrides}).preset
+    for happening in chain.run_stages(set_up(job, preset, Oracle(), None, torch.device("cpu"))):
+        if isinstance(happening, Stepped) and happening.at.done == 2:
+            return happening.at, Path(job.folder)
     raise AssertionError("a stage has two iterations")
 
 
-def take(moment):
-    return checkpoint.capture(
-        moment.scene, moment.work, moment.done, 0, False, {"curve.nerf.loss": torch.ones(2)}, {}
-    )
+def take(at):
+    return checkpoint.capture(at, {"curve.nerf.loss": torch.ones(2)}, {})
 
 
 @pytest.mark.parametrize("where", ["moments", "field", "curve"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_nan_is_never_saved_and_the_older_checkpoint_stays(tmp_path, where, value):
-    moment, folder = after_two(tmp_path)
-    keeper = jobs_keeper.Keeper(folder)
-    keeper.save(take(moment))
-    keeper.wait()
-    before = [(path.name, (path / "state.safetensors").read_bytes()) for path in jobs_keeper.listed(folder)]
+    at, folder = after_two(tmp_path)
+    writer = checkpoint_writer.CheckpointWriter(folder)
+    writer.save(take(at))
+    writer.wait()
+    before = [
+        (path.name, (path / "state.safetensors").read_bytes()) for path in checkpoint_writer.listed(folder)
+    ]
     assert len(before) == 1
-    optimizer = moment.work.optimizer
+    optimizer = at.stage.optimizer
     others = {"curve.nerf.loss": torch.ones(2)}
     if where == "moments":
         optimizer.state[optimizer.param_groups[0]["params"][0]]["exp_avg_sq"].view(-1)[5] = value
     elif where == "field":
-        moment.scene.field.table.data[3] = value
+        at.scene.field.table.data[3] = value
     else:
         others["curve.nerf.loss"][1] = value
     named = {"moments": r"optimizer\.0\.exp_avg_sq", "field": r"field\.table", "curve": r"curve\.nerf\.loss"}[
         where
     ]
     with pytest.raises(NumericsError, match=rf"stage nerf, iteration 2: {named} holds a NaN or an infinity"):
-        keeper.save(checkpoint.capture(moment.scene, moment.work, 2, 0, False, others, {}))
-    keeper.wait()
-    after = [(path.name, (path / "state.safetensors").read_bytes()) for path in jobs_keeper.listed(folder)]
+        writer.save(checkpoint.capture(at, others, {}))
+    writer.wait()
+    after = [
+        (path.name, (path / "state.safetensors").read_bytes()) for path in checkpoint_writer.listed(folder)
+    ]
     assert after == before
 
 
 def test_a_checkpoint_of_another_kind_of_device_is_refused_with_a_sentence(tmp_path):
     """A card draws in another way than the processor, and torch would only say that a state has the wrong size."""
-    moment, _ = after_two(tmp_path)
-    saved = take(moment)
-    elsewhere = dataclasses.replace(moment.work, generator=Elsewhere())
+    at, _ = after_two(tmp_path)
+    saved = take(at)
+    elsewhere = dataclasses.replace(at.stage, generator=Elsewhere())
     with pytest.raises(DeviceError, match=r"begun on another device.*Resume it on the device"):
         checkpoint.restore_stage(saved, elsewhere)

@@ -12,7 +12,7 @@ from torch import Tensor
 from backend.diffusion.denoiser import denoise
 from backend.diffusion.schedule import noise_levels
 from backend.diffusion.view_words import view_indices
-from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.models.latent_prior import LatentPrior
 from backend.scene.camera import Camera, RenderOutput
 from backend.scene.optimizer import adamw
 from backend.stages.apfo import apfo
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, fast: bool) -> Tensor:
     """A picture that is its own render, after 20 iterations."""
-    prior = StableDiffusionPrior(folder, "cpu")
+    prior = LatentPrior(folder, "cpu")
     prior.load()
     conditioning = prior.prepare("a red mug", "blurry", "colour", 64)
     generator = torch.Generator().manual_seed(0)
@@ -72,7 +72,7 @@ def run(folder: Path, fast: bool) -> Tensor:
 
     for _ in apfo(
         LEVELS, 2,
-        sample_camera=lambda: prior.poses.sample(generator, 1, 64, 64),
+        sample_camera=lambda: prior.spec.poses.sample(generator, 1, 64, 64),
         render=lambda camera: RenderOutput(picture, torch.ones_like(picture[..., :1])),
         space=LatentSpace(prior.encode),
         prior=fast_prior if fast else plain_prior,

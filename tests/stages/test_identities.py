@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 
 from backend.diffusion.denoiser import Network, Prediction, Text, denoise, denoise_guided, scale_in
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
-from backend.models.stable_diffusion import StableDiffusionPrior
+from backend.models.latent_prior import LatentPrior
 from backend.scene.camera import Camera, RenderOutput, orbit
 from backend.stages.apfo import Step, apfo
 from backend.stages.spaces import LatentSpace, PictureSpace, euler_step
@@ -182,8 +182,8 @@ def test_5_phi_equal_to_the_prior_leaves_the_render_alone(
 ) -> None:
     """One network under a fresh LoRA and a zero camera layer, guidance 1, the same prompt: a zero gradient."""
     path: Path = request.getfixturevalue(folder)
-    prior = StableDiffusionPrior(path, "cpu")
-    conditioning = prior.prepare("a red mug", "", "colour", prior.native_size)
+    prior = LatentPrior(path, "cpu")
+    conditioning = prior.prepare("a red mug", "", "colour", prior.spec.native_size)
     same = replace(conditioning, views=conditioning.phi.repeated(4))
     image = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
     before = image.detach().clone()

@@ -1,4 +1,4 @@
-"""Running out of memory in the middle: one rung down, the same draws again, and the same result."""
+"""Running out of memory in the middle: it is resumed with more savings, and gives the same result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ import torch
 
 from backend import device
 from backend.config import resolve
+from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.savings import THRIFTS
 from backend.errors import InputError, OutOfMemory
 from backend.jobs import generate
-from backend.models.stable_diffusion import StableDiffusionPrior
-from backend.scene.scene import Scene
-from backend.stages import apfo, chain, memory
-from backend.stages.memory import Ladder, make_plan
-from dreamflow_blender.contract.protocol import Finished, Job, Warning
+from backend.jobs import run as running
+from backend.jobs.telemetry import RunClock
+from backend.models.latent_prior import LatentPrior
+from backend.stages import apfo, memory
+from backend.stages.checkpoint import RunState, load
+from backend.stages.checkpoint_writer import listed
+from backend.stages.memory import make_plan
+from dreamflow_blender.contract.protocol import Finished, Progress, Warning
 from tests.tools.cuda_calls import CudaCalls
 from tests.tools.oracle import Oracle
 from tests.tools.tiny import OVERRIDES, tiny_job
@@ -53,82 +57,97 @@ class Failing:
         return self.real(*args, **named)
 
 
-def run(prior: Any, ladder: Ladder | None = None) -> tuple[Scene, list[str], list[int]]:
-    """The nerf stage, up to the hand-over: (scene, what was said, iterations done)."""
-    job = Job("memory", "generate", "a ball", "unused", overrides=FEW, stages=("nerf",), seed=3)
-    notes, done = [], []
-    for moment in chain.run_stages(job, resolve("draft", FEW), prior, None, CPU, None, ladder):
-        if moment.what == "eased":
-            notes.append(moment.note)
-        elif moment.what == "step":
-            done.append(moment.done)
-        elif moment.what == "ended":
-            return moment.scene, notes, done
-    raise AssertionError("a stage ends")
-
-
-def state(scene: Scene) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in scene.field.state_dict().items()}
+def run(prior: Any, folder: Path, checkpoint_seconds: float = 0.0) -> tuple[RunState, list[str]]:
+    """Four iterations of stage 1: (the checkpoint after them, the warnings)."""
+    job = tiny_job(folder, stages=("nerf",), overrides=FEW, seed=3, checkpoint_seconds=checkpoint_seconds)
+    notes, done = list[str](), [0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "open_prior", lambda *_: prior)
+        patch.setattr(RunClock, "REPORT_EVERY", 0.0)
+        patch.setattr(RunClock, "SLOW", float("inf"))  # no checkpoint but when it is due
+        for event in generate.generate(job, lambda: "cancel" if done[-1] == 4 else None):
+            if isinstance(event, Warning):
+                notes.append(event.message)
+            elif isinstance(event, Progress):
+                done.append(event.iteration)
+    return load(listed(folder)[0]), notes
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folders: tuple[Path, Path]) -> dict[str, torch.Tensor]:
-    scene, notes, _ = run(StableDiffusionPrior(folders[0], CPU, folders[1]))
-    assert notes == []
-    return state(scene)
+def undisturbed(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> RunState:
+    prior = LatentPrior(folders[0], CPU, folders[1])
+    saved, notes = run(prior, tmp_path_factory.mktemp("undisturbed"))
+    assert notes == [] and saved.iteration == 4
+    return saved
+
+
+def failing_at(where: str, prior: Any, monkeypatch: pytest.MonkeyPatch, *iterations: int) -> None:
+    """Memory runs out in this part of these iterations, counted from 1 and over all repetitions."""
+    if where == "optimiser":
+        monkeypatch.setattr(apfo, "gradient_norm", Failing(apfo.gradient_norm, *iterations))
+    elif where in ("encode", "D_p"):
+        name = {"encode": "encode", "D_p": "denoise"}[where]
+        monkeypatch.setattr(prior, name, Failing(getattr(prior, name), *iterations))
+    else:
+        name = {"fit": "fit", "D_phi": "__call__"}[where]
+        failing = Failing(getattr(LoRAPhi, name), *iterations)
+        monkeypatch.setattr(LoRAPhi, name, lambda self, *args: failing(self, *args))
 
 
 @pytest.mark.parametrize("where", ["encode", "fit", "D_phi", "D_p", "optimiser"])
+@pytest.mark.parametrize("checkpoints", [True, False], ids=["checkpoints", "no checkpoint yet"])
 def test_wherever_it_runs_out_the_result_is_the_same(
     where: str,
+    checkpoints: bool,
     folders: tuple[Path, Path],
-    undisturbed: dict,
+    undisturbed: RunState,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Twice, so that it comes to the second rung: both compute again what they do not keep, to the same bits."""
-    from backend.diffusion.lora import LoRAPhi
-
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
-    if where in ("encode", "D_p"):
-        name = {"encode": "encode", "D_p": "denoise"}[where]
-        monkeypatch.setattr(prior, name, Failing(getattr(prior, name), 3, 4))
-    elif where == "optimiser":
-        monkeypatch.setattr(apfo, "gradient_norm", Failing(apfo.gradient_norm, 3, 4))
-    else:
-        name = {"fit": "_predict", "D_phi": "__call__"}[where]
-        failing = Failing(getattr(LoRAPhi, name), *((5, 6) if where == "fit" else (3, 4)))
-        monkeypatch.setattr(LoRAPhi, name, lambda self, *args: failing(self, *args))
-    scene, notes, done = run(prior)
-    assert len(notes) == 2 and done == [1, 2, 3, 4]
-    assert all("Out of memory in stage nerf, iteration 2" in note for note in notes)
-    assert "encoder checkpointed" in notes[0] and "D_phi's step checkpointed" in notes[1]
-    for name, value in state(scene).items():
-        assert torch.equal(value, undisturbed[name]), name
+    """Twice, and from the newest checkpoint or from the start: both savings compute again what they do not keep."""
+    prior = LatentPrior(folders[0], CPU, folders[1])
+    failing_at(where, prior, monkeypatch, 3, 4)
+    saved, notes = run(prior, tmp_path, 0.0 if checkpoints else 86_400.0)
+    second = 2 if checkpoints else 0
+    assert len(notes) == 2 and saved.iteration == 4
+    assert "Out of memory in stage nerf, iteration 2." in notes[0] and "encoder checkpointed" in notes[0]
+    assert f"stage nerf, iteration {second}." in notes[1] and "D_phi's step checkpointed" in notes[1]
+    assert saved.tensors.keys() == undisturbed.tensors.keys()
+    for name, value in saved.tensors.items():
+        assert torch.equal(value, undisturbed.tensors[name]), name
 
 
-def test_the_lowest_rungs_go_on_as_well_and_then_it_says_what_to_change(
-    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+def test_the_last_savings_are_used_as_well_and_then_it_says_what_to_change(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior = StableDiffusionPrior(folders[0], CPU, folders[1])
-    monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 2, 3, 4, 5))
-    ladder = Ladder(resolve("draft", FEW), prior, None)
-    _, notes, done = run(prior, ladder)
-    assert len(notes) == len(THRIFTS) - 1 == ladder.rung and done == [1, 2, 3, 4]
+    prior = LatentPrior(folders[0], CPU, folders[1])
+    failing_at("D_p", prior, monkeypatch, 2, 3, 4, 5)
+    saved, notes = run(prior, tmp_path / "goes on")
+    assert len(notes) == len(THRIFTS) - 1 == saved.notes["rung"] and saved.iteration == 4
     assert "attention in slices" in notes[2] and "the prior's own network" in notes[3]
     assert prior.describe()["phi"] == "shared"
+    assert saved.tensors["phi.steps"] == 3  # on the other network it began again, after one iteration
 
-    monkeypatch.setattr(prior, "denoise", Failing(prior.denoise, 1))
+    prior = LatentPrior(folders[0], CPU, folders[1])
+    failing_at("D_p", prior, monkeypatch, *range(1, 1 + len(THRIFTS)))
     with pytest.raises(
         OutOfMemory, match=r"nerf ran out of memory in iteration 0.*--set nerf\.budget=100000"
     ):
-        run(prior, ladder)
+        run(prior, tmp_path / "fails")
 
 
-def test_a_prior_without_networks_says_at_once_what_to_change() -> None:
+def test_a_prior_without_networks_says_at_once_what_to_change(tmp_path: Path) -> None:
     prior = Oracle()
     prior.denoise = Failing(prior.denoise, 3)  # type: ignore[method-assign]
     with pytest.raises(OutOfMemory, match=r"iteration 2.*--set nerf\.budget=100000"):
-        run(prior)
+        run(prior, tmp_path)
+
+
+def test_an_error_of_another_kind_is_raised_as_it_is(tmp_path: Path) -> None:
+    prior = Oracle()
+    prior.encode_quietly = lambda _: torch.ones(2) @ torch.ones(3)  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        run(prior, tmp_path)
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
@@ -138,7 +157,7 @@ def test_a_processor_runs_out_in_other_words(error: Exception) -> None:
 
 
 def test_what_is_to_be_changed_by_stage(folders: tuple[Path, Path]) -> None:
-    preset, sd = resolve("paper"), StableDiffusionPrior(folders[0], CPU)  # native size 64
+    preset, sd = resolve("paper").preset, LatentPrior(folders[0], CPU)  # native size 64
     assert memory.what_to_change("texture", preset, sd) == "Lower texture.size: --set texture.size=256"
     small = dataclasses.replace(preset, refine=dataclasses.replace(preset.refine, size=64))
     assert "--stages nerf,geometry,texture" in memory.what_to_change("refine", small, sd)
@@ -153,7 +172,7 @@ class Sized(Oracle):
 
 
 def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    preset, stages = resolve("paper"), ("nerf", "geometry", "texture", "refine")
+    preset, stages = resolve("paper").preset, ("nerf", "geometry", "texture", "refine")
 
     def planned(gigabytes: float, at_least: int = 0) -> memory.Plan:
         monkeypatch.setattr(memory, "capacity_gb", lambda _: gigabytes)
@@ -169,12 +188,12 @@ def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch
     assert never.rung == len(THRIFTS) - 1 and not never.fits and "may not fit" in never.note()
 
 
-def test_a_job_warns_goes_on_and_remembers(
+def test_a_job_warns_resumes_and_remembers(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = StableDiffusionPrior.denoise
+    real = LatentPrior.denoise
     failing = Failing(real, 3)
-    monkeypatch.setattr(StableDiffusionPrior, "denoise", lambda self, *args: failing(self, *args))
+    monkeypatch.setattr(LatentPrior, "denoise", lambda self, *args, **named: failing(self, *args, **named))
     job = tiny_job(
         tmp_path / "job", prior=str(folders[0]), stages=("nerf",), overrides=FEW, checkpoint_seconds=0.0
     )

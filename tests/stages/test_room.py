@@ -12,7 +12,7 @@ import torch
 
 from backend.errors import OutOfMemory
 from backend.jobs import generate
-from backend.models import stable_diffusion
+from backend.models import latent_prior
 from backend.stages import chain
 from dreamflow_blender.contract.protocol import Finished, Job
 from tests.tools.tiny import tiny_job
@@ -38,14 +38,14 @@ def job(folders: tuple[Path, Path], tmp_path: Path) -> Job:
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
     """Those that were loaded."""
-    real, seen = stable_diffusion.load_network, []
+    real, seen = latent_prior.load_network, []
 
     def load(*args: Any) -> Any:
         network = real(*args)
         seen.append(weakref.ref(network.unet))
         return network
 
-    monkeypatch.setattr(stable_diffusion, "load_network", load)
+    monkeypatch.setattr(latent_prior, "load_network", load)
     return seen
 
 
@@ -67,8 +67,8 @@ class Short:
 def test_the_hand_over_is_tried_again_without_networks(
     job: Job, networks: list[weakref.ref], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = Short(chain.look_at_hand_over, networks, 1)
-    monkeypatch.setattr(chain, "look_at_hand_over", short)
+    short = Short(chain.extract_surface, networks, 1)
+    monkeypatch.setattr(chain, "extract_surface", short)
     assert isinstance(list(generate.generate(job))[-1], Finished)
     assert short.beside == [2, 0]  # D_p's and D_phi's own
     assert len(networks) == 3  # and geometry, which has no D_phi, loads D_p's again
@@ -77,7 +77,7 @@ def test_the_hand_over_is_tried_again_without_networks(
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("look_at_hand_over", r"hand-over to a surface ran out of memory.*--set geometry\.cells=5"),
+        ("extract_surface", r"hand-over to a surface ran out of memory.*--set geometry\.cells=5"),
         ("settle_colours", r"Colouring the surface ran out of memory.*--set geometry\.size=8"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 
 from backend.config import DRAFT, Walk
 from backend.errors import NumericsError, SceneError
-from backend.results.look import around, look
+from backend.results.look import render_scene, turntable_cameras
 from backend.scene import scene as scene_state
 from backend.scene.mesh import is_closed, signed_volume
 from backend.scene.optimizer import adamw, decay
@@ -30,7 +30,8 @@ def trained() -> scene_state.Scene:
 
 
 def told(walk: Walk, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
-    return stages.guide(prior or Oracle(), "a ball", "", walk, kind)
+    prior = prior or Oracle()
+    return stages.Guide(prior, prior.prepare("a ball", "", kind, walk.size), walk.guidance_scale)
 
 
 def run(stage: stages.Stage) -> list[Step]:
@@ -38,8 +39,8 @@ def run(stage: stages.Stage) -> list[Step]:
 
 
 def silhouette_iou(scene: scene_state.Scene) -> float:
-    cameras = around(4, 48, here(), first=20)
-    white, black = (look(scene, cameras, torch.full((3,), v, device=here())) for v in (1.0, 0.0))
+    cameras = turntable_cameras(4, 48, here(), first=20)
+    white, black = (render_scene(scene, cameras, torch.full((3,), v, device=here())) for v in (1.0, 0.0))
     mask = (white - black).mean(-1) < 0.5
     true = ball(cameras)[1][..., 0]
     return float((mask & true).sum() / (mask | true).sum())
@@ -52,8 +53,8 @@ def test_the_field_becomes_the_ball(trained: scene_state.Scene) -> None:
 
 def test_the_hand_over_is_a_closed_ball(trained: scene_state.Scene) -> None:
     scene = dataclasses.replace(trained)
-    cameras = Oracle.poses.sample(generator(), 8, 32, 32)
-    iou = scene_state.hand_over(scene, cameras, 16)
+    cameras = Oracle.spec.poses.sample(generator(), 8, 32, 32)
+    iou = scene_state.field_to_surface(scene, cameras, 16)
     assert iou > 0.75 and scene.mesh is not None
     assert is_closed(scene.mesh)
     assert signed_volume(scene.mesh) == pytest.approx(4 / 3 * torch.pi * RADIUS**3, rel=0.2)
@@ -61,7 +62,7 @@ def test_the_hand_over_is_a_closed_ball(trained: scene_state.Scene) -> None:
 
 def test_geometry_finds_the_right_radius(trained: scene_state.Scene) -> None:
     scene = dataclasses.replace(trained)
-    scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 14)
+    scene_state.field_to_surface(scene, Oracle.spec.poses.sample(generator(), 8, 32, 32), 14)
     assert scene.grid is not None
     # start from a ball that is a quarter too small
     radius = 0.75 * RADIUS
@@ -81,7 +82,7 @@ def test_geometry_finds_the_right_radius(trained: scene_state.Scene) -> None:
 def test_texture_learns_the_colours(trained: scene_state.Scene) -> None:
     scene = scene_state.new_scene(NERF, here(), 3)  # a field that knows no colour
     shape = dataclasses.replace(trained)
-    scene_state.hand_over(shape, Oracle.poses.sample(generator(), 8, 32, 32), 14)
+    scene_state.field_to_surface(shape, Oracle.spec.poses.sample(generator(), 8, 32, 32), 14)
     scene.mesh = shape.mesh
     walk = dataclasses.replace(DRAFT.texture, levels=15, views=4, size=32, grid_rate=3e-2, head_rate=2e-2)
     before = [p.detach().clone() for p in scene.field.density_head.parameters()]
@@ -135,21 +136,24 @@ def test_a_stage_can_start_in_the_middle() -> None:
 def test_backgrounds_follow_the_priors_policy() -> None:
     scene = scene_state.new_scene(NERF, here(), 0)
     prior, g = Oracle(), generator()
-    camera = prior.poses.sample(g, 1, 8, 8)
-    seen = {tuple(round(v, 2) for v in stages.behind(scene, prior, camera, g).tolist()) for _ in range(40)}
+    camera = prior.spec.poses.sample(g, 1, 8, 8)
+    seen = {
+        tuple(round(v, 2) for v in stages.sample_background(scene, prior, camera, g).tolist())
+        for _ in range(40)
+    }
     assert seen == {(0.15,) * 3, (0.5,) * 3, (0.85,) * 3}
 
 
 class RingOracle(Oracle):
-    frames = 4
+    spec = dataclasses.replace(Oracle.spec, frames=4)
 
 
 @pytest.mark.parametrize("name", ["nerf", "geometry", "texture"])
 def test_a_prior_of_rings_is_shown_rings_in_every_stage(name: str, trained: scene_state.Scene) -> None:
-    scene = scene_state.new_scene(NERF, torch.device("cpu"), 3)
+    scene = scene_state.new_scene(NERF, here(), 3)
     if name != "nerf":
         scene = dataclasses.replace(trained)
-        scene_state.hand_over(scene, Oracle.poses.sample(generator(), 8, 32, 32), 12)
+        scene_state.field_to_surface(scene, Oracle.spec.poses.sample(generator(), 8, 32, 32), 12)
     walk = dataclasses.replace(getattr(DRAFT, name), levels=2, views=1, size=24)
     if name == "nerf":
         walk = dataclasses.replace(NERF, levels=2, views=1, size=24, entropy_from=0.0)
@@ -163,5 +167,5 @@ def test_a_prior_of_rings_is_shown_rings_in_every_stage(name: str, trained: scen
     for step in run(stage):
         assert step.output.image.shape == (4, 24, 24, 3)
         turned = (step.camera.azimuth - step.camera.azimuth[0]) % 360
-        assert torch.allclose(turned, torch.tensor([0.0, 90.0, 180.0, 270.0]), atol=1e-3)
+        assert torch.allclose(turned.cpu(), torch.tensor([0.0, 90.0, 180.0, 270.0]), atol=1e-3)
         assert float(step.camera.elevation.std()) < 1e-3 and step.loss.isfinite()

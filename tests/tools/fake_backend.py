@@ -156,7 +156,7 @@ class Fake:
 
         kept = folder / "object.npz"
         arrays = meshfile.read_object(kept if kept.is_file() else Path(job.mesh))
-        began, first = time.monotonic(), not kept.is_file()
+        began, first = time.monotonic(), not (folder / "uvs.npz").is_file()
         names = refined_folder.begin(folder, arrays, not len(arrays.uv))
         for stage in ("fit", "refine"):
             self.say(p.Started(stage, STEPS))

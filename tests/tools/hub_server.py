@@ -87,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # 40 ms a request
 
     def do_GET(self) -> None:
-        self.server.seen.append((self.path, dict(self.headers)))
+        headers = {name.title(): value for name, value in self.headers.items()}
+        self.server.seen.append((self.path, headers))
         path = unquote(urlsplit(self.path).path)
         if path.startswith("/api/models/"):
             repo, revision = path.removeprefix("/api/models/").split("/revision/")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from backend.diffusion.prior import Backgrounds, PoseRange
+from backend.diffusion.prior import Backgrounds, PoseRange, PriorSpec
 from backend.diffusion.savings import Thrift
 from backend.diffusion.schedule import NoiseLevel
 from backend.scene.camera import Camera, rays
@@ -31,13 +31,13 @@ def ball(camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
 class Oracle:
     """D_p is the true picture, whatever it is shown; it fulfils `backend.diffusion.prior.Prior`."""
 
-    name, factor, channels, guidance = "oracle", 1, 3, 1.0
-    poses = PoseRange(distance=(1.4, 1.6), fov=(45.0, 45.0))
-    backgrounds = Backgrounds(GREYS, learned_share=0.0)
-    normal_background = (0.5, 0.5, 1.0)
-    frames = 1
-    target, lora = "latent", False
-    settings: dict = {}  # noqa: RUF012
+    name, factor, channels = "oracle", 1, 3
+    spec = PriorSpec(
+        poses=PoseRange(distance=(1.4, 1.6), fov=(45.0, 45.0)),
+        backgrounds=Backgrounds(GREYS, learned_share=0.0),
+        guidance=1.0,
+        lora=False,
+    )
 
     def __init__(self, fault: float | None = None) -> None:
         self.fault = fault  # what D_p returns instead, to see who notices

@@ -1,11 +1,13 @@
 """A stand-in for uv that installs toy wheels from the folder $TOY_INDEX, and notes how it was called.
 
 $TOY_UV says what is different: "own torch is CUDA's" (as the registry's on Linux), "nor another" (and PyTorch's index
-does not answer), "hangs", "full".
+does not answer), "hangs", "full", "no python" (can be found or fetched).
 """
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 import time
 import zipfile
@@ -18,8 +20,13 @@ with (index / "calls.txt").open("a") as calls:
 trouble = os.environ.get("TOY_UV", "")
 if called[0] == "--version":
     sys.exit(print("uv 0.13.9 (a toy)"))
-if called[:2] == ["python", "install"]:
-    sys.exit("error: error sending request for url (https://example.org/)")
+if called[0] == "venv":
+    base = called[called.index("--python") + 1]
+    if trouble == "no python" and base.startswith(">"):
+        sys.exit("error: error sending request for url (https://example.org/)")
+    shutil.rmtree(called[-1], ignore_errors=True)
+    base = sys.executable if base.startswith(">") else base
+    sys.exit(subprocess.call([base, "-m", "venv", "--without-pip", called[-1]]))
 if trouble == "hangs":
     print("Downloading toy (800.0MiB)", flush=True)
     time.sleep(1000)
@@ -42,7 +49,7 @@ for pin in wanted:
     name, version = pin.split(";")[0].strip().split("==")
     if name == "torch" and (site / "torch.py").is_file():
         continue
-    found = sorted(index.glob(f"{name}/{name}-{version}*.whl"))
+    found = sorted(index.glob(f"{name}/{name.replace('-', '_')}-{version}*.whl"))
     if not found:
         sys.exit(f"  × No solution found when resolving dependencies:\n  ╰─▶ Because {pin} cannot be found")
     print(f"Downloading {name} (12.0MiB)\n Downloaded {name}", flush=True)

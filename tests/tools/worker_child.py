@@ -12,7 +12,6 @@
 Like the real one, it hears requests before it imports torch.
 """
 
-import io
 import os
 import sys
 import time
@@ -35,11 +34,11 @@ def prepare():
     from tests.tools.oracle import Oracle
 
     class Slow(Oracle):
-        def denoise(self, *arguments):
+        def denoise(self, *arguments, **named):
             time.sleep(seconds("ITERATION"))
             if "CARD_FAILS" in os.environ and Path(os.environ["CARD_FAILS"]).exists():
                 raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-            return super().denoise(*arguments)
+            return super().denoise(*arguments, **named)
 
     def load(*_):
         print("a library talks")
@@ -59,23 +58,18 @@ def say(words):
 
 
 def run(command, folder):
-    """With a checkpoint after every iteration, each written in two halves with a word in between."""
+    """With a checkpoint after every iteration, and a word while each of its two files is written."""
     from backend.jobs import generate, resume
     from backend.jobs.folder import EventLog
     from backend.stages import checkpoint
     from tests.tools.tiny import tiny_job
 
-    def write_tensors(file, tensors):
-        whole = io.BytesIO()
-        real_write(whole, tensors)
-        half = len(whole.getvalue()) // 2
-        file.write(whole.getvalue()[:half])
-        file.flush()
+    def to_the_disk(file):
         say("writing")
         time.sleep(0.02)
-        file.write(whole.getvalue()[half:])
+        real_flush(file)
 
-    real_write, checkpoint._write_tensors = checkpoint._write_tensors, write_tensors
+    real_flush, checkpoint._to_the_disk = checkpoint._to_the_disk, to_the_disk
     job = tiny_job(folder, checkpoint_seconds=0.0, snapshot_seconds=0.2)
     events = generate.generate(job) if command == "generate" else resume.resume(folder)
     log = None

@@ -117,11 +117,11 @@ def test_the_whole_training_makes_folders_that_load_as_any_prior(few, tmp_path) 
     base, refiner = open_folder(out / "base"), open_folder(out / "refiner")
     assert base.prediction == refiner.prediction == "v_prediction"
     assert refiner.weights["vae"] == base.weights["vae"]
-    assert refiner.statement.native_size == 128 and base.statement.native_size == 64
+    assert refiner.spec.native_size == 128 and base.spec.native_size == 64
     assert json.loads((out / "base" / "vae" / "config.json").read_text())["scaling_factor"] != 0.18215
     for folder in (out / "base", out / "refiner"):
         prior = open_prior(folder, "cpu")
-        assert prior.target == "pixel" and not prior.lora
+        assert prior.spec.target == "pixel" and not prior.spec.lora
         prior.check("a red ball", "", "colour", 128)
         for prompt in ("a corgi", "a red chair"):
             with pytest.raises(InputError, match="no known kind") as error:

@@ -59,11 +59,15 @@ def test_both_folders_are_small_half_precision_and_hold_one_vae():
 
 
 def test_what_it_states(mini):
-    assert mini.native_size == SIZE and mini.target == "pixel" and mini.normal_background == NORMAL_BACKGROUND
+    assert (
+        mini.spec.native_size == SIZE
+        and mini.spec.target == "pixel"
+        and mini.spec.normal_background == NORMAL_BACKGROUND
+    )
     assert len(LEARNED) >= 10
     assert default_refiner("mini") == "mini-refiner"
     refiner = open_prior("mini-refiner", "cpu")
-    assert refiner.native_size == 2 * SIZE and refiner.factor == mini.factor == 4
+    assert refiner.spec.native_size == 2 * SIZE and refiner.factor == mini.factor == 4
 
 
 @pytest.mark.parametrize("kind", LEARNED)

@@ -1,6 +1,5 @@
 """The fetcher against a stand-in hub on loopback that misbehaves in every way the real one may."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -8,15 +7,17 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 
 from backend.errors import DiskError, ModelError
 from backend.weights import fetch as fetcher
-from backend.weights import hub
+from backend.weights import transport
 from backend.weights.fetch import fetch, make_plan, verify
 from backend.weights.sources import RECORD, find, home_of, model_named, read_record
+from tests.jobs.test_bad_disk import small_disk
 from tests.tools.hub_server import Fault, HubServer, offer, weights
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,9 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 60)
-    monkeypatch.setattr(hub, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(transport, "PAUSES", (0.0,) * 5)
+    monkeypatch.setattr(file_download, "time", SimpleNamespace(sleep=lambda _: None))  # before it resumes
+    monkeypatch.setattr(transport, "CHUNK", 1)  # every byte that came is kept, wherever the connection is cut
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
@@ -102,15 +105,15 @@ def test_full_precision_only_where_there_is_no_half(server):
 
 
 def test_a_cut_anywhere_is_resumed_there(server):
-    """At once, after a byte, every eleven bytes up to the end, and before the last byte: in one fetch."""
+    """At once, after a byte, every fifty bytes up to the end, and before the last byte: in one fetch."""
     content = server.repos[MIRROR][UNET]
-    rest = [11] * ((len(content) - 2) // 11)
+    rest = [50] * ((len(content) - 2) // 50)
     last = len(content) - 1 - sum(rest) - 1
     server.faults[UNET] = [Fault(cut=n) for n in (0, 1, *rest, last)]
     progress = run()
     assert_whole(server)
     starts = [int(headers.get("Range", "bytes=0-")[6:-1]) for headers in server.asked_for(UNET)]
-    assert starts == [0, 0, 1, *range(12, 12 + 11 * len(rest), 11), len(content) - 1]
+    assert starts == [0, 0, 1, *range(51, 51 + 50 * len(rest), 50), len(content) - 1]
     assert any("trying again" in step.note for step in progress)
 
 
@@ -128,14 +131,39 @@ def test_another_process_goes_on_at_the_byte_where_one_was_stopped(server, kept)
 
 
 def test_a_stopped_fetch_keeps_its_part_and_lets_go_of_the_lock(server, monkeypatch):
-    monkeypatch.setattr(hub, "CHUNK", 100)
+    monkeypatch.setattr(transport, "CHUNK", 100)
+    held = threading.Event()
+    server.faults[UNET] = [Fault(wait=held)]  # halfway
     for step in (running := fetch(make_plan(SD))):
-        if step.file == UNET:
+        if step.file == UNET and list(home_of(SD.sources[0]).rglob("diffusion*.part")):
             break
     running.close()
     folder = home_of(SD.sources[0])
     assert find(SD) is None and not (folder / UNET).exists()
-    assert 0 < (kept := next(folder.rglob("*.part")).stat().st_size) <= 100
+    held.set()  # the rest comes, and nobody takes it
+    kept = next(folder.rglob("*.part")).stat().st_size
+    assert 0 < kept <= len(server.repos[MIRROR][UNET]) // 2 and kept % 100 == 0
+    run()
+    assert_whole(server)
+    assert server.asked_for(UNET)[-1]["Range"] == f"bytes={kept}-"
+
+
+def test_a_fetch_that_is_killed_goes_on_in_another_process(server, here, monkeypatch):
+    """SIGKILL halfway through a file: at most one chunk comes twice."""
+    held = threading.Event()
+    server.faults[UNET] = [Fault(wait=held)]
+    content = server.repos[MIRROR][UNET]
+    folder = home_of(SD.sources[0])
+    process = start_one(server, here)
+    until = time.monotonic() + 100
+    while not any(part.stat().st_size for part in folder.rglob("diffusion*.part")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    held.set()
+    kept = next(folder.rglob("diffusion*.part")).stat().st_size
+    assert 0 < kept <= len(content) // 2
     run()
     assert_whole(server)
     assert server.asked_for(UNET)[-1]["Range"] == f"bytes={kept}-"
@@ -155,7 +183,7 @@ def test_a_server_that_states_no_length(server):
 def test_a_server_that_falls_silent_is_left_and_asked_again(server, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
     server.faults[UNET] = [Fault(wait=threading.Event())]
-    assert any("timed out" in step.note for step in run())
+    run()
     assert_whole(server)
     assert "Range" in server.asked_for(UNET)[1]
 
@@ -193,10 +221,9 @@ def changed(content):
     ("bad", "message"),
     [
         (changed(weights(1)), "has another sha256"),
-        (weights(1)[:-10], "bytes, the hub lists"),
-        (weights(1) + b"more", "bytes, the hub lists"),
+        (weights(1) + b"more", "more than the 704 bytes"),
     ],
-    ids=["hash", "short", "long"],
+    ids=["hash", "long"],
 )
 def test_wrong_bytes_are_fetched_once_more_and_never_kept(server, bad, message):
     server.faults[UNET] = [Fault(body=bad)]
@@ -207,6 +234,14 @@ def test_wrong_bytes_are_fetched_once_more_and_never_kept(server, bad, message):
     with pytest.raises(ModelError, match=rf"{message}.*twice\. Nothing of it was kept"):
         run()
     assert not (folder / UNET).exists() and not list(folder.rglob("*.part")) and find(SD) is None
+
+
+def test_a_short_answer_is_a_cut(server):
+    """What is missing is asked for, as after any other."""
+    server.faults[UNET] = [Fault(body=weights(1)[:-10])]
+    run()
+    assert_whole(server)
+    assert server.asked_for(UNET)[-1]["Range"] == "bytes=694-"
 
 
 def test_small_files_are_compared_by_gits_hash(server):
@@ -256,9 +291,7 @@ def test_no_source_at_all_names_each_with_its_reason(server):
         make_plan(SD)
 
 
-@pytest.mark.parametrize(
-    ("status", "message"), [(401, "gated"), (403, "gated"), (404, "not there"), (418, "418")]
-)
+@pytest.mark.parametrize(("status", "message"), [(401, "gated"), (403, "gated"), (404, "gone"), (418, "418")])
 def test_a_file_that_is_not_given_ends_in_an_error(server, status, message):
     server.faults[UNET] = [Fault(status)]
     with pytest.raises(ModelError, match=message):
@@ -341,60 +374,47 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(server, monkeypatch
     assert len(server.seen) == 1
 
 
-def test_a_disk_that_fills_up_on_the_way_keeps_what_there_is(server, monkeypatch):
-    opened = Path.open
-
-    def full(path, mode="r", *args, **kwargs):
-        file = opened(path, mode, *args, **kwargs)
-        if path.name.endswith(".part") and mode in ("ab", "wb") and "diffusion" in path.name:
-            return FullDisk(file, 400)
-        return file
-
-    monkeypatch.setattr(hub, "CHUNK", 100)
-    monkeypatch.setattr(Path, "open", full)
-    with pytest.raises(DiskError, match=r"No space left.*What has been fetched is kept"):
+def test_a_disk_that_fills_up_on_the_way_keeps_what_there_is(server, here, monkeypatch):
+    """A real one of 64 kB, and weights of 80 kB; then it grows."""
+    server.repos[MIRROR][UNET] = weights(1, 40_000)
+    monkeypatch.setattr(transport, "CHUNK", 1000)
+    monkeypatch.setattr(fetcher, "SPARE", -(1 << 20))  # it says so beforehand, if it is let
+    with small_disk(here / "disk", "64k"):
+        monkeypatch.setattr(constants, "HF_HOME", str(here / "disk"))
+        with pytest.raises(DiskError, match=r"No space left.*What has been fetched is kept"):
+            run()
+        kept = next((here / "disk").rglob("diffusion*.part")).stat().st_size
+        assert kept > 10_000
+        subprocess.run(["mount", "-o", "remount,size=5m", str(here / "disk")], check=True)
         run()
-    monkeypatch.setattr(Path, "open", opened)
-    run()
-    assert_whole(server)
-    assert server.asked_for(UNET)[-1]["Range"] == "bytes=400-"
+        assert_whole(server)
+        assert server.asked_for(UNET)[-1]["Range"] == f"bytes={kept}-"
 
 
-class FullDisk:
-    def __init__(self, file, room):
-        self.file, self.room = file, room
-
-    def write(self, data):
-        self.file.write(data[: self.room])
-        self.room -= len(data)
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def close(self):
-        self.file.close()
-
-
-def test_two_processes_at_once_make_one_whole_folder(server, here):
-    """One of them is held halfway through a file until the other has come to wait for it."""
-    go_on = threading.Event()
-    server.faults[UNET] = [Fault(wait=go_on)]
+def start_one(server, here):
+    """A process that fetches it, a chunk being 100 bytes, and says what it does."""
     code = "\n".join(
         [
+            "from backend.weights import transport",
             "from backend.weights.fetch import fetch, make_plan",
             "from backend.weights.sources import model_named",
+            "transport.CHUNK = 100",
             "for step in fetch(make_plan(model_named('sd'))): print(step.file, step.note, flush=True)",
         ]
     )
     environment = os.environ | {"HF_HOME": constants.HF_HOME, "HF_ENDPOINT": server.endpoint}
     environment["DREAMFLOW_MODELS_TOML"] = str(here / "none.toml")
     (here / "none.toml").write_text("")
-    pair = []
-    for _ in range(2):
-        pair.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
-            )
-        )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_two_processes_at_once_make_one_whole_folder(server, here):
+    """One of them is held halfway through a file until the other has come to wait for it."""
+    go_on = threading.Event()
+    server.faults[UNET] = [Fault(wait=go_on)]
+    pair = [start_one(server, here) for _ in range(2)]
     deadline = time.monotonic() + 120  # a busy machine
     while sum(url.startswith("/api/") for url, _ in server.seen) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -427,6 +447,14 @@ def test_a_saved_token_is_used_and_none_is_made_up(server, here):
     assert server.seen[-1][1]["Authorization"] == "Bearer hf_saved"
 
 
+def test_the_hub_is_asked_for_the_model_alone_and_hears_nothing_of_this_machine(server):
+    run()
+    assert len(server.seen) > 3 and all(MIRROR in url for url, _ in server.seen)
+    for _, headers in server.seen:
+        said = {part.split("/")[0].strip() for part in headers["User-Agent"].split(";")}
+        assert said == {"dreamflow", "hf_hub", "python"}
+
+
 def test_a_proxy_is_used(server, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
     monkeypatch.setenv("HTTP_PROXY", server.endpoint)
@@ -438,8 +466,26 @@ def test_a_proxy_is_used(server, monkeypatch):
 def test_an_unprotected_address_is_refused(monkeypatch, server):
     """An https hub may not lead to http, where anybody on the way could change the list."""
     monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
-    with hub.open_session() as session, pytest.raises(ModelError, match="unprotected"):
-        hub.send(session, server.endpoint + f"/api/models/{MIRROR}/revision/main", {})
+    transport.open_transport()
+    with pytest.raises(ModelError, match="unprotected"):
+        transport.read_text(f"{server.endpoint}/api/models/{MIRROR}/revision/main", 10_000, 9.0)
+    assert server.seen == []
+
+
+def test_a_list_is_bounded_in_bytes_depth_and_time(server, monkeypatch):
+    server.faults[MIRROR] = [Fault(body=b"[" * 100_000)]
+    with pytest.raises(ModelError, match="something else than a model's list"):
+        make_plan(SD)
+    monkeypatch.setattr(fetcher, "LIST_BYTES", 1000)
+    with pytest.raises(ModelError, match="a list of more than"):
+        make_plan(SD)
+    monkeypatch.setattr(fetcher, "LIST_BYTES", 8 << 20)
+    monkeypatch.setattr(fetcher, "LIST_SECONDS", 0.1)
+    held = threading.Event()
+    server.faults[MIRROR] = [Fault(wait=held)] * 3
+    with pytest.raises(ModelError, match="no answer within 0 s"):
+        make_plan(SD)
+    held.set()
 
 
 def test_verify_finds_what_has_changed_and_a_new_fetch_mends_it(server):

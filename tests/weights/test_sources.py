@@ -207,7 +207,7 @@ def test_priors_open_by_name_once_they_are_fetched(
             list(fetch(make_plan(model)))
             if name == "sd":
                 assert open_prior("sd", "cpu").describe()["phi"] == "shared"
-    assert type(open_prior("sdxl-refiner", "cpu")).__name__ == "SDXLRefinerPrior"
+    assert type(open_prior("sdxl-refiner", "cpu")).__name__ == "LatentPrior"
     fetched = str(home_of(model_named("sd-phi").sources[0]))
     assert open_prior("sd", "cpu").describe()["phi"]["folder"] == fetched
     assert open_prior(base_folder, "cpu", "sd-phi").describe()["phi"]["folder"] == fetched

@@ -170,7 +170,7 @@ def test_a_full_disk_changes_nothing(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(backlog_store, "write_text", full)
+    monkeypatch.setattr(backlog_store, "write_atomic", full)
     with pytest.raises(OSError, match="No space"):
         store.put(entry(tmp_path, "b"))
     assert ids(store.entries()) == ["a"] and (tmp_path / "queue.json").read_bytes() == before

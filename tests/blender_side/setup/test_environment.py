@@ -19,9 +19,9 @@ from dreamflow_blender.client.client import Client
 from dreamflow_blender.client.steps import CommandFailed, Log, hide, run
 from dreamflow_blender.contract.protocol import Failed
 from dreamflow_blender.setup import build as setup_build
-from dreamflow_blender.setup import environment, packages, pythons, torch_build
+from dreamflow_blender.setup import environment, packages, torch_build, uv
 from dreamflow_blender.setup.environment import Options, SetupError
-from dreamflow_blender.setup.torch_build import Card, Choice, Seen
+from dreamflow_blender.setup.torch_build import Card, Seen
 from tests.test_build import wheel
 
 ROOT = Path(__file__).parents[3]
@@ -51,6 +51,12 @@ class Place:
         self.options = Options(python=sys.executable)
         monkeypatch.setenv("TOY_INDEX", str(self.index))
         monkeypatch.delenv("TOY_UV", raising=False)
+        nothing = root / "nothing on PATH"
+        nothing.mkdir()
+        monkeypatch.setenv("PATH", str(nothing))  # no other uv
+        for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(root))
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.setattr(torch_build, "look", lambda watch: self.seen)
         monkeypatch.setattr(setup_build, "SPACE_CUDA_GB", 1.0)
@@ -77,8 +83,11 @@ class Place:
     def look(self):
         return environment.look(self.folder, self.requirements)
 
+    def python(self):
+        return self.look().python
+
     def toy_version(self):
-        python = environment.python_of(self.folder)
+        python = self.python()
         code = "import toy; print(toy.__version__)"
         return subprocess.run(
             [python, "-I", "-c", code], capture_output=True, text=True, check=True
@@ -101,18 +110,18 @@ def place(tmp_path, monkeypatch):
 def working(place):
     place.install()
     assert place.toy_version() == "1.0"
-    return environment.python_of(place.folder)
+    return place.python()
 
 
 @posix
 def test_set_up_again_and_newer(place):
-    assert place.look().state == "absent" and environment.python_of(place.folder) is None
+    assert place.look().state == "absent" and place.python() is None
     steps = place.install()
     assert [s.fraction for s in steps] == sorted(s.fraction for s in steps) and steps[-1].fraction == 1.0
     assert {s.stage for s in steps} >= {"look", "python", "environment", "packages", "check"}
     assert any("toy, 12 MB" in s.line for s in steps)
     state = place.look()
-    assert state.state == "ready" and state.python == environment.python_of(place.folder) and state.base
+    assert state.state == "ready" and state.python == place.python() and state.base
     assert place.toy_version() == "1.0"
     assert "Installed 1 packages" in (place.folder / "setup.log").read_text()
     calls = len(place.calls())
@@ -133,7 +142,7 @@ def test_a_failure_leaves_the_old_one_at_work(place):
     with pytest.raises(SetupError) as failed:
         place.install()
     assert "nowhere" in failed.value.log and failed.value.todo and "Traceback" not in failed.value.log
-    assert environment.python_of(place.folder) == python and place.toy_version() == "1.0"
+    assert place.python() == python and place.toy_version() == "1.0"
     assert place.look().state == "outdated"
     begun = place.environments()
     wheel(place.index, "nowhere")
@@ -163,7 +172,7 @@ def test_cancel_while_it_downloads(place, monkeypatch):
 def test_repair_builds_anew(place):
     python = working(place)
     python.unlink()
-    assert place.look().state == "broken" and place.look().why and environment.python_of(place.folder) is None
+    assert place.look().state == "broken" and place.look().why and place.python() is None
     place.install()
     assert place.look().state == "ready"
     before = place.environments()
@@ -183,7 +192,7 @@ def test_a_worker_keeps_its_environment(place):
         assert not [event for event in client.poll() if isinstance(event, Failed)]
         time.sleep(0.02)
     place.install(repair=True)
-    assert python.is_file() and environment.python_of(place.folder) != python
+    assert python.is_file() and place.python() != python
     client.close()
     place.want("toy==2.0")
     place.install()
@@ -209,7 +218,7 @@ def test_a_disk_that_is_too_small(place, monkeypatch):
     place.want("toy==2.0")
     with pytest.raises(SetupError, match=r"needs 4 GB, and 1.0 GB are free"):
         place.install()
-    assert environment.python_of(place.folder) == python and place.environments() == ["env-1"]
+    assert place.python() == python and place.environments() == ["env-1"]
 
 
 @posix
@@ -296,7 +305,7 @@ def test_no_gigabytes_of_cuda_unasked(place, monkeypatch):
         SetupError, match=r"whl/cpu does not answer.*cu130 takes the build for CUDA, 2.6 GB"
     ) as failed:
         place.install()
-    assert "Set up again" in failed.value.todo and place.look().state == "absent"
+    assert "set up again" in failed.value.todo and place.look().state == "absent"
     assert not [
         call for call in place.calls() if " torch==2.0" in call and "+cpu" not in call and "--dry" not in call
     ]
@@ -369,44 +378,111 @@ def wheel_of_torch(place, version, cuda, usable, code=""):
             archive.writestr(name, content)
 
 
-def test_with_pip_where_uv_cannot_be_had(tmp_path, monkeypatch):
-    """The whole way with the machine's own pip: no uv in the index, so pip does it; and a failing one after it."""
+def test_where_uv_cannot_be_had(tmp_path, monkeypatch):
+    """The real pip, which is to bring it, and the user's own index, which has none: the setting is named."""
     place = Place(tmp_path, monkeypatch)
-    for name, value in {"PIP_INDEX_URL": place.index.as_uri(), "PIP_RETRIES": "0"}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
-        monkeypatch.delenv(name, raising=False)
-    place.install()
-    assert place.toy_version() == "1.0"
-    log = (place.folder / "setup.log").read_text()
-    assert "going on with pip" in log and "Successfully installed toy" in log
-    place.want("toy==2.0", "nowhere==1.0")
+    monkeypatch.setenv("PIP_INDEX_URL", place.index.as_uri())
+    monkeypatch.setenv("PIP_RETRIES", "0")
     with pytest.raises(SetupError, match="could not be fetched") as failed:
         place.install()
-    assert "nowhere==1.0" in str(failed.value) and place.toy_version() == "1.0"
+    assert f"index-url = {place.index.as_uri()} (PIP_INDEX_URL)" in failed.value.message
+    assert "uv" in failed.value.log and place.look().state == "absent"
 
 
-@pytest.mark.slow
-def test_with_the_real_uv(tmp_path, monkeypatch):
-    """Needs a package source that has uv, idna and certifi."""
-    place = Place(tmp_path, monkeypatch)
-    monkeypatch.delenv("PIP_CONFIG_FILE")
-    place.want("idna==3.20", "certifi==2026.10.18")
-    try:
+@posix
+@pytest.mark.parametrize("broken", ["diffusers", "warp-lang", "kernels"])
+def test_set_up_is_said_only_when_everything_imports(place, broken):
+    """A package may be installed and not work: a library of the system's is missing, a DLL, our own kernels."""
+    torch(place, "2.0", "", False)
+    place.want("torch==2.0", "toy==1.0", "diffusers==1.0", "warp-lang==1.0")
+    for package, module in (("diffusers", "diffusers"), ("warp-lang", "warp")):
+        code = "raise OSError('libGL.so.1 is missing')" if package == broken else ""
+        wheel(place.index, package, "1.0", code=code, module=module)
+    kernels = place.requirements.parent / "backend" / "kernels"
+    kernels.mkdir(parents=True)
+    (kernels.parent / "__init__.py").write_text("")
+    (kernels / "__init__.py").write_text(
+        "raise OSError('libGL.so.1 is missing')" if broken == "kernels" else ""
+    )
+    with pytest.raises(SetupError, match=r"installed and cannot be used.*libGL\.so\.1 is missing"):
         place.install()
-    except SetupError as error:
-        pytest.skip(f"no package source: {error}")
-    assert "uv installs" in (place.folder / "setup.log").read_text()
-    subprocess.run([environment.python_of(place.folder), "-I", "-c", "import idna, certifi"], check=True)
+    assert place.look().state == "absent"
+    wheel(place.index, "diffusers", "1.0", module="diffusers")
+    wheel(place.index, "warp-lang", "1.0", module="warp")
+    (kernels / "__init__.py").write_text("")
+    place.install()
+    assert place.look().state == "ready" and not list(kernels.rglob("__pycache__"))
+
+
+def real_uv():
+    brought = ROOT / ".build" / "tools" / "uv" / "bin" / "uv"
+    return shutil.which("uv") or (str(brought) if brought.is_file() else None)
+
+
+UV = real_uv()
+OF_USERS = {  # what a user may have told pip and uv for other work: (pip.conf, uv.toml, variables)
+    "nothing": ("", "", {}),
+    "user": ("[global]\nuser = true\n", "", {}),
+    "target": ("[install]\ntarget = {here}/elsewhere\n", "", {}),
+    "prefix": ("[install]\nprefix = {here}/elsewhere\n", "", {}),
+    "hashes": ("[install]\nrequire-hashes = true\n", "", {}),
+    "virtualenv": ("[global]\nrequire-virtualenv = true\n", "", {}),
+    "constraint": ("[global]\nconstraint = {here}/constraints.txt\n", "", {}),
+    "uv.toml": ("", "[pip]\nrequire-hashes = true\ntarget = '{here}/elsewhere'\n", {}),
+    "PIP_*": ("", "", {"PIP_REQUIRE_HASHES": "1", "PIP_DRY_RUN": "1", "PIP_ROOT": "{here}/root", "PIP_NO_DEPS": "1"}),
+    "UV_*": (
+        "", "",
+        {"UV_REQUIRE_HASHES": "1", "UV_CONSTRAINT": "{here}/constraints.txt", "UV_EXCLUDE_NEWER": "2020-01-01",
+         "UV_PYTHON": "3.9", "UV_NO_BINARY": "1", "UV_TARGET": "{here}/elsewhere", "UV_DRY_RUN": "1",
+         "UV_SYSTEM_PYTHON": "1", "UV_VENV_SEED": "1", "UV_TORCH_BACKEND": "cu128", "UV_CONFIG_FILE": "{here}/no.toml"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(UV is None, reason="no uv here")
+@pytest.mark.parametrize("name", OF_USERS)
+def test_what_the_user_has_told_pip_and_uv_for_other_work_is_not_in_the_way(tmp_path, monkeypatch, name):
+    """The real uv, with a studio's folder of wheels and without any index: both are taken from pip.conf."""
+    place = Place(tmp_path, monkeypatch)
+    tools = place.folder / "tools" / "uv" / "bin"
+    tools.mkdir(parents=True)
+    (tools / ("uv.exe" if os.name == "nt" else "uv")).symlink_to(UV)
+    wheel(place.index / "all", "toy", "1.0")
+    (tmp_path / "constraints.txt").write_text("toy<1\n")
+    pip, toml, variables = OF_USERS[name]
+    house = f"[global]\nno-index = true\nfind-links = {place.index / 'all' / 'toy'}\n"
+    (tmp_path / "pip.conf").write_text(house + pip.format(here=tmp_path).replace("[global]\n", ""))
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv" / "uv.toml").write_text(toml.format(here=tmp_path))
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value.format(here=tmp_path))
+    place.install()
+    assert place.look().state == "ready" and place.toy_version() == "1.0"
+    assert not (tmp_path / "elsewhere").exists() and not (tmp_path / "root").exists()
+
+
+@pytest.mark.skipif(UV is None, reason="no uv here")
+def test_a_folder_of_wheels_that_lacks_one_is_named_with_its_file(tmp_path, monkeypatch):
+    place = Place(tmp_path, monkeypatch)
+    tools = place.folder / "tools" / "uv" / "bin"
+    tools.mkdir(parents=True)
+    (tools / ("uv.exe" if os.name == "nt" else "uv")).symlink_to(UV)
+    (tmp_path / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = {tmp_path}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    with pytest.raises(SetupError, match="could not be fetched") as failed:
+        place.install()
+    for setting in ("no-index = true", f"find-links = {tmp_path}"):
+        assert f"{setting} ({tmp_path / 'pip.conf'})" in failed.value.message
 
 
 @posix
 def test_no_python_at_all(place, monkeypatch):
-    place.options = Options(python="/nowhere/python3.11")
+    place.options = Options(python="/nowhere/python3.11", fallback=sys.executable)
     with pytest.raises(SetupError, match="Name another one in the preferences"):
         place.install()
     place.options = Options(fallback="")
-    monkeypatch.setattr(pythons, "_candidates", lambda version: iter(()))
+    monkeypatch.setenv("TOY_UV", "no python")
     with pytest.raises(SetupError, match=r"python.org") as failed:
         place.install()
     assert "error sending request" in failed.value.log
@@ -421,8 +497,6 @@ def test_a_proxy_that_never_answers(tmp_path, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as server:
         proxy = f"http://user:secret@127.0.0.1:{server.getsockname()[1]}"
         place.options = Options(python=sys.executable, proxy=proxy)
-        for name in ("PIP_INDEX_URL", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
-            monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("PIP_INDEX_URL", "https://packages.invalid/simple")
         server.settimeout(60)
         work = Background(
@@ -440,41 +514,28 @@ def test_a_proxy_that_never_answers(tmp_path, monkeypatch):
 # the parts
 
 
-def test_what_uv_and_pip_are_told(tmp_path):
-    [way] = torch_build.ways(Choice("cu126", ""), "win32")
-    uv = packages.Installer("py", Path("uv"), tmp_path, {})
-    pip = packages.Installer("py", None, tmp_path, {})
-    for installer, name in ((uv, "--default-index"), (pip, "--index-url")):
-        told = installer.install(*installer.from_index(way, "torch==2.13.0"))
-        assert told[-4:] == ["--no-deps", name, f"{torch_build.TORCH_INDEX}/cu126", "torch==2.13.0+cu126"]
-    own = torch_build.ways(Choice("cpu", ""), "win32")[0]
-    assert pip.from_index(own, "torch==2.13.0") == ["--no-deps", "torch==2.13.0"]
+def test_what_uv_is_told(tmp_path):
+    found = uv.Uv("uv", tmp_path / "cache", {})
+    told = found.install(Path("py"), "toy==1.0")
+    assert told[:4] == ["uv", "pip", "install", "--no-config"] and told[-1] == "toy==1.0"
+    assert told[told.index("--python") + 1] == "py"
 
 
-UV = (
+SAID = (
     "Resolved 3 packages in 1s;Downloading torch (590.0MiB);Downloading warp (142.0MiB);; Downloaded warp;"
-    " Downloaded torch;Prepared 3 packages in 9s;Installed 3 packages in 1s"
-)
-PIP = (
-    "Collecting torch==2.13.0;  Downloading torch-2.13.0-cp311-cp311-win_amd64.whl (590.1 MB);"
-    "Progress 312000000 of 590100000;Collecting toy;Progress 10 of 20;nonsense;Progress x of y z;"
-    "Installing collected packages: torch, toy;Successfully installed torch-2.13.0 toy-1.0"
+    " Downloaded torch;Prepared 3 packages in 9s;Installed 3 packages in 1s;nonsense;Progress x of y z"
 )
 
 
-def test_the_meter_reads_uv_and_pip():
-    uv = packages.Meter(3, "packages")
-    fractions = []
-    for line in UV.split(";"):
-        uv.hear(line)
-        fractions.append(uv.fraction)
+def test_the_meter_reads_uv():
+    meter = packages.Meter("packages")
+    fractions, lines = [], []
+    for line in SAID.split(";"):
+        meter.hear(line)
+        fractions.append(meter.fraction)
+        lines.append(meter.line)
     assert fractions == sorted(fractions) and 0.1 < fractions[4] < 0.2 and fractions[-1] == 1.0
-    pip = packages.Meter(2, "packages")
-    said = []
-    for line in PIP.split(";"):
-        pip.hear(line)
-        said.append(pip.line)
-    assert "torch, 312 of 590 MB" in said and said[-1] == "writing files" and pip.fraction == 1.0
+    assert "torch, 590 MB" in lines and lines[-1] == "writing files"
 
 
 @pytest.mark.parametrize(
@@ -486,58 +547,22 @@ def test_the_meter_reads_uv_and_pip():
         ),
         ("ERROR: Could not find a version that satisfies the requirement toy==9", "could not be fetched"),
         ("SSLError(SSLCertVerificationError(1, 'certificate verify failed'", "could not be fetched"),
-        ("/usr/bin/python3: No module named ensurepip", "cannot make environments"),
+        ("  × No solution found when resolving dependencies:", "could not be fetched"),
         ("error: subprocess-exited-with-error", "could not be installed"),
     ],
 )
-def test_what_pip_says_in_our_words(tmp_path, said, told):
+def test_what_uv_and_pip_say_in_our_words(tmp_path, said, told):
     log = Log(tmp_path / "log")
     log.write(said)
-    error = setup_build.explained(CommandFailed(1, said), log)
+    error = setup_build.explained(CommandFailed(1, said), log, "index-url = https://mine (pip.conf)")
     log.close()
     assert told in error.message and error.todo and said in error.log
+    assert "disk" in told or "https://mine (pip.conf)" in error.message
 
 
 def test_a_password_is_hidden():
     assert hide("http://user:word@host:80/simple") == "http://***@host:80/simple"
     assert hide("https://host/a@b") == "https://host/a@b" and hide("-r") == "-r"
-
-
-def test_the_user_s_own_settings_of_pip_reach_uv(monkeypatch):
-    told = "global.index-url='https://mine/simple'\nglobal.extra-index-url='https://a https://b'\n:env:.retries='3'"
-    monkeypatch.setattr(pythons, "pip_of", lambda python, stop: ["pip"])
-    monkeypatch.setattr(pythons, "ask", lambda *_: told)
-    for name in ("UV_DEFAULT_INDEX", "UV_INDEX"):
-        monkeypatch.delenv(name, raising=False)
-    assert pythons.pip_settings("python", Stop()) == {
-        "UV_DEFAULT_INDEX": "https://mine/simple", "UV_INDEX": "https://a https://b",
-        "UV_INDEX_STRATEGY": "unsafe-best-match",
-    }  # fmt: skip
-    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://theirs")
-    assert "UV_DEFAULT_INDEX" not in pythons.pip_settings("python", Stop())
-
-
-def test_a_folder_of_wheels_that_is_gone(monkeypatch, tmp_path):
-    """pip passes over it with a warning, uv would fail."""
-    monkeypatch.setattr(pythons, "pip_of", lambda python, stop: ["pip"])
-    monkeypatch.delenv("UV_FIND_LINKS", raising=False)
-    for value, expected in (
-        ("/no/such/wheels", {}),
-        (f"\\n/no/such/wheels\\n{tmp_path}\\nhttps://a/w", {"UV_FIND_LINKS": f"{tmp_path},https://a/w"}),
-    ):
-        monkeypatch.setattr(pythons, "ask", lambda *_, value=value: f"global.find-links='{value}'")
-        assert pythons.pip_settings("python", Stop()) == expected
-
-
-def test_blenders_own_python_is_passed_over(tmp_path):
-    inside = tmp_path / "4.5" / "python" / "bin" / "python3.11"
-    inside.parent.mkdir(parents=True)
-    inside.write_text("")
-    (tmp_path / "4.5" / "scripts").mkdir()
-    assert pythons.is_blenders(str(inside)) and not pythons.is_blenders(sys.executable)
-    assert pythons.probe([sys.executable], Stop())[0] == sys.version_info[:2]
-    assert pythons.probe(["/nowhere/python"], Stop()) is None
-    assert pythons.find_python(sys.executable, Stop())
 
 
 def test_a_command_that_talks_forever(tmp_path):
@@ -573,5 +598,5 @@ def test_background():
 def test_a_record_that_is_nonsense(tmp_path, nonsense):
     (tmp_path / "environment.json").write_text(nonsense)
     (tmp_path / "requirements.txt").write_text("")
-    assert environment.look(tmp_path, tmp_path / "requirements.txt").state == "absent"
-    assert environment.python_of(tmp_path) is None
+    state = environment.look(tmp_path, tmp_path / "requirements.txt")
+    assert state.state == "absent" and state.python is None

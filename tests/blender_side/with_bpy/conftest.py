@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import sys
 
 import pytest
 
@@ -14,6 +15,18 @@ if os.environ.get("DREAMFLOW_BPY_CHILD"):
         """Every test begins in an empty file."""
         bpy.ops.wm.read_factory_settings(use_empty=True)
         yield
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(session, exitstatus):
+        session.config.own_exitstatus = exitstatus
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(config):
+        """Where lines are counted, what counts them holds objects of bpy, which then waits for ever at its end."""
+        if "COVERAGE_PROCESS_START" in os.environ:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(int(config.own_exitstatus))  # coverage saves what it counted before that
 
 else:
     collect_ignore_glob = ["*.py"]

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import bpy
@@ -107,6 +109,9 @@ def test_goes_on_after_a_failure(tmp_path, backend):
         ["--prompt", "a mug", "--out", "o", "--stages", "texture"],
         ["--prompt", "a mug", "--out", "o", "--set", "nerf.levels=many"],
         ["--prompts", "nowhere.txt", "--out", "o"],
+        ["--prompt", "a mug", "--out", "o", "--height", "-2"],
+        ["--prompt", "a mug", "--out", "o", "--height", "0"],
+        ["--prompt", "a mug", "--out", "o", "--height", "nan"],
         ["--nonsense"],
     ],
 )
@@ -159,6 +164,80 @@ def test_as_a_bare_script(tmp_path):
         subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=120).returncode
         == 2
     )
+
+
+def nodes(path):
+    content = path.read_bytes()
+    size = int.from_bytes(content[12:16], "little")
+    assert int.from_bytes(content[8:12], "little") == len(content)
+    return json.loads(content[20 : 20 + size])["nodes"]
+
+
+def test_the_height_reaches_mesh_glb_and_an_older_blend(tmp_path, backend):
+    """A GLB from 0.25 to 0.75 along y: at 2 m it is four times as large, and stands on the ground."""
+    document = {
+        "asset": {"version": "2.0"}, "nodes": [{"mesh": 0}], "accessors": [{"min": [0, 0.25, 0], "max": [1, 0.75, 1]}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+    }  # fmt: skip
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    head = b"glTF" + (2).to_bytes(4, "little") + (28 + len(text) + 4).to_bytes(4, "little")
+    out = tmp_path / "o"
+    arguments = ["--prompt", "a mug", "--out", str(out), "--blend", "--height"]
+    assert batch.main([*arguments, "1"]) == 0
+    glb = out / "a-mug-42" / "mesh.glb"
+    glb.write_bytes(head + len(text).to_bytes(4, "little") + b"JSON" + text + b"\4\0\0\0BIN\0abcd")
+    assert batch.main([*arguments, "2"]) == 0
+    assert nodes(glb) == [{"mesh": 0, "scale": [4.0] * 3, "translation": [-2.0, -1.0, -2.0]}]
+    assert glb.read_bytes().endswith(b"BIN\0abcd")
+    blend = out / "a-mug-42" / "object.blend"
+    bpy.ops.wm.open_mainfile(filepath=str(blend))
+    (made,) = bpy.context.scene.objects
+    assert made.dimensions.z == pytest.approx(2, abs=1e-3)
+    stamp = blend.stat().st_mtime_ns
+    assert batch.main([*arguments, "2"]) == 0 and blend.stat().st_mtime_ns == stamp  # nothing has changed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_keeps_the_work_and_ends_it(tmp_path, number):
+    environment = {
+        **os.environ,
+        service.PYTHON: str(fake.python(tmp_path, "good", 60.0)),
+        "BLENDER_USER_RESOURCES": str(tmp_path),
+    }
+    code = (
+        "import bpy, os, sys; sys.path.insert(0, sys.argv[1]); from dreamflow_blender import batch;"
+        "code = batch.main(sys.argv[2:]); sys.stdout.flush(); os._exit(code)"
+    )
+    out = tmp_path / "o"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(ROOT),
+        "--prompt",
+        "a mug",
+        "--prompt",
+        "a car",
+        "--out",
+        str(out),
+    ]
+    ran = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in ran.stdout:
+        if "nerf" in line:
+            break
+    began = time.monotonic()
+    ran.send_signal(number)
+    _, errors = ran.communicate(timeout=60)
+    assert ran.returncode == 128 + number, errors
+    assert "resumes" in errors
+    said = report(out)
+    assert said["stopped"] == 1 and [row["state"] for row in said["prompts"]] == ["stopped"]
+    assert (Path(said["prompts"][0]["folder"]) / "job.json").is_file()
+    print(f"ended {time.monotonic() - began:.1f} s after the signal (promised: 5 s)")
 
 
 def test_generate_returns_the_object(tmp_path, backend):

@@ -130,10 +130,10 @@ def test_uninstalled_during_a_job(installed, tmp_path, monkeypatch):
     inside("session.service").forget_state()
     jobs, ops_run, importing = inside("session.jobs"), inside("ops.generate"), inside("session.importing")
     bpy.context.scene.dreamflow.prompt = "a red mug"
-    jobs.add(ops_run.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
+    jobs.add(ops_run.make_job(bpy.context.scene.dreamflow), importing.import_target(bpy.context))
     until = time.monotonic() + 60
     while not (jobs.running and jobs.running.stage):
-        assert time.monotonic() < until, jobs.trouble
+        assert time.monotonic() < until, jobs.problem
         jobs.tick()
         time.sleep(0.02)
     pid = inside("session.service").client.pid

@@ -19,16 +19,16 @@ __all__ = ["user"]  # a fixture
 def test_retry_with_less_memory(user):
     set_up(user, "good")
     generate("a red mug", "geometry.levels=3")
-    tick_until(lambda: jobs.trouble is not None)
+    tick_until(lambda: jobs.problem is not None)
     operators = layout.draw(sidebar.DREAMFLOW_PT_main).operators
     (retry,) = (chosen for name, _, chosen in operators if name == "dreamflow.retry_smaller")
     assert retry.stage == "geometry"
     with pytest.raises(RuntimeError, match="cannot be made smaller"):  # a stage whose size nobody wrote down
-        bpy.ops.dreamflow.retry_smaller(number=retry.number, stage="nerf")
-    assert bpy.ops.dreamflow.retry_smaller(number=retry.number, stage=retry.stage) == {"FINISHED"}
-    assert jobs.trouble is None
+        bpy.ops.dreamflow.retry_smaller(job_id=retry.job_id, stage="nerf")
+    assert bpy.ops.dreamflow.retry_smaller(job_id=retry.job_id, stage=retry.stage) == {"FINISHED"}
+    assert jobs.problem is None
     tick_until(idle)
-    newer, older = jobs.need_store().history()
+    newer, older = jobs.get_store().history()
     assert (newer.state, older.state) == ("finished", "failed") and newer.folder != older.folder
     assert dict(newer.job.overrides) == {"geometry.levels": 3, "geometry.size": 256}
     assert newer.job.seed == older.job.seed and "Red mug" in bpy.data.objects
@@ -38,7 +38,7 @@ def test_retry_with_less_memory(user):
 def test_mark_as_asset(user, tmp_path, monkeypatch):
     set_up(user, "good")
     bpy.ops.mesh.primitive_cube_add()
-    assert "Select an object that DreamFlow has made" in refused("mark_asset")
+    assert "Select an object made by DreamFlow" in refused("mark_asset")
     assert layout.draw(sidebar.DREAMFLOW_PT_selected) is None
     bpy.data.objects.remove(bpy.context.object)
     generate("a red mug with a blue handle")
@@ -50,13 +50,13 @@ def test_mark_as_asset(user, tmp_path, monkeypatch):
         assert [tag.name for tag in made.asset_data.tags] == ["DreamFlow", "red", "mug", "blue", "handle"]
         assert made.asset_data.description == "a red mug with a blue handle"
         assert tuple(made.preview.image_size) == (64, 64)
-    assert "Renew asset" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
+    assert "Update asset" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
 
-    (past,) = jobs.need_store().history()
-    bpy.ops.dreamflow.import_result(number=past.job.id)
+    (past,) = jobs.get_store().history()
+    bpy.ops.dreamflow.import_result(job_id=past.job.id)
     (tmp_path / "preview.png").write_bytes((past.folder / "preview.png").read_bytes())
     monkeypatch.chdir(tmp_path)  # where Blender was started, beside somebody else's picture
-    bpy.ops.dreamflow.delete_job(number=past.job.id)
+    bpy.ops.dreamflow.delete_job(job_id=past.job.id)
     assert bpy.ops.dreamflow.mark_asset() == {"FINISHED"} and bpy.context.object != made
     assert bpy.context.object.asset_data and bpy.context.object.preview is None
 
@@ -67,7 +67,8 @@ def test_another_seed_and_the_way_to_the_preferences(user, monkeypatch):
         assert bpy.ops.dreamflow.roll_seed() == {"FINISHED"}
         seeds.add(settings.seed)
     assert len(seeds) > 1 and all(0 <= seed < 100_000 for seed in seeds)
-    assert bpy.ops.dreamflow.open_log() == {"CANCELLED"}  # there is none before Set up
+    with pytest.raises(RuntimeError, match="no log yet"):  # before Set up
+        bpy.ops.dreamflow.open_log()
     assert not bpy.ops.dreamflow.cancel_task.poll()
     module = ModuleType(addon.NAME)
     module.bl_info = {"name": "Ours", "show_expanded": False}

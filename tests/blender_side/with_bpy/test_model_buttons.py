@@ -104,14 +104,14 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     assert not bpy.ops.dreamflow.cancel_task.poll()
     assert "Stopping" in layout.draw(sidebar.DREAMFLOW_PT_main).texts
     tick_until(lambda: tasks.current is None, 20)
-    assert tasks.trouble is None and not {UNET, "fetched.json"} & files(home)
+    assert tasks.problem is None and not {UNET, "fetched.json"} & files(home)
 
     findings.checks[:] = [{"name": "sd", "message": "is not here", "state": "note", "fix": "models"}]
     hub({UNET: {}})
     addon.preferences().proxy = os.environ["HF_ENDPOINT"]  # which takes whole addresses, as a proxy does
     monkeypatch.setenv("HF_ENDPOINT", "http://the.hub")
     press("fetch_model", model="sd")
-    assert tasks.trouble is None and {UNET, "fetched.json"} <= files(home) and not list(home.rglob("*.part"))
+    assert tasks.problem is None and {UNET, "fetched.json"} <= files(home) and not list(home.rglob("*.part"))
     assert any(url.startswith("http://the.hub/") and url.endswith(UNET) for url in hub({}))
     (fetched,) = (model for model in findings.models if model["folder"])
     assert fetched["name"] == "sd" and Path(fetched["folder"]) == home and not fetched["approximate"]
@@ -133,7 +133,7 @@ def test_a_hub_that_fails_is_told_and_leaves_nothing_half(user, hub, faults, tol
     set_up(user)
     hub(faults)
     press("fetch_model", model="sd")
-    assert tasks.trouble.name == "fetch"
+    assert tasks.problem.name == "fetch"
     for drawn in (layout.draw(sidebar.DREAMFLOW_PT_main), preferences()):
         assert said(drawn, told, to_do)
     there = " ".join(files(user / "models"))

@@ -155,14 +155,14 @@ def test_without_job_json(tmp_path):
 def test_what_there_is_so_far(tmp_path):
     folder = made.result(tmp_path)
     (folder / "mesh.npz").unlink()
-    result = objects.read_so_far(folder)
+    result = objects.read_partial(folder)
     obj = objects.add_result(result, "a red mug", 1.0, (0, 0, 0), "DreamFlow", bpy.context.scene)
     assert [a.name for a in obj.data.color_attributes] == [objects.COLOUR] and not obj.data.uv_layers
     principled = obj.data.materials[0].node_tree.nodes["Principled BSDF"]
     assert principled.inputs["Base Color"].is_linked and not bpy.data.images
     (folder / "snapshot.npz").unlink()
     with pytest.raises(objects.CannotImport, match="taken shape"):
-        objects.read_so_far(folder)
+        objects.read_partial(folder)
 
 
 def test_asset(tmp_path):

@@ -1,13 +1,14 @@
 """The growing mesh: one object, not selectable, not rendered, not saved, never brought back by undo."""
 
 import time
+from types import SimpleNamespace
 
 import bpy
 import numpy as np
 import pytest
 
 from dreamflow_blender.contract.meshfile import SnapshotArrays
-from dreamflow_blender.scene import objects, preview
+from dreamflow_blender.scene import objects, preview, windows
 from tests.blender_side.with_bpy import made
 
 
@@ -116,3 +117,22 @@ def test_replacing_is_quick(tmp_path):
         times.append(1000 * (time.thread_time() - began))
     print(f"\nlive mesh: {np.median(times):.1f} ms for {len(arrays.t_pos_idx):,} faces (promised: 30 ms)")
     assert np.median(times) < 3 * 30
+
+
+@pytest.mark.parametrize(
+    "idname, expected",
+    [
+        ("WM_OT_obj_export", True),
+        ("EXPORT_SCENE_OT_gltf", True),
+        ("WM_OT_open_mainfile", False),
+        (None, False),
+    ],
+)
+def test_it_is_gone_while_an_export_is_chosen(monkeypatch, idname, expected):
+    operator = SimpleNamespace(bl_idname=idname) if idname else None
+    spaces = SimpleNamespace(active=SimpleNamespace(active_operator=operator))
+    area = SimpleNamespace(type="FILE_BROWSER", spaces=spaces)
+    window = SimpleNamespace(screen=SimpleNamespace(areas=[SimpleNamespace(type="VIEW_3D"), area]))
+    context = SimpleNamespace(window_manager=SimpleNamespace(windows=[window]))
+    monkeypatch.setattr(windows, "bpy", SimpleNamespace(context=context))
+    assert windows.exporting() is expected

@@ -42,16 +42,16 @@ def test_generate(enabled):
     settings.prompt, settings.height = "a red mug", 0.1
     settings.extra = " ".join(f"{k}={str(v).lower() if v is None else v}" for k, v in OVERRIDES.items())
     job = ops_generate.make_job(settings)
-    jobs.add(job, importing.place(bpy.context))
+    jobs.add(job, importing.import_target(bpy.context))
     took, seen, until = [], False, time.monotonic() + 200
-    while jobs.running is not None or jobs.need_store().waiting() or importing.due():
+    while jobs.running is not None or jobs.get_store().waiting() or importing.due():
         assert time.monotonic() < until, jobs.running
         begun = time.thread_time()
         jobs.tick()
         took.append(1000 * (time.thread_time() - begun))
         seen = seen or preview.find() is not None
         time.sleep(0.05)
-    assert jobs.trouble is None, jobs.trouble
+    assert jobs.problem is None, jobs.problem
     (made,) = bpy.context.scene.objects
     assert made.name == "Red mug" and made.dimensions.z == pytest.approx(0.1, abs=1e-3)
     assert len(made.data.polygons) > 50 and made.data.materials[0].node_tree

@@ -148,7 +148,7 @@ def test_vertex_colours_alone(domain, kind):
     made.data.calc_loop_triangles()
     loops = np.array([t.loops for t in made.data.loop_triangles])
     assert np.allclose(arrays.colour[..., 0], rows[loops] / 24, atol=0.003)
-    assert np.allclose(arrays.colour[..., 1:], (0.5, 0.25), atol=0.003) and np.allclose(arrays.base, 1)
+    assert np.allclose(arrays.colour[..., 1:], (0.5, 0.25, 1), atol=0.003) and np.allclose(arrays.base, 1)
     made.data.color_attributes.remove(made.data.color_attributes["Col"])
     refused(made, "“Col”")
 
@@ -244,7 +244,7 @@ def test_hidden_empty_and_broken():
     refused(made, "hidden")
     made.hide_set(False)
     made.data.vertices[0].co.x = float("nan")
-    refused(made, "no numbers")
+    refused(made, "invalid coordinates")
     bare = bpy.data.objects.new("Bare", bpy.data.meshes.new("Bare"))
     bpy.context.scene.collection.objects.link(bare)
     refused(bare, "no faces")
@@ -274,7 +274,7 @@ def test_fronts():
     camera.location = (7, 0, 3)
     bpy.context.view_layer.update()
     assert front_of(made, "CAMERA", bpy.context) == pytest.approx(90, abs=1e-4)
-    with pytest.raises(CannotRefine, match="no view"):
+    with pytest.raises(CannotRefine, match="not a 3D viewport"):
         front_of(made, "VIEW", bpy.context)
 
 
@@ -323,3 +323,42 @@ def test_baked_in_a_blender_of_its_own(tmp_path, monkeypatch):
 
 def _srgb(c):
     return c * 12.92 if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055
+
+
+def with_nodes(obj, kind):
+    """A Geometry Nodes modifier with one node between input and output, and that node."""
+    tree = bpy.data.node_groups.new("GN", "GeometryNodeTree")
+    for way in ("INPUT", "OUTPUT"):
+        tree.interface.new_socket("Geometry", in_out=way, socket_type="NodeSocketGeometry")
+    begin, node, end = (tree.nodes.new(name) for name in ("NodeGroupInput", kind, "NodeGroupOutput"))
+    tree.links.new(begin.outputs[0], node.inputs[0])
+    tree.links.new(node.outputs[0], end.inputs[0])
+    obj.modifiers.new("GN", "NODES").node_group = tree
+    return node
+
+
+def test_a_material_that_nodes_set_is_refused():
+    obj = hard.cube()
+    obj.data.materials.append(hard.painted())
+    node = with_nodes(obj, "GeometryNodeSetMaterial")
+    node.inputs["Material"].default_value = hard.plain("Other", hard.BLUE)
+    bpy.context.view_layer.update()
+    refused(obj, "Set Material node.*apply the modifiers")
+
+
+def test_instances_alone_are_refused():
+    obj = hard.cube()
+    with_nodes(obj, "GeometryNodeInstanceOnPoints")
+    bpy.context.view_layer.update()
+    refused(obj, "Realize Instances")
+
+
+def test_an_image_that_repeats_says_which_size_keeps_its_detail():
+    obj = hard.cube()
+    obj.data.materials.append(hard.painted())
+    uv = np.array([corner.vector for corner in obj.data.uv_layers[0].uv], np.float32)
+    area = 6 * 0.25 * 0.25  # the cube's cross
+    obj.data.uv_layers[0].uv.foreach_set("vector", (uv * 8).ravel())
+    bpy.context.view_layer.update()
+    (note,) = gather(bpy.context, obj).notes
+    assert f"repeated {64 * area:.0f} times" in note and "about 128 px" in note  # 16 px * sqrt(24) = 78

@@ -40,11 +40,11 @@ def enabled(tmp_path, monkeypatch):
 
 def tick_until_idle():
     until = time.monotonic() + 240
-    while jobs.running is not None or jobs.need_store().waiting() or importing.due():
+    while jobs.running is not None or jobs.get_store().waiting() or importing.due():
         assert time.monotonic() < until, jobs.running
         jobs.tick()
         time.sleep(0.05)
-    assert jobs.trouble is None, jobs.trouble
+    assert jobs.problem is None, jobs.problem
 
 
 def test_the_upper_half_of_a_mirrored_posed_object(enabled):
@@ -64,9 +64,9 @@ def test_the_upper_half_of_a_mirrored_posed_object(enabled):
         "SELECTED",
         TINY,
     )
-    refine_session.begin(bpy.context, made, settings, jobs.add)
+    refine_session.begin(bpy.context, made, settings)
     tick_until_idle()
-    (past,) = jobs.need_store().history()
+    (past,) = jobs.get_store().history()
     share = past.figures["share_changed"]
     print(f"\nreal refine: {past.seconds:.0f} s, {past.figures['fit_psnr']:.1f} dB, {share:.2f} changed")
     new = made.material_slots[0].material
@@ -129,10 +129,10 @@ def test_a_difficult_object_is_refined_and_discarded_without_a_trace(enabled, ma
     settings.prompt, settings.model, settings.extra = "a red mug", "BUILT_IN", TINY
     before = walk()
     bpy.ops.dreamflow.refine()  # without a window it blocks
-    assert jobs.trouble is None, jobs.trouble
+    assert jobs.problem is None, jobs.problem
     shown = bpy.context.view_layer.objects.active
     assert "dreamflow_refined" in shown
-    (past,) = jobs.need_store().history()
+    (past,) = jobs.get_store().history()
     assert past.figures["share_changed"] > 0.1
     bpy.ops.dreamflow.discard_refined()
     bpy.context.view_layer.update()

@@ -23,7 +23,7 @@ def put(made, folder, keep="NEW", **how):
     found = gather(bpy.context, made, keep=keep)
     refined.deliver(folder, found.arrays, **how)
     before = walk()
-    shown = scene_refined.put(scene_refined.read(folder), found.place, made, bpy.context)
+    shown = scene_refined.apply_result(scene_refined.read(folder), found.place, made, bpy.context)
     settle()
     return shown, before, found
 
@@ -64,13 +64,16 @@ def test_a_new_material_beside_the_old(tmp_path):
         "objects/Cube.material_slots", "objects/Cube.active_material", "objects/Cube.custom",
         "meshes/Cube.materials", "materials/Paint.use_fake_user",
     }  # fmt: skip
-    assert {c for c in changed if c.startswith("+")} == {"+materials/Paint refined", "+images/Cube refined"}
-    decide.turn(made, "before")
+    assert {c for c in changed if c.startswith("+")} == {
+        "+materials/Paint refined",
+        "+images/Cube_refined.png",
+    }
+    decide.show_version(made, "before")
     assert made.material_slots[0].material == old
-    decide.turn(made, "after")
+    decide.show_version(made, "after")
     assert made.material_slots[0].material == new
     with pytest.raises(CannotImport, match="Apply or Discard"):
-        scene_refined.put(scene_refined.read(tmp_path), {}, made, bpy.context)
+        scene_refined.apply_result(scene_refined.read(tmp_path), {}, made, bpy.context)
     discarded(shown, before)
 
 
@@ -78,7 +81,7 @@ def test_apply_keeps_the_old_one_in_the_file(tmp_path):
     made = hard.cube()
     made.data.materials.append(hard.painted())
     shown, before, _ = put(made, tmp_path)
-    decide.turn(shown, "before")
+    decide.show_version(shown, "before")
     decide.apply(shown)
     changed = differences(before, walk())
     assert "objects/Cube.custom" not in changed and decide.state_of(made) is None
@@ -91,12 +94,12 @@ def test_a_new_image_in_the_old_material(tmp_path):
     old = hard.painted()
     made.data.materials.append(old)
     shown, before, _ = put(made, tmp_path, keep="IMAGE")
-    assert made.material_slots[0].material == old and base_colour(old).image.name == "Cube refined"
-    assert {c for c in differences(before, walk()) if c.startswith("+")} == {"+images/Cube refined"}
-    decide.turn(made, "before")
+    assert made.material_slots[0].material == old and base_colour(old).image.name == "Cube_refined.png"
+    assert {c for c in differences(before, walk()) if c.startswith("+")} == {"+images/Cube_refined.png"}
+    decide.show_version(made, "before")
     assert base_colour(old).image.name == "paint"
-    decide.turn(made, "after")
-    assert base_colour(old).image.name == "Cube refined"
+    decide.show_version(made, "after")
+    assert base_colour(old).image.name == "Cube_refined.png"
     discarded(shown, before)
 
 
@@ -147,7 +150,7 @@ def test_new_uvs_where_a_modifier_makes_faces_come_with_a_copy(tmp_path):
     assert shown != made and not shown.modifiers and len(shown.data.polygons) == 12
     assert made.hide_get() and made.material_slots[0].material.name == "Paint"
     assert shown.matrix_world == made.matrix_world
-    decide.turn(shown, "before")
+    decide.show_version(shown, "before")
     assert discarded(shown, before) == made
 
 
@@ -195,7 +198,7 @@ def test_a_mesh_that_others_show_keeps_its_material_for_them(tmp_path):
 def test_a_linked_object_gets_a_copy(tmp_path):
     linked = hard.linked(tmp_path / "lib.blend")
     shown, before, _ = put(linked, tmp_path / "job")
-    assert shown.library is None and shown.name == "Linked refined" and linked.hide_get()
+    assert shown.library is None and shown.name == "Linked refined" and not linked.users_scene
     assert shown.material_slots[0].material.library is None
     assert discarded(shown, before) == linked
 
@@ -207,7 +210,7 @@ def test_a_library_override_keeps_its_linked_mesh(tmp_path):
     shown, before, found = put(override, tmp_path / "job")
     assert not found.place["copy"] and shown == override and override.data.library is not None
     assert override.material_slots[0].link == "OBJECT" and override.material_slots[0].material.library is None
-    decide.turn(shown, "before")
+    decide.show_version(shown, "before")
     assert override.material_slots[0].material.library is not None
     discarded(shown, before)
 
@@ -222,7 +225,9 @@ def test_a_procedural_material_becomes_a_plain_one(tmp_path):
     tree.links.new(glass.outputs[0], tree.get_output_node("CYCLES").inputs["Surface"])
     refined.deliver(tmp_path, found.arrays)
     before = walk()
-    scene_refined.put(scene_refined.read(tmp_path), {**found.place, "keep": "IMAGE"}, made, bpy.context)
+    scene_refined.apply_result(
+        scene_refined.read(tmp_path), {**found.place, "keep": "IMAGE"}, made, bpy.context
+    )
     assert base_colour(made.material_slots[0].material).image
     discarded(made, before)
 
@@ -240,7 +245,7 @@ def test_one_undo_step(tmp_path):
     bpy.ops.ed.redo()
     made = bpy.data.objects["Cube"]
     assert made.material_slots[0].material.name == "Paint refined"
-    decide.turn(made, "before")
+    decide.show_version(made, "before")
     assert made.material_slots[0].material.name == "Paint"
     discarded(made, before)
 
@@ -257,7 +262,7 @@ def test_what_does_not_fit_any_more_is_refused_whole(tmp_path):
     bpy.ops.object.mode_set(mode="OBJECT")
     before = walk()
     with pytest.raises(CannotImport, match="have changed"):
-        scene_refined.put(scene_refined.read(tmp_path), found.place, made, bpy.context)
+        scene_refined.apply_result(scene_refined.read(tmp_path), found.place, made, bpy.context)
     assert differences(before, walk()) == set()
     (tmp_path / "mesh.npz").write_bytes(b"x")
     with pytest.raises(CannotImport, match="cannot be read"):
@@ -275,17 +280,17 @@ def test_eight_uv_maps_are_all_that_there_can_be(tmp_path):
     found = gather(bpy.context, made)
     refined.deliver(tmp_path, found.arrays, new_uvs=True)
     with pytest.raises(CannotImport, match="eight UV maps"):
-        scene_refined.put(scene_refined.read(tmp_path), found.place, made, bpy.context)
+        scene_refined.apply_result(scene_refined.read(tmp_path), found.place, made, bpy.context)
     assert len(made.data.uv_layers) == 8 and not len(made.material_slots) and not bpy.data.materials
 
 
 def test_found_under_another_name(tmp_path):
     made = hard.cube("One")
     settle()
-    place = gather(bpy.context, made).place
+    target = gather(bpy.context, made).place
     made.name = "Two"
     hard.cube("One")
-    assert scene_refined.find_object(place, bpy.context.scene) == made
-    assert scene_refined.find_object({**place, "uid": -5}, bpy.context.scene).name == "One"
-    with pytest.raises(CannotImport, match="no mesh object “Three”"):
-        scene_refined.find_object({"object": "Three", "uid": -5}, bpy.context.scene)
+    assert scene_refined.find_object(target, None) == made
+    bpy.data.objects.remove(made)
+    with pytest.raises(CannotImport, match="“One” has been deleted"):  # the other is not it
+        scene_refined.find_object(target, None)

@@ -45,7 +45,7 @@ def tick_until(done, seconds=60.0):
     """The longest tick, in ms of the CPU."""
     longest, until = 0.0, time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < until, (jobs.running, jobs.trouble, tasks.trouble)
+        assert time.monotonic() < until, (jobs.running, jobs.problem, tasks.problem)
         began = time.thread_time()
         jobs.tick()
         longest = max(longest, 1000 * (time.thread_time() - began))
@@ -53,9 +53,17 @@ def tick_until(done, seconds=60.0):
     return longest
 
 
+def gone(folder, seconds=20):
+    """Deleted, by a thread."""
+    until = time.monotonic() + seconds
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    return not folder.exists()
+
+
 def idle():
     return (
-        jobs.running is None and not jobs.need_store().waiting() and not importing.due() and not tasks.current
+        jobs.running is None and not jobs.get_store().waiting() and not importing.due() and not tasks.current
     )
 
 
@@ -68,7 +76,7 @@ def painted():
 
 def press(made):
     """As `execute` does it with a window."""
-    return refine_session.begin(bpy.context, made, bpy.context.scene.dreamflow_refine, jobs.add)
+    return refine_session.begin(bpy.context, made, bpy.context.scene.dreamflow_refine)
 
 
 def test_from_the_button_to_before_and_after_and_one_undo(enabled):
@@ -89,7 +97,7 @@ def test_from_the_button_to_before_and_after_and_one_undo(enabled):
         return idle()
 
     print(f"\nrefine: longest tick {tick_until(done):.1f} ms of the CPU")
-    assert jobs.trouble is None and preview.find() is None
+    assert jobs.problem is None and preview.find() is None
     assert seen[0][0].endswith("snapshot.png") and len({green for _, green in seen}) >= 2  # it changes
     assert made.material_slots[0].material.name == "Paint refined"
     drawn = layout.draw(ui_refine.DREAMFLOW_PT_refine)
@@ -126,7 +134,7 @@ def test_history_pause_stop_and_discard(enabled):
     enabled("good", 3.0)
     press(made)
     tick_until(lambda: jobs.running and jobs.running.stage == "fit")
-    assert "Learning its colours" in layout.draw(sidebar.DREAMFLOW_PT_main).said()
+    assert "Learning the colours" in layout.draw(sidebar.DREAMFLOW_PT_main).said()
     bpy.ops.dreamflow.pause_job()
     tick_until(lambda: jobs.running.paused)
     bpy.ops.dreamflow.pause_job()
@@ -137,21 +145,41 @@ def test_history_pause_stop_and_discard(enabled):
     bpy.ops.dreamflow.discard_refined()
     drawn = layout.draw(sidebar.DREAMFLOW_PT_history)
     assert {"Put on the object", "Vary"} <= set(drawn.buttons()) and "Import" not in drawn.buttons()
-    (past,) = jobs.need_store().history()
-    bpy.ops.dreamflow.show_refined(number=past.job.id)  # again
+    (past,) = jobs.get_store().history()
+    bpy.ops.dreamflow.show_refined(job_id=past.job.id)  # again
     assert made.material_slots[0].material.name == "Paint refined"
     with pytest.raises(RuntimeError, match="Apply or Discard"):
-        bpy.ops.dreamflow.show_refined(number=past.job.id)
+        bpy.ops.dreamflow.show_refined(job_id=past.job.id)
     bpy.ops.dreamflow.discard_refined()
-    bpy.ops.dreamflow.vary_job(number=past.job.id)
+    bpy.ops.dreamflow.vary_job(job_id=past.job.id)
     tick_until(lambda: preview.find() is not None)
     bpy.ops.dreamflow.discard_job()
     tick_until(idle)
     assert made.material_slots[0].material.name == "Paint" and preview.find() is None
     assert not [i for i in bpy.data.images if preview.MARK in i]
-    bpy.ops.dreamflow.delete_job(number=past.job.id)
-    refine_session.tidy()
-    assert not list(refine_session.objects_folder().glob("*.npz"))
+    bpy.ops.dreamflow.delete_job(job_id=past.job.id)
+    assert gone(past.folder)
+
+
+def test_the_mesh_is_written_once_and_into_the_jobs_own_folder(enabled):
+    """A varied job has a copy: its first may be deleted; a job that leaves the queue leaves nothing."""
+    made = painted()
+    press(made)
+    (first,) = jobs.get_store().waiting()
+    assert Path(first.job.mesh) == first.folder / "object.npz" and Path(first.job.mesh).is_file()
+    assert not (addon.user_folder() / "objects").exists()
+    jobs.requeue(first, "new", seed=7)
+    _, second = jobs.get_store().waiting()
+    assert second.folder != first.folder and Path(second.job.mesh) == second.folder / "object.npz"
+    bpy.ops.dreamflow.remove_queued(job_id=first.job.id)
+    assert gone(first.folder)
+    tick_until(idle)
+    assert jobs.problem is None and made.material_slots[0].material.name == "Paint refined"
+    bpy.ops.dreamflow.discard_refined()
+    jobs.forget(second.job.id)
+    assert gone(second.folder)
+    with pytest.raises(ValueError, match="no longer"):
+        jobs.requeue(second, "new")
 
 
 @pytest.mark.parametrize("behaviour", ["dies once", "dies in between", "fails"])
@@ -159,12 +187,12 @@ def test_failures_are_shown_and_resumed(enabled, behaviour):
     made = painted()
     enabled(behaviour, 0.2)
     press(made)
-    tick_until(lambda: jobs.trouble is not None)
+    tick_until(lambda: jobs.problem is not None)
     assert made.material_slots[0].material.name == "Paint" and preview.find() is None
     assert "Retry" in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()
-    (past,) = jobs.need_store().history()
+    (past,) = jobs.get_store().history()
     enabled("good", 0.2)
-    bpy.ops.dreamflow.resume_job(number=past.job.id)
+    bpy.ops.dreamflow.resume_job(job_id=past.job.id)
     tick_until(idle)
     assert made.material_slots[0].material.name == "Paint refined"
 
@@ -185,7 +213,7 @@ def test_the_object_is_gone_or_in_edit_mode_at_the_end(enabled):
     tick_until(lambda: jobs.running is not None)
     bpy.data.objects.remove(made)
     tick_until(idle)
-    assert "no mesh object" in jobs.trouble.failed.message
+    assert "“Cube” has been deleted" in jobs.problem.failed.message and "History" in jobs.problem.failed.todo
 
 
 def test_what_cannot_be_refined_says_why(enabled):
@@ -217,12 +245,12 @@ def test_models(enabled, monkeypatch):
     settings.advanced = True
     said = layout.Fake()
     ui_refine.draw_dialog(said, bpy.context)
-    assert {"extra", "anew", "seed"} <= set(said.props)
+    assert {"extra", "from_scratch", "seed"} <= set(said.props)
     assert "not on this machine" in said.said().replace("\n", " ")
     assert {"Fetch it", "Use built-in"} <= set(said.buttons())
     with pytest.raises(ValueError, match="not on this machine"):
         press(bpy.context.object)
-    assert not jobs.need_store().entries()
+    assert not jobs.get_store().entries()
     findings.models[:] = [{"name": "sdxl-refiner", "folder": None, "size": 6.1e9}]
     settings.prompt = "a teapot of gold"
     said = layout.Fake()
@@ -231,26 +259,26 @@ def test_models(enabled, monkeypatch):
     findings.models[:] = [{"name": "sdxl-refiner", "folder": "/somewhere", "size": 6.1e9}]
     assert bpy.ops.dreamflow.refine.poll()
     assert models.choose(settings) == {"prior": "sdxl-refiner", "refiner": ""}
-    settings.anew = True
-    assert "Stable Diffusion" in models.refusal(settings)
+    settings.from_scratch = True
+    assert "Stable Diffusion" in models.cannot_refine_reason(settings)
     findings.models.append({"name": "sd", "folder": "/there"})
     assert models.choose(settings) == {"prior": "sd", "refiner": "sdxl-refiner"}
     findings.models.clear()
     settings.model = "BUILT_IN"
-    assert "mug, duck" in models.refusal(settings)
+    assert "mug, duck" in models.cannot_refine_reason(settings)
     bpy.ops.dreamflow.refine_built_in()
     assert settings.model == "BUILT_IN" and bpy.ops.dreamflow.refine.poll()
     settings.prompt = "A photo of a red duck with a blue beak."
-    assert models.refusal(settings) == ""
+    assert models.cannot_refine_reason(settings) == ""
     settings.model = "FOLDER"
-    assert "preferences" in models.refusal(settings)
+    assert "preferences" in models.cannot_refine_reason(settings)
 
 
 def test_settings_reach_the_job(enabled):
     made = painted()
     settings = bpy.context.scene.dreamflow_refine
     settings.strength, settings.texture_size, settings.keep_uvs, settings.keep = 0.45, "2048", False, "IMAGE"
-    settings.anew, settings.seed, settings.negative = True, 7, "mud"
+    settings.from_scratch, settings.seed, settings.negative = True, 7, "mud"
     made.rotation_euler.z = 1.5707963
     bpy.context.view_layer.update()
     job, place = refine_session.make(bpy.context, made, settings, 90.0)
@@ -277,7 +305,7 @@ def test_colours_are_baked_first(enabled, monkeypatch):
     with pytest.raises(ValueError, match="wait until"):
         press(made)
     tick_until(idle, 120)
-    assert tasks.trouble is None and jobs.trouble is None
+    assert tasks.problem is None and jobs.problem is None
     assert made.material_slots[0].material.name == "Checks refined"
     assert not list((addon.user_folder() / "bake").iterdir())
 

@@ -22,7 +22,7 @@ from tests.blender_side.with_bpy.user import (
 )
 
 __all__ = ["user"]  # a fixture
-MODELS = ("sd", "sd-phi", "sdxl-refiner")
+MODELS = ("sd", "sd-phi", "sdxl-refiner", "mvdream")
 
 
 @real
@@ -32,13 +32,13 @@ def test_check_setup(user, tmp_path, monkeypatch):
     python = service.python()
     addon.preferences().jobs_folder = str(tmp_path / "a file" / "jobs")
     press("check_setup")
-    assert "a file" in tasks.trouble.message and "another folder" in tasks.trouble.todo
+    assert "a file" in tasks.problem.message and "another folder" in tasks.problem.todo
     for drawn in (layout.draw(sidebar.DREAMFLOW_PT_main), preferences()):
-        assert said(drawn, tasks.trouble.message, tasks.trouble.todo) and "Copy report" in drawn.buttons()
+        assert said(drawn, tasks.problem.message, tasks.problem.todo) and "Copy report" in drawn.buttons()
     addon.preferences().jobs_folder = str(tmp_path / "other disk")
     monkeypatch.setenv("HOME", str(tmp_path / "a file"))
     press("check_setup")
-    assert tasks.trouble is None
+    assert tasks.problem is None
     found = {check["name"]: check for check in findings.checks}
     assert {"Python", "packages", "torch", "hash grid", "rasteriser", "memory", *MODELS} <= set(found)
     assert str(python.parents[1]) in found["Python"]["message"] and found["torch"]["state"] == "good"
@@ -68,9 +68,9 @@ def test_remove_while_one_job_runs_and_another_waits(user):
     press("remove_setup")
     for _ in range(20):
         jobs.tick()
-    assert tasks.trouble is None and jobs.trouble is None and not (user / "environment").exists()
-    (stopped,) = jobs.need_store().history()
-    (waits,) = jobs.need_store().waiting()
+    assert tasks.problem is None and jobs.problem is None and not (user / "environment").exists()
+    (stopped,) = jobs.get_store().history()
+    (waits,) = jobs.get_store().waiting()
     assert stopped.state == "interrupted" and waits.job.prompt == "a duck"
     assert (stopped.folder / "job.json").is_file() and (user / "models").is_dir()
     drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
@@ -79,7 +79,7 @@ def test_remove_while_one_job_runs_and_another_waits(user):
     assert "Set up DreamFlow" in drawn.buttons() and "Remove" not in drawn.buttons()
     assert not said(drawn, "is well")  # of a Python that has gone
     for name in ("check_setup", "list_models"):
-        assert "Set DreamFlow up first" in refused(name)
+        assert "Set up DreamFlow first" in refused(name)
     set_up(user, "good")
     assert {"Resume", "Generate"} <= set(layout.draw(sidebar.DREAMFLOW_PT_main).buttons())
     assert "Start the queue" in layout.draw(sidebar.DREAMFLOW_PT_queue).buttons()

@@ -47,7 +47,7 @@ def tick_until(done, seconds=60.0):
     """What each tick took of the main thread's time, in ms, the import left out: [(CPU, wall)]."""
     took, until = [], time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < until, (jobs.running, jobs.trouble)
+        assert time.monotonic() < until, (jobs.running, jobs.problem)
         objects_before = len(bpy.data.objects) - (preview.find() is not None)
         began, wall = time.thread_time(), time.perf_counter()
         jobs.tick()
@@ -67,12 +67,12 @@ def gone(folder):
 
 
 def idle():
-    return jobs.running is None and not jobs.need_store().waiting() and not importing.due()
+    return jobs.running is None and not jobs.get_store().waiting() and not importing.due()
 
 
 def press_generate(prompt="a red mug"):
     bpy.context.scene.dreamflow.prompt = prompt
-    jobs.add(ops_generate.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
+    jobs.add(ops_generate.make_job(bpy.context.scene.dreamflow), importing.import_target(bpy.context))
 
 
 def test_register_twice(enabled):
@@ -120,13 +120,13 @@ def test_generate_from_the_button_to_the_object(enabled):
     print("promised: 10 ms, 30 ms where the live mesh is replaced")
     assert cpu[len(cpu) // 2] < 10
     assert cpu[9 * len(cpu) // 10] < 3 * 30  # the very first shader and picture take Blender longer
-    assert jobs.trouble is None
+    assert jobs.problem is None
     assert grown and set(grown) == {1}  # one preview, and nothing else
     (made,) = scene.objects
     assert made.name == "Red mug" and tuple(made.location) == (1, 2, 3)
     assert made.dimensions.z == pytest.approx(0.12, abs=1e-3)
     assert bpy.context.view_layer.objects.active == made and made.select_get()
-    (past,) = jobs.need_store().history()
+    (past,) = jobs.get_store().history()
     assert past.state == "finished" and past.seconds > 0 and past.note == ""
 
 
@@ -171,8 +171,8 @@ def test_another_file_gets_nothing(enabled, tmp_path):
     for _ in range(5):
         jobs.tick()
     assert not bpy.data.objects and not importing.pending()
-    (past,) = jobs.need_store().history()
-    bpy.ops.dreamflow.import_result(number=past.job.id)  # the button in the history
+    (past,) = jobs.get_store().history()
+    bpy.ops.dreamflow.import_result(job_id=past.job.id)  # the button in the history
     assert [o.name for o in bpy.data.objects] == ["Red mug"]
 
 
@@ -183,7 +183,7 @@ def test_pause_and_continue(enabled):
     bpy.ops.dreamflow.pause_job()
     tick_until(lambda: jobs.running.paused)
     drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
-    assert "Continue" in drawn.buttons() and "Paused" in drawn.said()
+    assert "Resume" in drawn.buttons() and "Paused" in drawn.said()
     at = jobs.running.share()
     time.sleep(0.3)
     jobs.tick()
@@ -201,7 +201,7 @@ def test_stop_here_imports_what_there_is(enabled):
     assert not bpy.ops.dreamflow.finish_job.poll()
     tick_until(idle)
     assert "Red mug" in bpy.data.objects and preview.find() is None
-    assert jobs.need_store().history()[0].note
+    assert jobs.get_store().history()[0].note
 
 
 def test_discard_leaves_nothing(enabled):
@@ -213,7 +213,7 @@ def test_discard_leaves_nothing(enabled):
     bpy.ops.dreamflow.discard_job()
     tick_until(idle)
     assert gone(folder) and not bpy.data.objects and not bpy.data.meshes
-    assert not jobs.need_store().history()
+    assert not jobs.get_store().history()
 
 
 @pytest.mark.parametrize(
@@ -232,18 +232,18 @@ def test_discard_leaves_nothing(enabled):
 def test_failures_are_shown_and_retried(enabled, behaviour):
     enabled(behaviour, 0.1)
     press_generate()
-    tick_until(lambda: jobs.trouble is not None)
+    tick_until(lambda: jobs.problem is not None)
     assert preview.find() is None and jobs.running is None
     drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert "Retry" in drawn.buttons() and "Copy report" in drawn.buttons()
     assert ("Retry with less memory" in drawn.buttons()) == (
-        behaviour == "fails" and bool(jobs.trouble.stage)
+        behaviour == "fails" and bool(jobs.problem.stage)
     )
-    (past,) = jobs.need_store().history()
+    (past,) = jobs.get_store().history()
     assert past.state == "failed" and past.error.message
     enabled("good", 0.1)
-    bpy.ops.dreamflow.resume_job(number=past.job.id)
-    assert jobs.trouble is None
+    bpy.ops.dreamflow.resume_job(job_id=past.job.id)
+    assert jobs.problem is None
     tick_until(idle)
     assert "Red mug" in bpy.data.objects
 
@@ -251,7 +251,7 @@ def test_failures_are_shown_and_retried(enabled, behaviour):
 def test_report_without_the_prompt(enabled, monkeypatch):
     enabled("fails", 0.1)
     press_generate("a very secret mug")
-    tick_until(lambda: jobs.trouble is not None)
+    tick_until(lambda: jobs.problem is not None)
     bpy.ops.dreamflow.copy_report()
     text = bpy.context.window_manager.clipboard
     if text:  # a background Blender may have no clipboard
@@ -259,7 +259,7 @@ def test_report_without_the_prompt(enabled, monkeypatch):
     from dreamflow_blender.backlog import bug_report
 
     said = bug_report.make(
-        jobs.trouble.failed, {"Blender": "x"}, jobs.trouble.entry.job, jobs.last_ready, False
+        jobs.problem.failed, {"Blender": "x"}, jobs.problem.entry.job, jobs.last_ready, False
     )
     assert "12 of 12 GB" in said and "secret" not in said and str(Path.home()) not in said
 
@@ -290,18 +290,18 @@ def test_the_card_is_freed(enabled):
         assert not Path(f"/proc/{pid}").exists()
     press_generate()  # and is started again for the next
     tick_until(idle)
-    assert len(jobs.need_store().history()) == 2
+    assert len(jobs.get_store().history()) == 2
 
 
 def test_queue_goes_on_after_a_failure_and_then_waits(enabled):
     enabled("fails", 0.1)
     for name in ("a mug", "a car", "a duck"):
         press_generate(name)
-    tick_until(lambda: jobs.held)
-    assert [e.job.prompt for e in jobs.need_store().waiting()] == ["a duck"]
+    tick_until(lambda: jobs.queue_paused)
+    assert [e.job.prompt for e in jobs.get_store().waiting()] == ["a duck"]
     assert "Start the queue" in layout.draw(sidebar.DREAMFLOW_PT_queue).buttons()
     enabled("good", 0.1)
-    bpy.ops.dreamflow.go_on()
+    bpy.ops.dreamflow.resume_queue()
     tick_until(idle)
     assert "Duck" in bpy.data.objects
 
@@ -311,13 +311,13 @@ def test_queue_order(enabled):
     for name in ("a mug", "a car", "a duck"):
         press_generate(name)
     tick_until(lambda: jobs.running is not None)
-    car, duck = (e.job.id for e in jobs.need_store().waiting())
-    bpy.ops.dreamflow.move_queued(number=duck, by=-1)
-    assert [e.job.id for e in jobs.need_store().waiting()] == [duck, car]
+    car, duck = (e.job.id for e in jobs.get_store().waiting())
+    bpy.ops.dreamflow.move_queued(job_id=duck, by=-1)
+    assert [e.job.id for e in jobs.get_store().waiting()] == [duck, car]
     drawn = layout.draw(sidebar.DREAMFLOW_PT_queue)
     assert drawn.texts == ["a duck", "a car"]
-    bpy.ops.dreamflow.remove_queued(number=car)
-    assert [e.job.id for e in jobs.need_store().waiting()] == [duck]
+    bpy.ops.dreamflow.remove_queued(job_id=car)
+    assert [e.job.id for e in jobs.get_store().waiting()] == [duck]
 
 
 def test_disabled_during_a_job_and_offered_again(enabled):
@@ -328,15 +328,15 @@ def test_disabled_during_a_job_and_offered_again(enabled):
     dreamflow_blender.unregister()
     assert not bpy.data.objects and not Path(f"/proc/{pid}").exists()
     dreamflow_blender.register()
-    (past,) = jobs.need_store().history()
+    (past,) = jobs.get_store().history()
     assert past.state == "interrupted" and past.can_resume
     assert "Resume" in layout.draw(sidebar.DREAMFLOW_PT_history).buttons()
-    assert {"Resume", "Leave it"} <= set(layout.draw(sidebar.DREAMFLOW_PT_main).buttons())
-    bpy.ops.dreamflow.leave_job(number=past.job.id)
+    assert {"Resume", "Not now"} <= set(layout.draw(sidebar.DREAMFLOW_PT_main).buttons())
+    bpy.ops.dreamflow.leave_job(job_id=past.job.id)
     assert "Resume" not in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()
     assert "Resume" in layout.draw(sidebar.DREAMFLOW_PT_history).buttons()
     enabled("good", 0.2)
-    bpy.ops.dreamflow.resume_job(number=past.job.id)
+    bpy.ops.dreamflow.resume_job(job_id=past.job.id)
     tick_until(idle)
     assert "Red mug" in bpy.data.objects
 
@@ -344,22 +344,22 @@ def test_disabled_during_a_job_and_offered_again(enabled):
 def test_history(enabled):
     press_generate()
     tick_until(idle)
-    (past,) = jobs.need_store().history()
+    (past,) = jobs.get_store().history()
     drawn = layout.draw(sidebar.DREAMFLOW_PT_history)
     assert {"Import", "Vary"} <= set(drawn.buttons()) and "a red mug" in drawn.texts
     bpy.context.scene.dreamflow.prompt = "x"
-    bpy.ops.dreamflow.use_settings(number=past.job.id)
+    bpy.ops.dreamflow.use_settings(job_id=past.job.id)
     assert bpy.context.scene.dreamflow.prompt == "a red mug"
-    bpy.ops.dreamflow.vary_job(number=past.job.id)
+    bpy.ops.dreamflow.vary_job(job_id=past.job.id)
     tick_until(idle)
-    newer, older = jobs.need_store().history()
+    newer, older = jobs.get_store().history()
     assert newer.job.seed != older.job.seed or newer.job.id != older.job.id
     assert len(bpy.data.objects) == 2
-    bpy.ops.dreamflow.delete_job(number=older.job.id)
+    bpy.ops.dreamflow.delete_job(job_id=older.job.id)
     assert gone(older.folder) and len(bpy.data.objects) == 2
     tick_until(lambda: not pictures.wanted())
     with pytest.raises(RuntimeError):
-        bpy.ops.dreamflow.vary_job(number="no such job")
+        bpy.ops.dreamflow.vary_job(job_id="no such job")
 
 
 def test_bad_settings_are_said(enabled):
@@ -389,10 +389,10 @@ def test_panel_before_set_up(enabled, monkeypatch):
     monkeypatch.delenv(service.PYTHON)
     monkeypatch.setattr(service, "_stated_python", lambda: None)
     service.forget_state()
-    monkeypatch.setattr(addon, "online_refusal", lambda: "Allow online access first")
+    monkeypatch.setattr(addon, "offline_reason", lambda: "Allow online access first")
     if not bpy.app.online_access_override:
         assert layout.draw(sidebar.DREAMFLOW_PT_main).buttons()[0] == "Allow online access"
-    monkeypatch.setattr(addon, "online_refusal", lambda: "")
+    monkeypatch.setattr(addon, "offline_reason", lambda: "")
     drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     assert "Set up DreamFlow" in drawn.buttons() and "Generate" not in drawn.buttons()
     assert not bpy.ops.dreamflow.generate.poll()
@@ -442,7 +442,7 @@ def test_set_up_runs_beside(enabled, monkeypatch):
         stop.check()
 
     monkeypatch.setattr(environment, "install", install)
-    monkeypatch.setattr(addon, "online_refusal", lambda: "")
+    monkeypatch.setattr(addon, "offline_reason", lambda: "")
     bpy.ops.dreamflow.set_up()
     tick_until(lambda: tasks.current.line)
     drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
@@ -451,7 +451,7 @@ def test_set_up_runs_beside(enabled, monkeypatch):
     )
     bpy.ops.dreamflow.cancel_task()
     tick_until(lambda: tasks.current is None)
-    assert tasks.trouble is None
+    assert tasks.problem is None
 
     def broken(folder, requirements, options, stop, repair=False):
         raise SetupError("The disk is full.", "Free 4 GB.", "No space left on device")
@@ -462,9 +462,9 @@ def test_set_up_runs_beside(enabled, monkeypatch):
     tick_until(lambda: tasks.current is None)
     assert "The disk is full." in layout.draw(sidebar.DREAMFLOW_PT_main).said()
     bpy.ops.dreamflow.dismiss()
-    assert tasks.trouble is None
+    assert tasks.problem is None
 
 
 def test_offline_is_said(enabled, monkeypatch):
-    monkeypatch.setattr(addon, "online_refusal", lambda: "Allow online access first")
+    monkeypatch.setattr(addon, "offline_reason", lambda: "Allow online access first")
     assert not bpy.ops.dreamflow.set_up.poll()

@@ -95,7 +95,7 @@ def set_up(user, behaviour=""):
 def tick_until(done, seconds=150.0):
     until = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < until, (tasks.current, jobs.running, jobs.trouble)
+        assert time.monotonic() < until, (tasks.current, jobs.running, jobs.problem)
         jobs.tick()
         time.sleep(0.02)
 
@@ -116,11 +116,11 @@ def refused(button):
 
 def generate(prompt, extra="geometry.size=64"):
     bpy.context.scene.dreamflow.prompt, bpy.context.scene.dreamflow.extra = prompt, extra
-    jobs.add(ops_generate.make_job(bpy.context.scene.dreamflow), importing.place(bpy.context))
+    jobs.add(ops_generate.make_job(bpy.context.scene.dreamflow), importing.import_target(bpy.context))
 
 
 def idle():
-    return jobs.running is None and not jobs.need_store().waiting() and not importing.due()
+    return jobs.running is None and not jobs.get_store().waiting() and not importing.due()
 
 
 def preferences():

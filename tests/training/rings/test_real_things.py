@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from backend.errors import InputError
-from backend.objects.grammar import parse, spell_out
+from backend.objects.grammar import canonical_prompt, parse
 from backend.objects.kinds import COLOURS
 from backend.objects.real_kinds import REAL_KINDS, THINGS
 from backend.objects.shapes import RADIUS
@@ -128,7 +128,7 @@ def test_a_colour_is_named_where_its_word_fits(rgb: tuple[float, float, float], 
 def test_materials_and_real_kinds_are_words_of_the_prompts_language() -> None:
     described = parse("a normal map of a wooden sofa", THINGS)
     assert (described.kind, described.colour, described.material) == ("sofa", None, "wooden")
-    assert spell_out("Sofa.", "", REAL_KINDS) == "a grey sofa"
-    assert spell_out("the wooden bench", "", REAL_KINDS) == "a wooden bench"
+    assert canonical_prompt("Sofa.", "", REAL_KINDS) == "a grey sofa"
+    assert canonical_prompt("the wooden bench", "", REAL_KINDS) == "a wooden bench"
     with pytest.raises(InputError, match="no known kind"):
         parse("a red sofa")  # no formula makes one

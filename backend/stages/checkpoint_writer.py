@@ -8,17 +8,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from backend.errors import DiskError
 from backend.files import disk_errors
-from backend.stages.checkpoint import Saved, write
+from backend.stages.checkpoint import RunState, load, write
+from dreamflow_blender.contract.jobfolder import JobFolder
 
 KEPT = 2
 
 
-class Keeper:
-    """Writes checkpoints aside, one at a time, and keeps the newest of them."""
+class CheckpointWriter:
+    """Writes checkpoints in a thread, one at a time, and removes all but the newest."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder / "checkpoints"
+        self._folder = JobFolder(folder).checkpoints
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._written: list[Path] = []
@@ -30,8 +32,8 @@ class Keeper:
         """Whether the last one is still being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def save(self, saved: Saved) -> None:
-        """Begin to write; waits for the one before. Raises what that one met: DiskError."""
+    def save(self, saved: RunState) -> None:
+        """Begin to write; waits for the one before, and raises its DiskError."""
         self.wait()
         self._number += 1
         path = self._folder / f"{self._number:06d}-{saved.stage}-{saved.iteration}"
@@ -40,27 +42,27 @@ class Keeper:
         self._thread.start()
 
     def settle(self) -> None:
-        """Until nothing is being written; what went wrong with it is left for `wait` to raise."""
+        """Wait until nothing is being written; an error of the thread is left for `wait` to raise."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def wait(self) -> None:
-        """Until nothing is being written. Raises DiskError."""
+        """Wait until nothing is being written. Raises DiskError."""
         self.settle()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
-    def news(self) -> list[Path]:
-        """The checkpoints written since this was last asked. Raises DiskError."""
+    def newly_written(self) -> list[Path]:
+        """The checkpoints written since the last call. Raises DiskError."""
         if not self.busy:
             self.wait()
         found = self._written[:]
         del self._written[: len(found)]
         return found
 
-    def _write(self, path: Path, saved: Saved) -> None:
+    def _write(self, path: Path, saved: RunState) -> None:
         try:
             write(path, saved)
             self._written.append(path)
@@ -76,20 +78,32 @@ def clean(folder: Path, kept: int = KEPT) -> None:
     for old in listed(folder)[kept:]:
         with disk_errors(old), suppress(FileNotFoundError):
             old.rename(old.with_name(f".{old.name}.old"))  # a half removed one must not look like a whole one
-    if (folder / "checkpoints").is_dir():
-        for rest in (folder / "checkpoints").glob(".*.old"):
-            shutil.rmtree(rest, ignore_errors=True)
-        for rest in (folder / "checkpoints").glob(".*.part"):
+    for pattern in (".*.old", ".*.part"):
+        for rest in JobFolder(folder).checkpoints.glob(pattern):
             shutil.rmtree(rest, ignore_errors=True)
 
 
 def listed(folder: Path) -> list[Path]:
     """A job's checkpoints, the newest first."""
     try:
-        found = [p for p in (folder / "checkpoints").iterdir() if _number(p)]
+        found = [p for p in JobFolder(folder).checkpoints.iterdir() if _number(p)]
     except OSError:
         return []
     return sorted(found, key=_number, reverse=True)
+
+
+def newest(folder: Path, job_id: str) -> tuple[RunState | None, list[str]]:
+    """The newest checkpoint of this very job that can be read, and a note for each damaged one that is skipped."""
+    notes: list[str] = []
+    for path in listed(folder):
+        try:
+            saved = load(path)
+        except DiskError as error:
+            notes.append(f"{error.message} An older one is used.")
+            continue
+        if saved.notes["job"] == job_id:
+            return saved, notes
+    return None, notes
 
 
 def _number(path: Path) -> int:

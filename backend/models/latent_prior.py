@@ -1,11 +1,13 @@
-"""D_p by Stable Diffusion 2.1(-base), with D_phi on Stable Diffusion 2.1 or on the same network.
+"""D_p and D_phi by latent diffusion models: Stable Diffusion 2.1(-base), and the SDXL refiner (stage 3).
 
-Images are NHWC in [0, 1] outside and NCHW in [-1, 1] in this file alone.
+Images are NHWC in [0, 1] outside and NCHW in [-1, 1] in this file alone. The refiner reads the OpenCLIP bigG encoder
+only, its last but one hidden states and its pooled projection, and is given the image's size, crop and an aesthetic
+score (SDXL's micro-conditioning, in the refiner's form).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,19 +20,19 @@ from torch import Tensor, nn
 from backend.diffusion.camera_label import camera_label
 from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
 from backend.diffusion.lora import LoRAPhi
-from backend.diffusion.prior import Kind, Poses
+from backend.diffusion.prior import Kind, PriorSpec
 from backend.diffusion.savings import Thrift, save_network, save_vae
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_indices
 from backend.errors import InputError, ModelError
 from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
 from backend.models.model_folder import ModelFolder, describe, open_folder
-from backend.models.statement import Statement
 from backend.models.text import Embedding, encode_sentences, tokenize
 from backend.scene.camera import Camera
 
 # (prompt, negative, kinds) -> the prompt in the words that a model of these kinds was taught
-SpellOut = Callable[[str, str, Collection[str]], str]
+CanonicalPrompt = Callable[[str, str, tuple[str, ...]], str]
+AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # diffusers' defaults for the SDXL refiner
 
 LATENT_SPACE = {"latent_channels": 4, "scaling_factor": 0.18215}  # of a VAE, with AutoencoderKL's defaults
 
@@ -39,18 +41,18 @@ LATENT_SPACE = {"latent_channels": 4, "scaling_factor": 0.18215}  # of a VAE, wi
 class Conditioning:
     """A prompt as the networks read it."""
 
-    views: Text  # one row a view word, in the order of Statement.views
+    views: Text  # one row a view word, in the order of PriorSpec.view_words
     negative: Text  # one row
     phi: Text  # one row, without view words, as D_phi's own network reads it
     shared: Text  # the same as the prior's network reads it
 
 
-class StableDiffusionPrior:
+class LatentPrior:
     """A Prior over a folder in diffusers' layout; epsilon or v prediction as its scheduler says.
 
-    phi_folder  a model for D_phi in the same latent space (SD 2.1, v prediction); None: D_p's own UNet, with
-                the adapter switched, which takes less memory
-    spell_out   for a model that states its kinds: reads their language (objects.grammar)
+    phi_folder        a model for D_phi in the same latent space (SD 2.1, v prediction); None: D_p's own UNet, with
+                      the adapter switched, which takes less memory
+    canonical_prompt  for a model that states its kinds: reads their language (jobs.priors)
 
     Networks are loaded when they are first needed. Raises ModelError where a folder is missing, damaged or does
     not fit.
@@ -58,24 +60,17 @@ class StableDiffusionPrior:
 
     def __init__(
         self, folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None,
-        spell_out: SpellOut | None = None,
+        canonical_prompt: CanonicalPrompt | None = None,
     ) -> None:  # fmt: skip
-        self._device, self._spell_out = torch.device(device), spell_out
+        self._device, self._canonical_prompt = torch.device(device), canonical_prompt
         self._model = open_folder(folder)
         self._phi_model = self._model if phi_folder is None else open_folder(phi_folder)
         check_same_latents(self._model, self._phi_model)
-        statement = self._model.statement
+        self.spec = self._model.spec
         self.name = self._model.path.name
         self.factor = self._model.factor
-        self.poses: Poses = statement.poses
-        self.backgrounds = statement.backgrounds
-        self.normal_background, self.guidance = statement.normal_background, statement.guidance
-        self.target, self.lora = statement.target, statement.lora
-        self.settings = statement.settings
-        self.native_size, self.frames = statement.native_size, statement.frames
         self.channels = int(self._model.configs["vae"]["latent_channels"])
         self._thrift = Thrift()
-        self._fitted: tuple[LoRAPhi, Conditioning] | None = None  # the newest phi
 
     @property
     def _shared(self) -> bool:
@@ -100,23 +95,18 @@ class StableDiffusionPrior:
         return vae
 
     def load(self) -> None:
-        """Now, rather than when they are first needed."""
+        """Load the networks now, rather than when they are first needed."""
         _ = self._network, self._vae
 
     def release(self) -> None:
         """Let go of all networks; they are loaded again when they are needed."""
-        self._fitted = None
         for name in ("_network", "_phi_network", "_vae"):
             self.__dict__.pop(name, None)
 
     def save_memory(self, thrift: Thrift) -> None:
-        """From now on, without an end; D_phi begins anew where it changes its network."""
-        moves = thrift.share and not self._shared
+        """Applies until the end of the run, and to a phi made from now on."""
         self._thrift = thrift
-        if moves and self._fitted is not None:
-            phi, conditioning = self._fitted
-            phi.move(self._network, conditioning.shared)
-        if moves:
+        if self._shared:
             self.__dict__.pop("_phi_network", None)
         for name in ("_network", "_phi_network"):
             if name in self.__dict__:
@@ -132,29 +122,35 @@ class StableDiffusionPrior:
     def footprint(self, size: int, thrift: Thrift) -> float:
         """See Prior."""
         phi_model = None if thrift.share or self._phi_model is self._model else self._phi_model
-        fed, _ = fed_size(size, size, self.native_size, self.factor)
+        fed, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
         return footprint(self._model, phi_model, fed, network_dtype(self._device), thrift)
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
-        sentences = write_sentences(self._model.statement, prompt, negative, kind, self._spell_out)
+        sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
         tokenize(load_tokenizer(self._model), sentences)
-        fed_size(size, size, self.native_size, self.factor)
+        encoder_input_size(size, size, self.spec.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
-        """All sentences through the text encoder, or out of the cache; the encoder is let go of afterwards."""
-        sentences = write_sentences(self._model.statement, prompt, negative, kind, self._spell_out)
-        text = encode_sentences(self._model, sentences, self._device, read_text)["hidden"]
-        n = len(self._model.statement.view_words)
-        views, rest = text[:n], text[n:]
-        own = shared = rest[1:]
+        """All sentences through the text encoder, or out of the cache; the encoder is released afterwards."""
+        sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
+        side, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
+        rows = encode_sentences(self._model, sentences, self._device, reader(self._model))
+        n = len(self.spec.view_words)
+        own = shared = text_of(rows, slice(n + 1, None), side, AESTHETIC_SCORE)
         if not self._shared:
-            own = encode_sentences(self._phi_model, sentences[-1:], self._device, read_text)["hidden"]
-        return Conditioning(Text(views), Text(rest[:1]), Text(own), Text(shared))
+            read = encode_sentences(self._phi_model, sentences[-1:], self._device, reader(self._phi_model))
+            own = text_of(read, slice(None), side, AESTHETIC_SCORE)
+        return Conditioning(
+            views=text_of(rows, slice(n), side, AESTHETIC_SCORE),
+            negative=text_of(rows, slice(n, n + 1), side, NEGATIVE_AESTHETIC_SCORE),
+            phi=own,
+            shared=shared,
+        )
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,H,W,3] in [0,1] to scaled latents [B,C,h,w], differentiable; small images are enlarged first."""
-        return to_latent(self._vae, image, self.native_size, self.factor)
+        return to_latent(self._vae, image, self.spec.native_size, self.factor)
 
     def decode(self, x: Tensor) -> Tensor:
         """Scaled latents [B,C,h,w] to [B,H,W,3] in [0,1], without a gradient."""
@@ -168,7 +164,7 @@ class StableDiffusionPrior:
         if self._network.told:
             text = conditioning.views.repeated(len(z)).seen_from(camera_label(camera.c2w))
         else:
-            text = conditioning.views.rows(view_indices(camera, self._model.statement.views))
+            text = conditioning.views.rows(view_indices(camera, self.spec.views))
         return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
 
     def phi(
@@ -180,7 +176,6 @@ class StableDiffusionPrior:
             network, text = self._phi_network, conditioning.phi
         phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
         save_network(self._thrift, network)  # of the adapters' layers as well
-        self._fitted = phi, conditioning
         return phi
 
     def describe(self) -> dict[str, Any]:
@@ -209,22 +204,27 @@ def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:
 
 
 def write_sentences(
-    statement: Statement, prompt: str, negative: str, kind: Kind, spell_out: SpellOut | None = None
+    spec: PriorSpec, prompt: str, negative: str, kind: Kind, canonical_prompt: CanonicalPrompt | None = None
 ) -> list[str]:
-    """One sentence a view word in the statement's order, then the negative, then the prompt without view words."""
+    """One sentence a view word in the spec's order, then the negative, then the prompt without view words."""
     if not prompt.strip():
         raise InputError("The prompt is empty.", "Describe one object, for example: a red mug.")
-    if statement.kinds is not None:
-        if spell_out is None:
+    if spec.kinds is not None:
+        if canonical_prompt is None:
             raise ModelError(
                 "This model reads the language of its kinds alone, and was opened without it.",
                 "Open it with backend.jobs.priors.open_prior.",
             )
-        prompt = spell_out(prompt, negative, statement.kinds)
+        prompt = canonical_prompt(prompt, negative, spec.kinds)
     if kind == "normal":
-        prompt = statement.normal_prompt.format(prompt=prompt)
-    sentences = (statement.view_prompt.format(prompt=prompt, view=view) for view in statement.view_words)
+        prompt = spec.normal_prompt.format(prompt=prompt)
+    sentences = (spec.view_prompt.format(prompt=prompt, view=view) for view in spec.view_words)
     return [*sentences, negative, prompt]
+
+
+def reader(model: ModelFolder) -> Callable[[nn.Module, Tensor], Embedding]:
+    """What its UNet reads of the text encoder."""
+    return read_sdxl_text if "text_encoder_2" in model.configs else read_text
 
 
 def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
@@ -232,7 +232,22 @@ def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
     return {"hidden": encoder(tokens).last_hidden_state}
 
 
-def fed_size(height: int, width: int, native: int, factor: int) -> tuple[int, int]:
+def read_sdxl_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
+    """The last but one hidden states and the pooled projection."""
+    output = encoder(tokens, output_hidden_states=True)
+    return {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
+
+
+def text_of(rows: Embedding, which: slice, side: int, score: float) -> Text:
+    """Those rows; for SDXL also the size in pixels at which images are encoded, no crop, and the aesthetic score."""
+    hidden = rows["hidden"][which]
+    if "pooled" not in rows:
+        return Text(hidden)
+    time_ids = torch.tensor([[side, side, 0, 0, score]], device=hidden.device).expand(len(hidden), -1)
+    return Text(hidden, rows["pooled"][which], time_ids)
+
+
+def encoder_input_size(height: int, width: int, native: int, factor: int) -> tuple[int, int]:
     """The size at which an image is encoded: its own, or enlarged so that its shorter side is `native`.
 
     Raises InputError unless both sides are then whole numbers of latent pixels.
@@ -252,7 +267,7 @@ def to_latent(vae: AutoencoderKL, image: Tensor, native: int, factor: int) -> Te
     """[B,H,W,3] in [0,1] to [B,C,h,w], scaled, differentiable; the mode, so deterministic."""
     if image.ndim != 4 or image.shape[-1] != 3:
         raise InputError(f"An image is [B,H,W,3], got {list(image.shape)}.", "Pass renders without alpha.")
-    fed = fed_size(image.shape[1], image.shape[2], native, factor)
+    fed = encoder_input_size(image.shape[1], image.shape[2], native, factor)
     pixels = image.permute(0, 3, 1, 2) * 2 - 1
     if fed != (image.shape[1], image.shape[2]):
         pixels = nn.functional.interpolate(pixels, fed, mode="bilinear", align_corners=False)

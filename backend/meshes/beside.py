@@ -1,0 +1,162 @@
+"""The files that a mesh file names: found in its own folder or below it, and images bounded before they are decoded."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from backend.errors import InputError
+from dreamflow_blender.contract.meshfile import BadMeshFile
+
+MOST_PIXELS = 8192 * 8192  # of one image
+MOST_TOGETHER = 8 * MOST_PIXELS  # of all images of one file: 2 GB in memory
+PIXELS_A_BYTE = 64  # beyond one large image: painted ones have below 10
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")  # never by guess: Pillow starts Ghostscript for EPS
+KTX2 = b"\xabKTX 20\xbb\r\n\x1a\n"
+NOT_A_NAME = re.compile(r'[\x00-\x1f:*?"<>|\ud800-\udfff]')  # on one of the systems
+DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # of Windows, in any folder
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+
+# what Pillow's decoders raise on damaged files
+_DAMAGED = (
+    OSError, ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, EOFError, RuntimeError, struct.error,
+    zlib.error, AttributeError, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+def find_beside(folder: Path, name: str) -> Path:
+    """The file that is named, in `folder` or below it. Raises InputError.
+
+    Backslashes divide as slashes do, on every system. Of an absolute path, one with a drive or a host, or one that
+    goes up, only the file name counts: that is where a file that was sent along is found.
+    """
+    windows = PureWindowsPath(name.strip().strip('"'))
+    parts = windows.parts
+    if windows.anchor or ".." in parts or PurePosixPath(name).is_absolute():
+        parts = (windows.name,)
+    shown = clean(name)[:200]
+    if (
+        not parts
+        or not parts[-1]
+        or len(parts) > 20
+        or any(NOT_A_NAME.search(p) or len(p) > 100 for p in parts)
+    ):
+        raise InputError(f"{shown!r} cannot be the name of a file beside it.")
+    if any(DEVICE.match(part) for part in parts):
+        raise InputError(f"{shown!r} names a device.")
+    place = folder.joinpath(*parts)
+    if not place.exists() and place.parent.is_dir():  # "Skin.PNG" of a system that does not tell them apart
+        place = next((p for p in place.parent.iterdir() if p.name.lower() == parts[-1].lower()), place)
+    if not place.is_file():
+        raise InputError(f"{shown} was not found beside it.")
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{shown} is a link that leads out of its folder.")
+    return place
+
+
+def clean(name: object) -> str:
+    """A name from a file as it can be written, shown and kept in an array: without control characters, at most 255."""
+    return re.sub(r"[\x00-\x1f\x7f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", "?", str(name)[:255])
+
+
+def decode_text(content: bytes) -> str:
+    """UTF-8 with or without a mark, else Latin-1, which takes every byte."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+class Images:
+    """The images of one mesh file, each read once. What cannot be read is said in `notes` and has no row."""
+
+    def __init__(self, notes: list[str], file_bytes: int) -> None:
+        self.arrays: list[NDArray[np.uint8]] = []
+        self.notes = notes
+        self._bytes, self._pixels = file_bytes, 0
+        self._rows: dict[object, int] = {}
+
+    def row(self, key: object, name: str, source: bytes | Path) -> int:
+        """Where the image is in `arrays`, or -1. Raises BadMeshFile on KTX2 and where all together are too large."""
+        if key not in self._rows:
+            self._rows[key] = -1
+            if isinstance(source, Path):
+                self._bytes += source.stat().st_size
+            room = min(MOST_PIXELS + PIXELS_A_BYTE * self._bytes, MOST_TOGETHER)
+            try:
+                image = read_image(source, name, room - self._pixels)
+            except InputError as error:
+                self.miss(f"{error.message} {error.todo}")
+            else:
+                self._pixels += image.shape[0] * image.shape[1]
+                self._rows[key] = len(self.arrays)
+                self.arrays.append(image)
+        return self._rows[key]
+
+    def row_beside(self, folder: Path, name: str) -> int:
+        """The same of a file that the mesh file names."""
+        try:
+            place = find_beside(folder, name)
+        except InputError as error:
+            self.miss(f"The image {error.message}")
+            return -1
+        return self.row(place, clean(name), place)
+
+    def miss(self, what: str) -> None:
+        said = f"{what.strip()} The material's plain colour is used."
+        if said not in self.notes:
+            self.notes.append(said)
+
+
+def read_image(source: bytes | Path, what: str, left: int = MOST_PIXELS) -> NDArray[np.uint8]:
+    """[H,W,4] uint8, sRGB and straight alpha. Raises InputError naming `what`, BadMeshFile on KTX2 and too much.
+
+    left  pixels that may still be read; more are refused by what the header says, before anything is decoded
+    """
+    try:
+        with (
+            io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file,
+            warnings.catch_warnings(action="ignore"),  # Pillow's, of damaged files
+        ):
+            if file.read(len(KTX2)) == KTX2:
+                raise BadMeshFile(
+                    f"the image {what} is KTX2, which is not read: export with PNG or JPEG images."
+                )
+            file.seek(0)
+            with Image.open(file, formats=FORMATS) as opened:
+                pixels = opened.width * opened.height
+                if pixels > min(left, MOST_PIXELS):
+                    if pixels <= MOST_PIXELS:
+                        raise BadMeshFile("its images are too large together: make them smaller.")
+                    size = f"{opened.width:,} x {opened.height:,}"
+                    raise InputError(
+                        f"{what} is too large ({size} pixels).", "Make it 8192 x 8192 or smaller."
+                    )
+                return _eight_bits(opened)
+    except (InputError, BadMeshFile):
+        raise
+    except _DAMAGED as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = f"none of {', '.join(FORMATS)}" if unknown else clean(error)[:100]
+        raise InputError(
+            f"{what} cannot be read as an image ({reason}).", "Save it as PNG or JPEG."
+        ) from error
+
+
+def _eight_bits(opened: Image.Image) -> NDArray[np.uint8]:
+    if not opened.mode.startswith(("I", "F")):
+        return np.array(opened.convert("RGBA"))
+    levels = np.asarray(opened)  # grey, of 16 bits and more
+    whole = 65535 if opened.mode.startswith("I") else 1
+    made = np.full((*levels.shape, 4), 255, np.uint8)
+    for row, grey in zip(made, levels, strict=True):  # by rows, or else it is 8 times as large in between
+        row[:, :3] = np.round(np.clip(np.nan_to_num(grey) / whole, 0, 1) * 255)[:, None]
+    return made

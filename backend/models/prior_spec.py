@@ -1,0 +1,64 @@
+"""dreamflow.json beside a model: what it states of itself, read into a PriorSpec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from backend.diffusion.prior import Backgrounds, PoseRange, PriorSpec
+from backend.diffusion.view_words import COMPASS, VIEWS
+from backend.errors import ModelError
+
+TARGETS = ("latent", "pixel")
+CAMERAS = ("words", "c2w")
+MOST_FRAMES = 8
+
+
+def make_spec(stated: dict[str, Any], native_size: int, path: Path) -> PriorSpec:
+    """The spec in the JSON object that `path` holds, where it leaves `native_size` out, this one.
+
+    Lists become tuples; ModelError for an unknown field or a value of the wrong type.
+    """
+    values = {"native_size": native_size} | {name: _tuples(value) for name, value in stated.items()}
+    try:
+        if "poses" in values:
+            values["poses"] = PoseRange(**values["poses"])
+            for low, high in (
+                getattr(values["poses"], name) for name in ("azimuth", "elevation", "distance", "fov")
+            ):
+                if not low <= high:
+                    raise ValueError(f"a range from {low} to {high}")
+        if "backgrounds" in values:
+            values["backgrounds"] = Backgrounds(**values["backgrounds"])
+        spec = PriorSpec(**values)
+        for template in (spec.view_prompt, spec.normal_prompt):
+            template.format(prompt="", view="")
+        if not isinstance(spec.native_size, int) or len(spec.normal_background) != 3:
+            raise TypeError("native_size is a whole number, normal_background three numbers")
+        if not isinstance(spec.guidance, int | float | None):
+            raise TypeError("guidance is a number")
+        if spec.target not in TARGETS or not isinstance(spec.lora, bool):
+            raise TypeError("target is latent or pixel, lora true or false")
+        if spec.views not in (VIEWS, COMPASS):
+            raise TypeError(f"views are {', '.join(VIEWS)} or {', '.join(COMPASS)}")
+        if spec.camera not in CAMERAS:
+            raise TypeError(f"camera is {' or '.join(CAMERAS)}")
+        if isinstance(spec.frames, bool) or spec.frames not in range(1, MOST_FRAMES + 1):
+            raise TypeError(f"frames is a whole number from 1 to {MOST_FRAMES}")
+        if not isinstance(spec.settings, dict):
+            raise TypeError("settings is an object")
+        if Path(spec.vae).name != spec.vae:
+            raise ValueError("vae is the name of a folder beside this one")
+        if not isinstance(spec.vae_scale, int | float) or not spec.vae_scale > 0:
+            raise ValueError("vae_scale is a number above zero")
+    except (TypeError, AttributeError, KeyError, ValueError, IndexError) as error:
+        raise ModelError(f"{path} cannot be used ({error}).", "Correct or remove the file.") from error
+    return spec
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value

@@ -1,0 +1,84 @@
+"""Stage 1 shows normal maps for a share of its updates: what colours cannot tell, a vessel's inside, normals can.
+
+A filled mug whose lid is painted like an inside differs from a hollow one by 2 in colours and by 100 in normal maps
+(squared error a view, docs/decisions.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Generator, Tensor
+
+from backend.diffusion.prior import Phi, Prior
+from backend.diffusion.schedule import NoiseLevel
+from backend.draws import draw_on_host
+from backend.scene.camera import Camera, rings_of
+
+# cameras that are drawn for a normal map, so that a prior that knows views from above shows them
+HIGHEST_OF = 3
+
+
+class PromptedPrior(Protocol):
+    """A prior and what it was told to look for."""
+
+    @property
+    def prior(self) -> Prior: ...
+
+    @property
+    def conditioning(self) -> Any: ...
+
+    def denoise(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor: ...
+
+
+@dataclass
+class NormalsSometimes:
+    """Two prompted priors as one: that of colours, and for a share of the updates that of normal maps.
+
+    An update begins with `camera`, which decides what it shows.
+    """
+
+    colours: PromptedPrior
+    normals: PromptedPrior
+    share: float  # of the updates, in (0, 1]
+    shows_normals: bool = False
+
+    @property
+    def prior(self) -> Prior:
+        return self.colours.prior
+
+    @property
+    def conditioning(self) -> Any:
+        """What D_phi is told: it learns colours alone."""
+        return self.colours.conditioning
+
+    def camera(self, generator: Generator, size: int) -> Camera:
+        """A ring, or a view, of the prior's poses; for normals the highest of a few, which looks into things."""
+        self.shows_normals = draw_on_host(generator) < self.share
+        drawn = self.prior.spec.poses.sample(generator, HIGHEST_OF if self.shows_normals else 1, size, size)
+        highest = drawn.elevation.argmax().reshape(1)
+        one = Camera(drawn.c2w.index_select(0, highest), drawn.proj.index_select(0, highest), size, size)
+        return rings_of(one, self.prior.spec.frames)
+
+    def denoise(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
+        """D_p(z) of what this update shows."""
+        return (self.normals if self.shows_normals else self.colours).denoise(z, level, camera)
+
+
+@dataclass
+class PhiOfColours:
+    """D_phi, which knows colours alone: of normal maps D_phi(x) = x, as in stage 2a (section D.1)."""
+
+    phi: Phi
+    views: NormalsSometimes
+    x: Tensor | None = None  # the render of this update, where it is a normal map
+
+    def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
+        """See Phi; nothing is learnt from a normal map."""
+        self.x = x.detach() if self.views.shows_normals else None
+        return x.new_zeros(()) if self.x is not None else self.phi.fit(x, level, camera, generator)
+
+    def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
+        """See Phi."""
+        return self.phi(z, level, camera) if self.x is None else self.x

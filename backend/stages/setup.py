@@ -1,0 +1,85 @@
+"""All that is decided before a run's first iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from backend.config import Preset
+from backend.diffusion.prior import Kind, Prior
+from backend.stages.checkpoint import RunState
+from backend.stages.memory import MemorySavings, Plan, make_plan
+from dreamflow_blender.contract.protocol import Job
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A job with everything that its name, its settings and this machine resolve to.
+
+    prompts  by stage and what it shows: what its prior has prepared for the prompt, parsed and embedded once
+    savings  how memory is saved now; it starts as `plan` says, and is the one thing here that changes
+    """
+
+    job: Job
+    preset: Preset
+    prior: Prior
+    refiner: Prior | None  # None: the prior refines as well
+    device: torch.device
+    threads: int
+    plan: Plan
+    savings: MemorySavings
+    prompts: Mapping[tuple[str, Kind], Any]
+
+    def prior_for(self, stage: str) -> Prior:
+        """The last stage is the refiner's where there is one."""
+        return prior_for(stage, self.prior, self.refiner)
+
+
+def prior_for(stage: str, prior: Prior, refiner: Prior | None) -> Prior:
+    """The last stage is the refiner's where there is one."""
+    return refiner if refiner is not None and stage == "refine" else prior
+
+
+def kind_of(stage: str) -> Kind:
+    """What the renders of a stage show."""
+    return "normal" if stage == "geometry" else "colour"
+
+
+def stages_left(job: Job, saved: RunState | None) -> Sequence[str]:
+    """The job's stages that a checkpoint has not finished."""
+    return [name for name in job.stages if saved is None or not saved.passed(name)]
+
+
+def set_up(
+    job: Job,
+    preset: Preset,
+    prior: Prior,
+    refiner: Prior | None,
+    device: torch.device,
+    threads: int = 1,
+    saved: RunState | None = None,
+) -> Setup:
+    """Checks the prompt for every stage, plans the memory, and embeds the prompt; loads no denoiser.
+
+    The text encoders come first and are gone before the denoisers are loaded: both at once are a third more.
+    Raises InputError for a prompt or a size that a prior cannot take, ModelError where an encoder is damaged.
+    """
+
+    shown: list[tuple[str, Kind]] = [(name, kind_of(name)) for name in job.stages]
+    if "nerf" in job.stages and preset.nerf.normal_share:
+        shown.append(("nerf", "normal"))
+    for name, kind in shown:
+        prior_for(name, prior, refiner).check(job.prompt, job.negative, kind, getattr(preset, name).size)
+    at_least = saved.notes.get("rung", 0) if saved else 0
+    plan = make_plan(stages_left(job, saved), preset, prior, refiner, device, at_least)
+    savings = MemorySavings(preset, prior, refiner, plan.rung, plan.graphs)
+    prompts = {
+        (name, kind): prior_for(name, prior, refiner).prepare(
+            job.prompt, job.negative, kind, getattr(preset, name).size
+        )
+        for name, kind in shown
+    }
+    return Setup(job, preset, prior, refiner, device, threads, plan, savings, prompts)

@@ -1,0 +1,126 @@
+"""Damaged files for the readers: nothing but the project's own errors, no process lost, no file slow or large.
+
+    python -m benchmarks.fuzz --what meshes --seconds 600 [--first-seed 1]
+
+Each seed is a child process that reads 100 files of one kind (.glb, .gltf, .obj, .ply, .npz), each a good file of which
+numbers, names, lines or bytes were changed. It prints what became of them, and of whatever is a fault the seed that
+repeats it; the exit code is 1 where there is one. A file of less than 1 MB may take 5 s of processor time and 1 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from benchmarks.fuzz_files import KINDS, make
+
+PER_SEED = 100
+MOST_SECONDS, MOST_BYTES = 5.0, 1 << 30
+ROOM = 4 << 30  # of address space in a child: an allocation beyond it is a fault
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--what", choices=["meshes"], default="meshes")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--only", choices=sorted(KINDS), help="one kind of file")
+    parser.add_argument("--child", nargs=3, metavar=("KIND", "SEED", "FOLDER"), help=argparse.SUPPRESS)
+    said = parser.parse_args()
+    if said.child:
+        kind, seed, folder = said.child
+        read_all(kind, int(seed), Path(folder))
+        return 0
+    return drive(said.seconds, said.first_seed, [said.only] if said.only else sorted(KINDS))
+
+
+def drive(seconds: float, seed: int, kinds: list[str]) -> int:
+    began, first = time.monotonic(), seed
+    found: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
+    faults: list[str] = []
+    slowest, largest = 0.0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        while time.monotonic() - began < seconds:
+            for kind in kinds:
+                command = [sys.executable, "-m", "benchmarks.fuzz", "--child", kind, str(seed), folder]
+                ran = subprocess.run(command, capture_output=True, text=True, check=False)
+                lines = [json.loads(line) for line in ran.stdout.splitlines()]
+                for line in lines:
+                    found[kind][line["end"]] += 1
+                    slowest, largest = max(slowest, line["seconds"]), max(largest, line["grown"])
+                    if line["fault"]:
+                        faults.append(f"{kind} seed {seed} file {line['file']}: {line['end']} {line['said']}")
+                if ran.returncode:
+                    faults.append(
+                        f"{kind} seed {seed} file {len(lines)}: the process ended with {ran.returncode}"
+                    )
+            seed += 1
+    for kind, ends in found.items():
+        print(f"{kind:6}", ", ".join(f"{end} {count:,}" for end, count in ends.most_common()))
+    total = sum(sum(ends.values()) for ends in found.values())
+    print(
+        f"{total:,} files, seeds {first} to {seed - 1}; slowest {slowest:.2f} s of processor, "
+        f"largest {largest / 1e6:.0f} MB"
+    )
+    print(f"{len(faults)} faults", *faults[:50], sep="\n")
+    return 1 if faults else 0
+
+
+def read_all(kind: str, seed: int, folder: Path) -> None:
+    """A line of JSON for each file of a seed."""
+    from backend.errors import DiskError, InputError
+    from backend.meshes.read import kept_source, read_mesh
+
+    warnings.simplefilter("ignore")
+    limit_memory()
+    for number in range(PER_SEED):
+        path = folder / f"a{kind}"
+        for name, content in make(kind, f"{seed}/{number}").items():
+            (folder / name).write_bytes(content)
+        before, began = peak(), time.process_time()
+        end, said, fault = "read", "", False
+        try:
+            read_mesh(path)
+            kept_source(path)
+        except (InputError, DiskError) as error:
+            end, said = "refused", str(error)
+            fault = not re.fullmatch(r"[^\n\x00-\x1f]{10,600}", said)  # a sentence that can be shown
+        except Exception as error:  # noqa: BLE001 - what this program looks for
+            end, said, fault = type(error).__name__, str(error)[:200], True
+        seconds, grown = time.process_time() - began, peak() - before
+        fault = fault or seconds > MOST_SECONDS or grown > MOST_BYTES
+        print(
+            json.dumps(
+                {"file": number, "end": end, "said": said, "fault": fault, "seconds": seconds, "grown": grown}
+            )
+        )
+
+
+def limit_memory() -> None:
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
+
+
+def peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

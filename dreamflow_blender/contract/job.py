@@ -1,0 +1,131 @@
+"""A job: what one run is to make, with the help, bounds and choices of each of its options. Standard library only.
+
+The command line, batches and their CSV columns are built from this table (options.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, dataclass, field, fields
+from typing import Any
+
+from .wire import Message, check_types, clean_text, dump, expect
+
+MAX_PROMPT = 1_000  # characters; CLIP reads about 75 words, so this is already generous
+MAX_SNAPSHOT_FACES = 20_000
+MAX_SEED = 2**31 - 1  # the largest integer that a Blender property holds
+MESHES = (".glb", ".gltf", ".obj", ".ply", ".npz")  # what a refine job can begin with
+MIN_STRENGTH, MAX_STRENGTH = 0.1, 0.5
+
+KINDS = ("generate", "refine")
+STAGES = ("nerf", "geometry", "texture", "refine")
+PRESETS = ("paper", "fast", "draft")
+DEVICES = ("auto", "cuda", "cpu", "mps")
+A_PRIOR = "mini, sd, exact, or a folder in diffusers' layout"
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field with metadata. more: low and high, choices, unit, metavar; zero=True: 0 is allowed besides."""
+    return field(default=default, metadata={"help": help, **more})
+
+
+def bounds_text(metadata: Any) -> str:
+    """ "0 or 64 to 8,192 pixels"."""
+    zero = "0 or " if metadata.get("zero") else ""
+    return f"{zero}{metadata['low']:,} to {metadata['high']:,} {metadata.get('unit', '')}".strip()
+
+
+@dataclass(frozen=True)
+class Job(Message):
+    """One job, small enough for one line of JSON; raises BadMessage on a bad field."""
+
+    id: str
+    kind: str  # one of KINDS
+    prompt: str  # as clean_text leaves it, 1 to MAX_PROMPT characters
+    folder: str  # where everything of this job is written
+    negative: str = option("", "what it should not look like", metavar="TEXT")
+    seed: int = option(42, "another seed, another result", low=0, high=MAX_SEED, metavar="N")
+    preset: str = option("draft", "quality and duration", choices=PRESETS)
+    prior: str = option("mini", A_PRIOR, metavar="NAME_OR_FOLDER")
+    refiner: str = option(
+        "", f"{A_PRIOR} (default: the one that belongs to the prior)", metavar="NAME_OR_FOLDER"
+    )
+    phi: str = option(
+        "",
+        "D_phi's own model, or shared: the prior's network, which takes less memory (default: sd-phi for sd where it"
+        " has been fetched, else shared)",
+        metavar="NAME_OR_FOLDER",
+    )
+    stages: tuple[str, ...] = option(STAGES, "which stages to run, in this order", metavar="LIST")
+    device: str = option("auto", "where to compute", choices=DEVICES)
+    threads: int = option(0, "CPU threads, 0 = automatic", low=0, high=1024, metavar="N")
+    checkpoint_seconds: float = option(
+        60.0, "between checkpoints; 0: every iteration", low=0, high=86_400, unit="s"
+    )
+    snapshot_seconds: float = option(
+        30.0, "between snapshots; 0: every iteration", low=0, high=86_400, unit="s"
+    )
+    snapshot_faces: int = option(5_000, "of a snapshot; 0: no snapshots", low=0, high=MAX_SNAPSHOT_FACES)
+    overrides: dict[str, Any] = field(
+        default_factory=dict
+    )  # "stage.setting" -> JSON value, over the preset's
+    mesh: str = ""  # refine: the object's file, one of MESHES
+    strength: float | None = option(
+        None,
+        "refine: 0.1 cleans up, 0.3 adds detail, 0.5 repaints. The same as --set refine.start, with the preset's"
+        " levels scaled to fit",
+        low=MIN_STRENGTH,
+        high=MAX_STRENGTH,
+    )
+    keep_uvs: bool = True  # refine: paint into the object's own UVs where they are usable
+    texture_size: int = option(
+        0, "refine: a side (default: its own image's, else the preset's)",
+        low=64, high=8192, zero=True, unit="pixels", metavar="PIXELS",
+    )  # fmt: skip
+    material: str = option("", "refine: change this material alone (default: all of them)", metavar="NAME")
+    front: float = option(
+        0.0, "refine: which way it faces: 0 is -Y (in a GLB +Z), 90 is +X",
+        low=-360, high=360, unit="degrees", metavar="DEGREES",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        expect("id", "a short name", self.id, 0 < len(self.id) <= 200)
+        expect("kind", " or ".join(KINDS), self.kind, self.kind in KINDS)
+        expect("prompt", "a few words", self.prompt, self.prompt != "")
+        for name, text in (("prompt", self.prompt), ("negative", self.negative)):
+            expect(name, f"at most {MAX_PROMPT:,} characters", f"{len(text):,}", len(text) <= MAX_PROMPT)
+            expect(name, "one line of plain text", text, text == clean_text(text))
+        expect("folder", "a path", self.folder, self.folder.strip() != "" and "\0" not in self.folder)
+        expect("prior", "a prior's name or folder", self.prior, self.prior != "")
+        for one in fields(self):
+            _check_option(one, getattr(self, one.name))
+        check_stages(self.stages, self.kind)
+        dump(self.overrides, "overrides")
+        if self.kind == "generate":
+            expect("mesh", "nothing: to generate is to begin from nothing", self.mesh, self.mesh == "")
+        else:
+            fits = self.mesh.lower().endswith(MESHES) and "\0" not in self.mesh
+            expect("mesh", f"the path of a {', '.join(MESHES)} file", self.mesh, fits)
+
+
+def _check_option(one: Field[Any], value: Any) -> None:
+    """Raises BadMessage where it is out of bounds or none of the choices."""
+    if choices := one.metadata.get("choices"):
+        expect(one.name, " or ".join(choices), value, value in choices)
+    if "low" in one.metadata and value is not None:
+        inside = one.metadata["low"] <= value <= one.metadata["high"]
+        expect(one.name, bounds_text(one.metadata), value, inside or (value == 0 and "zero" in one.metadata))
+
+
+def check_stages(stages: tuple[str, ...], kind: str = "generate") -> None:
+    """Raises BadMessage unless these stages can run one after the other."""
+    for stage in stages:
+        expect("stages", f"names of {', '.join(STAGES)}", stage, stage in STAGES)
+    said = ",".join(stages)
+    in_order = list(stages) == [s for s in STAGES if s in stages]
+    expect("stages", f"each at most once, in the order {','.join(STAGES)}", said, in_order)
+    if kind == "generate":
+        expect("stages", "nerf as the first, since every later stage starts from it", said, "nerf" in stages)
+    else:
+        made = "nerf" in stages or "geometry" in stages
+        expect("stages", "texture and refine only, on a mesh that exists", said, bool(stages) and not made)

@@ -1,0 +1,37 @@
+"""Blender's properties are written out, as Blender wants it; their defaults and bounds are those of Job."""
+
+import bpy
+import pytest
+
+import dreamflow_blender
+from dreamflow_blender.contract.options import FIELDS
+
+SAME = {
+    "dreamflow": ("negative", "seed", "preset"),
+    "dreamflow_refine": ("negative", "seed", "preset", "keep_uvs"),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    dreamflow_blender.register()
+    yield
+    dreamflow_blender.unregister()
+
+
+@pytest.mark.parametrize("group", SAME)
+def test_defaults_bounds_and_choices_are_the_job_s(group):
+    properties = getattr(bpy.context.scene, group).bl_rna.properties
+    for name in SAME[group]:
+        ours, job = properties[name], FIELDS[name]
+        assert ours.default == job.default, name
+        if "low" in job.metadata:
+            assert (ours.hard_min, ours.hard_max) == (job.metadata["low"], job.metadata["high"]), name
+        if "choices" in job.metadata:
+            assert {item.identifier for item in ours.enum_items} == set(job.metadata["choices"]), name
+
+
+def test_the_strength_is_the_job_s():
+    ours = bpy.context.scene.dreamflow_refine.bl_rna.properties["strength"]
+    job = FIELDS["strength"].metadata
+    assert (ours.hard_min, ours.hard_max) == pytest.approx((job["low"], job["high"]))

@@ -1,0 +1,107 @@
+"""Which settings a job runs with, who set them, and that a resumed job keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from backend import __main__ as cli
+from backend import config
+from backend.errors import InputError
+from backend.jobs import generate, resume
+from backend.jobs import run as running
+from backend.jobs.record import check_settings, resolve_job
+from backend.stages import setup
+from dreamflow_blender.contract.protocol import Finished, Job, Started
+from tests.meshes.test_glb import a_glb
+from tests.tools.oracle import Oracle
+from tests.tools.refine_run import OVERRIDES, shorten
+from tests.tools.tiny import tiny_job
+
+SETTINGS = [part for name, value in OVERRIDES.items() for part in ("--set", f"{name}={value}")]
+
+
+def refine_job(**changes: object) -> Job:
+    return Job("1", "refine", "a ball", "unused", stages=("refine",), mesh="a.glb", **changes)  # type: ignore[arg-type]
+
+
+def test_the_strength_is_where_the_last_stage_starts_with_levels_as_close_as_the_preset_s() -> None:
+    draft = config.PRESETS["draft"].refine
+    resolved = resolve_job(refine_job(strength=0.15), Oracle(), None)
+    assert (resolved.preset.refine.start, resolved.preset.refine.levels) == (0.15, draft.levels // 2)
+    assert resolved.set_by["refine.start"] == "strength"
+    finer = Oracle()
+    finer.spec = dataclasses.replace(finer.spec, settings={"refine.levels": 40})
+    resolved = resolve_job(refine_job(strength=0.15), Oracle(), finer)
+    assert resolved.preset.refine.levels == 20
+    told = refine_job(strength=0.15, overrides={"refine.levels": 7})
+    assert resolve_job(told, Oracle(), finer).preset.refine.levels == 7
+    plain = resolve_job(refine_job(), Oracle(), None).preset.refine
+    assert (plain.start, plain.levels) == (draft.start, draft.levels)
+
+
+@pytest.mark.parametrize("strength", [None, "0.3"])
+def test_refine_start_is_obeyed_and_both_are_refused(
+    strength: str | None, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten(monkeypatch)
+    (tmp_path / "a.glb").write_bytes(a_glb())
+    said = [
+        "refine",
+        str(tmp_path / "a.glb"),
+        "a ball",
+        "--out",
+        str(tmp_path / "out"),
+        *SETTINGS,
+        "--threads",
+        "1",
+    ]
+    said += ["--set", "refine.start=0.15", "--json"]
+    if strength is None:
+        assert cli.main(said) == 0
+        record = json.loads((tmp_path / "out" / "job.json").read_text(encoding="utf-8"))
+        assert record["settings"]["refine"]["start"] == 0.15 and record["set_by"]["refine.start"] == "job"
+        return
+    assert cli.main([*said, "--strength", strength]) == 2
+    failed = json.loads(capfd.readouterr().out.splitlines()[-1])
+    assert "strength is 0.3 and refine.start is 0.15" in failed["message"] and failed["todo"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_is_found_before_anything_is_loaded() -> None:
+    for job in (
+        Job("1", "generate", "a ball", "unused", overrides={"nerf.level": 3}),
+        refine_job(strength=0.2, overrides={"refine.start": 0.2}),
+        refine_job(strength=0.2, overrides={"refine.end": 0.2}),
+    ):
+        with pytest.raises(InputError):
+            check_settings(job)
+
+
+def test_a_resumed_job_keeps_its_settings_when_presets_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    events = generate.generate(tiny_job(tmp_path))
+    for event in events:
+        if isinstance(event, Started) and event.stage == "geometry":
+            break
+    before = json.loads((tmp_path / "job.json").read_text(encoding="utf-8"))
+    events.close()
+    draft = config.PRESETS["draft"]
+    changed = dataclasses.replace(draft, texture=dataclasses.replace(draft.texture, grid_rate=0.5))
+    monkeypatch.setitem(config.PRESETS, "draft", changed)
+    seen = []
+    monkeypatch.setattr(
+        setup, "make_plan", lambda left, preset, *a: seen.append(preset) or real_plan(left, preset, *a)
+    )
+    assert isinstance(list(resume.resume(tmp_path))[-1], Finished)
+    assert seen[0].texture.grid_rate == draft.texture.grid_rate
+    after = json.loads((tmp_path / "job.json").read_text(encoding="utf-8"))
+    assert (after["settings"], after["set_by"]) == (before["settings"], before["set_by"])
+
+
+real_plan = setup.make_plan

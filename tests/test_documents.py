@@ -1,0 +1,84 @@
+"""Documents are true: links lead somewhere, every environment variable is listed, the changelog knows the version."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "backend").rglob("*.md")]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+VARIABLE = re.compile(
+    r"\bDREAMFLOW_(?!(?:OT|PT|UL|AP|PG|MT|HT)_)[A-Z_]*[A-Z]\b"
+)  # not Blender's names of classes
+PLACES = ("backend", "dreamflow_blender", "benchmarks", "examples", "tests", ".ci", ".github")
+
+
+def anchors(text: str) -> set[str]:
+    """Of a document's headings, as GitHub makes them."""
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in HEADING.findall(text)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    wrong = []
+    for link in LINK.findall(document.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        there = target.exists() and (not anchor or anchor in anchors(target.read_text(encoding="utf-8")))
+        if not there:
+            wrong.append(link)
+    assert wrong == []
+
+
+def test_anchors_are_githubs() -> None:
+    assert anchors("# Two commands\ntext\n## What `refine` does, and why\n") == {
+        "two-commands",
+        "what-refine-does-and-why",
+    }
+
+
+def test_every_environment_variable_is_listed_and_no_other() -> None:
+    files = [ROOT / "build.py", *(path for place in PLACES for path in (ROOT / place).rglob("*"))]
+    files = [path for path in files if path.is_file() and path.suffix in (".py", ".yml", "")]
+    used = {name for path in files for name in VARIABLE.findall(path.read_text(encoding="utf-8"))}
+    listed = set(VARIABLE.findall((ROOT / "docs" / "variables.md").read_text(encoding="utf-8")))
+    assert used == listed
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    newest = [name for name in re.findall(r"^## \[(.+?)\]", text, re.MULTILINE) if name != "Unreleased"]
+    assert newest[0] == version
+
+
+def test_workflows_run_what_is_there() -> None:
+    """Every file and module of ours that a workflow names."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml")]
+    files = {name for text in texts for name in re.findall(r"(?<![\w/])(?:\.ci|tests)/\w+(?:\.py)?", text)}
+    modules = {name for text in texts for name in re.findall(r"-m (benchmarks\.\w+)", text)}
+    assert {".ci/run", ".ci/blender"} <= files and modules
+    files |= {name.replace(".", "/") + ".py" for name in modules}
+    assert [name for name in sorted(files) if not (ROOT / name).exists()] == []
+
+
+def test_commits_that_blame_passes_over_are_there() -> None:
+    revisions = re.findall(
+        r"^[0-9a-f]{40}$", (ROOT / ".git-blame-ignore-revs").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert revisions
+    if not (ROOT / ".git").exists():
+        pytest.skip("no history here")
+    for revision in revisions:
+        known = subprocess.run(["git", "cat-file", "-e", f"{revision}^{{commit}}"], cwd=ROOT, check=False)
+        if known.returncode and (ROOT / ".git" / "shallow").exists():
+            pytest.skip("a shallow clone")
+        assert known.returncode == 0, revision
