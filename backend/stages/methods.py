@@ -16,16 +16,18 @@ from bisect import bisect_right
 from itertools import accumulate
 from random import Random
 
+from backend.config import Walk
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 
 LOWEST, HIGHEST = 20.0, 980.0  # timesteps that random methods draw from: 0.02 to 0.98, as DreamFusion has it
-LEARNT = (
-    "apfo",
-    "vsd",
-    "vsd-linear",
-    "dreamtime",
-)  # with D_phi, where the prior has one; the others: D_phi(x) = x
 CENTRE, WIDTH = 500.0, 125.0  # of DreamTime's prior weight over timesteps
+
+
+def walk(stage: Walk, seed: int) -> tuple[list[NoiseLevel], int]:
+    """The levels of a stage, and the views at each: one where the method draws a level for every update."""
+    if stage.method in ("apfo", "sdedit"):
+        return method_levels(stage.method, stage.start, stage.end, stage.levels, seed), stage.views
+    return method_levels(stage.method, stage.start, stage.end, stage.iterations, seed), 1
 
 
 def method_levels(method: str, start: float, end: float, count: int, seed: int) -> list[NoiseLevel]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from itertools import pairwise
 
@@ -9,7 +10,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from backend.config import DRAFT
+from backend.diffusion.prior import Phi
 from backend.diffusion.schedule import noise_levels, sigma_table
+from backend.scene.mesh import Mesh
+from backend.scene.scene import new_scene
 from backend.stages.methods import (
     CENTRE,
     HIGHEST,
@@ -18,8 +23,12 @@ from backend.stages.methods import (
     distillation_step,
     dreamtime_timesteps,
     method_levels,
+    walk,
 )
 from backend.stages.spaces import euler_step
+from backend.stages.stages import Guide, texture_stage
+from dreamflow_blender.contract.settings import METHODS
+from tests.tools.oracle import Oracle, generator
 from tests.tools.tiny_models import BETAS
 
 
@@ -102,3 +111,34 @@ def test_dreamtime_spends_iterations_by_its_weights() -> None:
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown method 'ism'"):
         method_levels("ism", 1.0, 0.0, 10, seed=0)
+
+
+def test_methods_of_single_draws_have_a_level_for_every_update() -> None:
+    for method in METHODS:
+        stage = dataclasses.replace(DRAFT.texture, method=method)
+        levels, views = walk(stage, seed=3)
+        assert len(levels) * views == stage.iterations
+        assert views == (stage.views if method in ("apfo", "sdedit") else 1), method
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stage_takes_its_method(method: str) -> None:
+    """Its levels are the method's, with the job's seed, and D_phi is learnt where the method has one."""
+
+    class WithPhi(Oracle):
+        def phi(self, *_: object) -> Phi:  # type: ignore[override]
+            return phi
+
+    phi = object()
+    settings = dataclasses.replace(DRAFT.texture, levels=2, views=2, phi="prior", method=method)
+    learnt = WithPhi()
+    learnt.spec = dataclasses.replace(Oracle.spec, lora=True)
+    scene = new_scene(dataclasses.replace(DRAFT.nerf, occupancy=4, grid_log2_size=8), torch.device("cpu"), 0)
+    corners = torch.tensor([(1.0, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]) * 0.3
+    scene.mesh = Mesh(corners, torch.tensor([(0, 1, 2), (0, 2, 3), (0, 3, 1), (1, 3, 2)]))
+    stage = texture_stage(scene, Guide(learnt, "colour", 1.0), settings, generator(5), seed=5)
+    assert (stage.phi is phi) == (method not in ("sdedit", "sds"))
+    seen = [step.level for step in texture_stage(
+        scene, Guide(Oracle(), "colour", 1.0), settings, generator(5), seed=5).steps(0)]  # fmt: skip
+    levels, views = walk(settings, 5)
+    assert seen == [level for level in levels for _ in range(views)]
