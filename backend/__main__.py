@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             return doctor.carry_out(args.json, out)
         if args.command == "jobs":
             return cli_jobs.run(args, out)
-        if args.command == "compare":
+        if args.command in ("compare", "evaluate"):
             from backend.evidence import commands
 
             return commands.run(args, out)

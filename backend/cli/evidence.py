@@ -44,6 +44,21 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="of every job in 3d, as generate's",
     )  # fmt: skip
     c.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the cells go")
+    e = commands.add_parser(
+        "evaluate",
+        help="judge finished jobs from outside",
+        description="CLIP R-precision (section D.4 of the paper), and how near a procedural object comes to the truth.",
+    )
+    e.add_argument("jobs", metavar="JOB", nargs="+", type=Path, help="the folder of a finished job")
+    e.add_argument(
+        "--prompts", metavar="FILE", type=Path, required=True, help="one a line: what a prompt is told from"
+    )
+    e.add_argument(
+        "--clip", metavar="FOLDER", type=Path, help="a CLIP model in transformers' layout, such as ViT-L/14"
+    )
+    e.add_argument(
+        "--truth", action="store_true", help="IoU and PSNR; the prompts must name procedural objects"
+    )
 
 
 def _count(text: str) -> int:

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from backend.config import UNLEARNT, resolve
 from backend.device import prepare_device
+from backend.diffusion.prior import Prior
 from backend.errors import DreamFlowError, InputError, SceneError
 from backend.evidence.flat import run_flat
 from backend.evidence.recovery import LEAST_IOU, judge_job
@@ -74,6 +76,12 @@ class Result:
     picture: bytes
 
 
+@lru_cache(maxsize=1)
+def prior_of(name: str) -> Prior:
+    """The prior of this name, which keeps what it has made for a prompt from one cell to the next."""
+    return open_prior(name, "cpu")
+
+
 def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]) -> None:
     """Run the cell, or go on with it where it was stopped, and write what it came to.
 
@@ -82,7 +90,7 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
     if terms.space == "2d":
         prepare_device(torch.device("cpu"), terms.threads)
         flat = run_flat(
-            open_prior(terms.prior, "cpu"), cell.prompt, cell.method, cell.budget, terms.particles, cell.seed
+            prior_of(terms.prior), cell.prompt, cell.method, cell.budget, terms.particles, cell.seed
         )
         _write(Result(cell, flat.figures, "", flat.curves, png_bytes(tiled(flat.images[:SHOWN]))), out)
         return

@@ -7,12 +7,16 @@ from typing import TextIO
 
 from backend.evidence.cells import Terms
 from backend.evidence.compare import cells_of, compare, read_prompts
+from backend.evidence.evaluate import evaluate
 
 BUDGETS = {"2d": [100, 200, 500], "3d": [1500]}  # updates, unless others are asked for
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
-    """`compare`; the exit code. Raises DreamFlowError."""
+    """The exit code. Raises DreamFlowError."""
+    if args.command == "evaluate":
+        evaluate(args.jobs, read_prompts(args.prompts), args.clip, args.truth, out)
+        return 0
     methods, budgets = args.methods.split(","), args.budget or BUDGETS[args.space]
     cells = cells_of(read_prompts(args.prompts), args.seeds, methods, budgets)
     return compare(

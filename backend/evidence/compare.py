@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TextIO
 
 from backend.errors import InputError
-from backend.evidence.cells import Cell, Result, Terms, carry_out, read_result
+from backend.evidence.cells import Cell, Result, Terms, carry_out, prior_of, read_result
 from backend.evidence.page import write_csv, write_page
 from backend.files import disk_errors, write_text
-from backend.jobs.priors import open_prior
 from dreamflow_blender.contract.settings import METHODS
 
 INTERRUPTED = 130  # exit code
@@ -48,7 +47,7 @@ def compare(cells: Sequence[Cell], terms: Terms, out: Path, say: TextIO) -> int:
 
     Ctrl-C keeps what there is: the same command goes on. Raises InputError before anything runs, DiskError, ModelError.
     """
-    prior = open_prior(terms.prior, "cpu")
+    prior = prior_of(terms.prior)
     for prompt in dict.fromkeys(cell.prompt for cell in cells):
         prior.check(prompt, "", "colour", prior.spec.native_size or 32)
     with disk_errors(out):
@@ -56,6 +55,7 @@ def compare(cells: Sequence[Cell], terms: Terms, out: Path, say: TextIO) -> int:
     _agree(terms, out / "terms.json")
     left = [cell for cell in cells if read_result(cell, out) is None]
     say.write(f"{len(cells)} cells, {len(left)} to do\n")
+    say.flush()
     try:
         for number, cell in enumerate(left, 1):
             began = time.monotonic()

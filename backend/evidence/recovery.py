@@ -17,6 +17,7 @@ from backend.meshes.write import read_npz
 from backend.objects.exact_prior import held_out_cameras, truth
 from backend.objects.sphere_trace import Views
 from backend.results.look import render_textured
+from backend.scene.mesh import Mesh
 from dreamflow_blender.contract.jobfolder import JobFolder
 
 VIEWS, SIZE = 24, 128  # cameras that are not in the exact prior's bank, elevation -10 to 60; pixels a side
@@ -49,16 +50,22 @@ def true_views(prompt: str) -> Views:
     return truth(prompt, held_out_cameras(VIEWS, 0, SIZE, SIZE))
 
 
-def judge_job(folder: Path, prompt: str) -> Figures:
-    """What a job delivered, its mesh under its texture, beside the true object. Raises InputError and DiskError."""
+def read_result(folder: Path) -> tuple[Mesh, Tensor]:
+    """The mesh that a job delivered and its texture [S,S,3] in [0,1]. Raises InputError and DiskError."""
     files = JobFolder(folder)
     if not files.mesh_npz.is_file():
         raise InputError(
-            f"{folder} holds no result: there is no {files.mesh_npz.name}.", "Finish the job first."
+            f"{folder} holds no result: there is no {files.mesh_npz.name} in it.", "Finish the job first."
         )
     with disk_errors(files.albedo), Image.open(files.albedo) as picture:
         albedo = torch.from_numpy(np.asarray(picture.convert("RGB"), np.float32) / 255)
+    return read_npz(files.mesh_npz), albedo
+
+
+def judge_job(folder: Path, prompt: str) -> Figures:
+    """What a job delivered, its mesh under its texture, beside the true object. Raises InputError and DiskError."""
+    mesh, albedo = read_result(folder)
     true = true_views(prompt)
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
-    seen = render_textured(read_npz(files.mesh_npz), albedo, camera, torch.full((3,), 0.5))
+    seen = render_textured(mesh, albedo, camera, torch.full((3,), 0.5))
     return compare(*seen, true.colour, true.alpha)
