@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from backend.diffusion.schedule import NoiseLevel
 from backend.scene.camera import Camera, RenderOutput
-from backend.stages.numerics import gradient_norm, require_finite
+from backend.scene.optimizer import gradient_norm, require_finite
 from backend.stages.spaces import TargetSpace
 
 

@@ -32,6 +32,7 @@ from backend.files import disk_errors
 from backend.scene.camera import Camera
 from backend.scene.isosurface import count_vertices, tetrahedral_grid
 from backend.scene.mesh import Mesh
+from backend.scene.optimizer import AFTER_A_NAN
 from backend.scene.scene import GridBox, ReferenceViews, Scene
 from backend.stages.damage import (
     check_facts,
@@ -46,7 +47,6 @@ from backend.stages.damage import (
     found_in,
 )
 from backend.stages.happenings import Fitting, Reached
-from backend.stages.numerics import AFTER_A_NAN
 from backend.stages.stages import Stage
 from backend.texture.colour_field import Fit
 from dreamflow_blender.contract.files import is_link, read_plain

@@ -48,9 +48,10 @@ def open_plain(path: Path, mode: str, buffering: int = -1) -> IO[bytes]:
 def read_plain(path: Path, most: int = MOST) -> bytes:
     """The content of a plain file. Raises OSError, where it is larger than `most` bytes too."""
     with open_plain(path, "r") as file:
-        if os.fstat(file.fileno()).st_size > most:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
             raise OSError(errno.EFBIG, f"it is larger than {most:,} bytes", str(path))
-        return file.read(most)
+        return file.read(size)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

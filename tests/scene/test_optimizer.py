@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from backend.errors import NumericsError
-from backend.stages.numerics import gradient_norm, require_finite
+from backend.scene.optimizer import gradient_norm, require_finite
 
 
 def optimizer_of(*parameters: Tensor) -> SGD:
