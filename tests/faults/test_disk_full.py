@@ -16,8 +16,10 @@ from backend.stages.checkpoint_writer import listed
 from backend.worker.desk import run_with_log
 from dreamflow_blender.contract import protocol as p
 from tests.jobs.test_bad_disk import full_for, small_disk
+from tests.meshes.test_glb import a_glb
 from tests.tools.events import read_events
 from tests.tools.oracle import Oracle
+from tests.tools.refine_run import refine_job, shorten
 from tests.tools.worker_client import fresh
 
 RESULTS = ("mesh.npz", "albedo.png")
@@ -83,6 +85,44 @@ def test_each_write(tmp_path, right, name):
         assert read_events(folder)  # whole lines
         assert isinstance(run(p.Resume(str(folder))), p.Finished)
     assert results(folder) == right
+
+
+REFINED = ("albedo.png", "mesh.npz", "mesh.glb")
+
+
+@pytest.fixture(scope="module")
+def refined(quick, tmp_path_factory):
+    """The bytes of a GLB, and what refining it delivers."""
+    folder = tmp_path_factory.mktemp("refined") / "job"
+    source = folder.with_suffix(".glb")
+    source.write_bytes(a_glb())
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        assert isinstance(run(p.Refine(refine_job(folder, source))), p.Finished)
+    return source.read_bytes(), {name: (folder / name).read_bytes() for name in REFINED}
+
+
+@pytest.mark.parametrize(
+    "name", ["object.npz", "object.glb", "job.json", "state.json", "albedo.png", "mesh.glb"]
+)
+def test_each_write_of_a_refine_job(tmp_path, refined, monkeypatch, name):
+    content, right = refined
+    folder, source = tmp_path / "job", tmp_path / "a.glb"
+    source.write_bytes(content)
+    shorten(monkeypatch)
+    request = p.Refine(refine_job(folder, source, checkpoint_seconds=0.0))
+    with pytest.MonkeyPatch.context() as patch:
+        full_for(patch, name, room=40)
+        failed = run(request)
+    assert isinstance(failed, p.Failed) and failed.kind == "disk", failed
+    if name in ("object.npz", "object.glb", "job.json"):
+        assert not list(folder.iterdir())
+    else:
+        source.unlink()  # the job has kept what it needs
+        assert not list(folder.rglob(".*"))
+        request = p.Resume(str(folder))
+    assert isinstance(run(request), p.Finished)
+    assert {name: (folder / name).read_bytes() for name in REFINED} == right
 
 
 def test_for_real(tmp_path, right):
