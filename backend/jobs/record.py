@@ -26,8 +26,9 @@ from dreamflow_blender.contract.files import read_plain
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import STAGES, Job
 
-# what may change between two runs of a job without another result
+# what may change between two runs of a job without another result; of models the hashes count
 FREE = ("job.folder", "job.mesh", "job.checkpoint_seconds", "job.snapshot_seconds", "job.snapshot_faces")
+FREE += ("job.prior", "job.refiner", "job.phi")
 
 
 def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
@@ -169,7 +170,7 @@ def begun_as(record: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a job's result, of its job.json: one level, "nerf.levels": 10. For every checkpoint's notes."""
     found = {"job": record.get("job"), "object": record.get("object"), "models": record.get("models")}
     named = {**dict(_flat(found)), **dict(_flat(record.get("settings")))}
-    return {name: value for name, value in named.items() if not name.startswith(FREE)}
+    return {n: value for n, value in named.items() if not n.startswith(FREE) and not n.endswith(".folder")}
 
 
 def check_unchanged(job: Job, record: Mapping[str, Any], saved: RunState | None) -> None:
