@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.errors import InputError
+from backend.errors import DiskError, InputError
 from backend.files import disk_errors
 from backend.jobs.folder import read_job
 from dreamflow_blender.contract.jobfolder import JobFolder
@@ -71,7 +71,7 @@ def size_of(folder: Path) -> int:
 def _look(folder: Path) -> Listed | None:
     try:
         job = read_job(folder)
-    except InputError:
+    except (InputError, DiskError):
         return None
     events = JobFolder(folder).recent_events()
     if is_held(JobFolder(folder).lock):
