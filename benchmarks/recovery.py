@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,7 +31,7 @@ from backend.jobs.telemetry import Curves
 from backend.kernels import select
 from backend.kernels.silhouette import edge_table
 from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
-from backend.results.deliver import finish
+from backend.results.deliver import Delivered, deliver_generated
 from backend.results.look import render_textured
 from backend.scene import mesh as meshes
 from backend.scene.camera import Camera
@@ -116,12 +117,19 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
         measured += time.monotonic() - pause
     assert scene is not None
     arrays = {name: c.arrays() for name, c in curves.items()}
-    done = finish(scene, settings.delivery, folder, job, arrays, {})
-    mesh, albedo = done.mesh, done.albedo
+    mesh, albedo = delivered(deliver_generated(scene, settings.delivery, folder, job, arrays, {}))
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
     figures["result"] = compare(*render_textured(mesh, albedo, camera, grey), true.colour, true.alpha)
     return figures, seconds, faults(mesh, prompt)
+
+
+def delivered(steps: Generator[int, None, Delivered]) -> tuple[meshes.Mesh, Tensor]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value.mesh, end.value.albedo
 
 
 def faults(mesh: meshes.Mesh, prompt: str) -> list[str]:

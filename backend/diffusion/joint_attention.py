@@ -36,7 +36,8 @@ class JointAttention:
                 "Give every ring its views, one after another.",
             )
         rings = hidden_states.reshape(pictures // self.frames, self.frames * tokens, width)
-        return self.inner(attn, rings, *args, **kwargs).reshape(pictures, tokens, width)
+        found: Tensor = self.inner(attn, rings, *args, **kwargs)
+        return found.reshape(pictures, tokens, width)
 
 
 def join_frames(unet: UNet2DConditionModel, frames: int) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from backend.diffusion.prior import Backgrounds, Kind, PriorSpec
-from backend.diffusion.savings import Thrift
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS, view_words
 from backend.errors import InputError
@@ -132,11 +132,11 @@ class ExactPrior:
             )
         parse_object(prompt)
 
-    def footprint(self, size: int, thrift: Thrift) -> float:
+    def footprint(self, size: int, savings: Savings) -> float:
         """See Prior: its images, traced at several times the size."""
         return 0.5
 
-    def save_memory(self, thrift: Thrift) -> None:
+    def save_memory(self, savings: Savings) -> None:
         """It has no networks."""
 
     def take_notes(self) -> list[str]:

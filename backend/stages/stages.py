@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from backend.config import GeometryStage, NerfStage, TextureStage, Walk
+from backend.config import GeometryStage, NerfStage, StageSchedule, TextureStage
 from backend.diffusion.prior import Phi, Prior
 from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.draws import draw_on_host
@@ -42,7 +42,7 @@ class Stage:
     """One stage, ready to run; everything that changes is reachable for a checkpoint."""
 
     name: str
-    schedule: Walk
+    schedule: StageSchedule
     optimizer: Optimizer
     phi: Phi | None
     generator: Generator  # all that the stage draws comes from it
@@ -149,14 +149,14 @@ def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: 
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
 
 
-def levels_of(schedule: Walk) -> list[NoiseLevel]:
+def levels_of(schedule: StageSchedule) -> list[NoiseLevel]:
     """The noise levels of a stage, from its start to its end."""
     return noise_levels(schedule.start, schedule.end, schedule.levels)
 
 
 def _stage(
     name: str,
-    schedule: Walk,
+    schedule: StageSchedule,
     g: Guide | NormalsSometimes,
     phi: Phi | None,
     render: Callable[[Camera], RenderOutput],

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from backend.config import DRAFT, Walk
+from backend.config import DRAFT, StageSchedule
 from backend.errors import NumericsError, SceneError
 from backend.results.look import render_scene, turntable_cameras
 from backend.scene import scene as scene_state
@@ -29,7 +29,7 @@ def trained() -> scene_state.Scene:
     return scene
 
 
-def told(walk: Walk, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
+def told(walk: StageSchedule, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
     prior = prior or Oracle()
     return stages.Guide(prior, prior.prepare("a ball", "", kind, walk.size), walk.guidance_scale)
 
