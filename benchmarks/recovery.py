@@ -30,7 +30,7 @@ from backend.jobs.record import resolve_job
 from backend.jobs.telemetry import Curves
 from backend.kernels import select
 from backend.kernels.silhouette import edge_table
-from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
+from backend.objects.exact_prior import ExactPrior
 from backend.results.deliver import Delivered, deliver_generated
 from backend.results.look import render_textured
 from backend.scene import mesh as meshes
@@ -41,6 +41,7 @@ from backend.scene.scene import Scene
 from backend.stages.chain import run_stages
 from backend.stages.happenings import StageBegan, StageEnded, Stepped
 from backend.stages.setup import set_up
+from benchmarks.known_objects import held_out_cameras, truth
 from dreamflow_blender.contract.protocol import Job
 
 PROMPTS = (

@@ -50,13 +50,3 @@ def join_frames(unet: UNet2DConditionModel, frames: int) -> None:
         inner = processor.inner if isinstance(processor, JointAttention) else processor
         found[name] = JointAttention(inner, frames) if "attn1" in name else inner
     unet.set_attn_processor(found)
-
-
-def joined_frames(unet: UNet2DConditionModel) -> int:
-    """How many pictures the UNet's self-attention joins: 1 where any layer looks at single pictures."""
-    frames = [
-        processor.frames if isinstance(processor, JointAttention) else 1
-        for name, processor in unet.attn_processors.items()
-        if "attn1" in name
-    ]
-    return min(frames, default=1)

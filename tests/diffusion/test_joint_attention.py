@@ -10,9 +10,10 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, camera_label, silence_camera
-from backend.diffusion.joint_attention import JointAttention, join_frames, joined_frames
+from backend.diffusion.joint_attention import JointAttention, join_frames
 from backend.errors import InputError
 from backend.scene.camera import orbit
+from tests.tools.mvdream_reference import joined_frames
 
 FRAMES = 4
 

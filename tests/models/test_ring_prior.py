@@ -13,13 +13,13 @@ from torch import Tensor
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, camera_label
 from backend.diffusion.denoiser import scale_in
-from backend.diffusion.joint_attention import joined_frames
 from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError
 from backend.models.latent_prior import LatentPrior
 from backend.models.model_folder import open_folder
 from backend.scene.camera import Camera, orbit, rings_of
+from tests.tools.mvdream_reference import joined_frames
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
 FRAMES = 4

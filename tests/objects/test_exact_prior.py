@@ -17,14 +17,13 @@ from backend.objects.exact_prior import (
     Bank,
     ExactPrior,
     FixedPoses,
-    held_out_cameras,
     make_bank,
     posterior_mean,
-    truth,
 )
 from backend.objects.shapes import Description, build
 from backend.objects.sphere_trace import gbuffer, render
 from backend.scene.camera import orbit
+from benchmarks.known_objects import held_out_cameras, truth
 
 SIZE = 16
 

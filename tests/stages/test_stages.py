@@ -9,11 +9,12 @@ from backend.config import DRAFT, StageSchedule
 from backend.errors import NumericsError, SceneError
 from backend.results.look import render_scene, turntable_cameras
 from backend.scene import scene as scene_state
-from backend.scene.mesh import is_closed, signed_volume
+from backend.scene.mesh import is_closed
 from backend.scene.optimizer import adamw, decay
 from backend.stages import stages
 from backend.stages.apfo import Step
 from tests.tools.here import generator, here
+from tests.tools.made_meshes import signed_volume
 from tests.tools.oracle import BLUE, RADIUS, RED, Oracle, ball
 
 NERF = dataclasses.replace(
