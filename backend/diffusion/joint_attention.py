@@ -43,7 +43,7 @@ class JointAttention:
 def join_frames(unet: UNet2DConditionModel, frames: int) -> None:
     """Every self-attention of the UNet joins `frames` pictures from now on; may be called again with another number.
 
-    Call it again after anything that replaces processors (attention slices do): what it finds, it wraps.
+    Call it again after anything that replaces processors: what it finds, it wraps.
     """
     found = {}
     for name, processor in unet.attn_processors.items():

@@ -20,7 +20,6 @@ class Savings:
 
     checkpoint_encode: bool = False  # the VAE's activations are computed again on the way back
     checkpoint_fit: bool = False  # likewise the UNet's in D_phi's step
-    slice_attention: bool = False  # head by head, where the device has no fused kernel
     share: bool = False  # D_phi on D_p's own network
     graphs: bool = False  # CUDA graphs, which keep the memory of a pass to themselves
 
@@ -30,8 +29,7 @@ SAVINGS = (
     ("", Savings()),
     ("the VAE's encoder checkpointed", Savings(True)),
     ("D_phi's step checkpointed", Savings(True, True)),
-    ("attention in slices", Savings(True, True, True)),
-    ("D_phi on the prior's own network", Savings(True, True, True, True)),
+    ("D_phi on the prior's own network", Savings(True, True, True)),
 )
 
 
@@ -57,15 +55,9 @@ def save_vae(savings: Savings, vae: AutoencoderKL) -> None:
 
 def save_network(savings: Savings, network: Network) -> None:
     """Of a UNet that has been loaded, or whose layers have changed."""
-    from backend.diffusion.joint_attention import join_frames
-
-    unet: Any = network.unet
     if network.graphs is not None:
         network.graphs.clear()
         network.graphs.allowed = savings.graphs
     if savings.checkpoint_fit:
+        unet: Any = network.unet
         unet.enable_gradient_checkpointing()
-    if savings.slice_attention:
-        unet.set_attention_slice("max")
-    if network.frames > 1:  # again: slices replace every attention's processor
-        join_frames(unet, network.frames)

@@ -126,7 +126,7 @@ def make_plan(
         return Plan(rung, needed, capacity, graphs)
 
     plans = []
-    for rung in range(at_least, len(SAVINGS)):
+    for rung in range(min(at_least, len(SAVINGS) - 1), len(SAVINGS)):
         plans.append(plan_of(rung, graphs=False))
         if plans[-1].fits:
             captured = plan_of(rung, graphs=wanted(device))

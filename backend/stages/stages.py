@@ -31,7 +31,7 @@ from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
 from backend.stages.normal_views import NormalsSometimes, PhiOfColours
-from backend.stages.spaces import LatentSpace, PictureSpace
+from backend.stages.update import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
 LOOK_UNTIL = 200  # iterations in which that is looked for

@@ -89,7 +89,7 @@ class Sized(Oracle):
     asked: Savings
 
     def footprint(self, size: int, savings: Savings) -> float:
-        saved = savings.checkpoint_encode + savings.checkpoint_fit + savings.slice_attention + savings.share
+        saved = savings.checkpoint_encode + savings.checkpoint_fit + savings.share
         return 10.0 - saved + 0.5 * savings.graphs
 
     def save_memory(self, savings: Savings) -> None:

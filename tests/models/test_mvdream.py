@@ -154,7 +154,7 @@ def test_savings_and_a_learnt_phi_keep_the_ring_joined(folders: dict[str, Path])
     moved[2] += 1
     change = (phi(moved, LEVEL, camera) - phi(z, LEVEL, camera)).abs().amax((1, 2, 3))
     assert bool((change > 1e-6).all())
-    prior.save_memory(Savings(True, True, True, True))
+    prior.save_memory(Savings(True, True, True))
     assert joined_frames(prior._network.unet) == FRAMES
     assert torch.allclose(prior.denoise(z, LEVEL, camera, said, 2.0), before, atol=2e-3)
 

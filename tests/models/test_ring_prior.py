@@ -19,7 +19,6 @@ from backend.errors import InputError, ModelError
 from backend.models.latent_prior import LatentPrior
 from backend.models.model_folder import open_folder
 from backend.scene.camera import Camera, orbit, rings_of
-from tests.tools.mvdream_reference import joined_frames
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
 FRAMES = 4
@@ -103,17 +102,6 @@ def test_one_view_moves_its_ring_and_the_camera_is_heard(prior: LatentPrior) -> 
     assert not torch.allclose(prior.denoise(z, LEVEL, turned, said, 3.0), before, atol=1e-5)
     with pytest.raises(InputError, match="no whole number of rings"):
         prior.denoise(z[:3], LEVEL, camera[:3], said, 3.0)
-
-
-def test_attention_in_slices_stays_joint(folder: Path, prior: LatentPrior) -> None:
-    thrifty = LatentPrior(folder, "cpu")
-    thrifty.load()
-    thrifty.save_memory(Savings(True, True, True))
-    assert joined_frames(thrifty._network.unet) == FRAMES
-    camera, z = rings(1), noise(FRAMES)
-    said = prior.prepare("a red mug", "", "colour", 32)
-    whole, sliced = (p.denoise(z, LEVEL, camera, said, 2.0) for p in (prior, thrifty))
-    assert torch.allclose(whole, sliced, atol=1e-4)
 
 
 def test_a_learnt_phi_on_its_network_begins_as_it_and_is_told_the_camera(folder: Path) -> None:

@@ -121,10 +121,10 @@ def test_the_last_savings_are_used_as_well_and_then_it_says_what_to_change(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior = LatentPrior(folders[0], CPU, folders[1])
-    failing_at("D_p", prior, monkeypatch, 2, 3, 4, 5)
+    failing_at("D_p", prior, monkeypatch, 2, 3, 4)
     saved, notes = run(prior, tmp_path / "goes on")
     assert len(notes) == len(SAVINGS) - 1 == saved.notes["rung"] and saved.iteration == 4
-    assert "attention in slices" in notes[2] and "the prior's own network" in notes[3]
+    assert "the prior's own network" in notes[2]
     assert prior.describe()["phi"] == "shared"
     assert saved.tensors["phi.steps"] == 3  # on the other network it began again, after one iteration
 
@@ -180,6 +180,7 @@ def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch
 
     assert planned(80).rung == 0 and planned(80).note() == ""
     assert planned(80, at_least=2).rung == 2  # a run that goes on stays thrifty
+    assert planned(80, at_least=99).rung == len(SAVINGS) - 1  # from an edition that knew more savings
     tight = planned(16)
     assert tight.rung == 2 and tight.fits and "D_phi's step checkpointed" in tight.note()
     assert tight.needed["refine"] == pytest.approx(12 + 1.05 + 0.39, abs=0.05)
