@@ -149,7 +149,7 @@ class Refining:
         """See Work."""
         refined = Refined(
             self.job, self._arrays, self._sheets, self._mesh, self._colours, self.canvas, self.figures
-        )  # fmt: skip
+        )
         curves = {name: each.arrays() for name, each in log.curves.items()}
         return deliver_refined(refined, outcome.scene, curves, log.sheets)
 

@@ -150,8 +150,15 @@ def test_an_error_of_another_kind_is_raised_as_it_is(tmp_path: Path) -> None:
         run(prior, tmp_path)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_a_processor_runs_out_in_other_words(error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Failed to allocate 4096 bytes on device 'cuda:0'"),  # Warp, context.py
+    ],
+)
+def test_others_run_out_in_other_words(error: Exception) -> None:
     assert memory.is_out_of_memory(error)
     assert not memory.is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
