@@ -17,13 +17,13 @@ import torch
 
 from backend.config import resolve
 from backend.device import prepare_device
+from backend.evidence.known_objects import held_out_cameras, truth
 from backend.scene.camera import rings_of
 from backend.scene.scene import Scene
 from backend.stages.chain import run_stages
 from backend.stages.happenings import StageEnded
 from backend.stages.setup import set_up
 from benchmarks.exact_rings_prior import ExactRings
-from benchmarks.known_objects import held_out_cameras, truth
 from benchmarks.recovery import see
 from dreamflow_blender.contract.protocol import Job
 

@@ -21,8 +21,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backend.evidence.known_objects import held_out_cameras, true_mesh
 from backend.jobs.refine import refine
 from backend.meshes.parts import from_parts
+from backend.meshes.write import read_npz
 from backend.objects.grammar import parse_object
 from backend.objects.shapes import Shape, build
 from backend.objects.sphere_trace import _normals, sky_shade
@@ -30,7 +32,6 @@ from backend.results.look import render_textured
 from backend.scene.mesh import Mesh
 from backend.texture.bake import bake
 from backend.texture.unwrap import unwrap
-from benchmarks.known_objects import held_out_cameras, true_mesh
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Job
 
@@ -102,11 +103,7 @@ def refined(
     for name, value in last.figures.items():
         most[name] = max(most.get(name, value), value)
     albedo = np.asarray(Image.open(folder / "albedo.png").convert("RGB")).astype(np.float32) / 255
-    result = meshfile.read(folder / "mesh.npz")
-    faces = (torch.from_numpy(each.astype(np.int64)) for each in (result.t_pos_idx, result.t_tex_idx))
-    positions, corners = faces
-    mesh = Mesh(torch.from_numpy(result.v_pos), positions, torch.from_numpy(result.v_tex), corners)
-    return mesh, torch.from_numpy(albedo)
+    return read_npz(folder / "mesh.npz"), torch.from_numpy(albedo)
 
 
 def main() -> int:

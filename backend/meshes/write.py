@@ -19,13 +19,13 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from backend import __version__
-from backend.errors import NumericsError
-from backend.files import write_bytes
+from backend.errors import DiskError, NumericsError
+from backend.files import disk_errors, write_bytes
 from backend.meshes.glb import write_glb
 from backend.scene.mesh import Mesh, vertex_normals
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.jobfolder import JobFolder
-from dreamflow_blender.contract.meshfile import MeshArrays
+from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
 
 ROUGHNESS = 0.8  # plain paint; nothing in an albedo says more
 
@@ -77,6 +77,21 @@ def to_arrays(mesh: Mesh) -> MeshArrays:
         floats("its UVs", mesh.v_tex),
         indices(mesh.t_tex_idx),
         normal,
+    )
+
+
+def read_npz(path: Path) -> Mesh:
+    """The mesh that write_result wrote; raises DiskError."""
+    try:
+        with disk_errors(path):
+            arrays = meshfile.read(path)
+    except BadMeshFile as error:
+        raise DiskError(f"{path} cannot be used: {error}", "Generate the object again.") from error
+    return Mesh(
+        torch.from_numpy(arrays.v_pos),
+        torch.from_numpy(arrays.t_pos_idx.astype(np.int64)),
+        torch.from_numpy(arrays.v_tex),
+        torch.from_numpy(arrays.t_tex_idx.astype(np.int64)),
     )
 
 

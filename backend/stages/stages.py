@@ -15,9 +15,8 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from backend.config import GeometryStage, NerfStage, StageSchedule, TextureStage
+from backend.config import UNLEARNT, GeometryStage, NerfStage, StageSchedule, TextureStage
 from backend.diffusion.prior import Phi, Prior
-from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.draws import draw_on_host
 from backend.errors import SceneError
 from backend.kernels.silhouette import Edges, edge_table
@@ -30,6 +29,7 @@ from backend.scene.render_mesh import render_colour, render_normals
 from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
+from backend.stages.methods import walk
 from backend.stages.normal_views import NormalsSometimes, PhiOfColours
 from backend.stages.update import LatentSpace, PictureSpace
 
@@ -143,15 +143,12 @@ def _check_opacity(mean: float, iteration: int) -> None:
 
 
 def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
-    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.spec.lora):
+    if settings.method in UNLEARNT or settings.phi == "none":
+        return None
+    if settings.phi == "prior" and not g.prior.spec.lora:
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
-
-
-def levels_of(schedule: StageSchedule) -> list[NoiseLevel]:
-    """The noise levels of a stage, from its start to its end."""
-    return noise_levels(schedule.start, schedule.end, schedule.levels)
 
 
 def _stage(
@@ -170,10 +167,11 @@ def _stage(
     """APFO with this stage's cameras, prior and target space. fitted: what it fits in place of phi, round it."""
     prior = g.prior
     between_pictures = (prior.spec.target if schedule.target == "prior" else schedule.target) == "pixel"
+    levels, views = walk(schedule, generator.initial_seed())
     updates = partial(
         apfo,
-        levels_of(schedule),
-        schedule.views,
+        levels,
+        views,
         sample_camera=partial(g.camera, generator, schedule.size),
         render=render,
         space=PictureSpace(prior.encode, prior.decode) if between_pictures else LatentSpace(prior.encode),

@@ -11,7 +11,8 @@ TARGETS = (
     "pixel",
 )  # as the prior states; as in the paper; between pictures (stages/apfo.py)
 PHIS = ("prior", "lora", "none")  # as the prior states; D_phi learnt (Algorithm 1, line 7); D_phi(x) = x
-WORDS = {"target": TARGETS, "phi": PHIS}  # the settings that are words
+METHODS = ("apfo", "sdedit", "sds", "vsd", "vsd-linear", "dreamtime")  # stages/methods.py
+WORDS = {"target": TARGETS, "phi": PHIS, "method": METHODS}  # the settings that are words
 
 
 def read_value(name: str, text: str) -> Any:

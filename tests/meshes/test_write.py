@@ -17,7 +17,6 @@ from backend.errors import DiskError, NumericsError
 from backend.meshes import write as mesh_write
 from backend.meshes.write import png_bytes
 from backend.scene.mesh import Mesh
-from dreamflow_blender.contract import meshfile
 
 ROOT = Path(__file__).parents[2]
 VALIDATOR = ROOT / ".build" / "npm" / "node_modules" / "gltf-validator"
@@ -69,9 +68,14 @@ def test_the_same_mesh_gives_the_same_bytes(result, tmp_path):
 
 
 def test_npz_reads_back(result):
-    back, mesh = meshfile.read(result["mesh.npz"]), ball()
+    back, mesh = mesh_write.read_npz(result["mesh.npz"]), ball()
     for name in ("v_pos", "t_pos_idx", "v_tex", "t_tex_idx"):
-        assert np.array_equal(getattr(back, name), getattr(mesh, name).numpy()), name
+        assert torch.equal(getattr(back, name), getattr(mesh, name)), name
+    result["mesh.npz"].write_bytes(b"no")
+    with pytest.raises(DiskError, match="cannot be used"):
+        mesh_write.read_npz(result["mesh.npz"])
+    with pytest.raises(DiskError):
+        mesh_write.read_npz(result["mesh.npz"].with_name("none.npz"))
 
 
 def test_png_is_eight_bit_srgb(result):
