@@ -16,6 +16,7 @@ from backend.errors import InputError
 from dreamflow_blender.contract.job import STAGES as STAGES
 from dreamflow_blender.contract.settings import WORDS
 
+UNLEARNT = ("sdedit", "sds")  # methods for which D_phi(x) = x
 GRID_FEATURES = (1, 2, 4, 8)  # that the hash grid's kernels take, kernels.hashgrid.WIDTHS
 
 
@@ -33,6 +34,8 @@ class Walk:
         1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
     )
     target: str = "prior"  # of TARGETS: where x_hat lies
+    weight: str = "kappa"  # of WEIGHTS; "constant" is there to be compared with
+    method: str = "apfo"  # of METHODS; the others are those that the paper compares it with
 
     @property
     def iterations(self) -> int:
@@ -73,6 +76,7 @@ class NerfStage(Walk):
         0.0  # of the updates: they show normal maps instead of colours; a prior may state its own
     )
     phi: str = "prior"  # of PHIS: what D_phi is
+    phi_level: str = "same"  # of PHI_LEVELS; "random" is there to be compared with
     lora: LoRA = field(default_factory=LoRA)
 
 
@@ -92,6 +96,7 @@ class TextureStage(Walk):
     grid_rate: float = 1e-2
     head_rate: float = 1e-3
     phi: str = "prior"  # of PHIS: what D_phi is
+    phi_level: str = "same"  # of PHI_LEVELS; "random" is there to be compared with
     lora: LoRA = field(default_factory=LoRA)
 
 
@@ -274,6 +279,11 @@ def _check(preset: Preset) -> None:
                     f"{stage_name}.{name} is {getattr(stage, name)!r}, expected {', '.join(choices)}.",
                     "Correct the setting.",
                 )
+        if getattr(stage, "phi", "") == "lora" and stage.method in UNLEARNT:
+            raise InputError(
+                f"{stage_name}.phi is 'lora', but {stage.method} learns no D_phi.",
+                "Leave one of the two out.",
+            )
         if isinstance(stage, Walk) and stage.start <= stage.end:
             raise InputError(
                 f"{stage_name} walks from start down to end, got {stage.start} and {stage.end}: expected"

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 from backend.device import prepare_device
+from backend.evidence.recovery import SIZE, VIEWS, Figures, compare
 from backend.jobs.record import resolve_job
 from backend.jobs.telemetry import Curves
 from backend.kernels import select
@@ -53,24 +53,8 @@ PROMPTS = (
     "a yellow duck",
 )
 SEEDS = (1, 2)
-VIEWS, SIZE = 24, 128
 MEAN_IOU, LEAST_IOU, MEAN_PSNR, SECONDS = 0.93, 0.85, 26.0, 240.0
 WORSE_IOU, WORSE_IOU_MESH, WORSE_PSNR = 0.01, 0.03, 0.5
-
-
-@dataclass(frozen=True)
-class Figures:
-    iou: float
-    psnr: float  # dB
-
-
-def compare(image: Tensor, opacity: Tensor, true_colour: Tensor, true_alpha: Tensor) -> Figures:
-    """Mean IoU over the views; PSNR of all pixels that the true object covers wholly."""
-    mask, true_mask = opacity[..., 0] > 0.5, true_alpha[..., 0] > 0.5
-    both, either = (mask & true_mask).sum((1, 2)), (mask | true_mask).sum((1, 2))
-    inside = true_alpha[..., 0] > 0.999
-    error = (image.clamp(0, 1) - true_colour)[inside].square().mean()
-    return Figures(float((both / either).mean()), float(-10 * error.log10()))
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from backend.config import Preset
 from backend.device import prepare_device
+from backend.evidence.recovery import SIZE, VIEWS, compare
 from backend.jobs.record import resolve_job
 from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
 from backend.objects.shapes import Description, Shape, build
@@ -24,7 +25,7 @@ from backend.scene.mesh import Mesh
 from backend.stages.chain import run_stages
 from backend.stages.happenings import StageBegan, StageEnded
 from backend.stages.setup import set_up
-from benchmarks.recovery import SIZE, VIEWS, compare, see
+from benchmarks.recovery import see
 from dreamflow_blender.contract.protocol import Job
 from dreamflow_blender.contract.settings import read_setting
 
