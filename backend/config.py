@@ -34,6 +34,7 @@ class StageSchedule:
         1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
     )
     target: str = "prior"  # of TARGETS: where x_hat lies
+    weight: str = "kappa"  # of WEIGHTS; "constant" is there to be compared with
     method: str = "apfo"  # of METHODS; the others are those that the paper compares it with
 
     @property
@@ -75,6 +76,7 @@ class NerfStage(StageSchedule):
         0.0  # of the updates: they show normal maps instead of colours; a prior may state its own
     )
     phi: str = "prior"  # of PHIS: what D_phi is
+    phi_level: str = "same"  # of PHI_LEVELS; "random" is there to be compared with
     lora: LoRA = field(default_factory=LoRA)
 
 
@@ -94,6 +96,7 @@ class TextureStage(StageSchedule):
     grid_rate: float = 1e-2
     head_rate: float = 1e-3
     phi: str = "prior"  # of PHIS: what D_phi is
+    phi_level: str = "same"  # of PHI_LEVELS; "random" is there to be compared with
     lora: LoRA = field(default_factory=LoRA)
 
 

@@ -29,7 +29,7 @@ from backend.scene.render_mesh import render_colour, render_normals
 from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
-from backend.stages.methods import walk
+from backend.stages.methods import FittedAnywhere, walk
 from backend.stages.normal_views import NormalsSometimes, PhiOfColours
 from backend.stages.update import LatentSpace, PictureSpace
 
@@ -99,7 +99,9 @@ def nerf_stage(
         ]
     )
     phi = _phi(g, settings, seed)
-    fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
+    fitted = _fitted(phi, settings)
+    if fitted is not None and isinstance(g, NormalsSometimes):
+        fitted = PhiOfColours(fitted, g)
     normal_background = torch.tensor(g.prior.spec.normal_background, device=field.table.device)
 
     def render(camera: Camera) -> RenderOutput:
@@ -149,6 +151,10 @@ def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: 
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
+
+
+def _fitted(phi: Phi | None, settings: NerfStage | TextureStage) -> FittedDenoiser | None:
+    return FittedAnywhere(phi) if phi is not None and settings.phi_level == "random" else phi
 
 
 def _stage(
@@ -240,4 +246,4 @@ def texture_stage(
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage
 
-    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator)
+    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator, _fitted(phi, settings))
