@@ -27,8 +27,10 @@ from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import STAGES, Job
 
 # what may change between two runs of a job without another result; of models the hashes count
-FREE = ("job.folder", "job.mesh", "job.checkpoint_seconds", "job.snapshot_seconds", "job.snapshot_faces")
-FREE += ("job.prior", "job.refiner", "job.phi")
+FREE = (
+    "job.folder", "job.mesh", "job.prior", "job.refiner", "job.phi", "job.checkpoint_seconds", "job.snapshot_seconds",
+    "job.snapshot_faces",
+)  # fmt: skip
 
 
 def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:

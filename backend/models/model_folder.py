@@ -98,7 +98,7 @@ def _open_folder(path: Path) -> ModelFolder:
         )
     stated, rings = path / "dreamflow.json", pipeline == mvdream.PIPELINE
     usual = mvdream.STATED if rings else {}
-    spec = make_spec(usual | (read_json(stated) if stated.is_file() else {}), 0, stated)
+    spec = make_spec(usual | (read_json(stated) if stated.is_file() else {}), stated)
     configs, weights = {}, {}
     components = COMPONENTS[pipeline]
     if rings and isinstance(index.get(mvdream.CAMERA), list):

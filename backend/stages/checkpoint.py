@@ -201,7 +201,7 @@ def _check_surface(saved: RunState) -> None:
 def _check_moments(saved: RunState, stage: Stage | Fit) -> None:
     """ValueError unless AdamW's moments are like its parameters: its fused kernel would write beyond shorter ones."""
     expect(f"it is of iteration {saved.iteration}", saved.iteration <= stage.iterations)
-    wanted = {}
+    wanted: dict[str, Tensor] = {}
     for row, parameter in enumerate(_parameters(stage)):
         if any(name.startswith(f"optimizer.{row}.") for name in saved.tensors):
             wanted |= {

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backend.config import STAGES
-from backend.diffusion.savings import THRIFTS
+from backend.diffusion.savings import SAVINGS
 from backend.errors import DiskError, ModelError
 
 MOST_THREADS, MOST_CELLS, MOST_PIXELS = 1024, 1024, 4096
@@ -52,7 +52,7 @@ def expect(what: str, holds: bool) -> None:
 def digest(name: str, tensor: Tensor) -> str:
     """sha256 of a tensor on the CPU: of its name, its type, its shape and its bytes."""
     said = sha256(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-    said.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    said.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
     return said.hexdigest()
 
 
@@ -89,7 +89,7 @@ def check_notes(notes: Mapping[str, Any]) -> None:
     for name, kind in NOTES.items():
         expect(f"the note {name} is {notes.get(name)!r:.60}", type(notes.get(name)) is kind)
     expect(f"it has {notes['threads']} threads", 0 < notes["threads"] <= MOST_THREADS)
-    expect(f"its rung is {notes['rung']}", 0 <= notes["rung"] < len(THRIFTS))
+    expect(f"its rung is {notes['rung']}", 0 <= notes["rung"] < len(SAVINGS))
     expect("its seconds are no numbers", all(math.isfinite(s) for s in notes["seconds"].values()))
 
 

@@ -13,21 +13,51 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
 
-from backend.config import Walk
+from torch import Generator, Tensor
+
+from backend.config import StageSchedule
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
+from backend.draws import draw_on_host
+from backend.scene.camera import Camera
+from backend.stages.apfo import FittedDenoiser
 
 LOWEST, HIGHEST = 20.0, 980.0  # timesteps that random methods draw from: 0.02 to 0.98, as DreamFusion has it
 CENTRE, WIDTH = 500.0, 125.0  # of DreamTime's prior weight over timesteps
 
 
-def walk(stage: Walk, seed: int) -> tuple[list[NoiseLevel], int]:
+def walk(stage: StageSchedule, seed: int) -> tuple[list[NoiseLevel], int]:
     """The levels of a stage, and the views at each: one where the method draws a level for every update."""
-    if stage.method in ("apfo", "sdedit"):
-        return method_levels(stage.method, stage.start, stage.end, stage.levels, seed), stage.views
-    return method_levels(stage.method, stage.start, stage.end, stage.iterations, seed), 1
+    shared = stage.method in ("apfo", "sdedit")
+    count, views = (stage.levels, stage.views) if shared else (stage.iterations, 1)
+    levels = method_levels(stage.method, stage.start, stage.end, count, seed)
+    return (constant_steps(levels) if stage.weight == "constant" else levels), views
+
+
+def constant_steps(levels: Sequence[NoiseLevel]) -> list[NoiseLevel]:
+    """The same levels, every one with the mean of their kappas."""
+    mean = sum(level.kappa for level in levels) / len(levels)
+    return [replace(level, sigma_next=(1 - mean) * level.sigma) for level in levels]
+
+
+@dataclass(frozen=True)
+class FittedAnywhere:
+    """A D_phi that learns at a random level instead of the update's own, as ProlificDreamer's does."""
+
+    phi: FittedDenoiser
+
+    def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
+        """See Phi."""
+        timestep = LOWEST + (HIGHEST - LOWEST) * draw_on_host(generator)
+        return self.phi.fit(x, distillation_step(timestep), camera, generator)
+
+    def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
+        """See Phi."""
+        return self.phi(z, level, camera)
 
 
 def method_levels(method: str, start: float, end: float, count: int, seed: int) -> list[NoiseLevel]:

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from backend.config import UNLEARNT, GeometryStage, NerfStage, TextureStage, Walk
+from backend.config import UNLEARNT, GeometryStage, NerfStage, StageSchedule, TextureStage
 from backend.diffusion.prior import Phi, Prior
 from backend.draws import draw_on_host
 from backend.errors import SceneError
@@ -29,9 +29,9 @@ from backend.scene.render_mesh import render_colour, render_normals
 from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
-from backend.stages.methods import walk
+from backend.stages.methods import FittedAnywhere, walk
 from backend.stages.normal_views import NormalsSometimes, PhiOfColours
-from backend.stages.spaces import LatentSpace, PictureSpace
+from backend.stages.update import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
 LOOK_UNTIL = 200  # iterations in which that is looked for
@@ -42,7 +42,7 @@ class Stage:
     """One stage, ready to run; everything that changes is reachable for a checkpoint."""
 
     name: str
-    schedule: Walk
+    schedule: StageSchedule
     optimizer: Optimizer
     phi: Phi | None
     generator: Generator  # all that the stage draws comes from it
@@ -103,7 +103,9 @@ def nerf_stage(
         ]
     )
     phi = _phi(g, settings, seed)
-    fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
+    fitted = _fitted(phi, settings)
+    if fitted is not None and isinstance(g, NormalsSometimes):
+        fitted = PhiOfColours(fitted, g)
     normal_background = torch.tensor(g.prior.spec.normal_background, device=field.table.device)
 
     def render(camera: Camera) -> RenderOutput:
@@ -155,9 +157,13 @@ def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: 
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
 
 
+def _fitted(phi: Phi | None, settings: NerfStage | TextureStage) -> FittedDenoiser | None:
+    return FittedAnywhere(phi) if phi is not None and settings.phi_level == "random" else phi
+
+
 def _stage(
     name: str,
-    schedule: Walk,
+    schedule: StageSchedule,
     g: Guide | NormalsSometimes,
     phi: Phi | None,
     render: Callable[[Camera], RenderOutput],
@@ -244,4 +250,4 @@ def texture_stage(
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage
 
-    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator)
+    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator, _fitted(phi, settings))

@@ -12,9 +12,9 @@ from diffusers import DDPMScheduler
 
 from backend.config import DRAFT
 from backend.diffusion.prior import Phi
-from backend.diffusion.schedule import noise_levels, sigma_table
+from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_table
 from backend.scene.mesh import Mesh
-from backend.scene.scene import new_scene
+from backend.scene.scene import Scene, new_scene
 from backend.stages.methods import (
     CENTRE,
     HIGHEST,
@@ -25,8 +25,8 @@ from backend.stages.methods import (
     method_levels,
     walk,
 )
-from backend.stages.spaces import euler_step
 from backend.stages.stages import Guide, texture_stage
+from backend.stages.update import euler_step
 from dreamflow_blender.contract.settings import METHODS
 from tests.tools.oracle import Oracle, generator
 from tests.tools.tiny_models import BETAS
@@ -121,6 +121,14 @@ def test_methods_of_single_draws_have_a_level_for_every_update() -> None:
         assert views == (stage.views if method in ("apfo", "sdedit") else 1), method
 
 
+def plain_scene() -> Scene:
+    """A tetrahedron under an untaught field."""
+    scene = new_scene(dataclasses.replace(DRAFT.nerf, occupancy=4, grid_log2_size=8), torch.device("cpu"), 0)
+    corners = torch.tensor([(1.0, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]) * 0.3
+    scene.mesh = Mesh(corners, torch.tensor([(0, 1, 2), (0, 2, 3), (0, 3, 1), (1, 3, 2)]))
+    return scene
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stage_takes_its_method(method: str) -> None:
     """Its levels are the method's, with the job's seed, and D_phi is learnt where the method has one."""
@@ -130,15 +138,51 @@ def test_a_stage_takes_its_method(method: str) -> None:
             return phi
 
     phi = object()
-    settings = dataclasses.replace(DRAFT.texture, levels=2, views=2, phi="prior", method=method)
+    settings = dataclasses.replace(DRAFT.texture, levels=2, views=2, size=16, phi="prior", method=method)
     learnt = WithPhi()
     learnt.spec = dataclasses.replace(Oracle.spec, lora=True)
-    scene = new_scene(dataclasses.replace(DRAFT.nerf, occupancy=4, grid_log2_size=8), torch.device("cpu"), 0)
-    corners = torch.tensor([(1.0, 1, 1), (1, -1, -1), (-1, 1, -1), (-1, -1, 1)]) * 0.3
-    scene.mesh = Mesh(corners, torch.tensor([(0, 1, 2), (0, 2, 3), (0, 3, 1), (1, 3, 2)]))
+    scene = plain_scene()
     stage = texture_stage(scene, Guide(learnt, "colour", 1.0), settings, generator(5), seed=5)
     assert (stage.phi is phi) == (method not in ("sdedit", "sds"))
     seen = [step.level for step in texture_stage(
         scene, Guide(Oracle(), "colour", 1.0), settings, generator(5), seed=5).steps(0)]  # fmt: skip
     levels, views = walk(settings, 5)
     assert seen == [level for level in levels for _ in range(views)]
+
+
+def test_constant_steps_are_the_mean_of_the_levels_own() -> None:
+    stage = dataclasses.replace(DRAFT.refine, levels=7)
+    own, constant = (walk(dataclasses.replace(stage, weight=w), 0)[0] for w in ("kappa", "constant"))
+    assert [(a.timestep, a.sigma) for a in own] == [(a.timestep, a.sigma) for a in constant]
+    mean = sum(level.kappa for level in own) / 7
+    assert [level.kappa for level in constant] == pytest.approx([mean] * 7)
+    assert own[-1].kappa == 1 and mean < 0.5
+
+
+def test_phi_learns_at_a_random_level_where_it_is_asked_to() -> None:
+    fitted: list[float] = []
+    called: list[float] = []
+
+    class Spy:
+        def fit(self, x: torch.Tensor, level: NoiseLevel, *_: object) -> torch.Tensor:
+            fitted.append(level.timestep)
+            return x.new_zeros(())
+
+        def __call__(self, z: torch.Tensor, level: NoiseLevel, camera: object) -> torch.Tensor:
+            called.append(level.timestep)
+            return z
+
+    class WithPhi(Oracle):
+        spec = dataclasses.replace(Oracle.spec, lora=True)
+
+        def phi(self, *_: object) -> Phi:  # type: ignore[override]
+            return Spy()  # type: ignore[return-value]
+
+    for phi_level in ("same", "random"):
+        fitted.clear(), called.clear()
+        settings = dataclasses.replace(DRAFT.texture, levels=3, views=2, size=16, phi_level=phi_level)
+        stage = texture_stage(plain_scene(), Guide(WithPhi(), "colour", 1.0), settings, generator(5), seed=5)
+        own = [step.level.timestep for step in stage.steps(0)]
+        assert called == own and len(fitted) == 6
+        assert (fitted == own) == (phi_level == "same")
+        assert len(set(fitted)) == (3 if phi_level == "same" else 6)
