@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 import httpx2
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 from huggingface_hub.utils.logging import set_verbosity_error
 
 from backend import __version__
