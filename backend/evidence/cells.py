@@ -31,6 +31,7 @@ from backend.jobs.drive import drive
 from backend.jobs.priors import open_prior
 from backend.meshes.write import png_bytes
 from backend.stages.checkpoint_writer import newest
+from dreamflow_blender.contract.files import read_plain
 from dreamflow_blender.contract.jobfolder import JobFolder, slug
 from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Generate, Job, Resume
 
@@ -116,7 +117,7 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
     failed = f"IoU under {LEAST_IOU}" if judged.iou < LEAST_IOU else ""
     figures = {"iou": judged.iou, "psnr": judged.psnr, "seconds": ended.figures["seconds_nerf"]}
     with disk_errors(folder):
-        picture = JobFolder(folder).preview.read_bytes()
+        picture = read_plain(JobFolder(folder).preview)
     _write(Result(cell, figures, failed, curves, picture), out)
 
 
