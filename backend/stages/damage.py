@@ -52,7 +52,7 @@ def expect(what: str, holds: bool) -> None:
 def digest(name: str, tensor: Tensor) -> str:
     """sha256 of a tensor on the CPU: of its name, its type, its shape and its bytes."""
     said = sha256(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
-    said.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    said.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return said.hexdigest()
 
 

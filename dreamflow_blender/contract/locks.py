@@ -67,7 +67,7 @@ def is_held(path: Path) -> bool:
             if OWNED is None:
                 return not take(file.fileno())  # closing it lets go again
             kind = fcntl.fcntl(file.fileno(), OWNED[1], _flock(fcntl.F_WRLCK))[:2]
-            return struct.unpack("h", kind)[0] != fcntl.F_UNLCK
+            return bool(struct.unpack("h", kind)[0] != fcntl.F_UNLCK)
     except OSError:
         return False
 
