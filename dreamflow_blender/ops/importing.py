@@ -36,7 +36,7 @@ class DREAMFLOW_OT_import_result(JobOperator):
         return "" if context.mode == "OBJECT" else "Switch to Object Mode to import"
 
     def run(self, context: bpy.types.Context) -> str:
-        entry = self.entry() if self.job_id else None
+        entry = None if self.folder else self.entry()
         target = entry.place if entry else {}
         folder = Path(entry.job.folder if entry else bpy.path.abspath(self.folder))
         if self.height < 0 and not self.properties.is_property_set("location"):  # a first time, not F9
