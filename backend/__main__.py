@@ -40,6 +40,10 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             return doctor.carry_out(args.json, out)
         if args.command == "jobs":
             return cli_jobs.run(args, out)
+        if args.command in ("compare", "evaluate"):
+            from backend.evidence import commands
+
+            return commands.run(args, out)
         if args.command == "worker":
             from backend.worker.desk import serve
 

@@ -16,11 +16,12 @@ from backend.errors import InputError
 from dreamflow_blender.contract.job import STAGES as STAGES
 from dreamflow_blender.contract.settings import WORDS
 
+UNLEARNT = ("sdedit", "sds")  # methods for which D_phi(x) = x
 GRID_FEATURES = (1, 2, 4, 8)  # that the hash grid's kernels take, kernels.hashgrid.WIDTHS
 
 
 @dataclass(frozen=True)
-class Walk:
+class StageSchedule:
     """What all stages have: which noise levels, at which size, how strongly guided."""
 
     start: float  # t_1 in [0, 1]
@@ -33,6 +34,8 @@ class Walk:
         1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
     )
     target: str = "prior"  # of TARGETS: where x_hat lies
+    weight: str = "kappa"  # of WEIGHTS; "constant" is there to be compared with
+    method: str = "apfo"  # of METHODS; the others are those that the paper compares it with
 
     @property
     def iterations(self) -> int:
@@ -49,7 +52,7 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class NerfStage(Walk):
+class NerfStage(StageSchedule):
     samples: int = 512  # a ray, along the box's diagonal
     budget: int = 2**21  # most samples of one render
     near: float = 0.1  # metres
@@ -73,11 +76,12 @@ class NerfStage(Walk):
         0.0  # of the updates: they show normal maps instead of colours; a prior may state its own
     )
     phi: str = "prior"  # of PHIS: what D_phi is
+    phi_level: str = "same"  # of PHI_LEVELS; "random" is there to be compared with
     lora: LoRA = field(default_factory=LoRA)
 
 
 @dataclass(frozen=True)
-class GeometryStage(Walk):
+class GeometryStage(StageSchedule):
     cells: int = 50  # body-centred cells along the longest side of the grid
     sdf_rate: float = 1e-2  # in cells an update
     offset_rate: float = 1e-2  # likewise
@@ -88,10 +92,11 @@ class GeometryStage(Walk):
 
 
 @dataclass(frozen=True)
-class TextureStage(Walk):
+class TextureStage(StageSchedule):
     grid_rate: float = 1e-2
     head_rate: float = 1e-3
     phi: str = "prior"  # of PHIS: what D_phi is
+    phi_level: str = "same"  # of PHI_LEVELS; "random" is there to be compared with
     lora: LoRA = field(default_factory=LoRA)
 
 
@@ -274,7 +279,12 @@ def _check(preset: Preset) -> None:
                     f"{stage_name}.{name} is {getattr(stage, name)!r}, expected {', '.join(choices)}.",
                     "Correct the setting.",
                 )
-        if isinstance(stage, Walk) and stage.start <= stage.end:
+        if getattr(stage, "phi", "") == "lora" and stage.method in UNLEARNT:
+            raise InputError(
+                f"{stage_name}.phi is 'lora', but {stage.method} learns no D_phi.",
+                "Leave one of the two out.",
+            )
+        if isinstance(stage, StageSchedule) and stage.start <= stage.end:
             raise InputError(
                 f"{stage_name} walks from start down to end, got {stage.start} and {stage.end}: expected"
                 " start > end.",

@@ -6,7 +6,7 @@ import pytest
 from backend.config import GRID_FEATURES, LAYERS, PAPER, PRESETS, STAGES, preset_of, resolve
 from backend.errors import InputError
 from backend.kernels.hashgrid import WIDTHS
-from backend.stages.stages import levels_of
+from backend.stages.methods import walk
 
 
 def test_the_grids_that_a_setting_may_ask_for_are_those_with_a_kernel() -> None:
@@ -18,13 +18,13 @@ def test_the_paper_preset_is_the_papers_schedule() -> None:
     iterations = {"nerf": 4000, "geometry": 5000, "texture": 2000, "refine": 300}
     ends = {"nerf": (999, 200), "geometry": (800, 400.4), "texture": (500, 101), "refine": (300, 10)}
     for name in STAGES:
-        walk = getattr(PAPER, name)
-        levels = levels_of(walk)
-        assert walk.size == sizes[name] and walk.iterations == iterations[name]
+        stage = getattr(PAPER, name)
+        levels, views = walk(stage, seed=0)
+        assert stage.size == sizes[name] and len(levels) * views == stage.iterations == iterations[name]
         assert levels[0].timestep == pytest.approx(ends[name][0])
         assert levels[-1].timestep == pytest.approx(ends[name][1])
     assert PAPER.nerf.samples == 512 and (PAPER.nerf.grid_levels, PAPER.nerf.grid_log2_size) == (16, 19)
-    assert levels_of(PAPER.refine)[-1].kappa == 1
+    assert walk(PAPER.refine, seed=0)[0][-1].kappa == 1
 
 
 def test_overrides_replace_single_settings() -> None:
@@ -54,6 +54,8 @@ def test_overrides_replace_single_settings() -> None:
         ("draft", {"refine.size": 10**9}, "1 to 4,096, got 1,000,000,000"),
         ("draft", {"refine.size": 10**400}, "1 to 4,096, got a number beyond all bounds"),
         ("draft", {"nerf.start": 0.01}, "start > end"),
+        ("draft", {"geometry.method": "ism"}, "geometry.method is 'ism', expected apfo, sdedit"),
+        ("draft", {"nerf.method": "sds", "nerf.phi": "lora"}, "sds learns no D_phi"),
         ("draft", {"nerf.grid_rate": -1e-3}, "0 to 1,000,000, got -0.001"),
         ("draft", {"nerf.grid_rate": float("nan")}, "got a number beyond all bounds"),
         ("draft", {"nerf.samples": 0}, "1 to 4,096, got 0"),

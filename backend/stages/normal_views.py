@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor
 
-from backend.diffusion.prior import Phi, Prior
+from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera, rings_of
+from backend.stages.apfo import FittedDenoiser
 
 # cameras that are drawn for a normal map, so that a prior that knows views from above shows them
 HIGHEST_OF = 3
@@ -70,7 +71,7 @@ class NormalsSometimes:
 class PhiOfColours:
     """D_phi, which knows colours alone: of normal maps D_phi(x) = x, as in stage 2a (section D.1)."""
 
-    phi: Phi
+    phi: FittedDenoiser
     views: NormalsSometimes
     x: Tensor | None = None  # the render of this update, where it is a normal map
 

@@ -15,9 +15,8 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from backend.config import GeometryStage, NerfStage, TextureStage, Walk
+from backend.config import UNLEARNT, GeometryStage, NerfStage, StageSchedule, TextureStage
 from backend.diffusion.prior import Phi, Prior
-from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.draws import draw_on_host
 from backend.errors import SceneError
 from backend.kernels.silhouette import Edges, edge_table
@@ -30,8 +29,9 @@ from backend.scene.render_mesh import render_colour, render_normals
 from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
+from backend.stages.methods import FittedAnywhere, walk
 from backend.stages.normal_views import NormalsSometimes, PhiOfColours
-from backend.stages.spaces import LatentSpace, PictureSpace
+from backend.stages.update import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
 LOOK_UNTIL = 200  # iterations in which that is looked for
@@ -42,7 +42,7 @@ class Stage:
     """One stage, ready to run; everything that changes is reachable for a checkpoint."""
 
     name: str
-    schedule: Walk
+    schedule: StageSchedule
     optimizer: Optimizer
     phi: Phi | None
     generator: Generator  # all that the stage draws comes from it
@@ -99,7 +99,9 @@ def nerf_stage(
         ]
     )
     phi = _phi(g, settings, seed)
-    fitted = PhiOfColours(phi, g) if phi is not None and isinstance(g, NormalsSometimes) else phi
+    fitted = _fitted(phi, settings)
+    if fitted is not None and isinstance(g, NormalsSometimes):
+        fitted = PhiOfColours(fitted, g)
     normal_background = torch.tensor(g.prior.spec.normal_background, device=field.table.device)
 
     def render(camera: Camera) -> RenderOutput:
@@ -143,20 +145,21 @@ def _check_opacity(mean: float, iteration: int) -> None:
 
 
 def _phi(g: Guide | NormalsSometimes, settings: NerfStage | TextureStage, seed: int) -> Phi | None:
-    if settings.phi == "none" or (settings.phi == "prior" and not g.prior.spec.lora):
+    if settings.method in UNLEARNT or settings.phi == "none":
+        return None
+    if settings.phi == "prior" and not g.prior.spec.lora:
         return None
     warmup = min(settings.lora.warmup, settings.iterations // 10)
     return g.prior.phi(g.conditioning, settings.lora.rank, settings.lora.learning_rate, warmup, seed)
 
 
-def levels_of(schedule: Walk) -> list[NoiseLevel]:
-    """The noise levels of a stage, from its start to its end."""
-    return noise_levels(schedule.start, schedule.end, schedule.levels)
+def _fitted(phi: Phi | None, settings: NerfStage | TextureStage) -> FittedDenoiser | None:
+    return FittedAnywhere(phi) if phi is not None and settings.phi_level == "random" else phi
 
 
 def _stage(
     name: str,
-    schedule: Walk,
+    schedule: StageSchedule,
     g: Guide | NormalsSometimes,
     phi: Phi | None,
     render: Callable[[Camera], RenderOutput],
@@ -170,10 +173,11 @@ def _stage(
     """APFO with this stage's cameras, prior and target space. fitted: what it fits in place of phi, round it."""
     prior = g.prior
     between_pictures = (prior.spec.target if schedule.target == "prior" else schedule.target) == "pixel"
+    levels, views = walk(schedule, generator.initial_seed())
     updates = partial(
         apfo,
-        levels_of(schedule),
-        schedule.views,
+        levels,
+        views,
         sample_camera=partial(g.camera, generator, schedule.size),
         render=render,
         space=PictureSpace(prior.encode, prior.decode) if between_pictures else LatentSpace(prior.encode),
@@ -242,4 +246,4 @@ def texture_stage(
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage
 
-    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator)
+    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator, _fitted(phi, settings))

@@ -11,7 +11,16 @@ TARGETS = (
     "pixel",
 )  # as the prior states; as in the paper; between pictures (stages/apfo.py)
 PHIS = ("prior", "lora", "none")  # as the prior states; D_phi learnt (Algorithm 1, line 7); D_phi(x) = x
-WORDS = {"target": TARGETS, "phi": PHIS}  # the settings that are words
+METHODS = ("apfo", "sdedit", "sds", "vsd", "vsd-linear", "dreamtime")  # stages/methods.py
+WEIGHTS = ("kappa", "constant")  # a level's step: as Eq. 12 has it, or the same one at every level
+PHI_LEVELS = ("same", "random")  # where D_phi learns: at the update's own level (line 7), or as VSD has it
+WORDS = {
+    "target": TARGETS,
+    "phi": PHIS,
+    "method": METHODS,
+    "weight": WEIGHTS,
+    "phi_level": PHI_LEVELS,
+}  # the settings that are words
 
 
 def read_value(name: str, text: str) -> Any:

@@ -1,0 +1,73 @@
+"""The commands that compare and judge: their arguments. What they do is in backend/evidence/."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dreamflow_blender.contract.options import typed, whole_number
+from dreamflow_blender.contract.settings import METHODS, read_setting
+
+
+def add(commands: argparse._SubParsersAction[Any]) -> None:
+    """Their arguments."""
+    c = commands.add_parser(
+        "compare",
+        help="methods side by side on the same prior",
+        description="APFO beside the methods that the paper names: a page, a CSV and a table. Goes on where it was"
+        " stopped: what is done in DIR is not done again.",
+    )
+    c.add_argument("--methods", default=",".join(METHODS), help=f"default: {','.join(METHODS)}")
+    c.add_argument(
+        "--space",
+        choices=("2d", "3d"),
+        default="3d",
+        help="pictures themselves, or stage 1 of jobs (default)",
+    )
+    c.add_argument("--prior", choices=("exact", "mini"), default="exact", help="default: exact")
+    c.add_argument("--prompts", metavar="FILE", type=Path, required=True, help="one prompt a line")
+    c.add_argument("--seeds", metavar="N", type=typed(_count), default=1, help="seeds 1 to N (default: 1)")
+    c.add_argument(
+        "--budget", metavar="UPDATES,...", type=typed(_counts),
+        help="updates of a cell (default: 100,200,500 in 2d, 1500 in 3d)",
+    )  # fmt: skip
+    c.add_argument(
+        "--particles",
+        metavar="N",
+        type=typed(_count),
+        default=16,
+        help="pictures of a cell in 2d (default: 16)",
+    )
+    c.add_argument("--threads", metavar="N", type=typed(_count), default=1, help="CPU threads (default: 1)")
+    c.add_argument(
+        "--set", metavar="STAGE.SETTING=VALUE", type=typed(read_setting), action="append", default=[],
+        help="of every job in 3d, as generate's",
+    )  # fmt: skip
+    c.add_argument("--out", metavar="DIR", type=Path, required=True, help="where the cells go")
+    e = commands.add_parser(
+        "evaluate",
+        help="judge finished jobs from outside",
+        description="CLIP R-precision (section D.4 of the paper), and how near a procedural object comes to the truth.",
+    )
+    e.add_argument("jobs", metavar="JOB", nargs="+", type=Path, help="the folder of a finished job")
+    e.add_argument(
+        "--prompts", metavar="FILE", type=Path, required=True, help="one a line: what a prompt is told from"
+    )
+    e.add_argument(
+        "--clip", metavar="FOLDER", type=Path, help="a CLIP model in transformers' layout, such as ViT-L/14"
+    )
+    e.add_argument(
+        "--truth", action="store_true", help="IoU and PSNR; the prompts must name procedural objects"
+    )
+
+
+def _count(text: str) -> int:
+    number = whole_number(text)
+    if not 1 <= number <= 100_000:
+        raise ValueError(f"expected 1 to 100,000, got {number:,}")
+    return number
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]

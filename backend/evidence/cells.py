@@ -1,0 +1,169 @@
+"""The cells of a comparison: what each is, how it is carried out, and what it leaves on the disk.
+
+OUT/PROMPT-SEED-METHOD-BUDGET.json   its figures, written last: a cell that has them is done
+                            .npz    its loss, gradient norm and gap, each [iterations] float32
+                            .png    a picture of what it came to
+                            /       in 3D: its job's folder
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from backend.config import UNLEARNT, resolve
+from backend.device import prepare_device
+from backend.diffusion.prior import Prior
+from backend.errors import DreamFlowError, InputError, SceneError
+from backend.evidence.flat import run_flat
+from backend.evidence.recovery import LEAST_IOU, judge_job
+from backend.files import disk_errors, write_bytes, write_text
+from backend.jobs.drive import drive
+from backend.jobs.priors import open_prior
+from backend.meshes.write import png_bytes
+from backend.stages.checkpoint_writer import newest
+from dreamflow_blender.contract.jobfolder import JobFolder, slug
+from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Generate, Job, Resume
+
+PRESET = "draft"
+SHOWN = 16  # particles in a picture
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all cells of a comparison have in common; kept in OUT/terms.json.
+
+    overrides  "stage.setting" -> value, over the preset's, of every job (3D)
+    particles  pictures of a cell (2D)
+    """
+
+    space: str  # 2d or 3d
+    prior: str
+    overrides: dict[str, Any]
+    particles: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    prompt: str
+    seed: int
+    method: str
+    budget: int  # updates
+
+    @property
+    def name(self) -> str:
+        return f"{slug(self.prompt)}-{self.seed}-{self.method}-{self.budget}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished cell. failed: why there is no object; empty where there is one."""
+
+    cell: Cell
+    figures: dict[str, float]
+    failed: str
+    curves: dict[str, Tensor]
+    picture: bytes
+
+
+@lru_cache(maxsize=1)
+def prior_of(name: str) -> Prior:
+    """The prior of this name, which keeps what it has made for a prompt from one cell to the next."""
+    return open_prior(name, "cpu")
+
+
+def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]) -> None:
+    """Run the cell, or go on with it where it was stopped, and write what it came to.
+
+    Raises KeyboardInterrupt where it is stopped, DiskError, and whatever else says that the next cell would fail too.
+    """
+    if terms.space == "2d":
+        prepare_device(torch.device("cpu"), terms.threads)
+        flat = run_flat(
+            prior_of(terms.prior), cell.prompt, cell.method, cell.budget, terms.particles, cell.seed
+        )
+        _write(Result(cell, flat.figures, "", flat.curves, png_bytes(tiled(flat.images[:SHOWN]))), out)
+        return
+    folder = out / cell.name
+    ended = JobFolder(folder).last_event()
+    if not isinstance(ended, Finished):
+        request = (
+            Resume(str(folder)) if JobFolder(folder).job.is_file() else Generate(job_of(cell, terms, folder))
+        )
+        ended = drive(request, lambda: None, emit, overwrite=True)
+    if isinstance(ended, Cancelled):
+        raise KeyboardInterrupt
+    saved, _ = (
+        newest(folder, JobFolder(folder).read_job().id) if JobFolder(folder).job.is_file() else (None, [])
+    )
+    curves = {} if saved is None else saved.part("curve.nerf.")
+    if isinstance(ended, Failed):
+        if ended.kind != SceneError.kind:
+            raise DreamFlowError(f"{cell.name}: {ended.message}", ended.todo)
+        _write(Result(cell, {}, ended.message, curves, b""), out)
+        return
+    judged = judge_job(folder, cell.prompt)
+    failed = f"IoU under {LEAST_IOU}" if judged.iou < LEAST_IOU else ""
+    figures = {"iou": judged.iou, "psnr": judged.psnr, "seconds": ended.figures["seconds_nerf"]}
+    with disk_errors(folder):
+        picture = JobFolder(folder).preview.read_bytes()
+    _write(Result(cell, figures, failed, curves, picture), out)
+
+
+def job_of(cell: Cell, terms: Terms, folder: Path) -> Job:
+    """An ordinary job of stage 1 alone, with the cell's method and budget. Raises InputError."""
+    overrides = {
+        key: value
+        for key, value in terms.overrides.items()
+        if not (key.endswith(".phi") and cell.method in UNLEARNT)
+    }
+    views = resolve(PRESET, {"job": overrides}).preset.nerf.views
+    if cell.budget % views:
+        raise InputError(
+            f"A budget of {cell.budget} updates is no whole number of levels of {views} views.",
+            f"Give a multiple of {views}, or --set nerf.views=1.",
+        )
+    overrides |= {"nerf.method": cell.method, "nerf.levels": cell.budget // views}
+    return Job(
+        cell.name, "generate", cell.prompt, str(folder), seed=cell.seed, preset=PRESET, prior=terms.prior,
+        stages=("nerf",), threads=terms.threads, snapshot_faces=0, overrides=overrides,
+    )  # fmt: skip
+
+
+def tiled(images: Tensor) -> Tensor:
+    """[B,H,W,3] in one row, [H,B W,3]."""
+    return images.permute(1, 0, 2, 3).flatten(1, 2)
+
+
+def _write(result: Result, out: Path) -> None:
+    base = out / result.cell.name
+    curves = io.BytesIO()
+    np.savez(curves, **{name: values.numpy() for name, values in result.curves.items()})
+    write_bytes(base.with_name(f"{base.name}.npz"), curves.getvalue())
+    write_bytes(base.with_name(f"{base.name}.png"), result.picture)
+    record = {**vars(result.cell), "failed": result.failed, "figures": result.figures}
+    write_text(base.with_name(f"{base.name}.json"), json.dumps(record, indent=2) + "\n")
+
+
+def read_result(cell: Cell, out: Path) -> Result | None:
+    """What the cell came to; None where it is not done. Raises DiskError."""
+    base = out / cell.name
+    path = base.with_name(f"{base.name}.json")
+    if not path.is_file():
+        return None
+    with disk_errors(path):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        with np.load(base.with_name(f"{base.name}.npz"), allow_pickle=False) as stored:
+            curves = {name: torch.from_numpy(stored[name]) for name in stored.files}
+        picture = base.with_name(f"{base.name}.png").read_bytes()
+    return Result(cell, record["figures"], record["failed"], curves, picture)

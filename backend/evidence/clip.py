@@ -1,0 +1,112 @@
+"""CLIP R-precision (the paper's section D.4): does a network that knows no object of ours find its prompt again?
+
+120 albedo renders a result, at even azimuths, elevation 15 degrees, distance 1.2. A render is a hit where its own
+prompt has the highest cosine of all prompts (R = 1); the mean over a result's renders, then over results. The paper
+states neither the field of view nor the background: ours are FOV and BACKGROUND.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.nn import functional
+
+from backend.errors import InputError, ModelError
+from backend.files import disk_errors
+from backend.results.look import render_textured
+from backend.scene.camera import orbit
+from backend.scene.mesh import Mesh
+
+VIEWS, ELEVATION, DISTANCE = 120, 15.0, 1.2  # degrees, metres
+FOV = 50.0  # degrees: a ball of radius 0.5 just fits
+BACKGROUND = 1.0  # white
+SIZE = 256  # pixels a side, made smaller for the network
+BATCH = 12  # views at a time
+MEAN, STD = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)  # OpenAI's, of RGB in [0,1]
+
+
+def render_views(mesh: Mesh, albedo: Tensor) -> Tensor:
+    """[VIEWS,SIZE,SIZE,3]: a result all round, its colours alone. albedo [S,S,3] in [0,1]."""
+    azimuth, same = torch.arange(VIEWS) * (360.0 / VIEWS), torch.ones(VIEWS)
+    camera = orbit(azimuth, ELEVATION * same, DISTANCE * same, FOV * same, SIZE, SIZE)
+    white = torch.full((3,), BACKGROUND)
+    parts = [render_textured(mesh, albedo, camera[i : i + BATCH], white)[0] for i in range(0, VIEWS, BATCH)]
+    return torch.cat(parts)
+
+
+class Clip:
+    """A CLIP model from a folder in transformers' layout; safetensors alone. Raises ModelError."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import CLIPModel, CLIPTokenizer
+
+        try:
+            self._model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+            self._tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise ModelError(
+                f"{folder} holds no CLIP model that can be read: {str(error).splitlines()[0]}",
+                "Give a folder with config.json, model.safetensors and a tokenizer, such as CLIP ViT-L/14's.",
+            ) from error
+        self._model.eval()
+        self._mean, self._std = pixel_statistics(folder / "preprocessor_config.json")
+
+    @torch.no_grad()
+    def images(self, images: Tensor) -> Tensor:
+        """[B,H,W,3] in [0,1] to unit vectors [B,D]."""
+        side = self._model.config.vision_config.image_size
+        pixels = functional.interpolate(
+            images.permute(0, 3, 1, 2), (side, side), mode="bicubic", antialias=True, align_corners=False
+        )
+        pixels = (pixels.clamp(0, 1) - self._mean) / self._std
+        found = [self._model.vision_model(pixel_values=part).pooler_output for part in pixels.split(BATCH)]
+        return functional.normalize(self._model.visual_projection(torch.cat(found)), dim=1)
+
+    @torch.no_grad()
+    def texts(self, prompts: Sequence[str]) -> Tensor:
+        """Unit vectors [P,D]. Raises InputError for a prompt longer than the network reads."""
+        longest, found = self._model.config.text_config.max_position_embeddings, []
+        for prompt in prompts:
+            tokens = self._tokenizer(prompt, return_tensors="pt")
+            if tokens["input_ids"].shape[1] > longest:
+                raise InputError(
+                    f"{prompt[:40]!r} is too long: CLIP reads {longest} tokens, got {tokens['input_ids'].shape[1]}.",
+                    "Leave it out of the prompts.",
+                )
+            output = self._model.text_model(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+            found.append(output.pooler_output)
+        return functional.normalize(self._model.text_projection(torch.cat(found)), dim=1)
+
+
+def pixel_statistics(path: Path) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [3,1,1] of a preprocessor_config.json; OpenAI's where there is no such file."""
+    stated: dict[str, Any] = {}
+    if path.is_file():
+        with disk_errors(path):
+            stated = json.loads(path.read_text(encoding="utf-8"))
+    mean, std = stated.get("image_mean", MEAN), stated.get("image_std", STD)
+    return torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+
+
+def r_precision(images: Tensor, texts: Tensor, own: int) -> float:
+    """The share of images [B,D] whose highest cosine with the texts [P,D] is row `own`; unit vectors."""
+    return float(((images @ texts.T).argmax(1) == own).double().mean())
+
+
+def bootstrap(values: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
+    """The 95 % interval of the mean: results drawn again with replacement; the same values give the same interval."""
+    found = torch.tensor(values, dtype=torch.float64)
+    index = torch.randint(len(values), (draws, len(values)), generator=torch.Generator().manual_seed(0))
+    low, high = found[index].mean(1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

@@ -1,0 +1,24 @@
+"""What `compare` and `evaluate` were asked for, read from their arguments (cli/evidence.py)."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TextIO
+
+from backend.evidence.cells import Terms
+from backend.evidence.compare import cells_of, compare, read_prompts
+from backend.evidence.evaluate import evaluate
+
+BUDGETS = {"2d": [100, 200, 500], "3d": [1500]}  # updates, unless others are asked for
+
+
+def run(args: argparse.Namespace, out: TextIO) -> int:
+    """The exit code. Raises DreamFlowError."""
+    if args.command == "evaluate":
+        evaluate(args.jobs, read_prompts(args.prompts), args.clip, args.truth, out)
+        return 0
+    methods, budgets = args.methods.split(","), args.budget or BUDGETS[args.space]
+    cells = cells_of(read_prompts(args.prompts), args.seeds, methods, budgets)
+    return compare(
+        cells, Terms(args.space, args.prior, dict(args.set), args.particles, args.threads), args.out, out
+    )

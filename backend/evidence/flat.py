@@ -1,0 +1,174 @@
+"""The paper's 2D experiment (section B, Fig. 14): pictures optimised themselves, with no object and no encoder.
+
+The pictures are particles: all are shown to the prior from the front, in one loop (stages/apfo.py). Where the prior has
+no network, D_phi is the exact denoiser of the particles as they are now, which is what VSD's LoRA is trained towards.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from backend.config import UNLEARNT, LoRA, TextureStage
+from backend.diffusion.prior import Prior
+from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.view_words import view_words
+from backend.errors import InputError
+from backend.evidence.known_objects import truth
+from backend.jobs.telemetry import Curves
+from backend.objects.exact_prior import Bank, ExactPrior
+from backend.scene.camera import Camera, RenderOutput, orbit
+from backend.scene.optimizer import adamw
+from backend.stages.apfo import FittedDenoiser, apfo
+from backend.stages.methods import walk
+from backend.stages.update import euler_step
+
+ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: of the one camera
+RATE = 0.03  # AdamW's, as ProlificDreamer's 2D experiment has it
+SIZE = 32  # pixels a side with a prior that states no size
+
+
+@dataclass(frozen=True)
+class Flat:
+    """What the particles came to. x [B,C,h,w]; images [B,H,W,3] in [0,1]."""
+
+    x: Tensor
+    images: Tensor
+    curves: dict[str, Tensor]  # loss, gradient, gap: each [iterations]
+    figures: dict[str, float]
+
+
+class ParticlesPhi:
+    """D_phi of the particles as they are now: D(z; sigma) = sum_i softmax_i(-||z - x_i||^2 / (2 sigma^2)) x_i."""
+
+    def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
+        """Remembers the particles x [B,C,h,w]; there is nothing to learn."""
+        self._x = x.detach()
+        return x.new_zeros(())
+
+    def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
+        """D_phi(z) [B,C,h,w]. Distances are float64, as the exact prior's are."""
+        x = self._x.flatten(1).double()
+        distance = torch.cdist(z.flatten(1).double(), x).square()
+        weight = torch.softmax(-distance / (2 * level.sigma**2), 1)
+        return (weight @ x).view_as(z).to(z)
+
+
+class NoEncoder:
+    """The target space of particles: a render is its own latents."""
+
+    def read(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """See TargetSpace."""
+        return image, image.detach()
+
+    def target(self, x: Tensor, latents: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tensor:
+        """See TargetSpace."""
+        return euler_step(latents, d_p, d_phi, level)
+
+
+def run_flat(prior: Prior, prompt: str, method: str, steps: int, particles: int, seed: int) -> Flat:
+    """`steps` updates of `particles` pictures that begin as N(0, 1), from p = 1 to p = 0.
+
+    Raises InputError for a prompt that the prior cannot read, or a prior that sees rings of views.
+    """
+    if prior.spec.frames != 1:
+        raise InputError(f"{prior.name} denoises rings of views.", "Compare in 3D, or with another prior.")
+    began = time.monotonic()
+    size = prior.spec.native_size or SIZE
+    conditioning = prior.prepare(prompt, "", "colour", size)
+    generator = torch.Generator().manual_seed(seed)
+    camera = front(particles, size)
+    side = size // prior.factor
+    x = torch.randn(particles, prior.channels, side, side, generator=generator).requires_grad_()
+    scale = 7.5 if prior.spec.guidance is None else prior.spec.guidance
+    stage = TextureStage(1.0, 0.0, steps, 1, size, scale, method=method)
+    levels, views = walk(stage, seed)
+    curves = Curves()
+    for step in apfo(
+        levels, views,
+        sample_camera=lambda: camera,
+        render=lambda _: RenderOutput(x, x.detach()[:, :1]),
+        space=NoEncoder(),
+        prior=lambda z, level, camera: prior.denoise(z, level, camera, conditioning, scale),
+        phi=make_phi(prior, conditioning, method, steps, seed),
+        regularize=lambda out, iteration: out.image.new_zeros(()),
+        optimizer=adamw([([x], RATE)], weight_decay=0.0),
+        generator=generator,
+    ):  # fmt: skip
+        curves.add(step)
+    seconds = time.monotonic() - began
+    found = x.detach()
+    if isinstance(conditioning, Bank):
+        figures = nearest_figures(found, front_images(conditioning))
+    else:
+        figures = {
+            "frechet": frechet(features(found), features(true_latents(prior, prompt, particles, seed)))
+        }
+    return Flat(found, prior.decode(found), curves.arrays(), figures | {"seconds": seconds})
+
+
+def make_phi(prior: Prior, conditioning: Any, method: str, steps: int, seed: int) -> FittedDenoiser | None:
+    """The prior's own D_phi, trained; without networks the exact one; None where D_phi(x) = x."""
+    if method in UNLEARNT:
+        return None
+    if isinstance(prior, ExactPrior):
+        return ParticlesPhi()
+    lora = LoRA()
+    return prior.phi(conditioning, lora.rank, lora.learning_rate, min(lora.warmup, steps // 10), seed)
+
+
+def front(count: int, size: int) -> Camera:
+    """`count` times the camera that all particles are seen by."""
+    same = torch.ones(count)
+    return orbit(0 * same, ELEVATION * same, DISTANCE * same, FOV * same, size, size)
+
+
+def front_images(bank: Bank) -> Tensor:
+    """[N,3,h,w]: the exact prior's images that its word for the front selects."""
+    rows = range(*bank.rows["front"].indices(len(bank.clear)))
+    return torch.stack([bank.image(row, ground) for row in rows for ground in range(len(bank.backgrounds))])
+
+
+def nearest_figures(x: Tensor, images: Tensor) -> dict[str, float]:
+    """distance: root mean square from a particle to its nearest image, the mean over particles.
+    coverage: different images among the nearest, as a share of what as many independent draws would find.
+    """
+    distance, index = torch.cdist(x.flatten(1).double(), images.flatten(1).double()).min(1)
+    count, draws = len(images), len(x)
+    expected = count * (1 - (1 - 1 / count) ** draws)
+    return {
+        "distance": float(distance.mean()) / x[0].numel() ** 0.5,
+        "coverage": len(index.unique()) / expected,
+    }
+
+
+@torch.no_grad()
+def true_latents(prior: Prior, prompt: str, count: int, seed: int) -> Tensor:
+    """[count,C,h,w]: true pictures, by cameras of the prior that are in front, through its encoder."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    size, found = prior.spec.native_size or SIZE, list[Tensor]()
+    while len(found) < count:
+        camera = prior.spec.poses.sample(generator, 1, size, size)
+        if view_words(camera, prior.spec.views) == [prior.spec.views[0]]:
+            ground = prior.spec.backgrounds.sample_solid(generator)
+            found.append(prior.encode(truth(prompt, camera).over(tuple(ground.tolist()))))
+    return torch.cat(found)
+
+
+def features(x: Tensor) -> Tensor:
+    """[B,16 C]: latents averaged over a grid of 4 by 4, so that few samples have a covariance to speak of."""
+    return torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1).double()
+
+
+def frechet(one: Tensor, other: Tensor) -> float:
+    """The Frechet distance of the Gaussians of two sets [N,D]: ||m - m'||^2 + tr(C + C' - 2 (C C')^(1/2))."""
+    mean = (one.mean(0) - other.mean(0)).square().sum()
+    c, c_other = torch.cov(one.T), torch.cov(other.T)
+    values, vectors = torch.linalg.eigh(c)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    both = torch.linalg.eigvalsh(root @ c_other @ root).clamp(min=0).sqrt().sum()
+    return float(mean + c.trace() + c_other.trace() - 2 * both)

@@ -1,0 +1,90 @@
+"""A comparison as one HTML page that needs no network, and as a CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from backend.evidence.cells import Result, Terms
+from backend.files import write_text
+from backend.results.pictures import PANELS
+from dreamflow_blender.contract.settings import METHODS
+
+COLOURS = ("#2a78b8", "#8559a8", "#d9772b", "#c0392b", "#3a9152", "#777777")  # of METHODS
+STYLE = """body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#262626}
+table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
+figure{display:inline-block;margin:.4em}figcaption{font-size:12px;color:#666}img{max-width:100%}
+.cell img{height:128px}"""
+
+
+def write_csv(path: Path, results: Sequence[Result]) -> None:
+    """A row a cell. Raises DiskError."""
+    figures = list(dict.fromkeys(name for result in results for name in result.figures))
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["prompt", "seed", "method", "updates", "failed", *figures])
+    for r in results:
+        own = [r.figures.get(name, "") for name in figures]
+        rows.writerow([r.cell.prompt, r.cell.seed, r.cell.method, r.cell.budget, r.failed, *own])
+    write_text(path, text.getvalue())
+
+
+def write_page(path: Path, terms: Terms, rows: Sequence[Sequence[str]], results: Sequence[Result]) -> None:
+    """The table, the curves of each budget, and a picture a cell. Raises DiskError."""
+    heading, *body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    parts = [
+        f"<h1>Methods in {html.escape(terms.space)}, prior {html.escape(terms.prior)}</h1>",
+        f"<p>Medians over prompts and seeds. Terms: <code>{html.escape(repr(terms))}</code></p>",
+        f"<table><tr>{heading.replace('td>', 'th>')}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>",
+    ]
+    for budget in dict.fromkeys(r.cell.budget for r in results):
+        own = [r for r in results if r.cell.budget == budget]
+        parts.append(f"<h2>{budget} updates</h2><p><img alt='curves' src='{_embedded(curves_png(own))}'></p>")
+        parts += [_figure(r) for r in own if r.picture]
+    write_text(
+        path,
+        f"<!doctype html><html lang='en'><meta charset='utf-8'><title>Methods</title><style>{STYLE}</style>"
+        + "\n".join(parts)
+        + "</html>\n",
+    )
+
+
+def curves_png(results: Sequence[Result]) -> bytes:
+    """Loss, gradient norm and gap over the updates, on log scales: the median over a method's cells."""
+    figure = Figure(figsize=(12, 3.4), dpi=90, layout=ConstrainedLayoutEngine())
+    FigureCanvasAgg(figure)
+    for axes, (name, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        axes.set_title(title, fontsize=11)
+        axes.set_yscale("log")
+        axes.set_xlabel("update")
+        for method in dict.fromkeys(r.cell.method for r in results):
+            found = [r.curves[name].numpy() for r in results if r.cell.method == method and name in r.curves]
+            if found:
+                shortest = min(map(len, found))
+                middle = np.median([values[:shortest] for values in found], axis=0)
+                shown = np.where(middle > 0, middle, np.nan)
+                axes.plot(shown, color=COLOURS[METHODS.index(method)], linewidth=0.9, label=method)
+        axes.legend(fontsize=8)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
+
+
+def _figure(result: Result) -> str:
+    said = "  ".join(f"{name} {value:.3f}" for name, value in result.figures.items())
+    caption = html.escape(f"{result.cell.name}  {said}  {result.failed}")
+    picture = f"<img alt='' src='{_embedded(result.picture)}'>"
+    return f"<figure class='cell'>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def _embedded(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

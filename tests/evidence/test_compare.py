@@ -1,0 +1,123 @@
+"""`compare` as it is typed: it finishes, goes on where it was stopped, and refuses another comparison's folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from backend import __main__ as cli
+from backend.evidence import cells, compare, flat
+from backend.evidence.cells import Cell, Terms, job_of, read_result
+from backend.objects import exact_prior
+
+FIGURES = {"distance", "coverage", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2 prompts, 1 seed, 2 methods of a few updates."""
+    folder = tmp_path_factory.mktemp("compared") / "öut"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flat, "SIZE", 8)
+        patch.setattr(exact_prior, "TRACED", 16)
+        patch.setattr(exact_prior.ExactPrior.__init__, "__defaults__", ("cpu", 12))
+        cells.prior_of.cache_clear()
+        assert cli.main(typed(folder)) == 0
+        cells.prior_of.cache_clear()
+    return folder
+
+
+def typed(out: Path, *more: str) -> list[str]:
+    prompts = out.parent / "prompts.txt"
+    prompts.write_text("# two\na ball\n\na red ball\n", encoding="utf-8")
+    return [
+        "compare", "--space", "2d", "--methods", "apfo,sds", "--prompts", str(prompts), "--budget", "5",
+        "--particles", "2", "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def test_every_cell_leaves_figures_curves_and_a_picture(done: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO((done / "cells.csv").read_text(encoding="utf-8"))))
+    assert {(r["prompt"], r["method"], r["updates"]) for r in rows} == {
+        (prompt, method, "5") for prompt in ("a ball", "a red ball") for method in ("apfo", "sds")
+    }  # fmt: skip
+    found = read_result(Cell("a ball", 1, "sds", 5), done)
+    assert found is not None and set(found.figures) == FIGURES and not found.failed
+    assert {name: len(values) for name, values in found.curves.items()} == {
+        "loss": 5,
+        "gap": 5,
+        "gradient": 5,
+    }
+    page = (done / "index.html").read_text(encoding="utf-8")
+    assert page.count("<img") == len(rows) + 1 and "http" not in page  # the curves
+    assert page.count("data:image/png;base64,iVBOR") == page.count("<img")
+
+
+def test_what_is_done_is_not_done_again(
+    done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = done / "a-red-ball-1-sds-5.json"
+    kept, told = one.read_text(encoding="utf-8"), list[Cell]()
+    one.unlink()
+
+    def stopped(cell: Cell, *_: object) -> None:
+        told.append(cell)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "carry_out", stopped)
+    assert cli.main(typed(done)) == 130
+    assert told == [Cell("a red ball", 1, "sds", 5)]
+    said = capsys.readouterr().out
+    assert "4 cells, 1 to do" in said and "goes on from here" in said
+    one.write_text(kept, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--particles", "3"], "other terms"),
+        (["--methods", "apfo,ism"], "no method 'ism'"),
+        (["--budget", "0"], "expected 1 to 100,000, got 0"),
+        (["--prompts", "{empty}"], "holds no prompts"),
+    ],
+)
+def test_mistakes_are_met_before_anything_runs(
+    done: Path, more: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = done.parent / "empty.txt"
+    empty.write_text("# nothing\n", encoding="utf-8")
+    before = sorted(p.name for p in done.iterdir())
+    assert cli.main(typed(done, *(part.format(empty=empty) for part in more))) == 2
+    assert says in capsys.readouterr().err
+    assert sorted(p.name for p in done.iterdir()) == before
+
+
+def test_a_cell_in_3d_is_an_ordinary_job(tmp_path: Path) -> None:
+    terms = Terms("3d", "mini", {"nerf.phi": "lora", "nerf.views": 2}, 1, 1)
+    job = job_of(Cell("a red mug", 4, "vsd", 30), terms, tmp_path)
+    assert (job.seed, job.prior, job.stages) == (4, "mini", ("nerf",))
+    assert job.overrides == {"nerf.phi": "lora", "nerf.views": 2, "nerf.method": "vsd", "nerf.levels": 15}
+    assert "nerf.phi" not in job_of(Cell("a red mug", 4, "sds", 30), terms, tmp_path).overrides
+    with pytest.raises(cells.InputError, match="31 updates is no whole number of levels of 2"):
+        job_of(Cell("a red mug", 4, "sds", 31), terms, tmp_path)
+
+
+def test_medians_and_failures_are_counted_by_method() -> None:
+    results = [
+        cells.Result(
+            Cell("a ball", seed, "apfo", 9), {"iou": iou}, "IoU under 0.7" if iou < 0.7 else "", {}, b""
+        )
+        for seed, iou in ((1, 0.5), (2, 0.75), (3, 0.875))
+    ]
+    results.append(cells.Result(Cell("a ball", 1, "sds", 9), {}, "no object", {"loss": torch.ones(3)}, b""))
+    assert compare.table(results) == [
+        ["updates", "method", "cells", "failed", "iou"],
+        ["9", "apfo", "3", "1", "0.750"],
+        ["9", "sds", "1", "1", "-"],
+    ]
+    assert json.dumps(compare.as_text([["a", "bb"], ["ccc", "d"]])) == json.dumps("a    bb\nccc  d\n")

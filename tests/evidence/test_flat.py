@@ -1,0 +1,83 @@
+"""The 2D experiment's own parts, each against an answer that is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from backend.diffusion.schedule import NoiseLevel
+from backend.evidence import flat
+from backend.evidence.flat import NoEncoder, ParticlesPhi, frechet, nearest_figures, run_flat
+from backend.objects import exact_prior
+from backend.objects.exact_prior import ExactPrior
+from backend.scene.optimizer import adamw
+from backend.stages.apfo import apfo
+from backend.stages.methods import method_levels
+from tests.tools.oracle import generator
+
+X = torch.randn(5, 3, 4, 4, generator=generator(1))
+
+
+def test_the_particles_phi_is_the_mean_of_the_particles_given_what_is_seen() -> None:
+    phi, z = ParticlesPhi(), 0.3 * X.flip(0) + 0.1
+    level = NoiseLevel(500.0, 2.0, 1.0)
+    phi.fit(X, level, flat.front(5, 4), generator())
+    for one, found in zip(z, phi(z, level, flat.front(5, 4)), strict=True):
+        weights = torch.stack([torch.exp(-(one - x).square().sum() / 8) for x in X])
+        expected = sum(w * x for w, x in zip(weights / weights.sum(), X, strict=True))
+        assert torch.allclose(found, expected, atol=1e-5)
+    near = NoiseLevel(0.0, 0.01, 0.0)
+    assert torch.allclose(phi(X + 0.01, near, flat.front(5, 4)), X)  # little noise: each is its own
+
+
+def test_nearest_figures_of_particles_that_are_known() -> None:
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    on_two = torch.tensor([0.0, 0.0, 2.5, 2.5]).view(4, 1, 1, 1).expand(4, 3, 2, 2) - 0.1
+    found = nearest_figures(on_two, images)
+    assert found["distance"] == pytest.approx((0.1 + 0.1 + 0.4 + 0.4) / 4)
+    assert found["coverage"] == pytest.approx(2 / (4 * (1 - 0.75**4)))
+
+
+def test_the_frechet_distance_of_gaussians_that_are_known() -> None:
+    one = torch.randn(20_000, 2, generator=generator(2), dtype=torch.float64)
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
+    other = one * torch.tensor([2.0, 3.0], dtype=torch.float64) @ turn + 1.5
+    assert frechet(one, one) == pytest.approx(0, abs=1e-9)
+    # of N(0, 1) and N(m, C): |m|^2 + sum (sqrt(eigenvalue) - 1)^2
+    assert frechet(one, other) == pytest.approx(2 * 1.5**2 + 1 + 4, rel=0.03)
+    assert frechet(other, one) == pytest.approx(frechet(one, other))
+
+
+def test_with_a_prior_of_one_image_every_falling_method_finds_it() -> None:
+    """Whatever the level's weight: D_p is the image, so x moves towards it until it is there."""
+    image = torch.tanh(X[:1])
+
+    def end(method: str) -> Tensor:
+        x = torch.randn(2, 3, 4, 4, generator=generator(3)).requires_grad_()
+        for _ in apfo(
+            method_levels(method, 1.0, 0.0, 150, 0), 1,
+            sample_camera=lambda: flat.front(2, 4),
+            render=lambda _: flat.RenderOutput(x, x.detach()[:, :1]),
+            space=NoEncoder(),
+            prior=lambda z, level, camera: image.expand_as(z),
+            phi=None,
+            regularize=lambda out, iteration: out.image.new_zeros(()),
+            optimizer=adamw([([x], flat.RATE)], weight_decay=0.0),
+            generator=generator(4),
+        ): ...  # fmt: skip
+        return x.detach()
+
+    for method in ("apfo", "sdedit", "vsd-linear", "dreamtime"):
+        assert (end(method) - image).square().mean().sqrt() < 0.05, method
+
+
+def test_the_same_seed_gives_the_same_particles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "SIZE", 8)
+    monkeypatch.setattr(exact_prior, "TRACED", 16)
+    prior = ExactPrior(views=12)
+    first, again = (run_flat(prior, "a ball", "vsd", 4, 3, seed) for seed in (1, 1))
+    assert torch.equal(first.x, again.x) and first.images.shape == (3, 8, 8, 3)
+    assert {len(values) for values in first.curves.values()} == {4}
+    assert not torch.equal(first.x, run_flat(prior, "a ball", "vsd", 4, 3, 2).x)
+    assert set(first.figures) == {"distance", "coverage", "seconds"}
