@@ -30,7 +30,7 @@ def draw_prompt(layout: Layout, context: bpy.types.Context, settings: Any, refin
         field.prop(settings, "prompt", text="")
     if built_in:
         words = column.row(align=True)
-        for name, text in (("things", "Things"), ("colours", "Colours")):
+        for name, text in (("things", "Things"), ("colours", "Colors")):
             words.menu(f"DREAMFLOW_MT_{name}{'_refine' if refine else ''}", text=text)
     if wrong:
         ui_parts.paragraph(layout, context, wrong, "ERROR")
@@ -90,8 +90,8 @@ class DREAMFLOW_MT_things(_Words):
 
 
 class DREAMFLOW_MT_colours(_Words):
-    bl_label = "Colours"
-    bl_description = "Colours that the built-in model knows"
+    bl_label = "Colors"
+    bl_description = "Colors that the built-in model knows"
     kind_or_colour = "colour"
 
 

@@ -11,6 +11,7 @@ from ..contract import words
 from ..scene import objects, pictures
 from ..session import estimates, importing, jobs, models, service, tasks
 from ..settings import addon
+from ..setup import torch_build
 from . import parts as ui_parts
 from . import problems as ui_problems
 from . import prompt as ui_prompt
@@ -59,8 +60,10 @@ def draw_not_set_up(layout: Layout, context: bpy.types.Context) -> None:
         context,
         state.why
         if broken
-        else "DreamFlow needs its own Python: about 2 GB on disk, nothing to compile, no administrator rights."
-        " Works offline afterwards.",
+        else translated(
+            "DreamFlow needs its own Python: about {size} GB on disk, nothing to compile, no administrator rights."
+            " Works offline afterwards."
+        ).format(size=torch_build.expected_gb()),
     )
     ui_parts.set_up_button(layout, context, repair=broken)
     row = layout.row()
@@ -93,7 +96,7 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
     buttons.operator("dreamflow.finish_job", icon="CHECKMARK")
     icon = pictures.icon(pictures.LIVE)
     size = ui_parts.picture_size(context)
-    if icon and size:  # below the buttons, which stay where they are when it comes
+    if size:  # its place is kept before it comes, so that no button moves
         box.template_icon(icon_value=icon, scale=size)
     if now.warnings:
         ui_parts.paragraph(box, context, now.warnings[-1], "INFO")
