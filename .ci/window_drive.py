@@ -48,6 +48,7 @@ PLACES = {
     (4, 3): {
         "tab": (1309, 217), "allow": (1174, 241), "set up": (1174, 201), "generate": (1174, 330),
         "cross": (1268, 132), "stop": (1230, 211), "resume": (1115, 158), "viewport": (300, 600),
+        "discard": (867, 485),
     },
     (5, 2): {
         "tab": (1299, 290), "allow": (1160, 240), "set up": (1160, 201), "generate": (1160, 340),
@@ -151,10 +152,9 @@ def discard(places: dict[str, tuple[int, int]]) -> None:
     for _ in range(5):  # a busy Blender loses a click now and then
         click(places["cross"])
         stays("the cross asks before it discards", lambda t: not t["asked"] and bool(t["stage"]), 3)
-        if "discard" in places:  # the dialog stands in the middle, where the pointer is not
-            click(places["discard"])
-        else:
-            run("xdotool", "key", "Return")
+        click(
+            places["discard"]
+        )  # the dialog stands in the middle; Return reaches it only where the pointer is over it
         time.sleep(2)
         if not told()["stage"]:
             break

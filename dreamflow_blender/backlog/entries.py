@@ -51,9 +51,16 @@ class Entry:
         """snapshot.npz: what there is of a job that was stopped."""
         return _there(JobFolder(self.folder).snapshot)
 
+    @property
+    def title(self) -> str:
+        """The prompt, and of a refine job the object's name."""
+        target = self.place.get(PLACE)
+        name = target.get("object", "") if isinstance(target, dict) else ""
+        return f"{name}: {self.job.prompt}" if name else self.job.prompt
+
     def matches(self, text: str) -> bool:
-        """Whether every word of the text stands in its prompt."""
-        return all(word in self.job.prompt.lower() for word in text.lower().split())
+        """Whether every word of the text stands in its title."""
+        return all(word in self.title.lower() for word in text.lower().split())
 
     @property
     def can_resume(self) -> bool:

@@ -53,10 +53,11 @@ class DREAMFLOW_OT_refine(BaseOperator):
     def run(self, context: bpy.types.Context) -> str | None:
         settings = context.scene.dreamflow_refine
         if not bpy.app.background:
-            report = refine_session.begin(context, context.object, settings)
+            report = refine_session.begin_all(context, settings)
             refine_session.tidy()
             return report
-        self.run_blocking(context, context.object, settings)
+        for obj in refine_session.chosen(context):
+            self.run_blocking(context, obj, settings)
         return None
 
     def run_blocking(self, context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> None:

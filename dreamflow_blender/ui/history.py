@@ -63,7 +63,7 @@ def draw_past(layout: Layout, context: bpy.types.Context, entry: Entry) -> None:
         row.template_icon(icon_value=icon, scale=4.0)
     lines = row.column(align=True)
     lines.scale_y = 0.9
-    lines.label(text=words.shorten(entry.job.prompt, room - 13), translate=False)
+    lines.label(text=words.shorten(entry.title, room - 13), translate=False)
     for line in words.wrap(what_became(entry), ui_parts.room(context, 4.6 * ui_parts.UNIT), ui_parts.measure):
         lines.label(text=line, translate=False)
     row.operator(

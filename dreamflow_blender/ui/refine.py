@@ -71,6 +71,12 @@ def draw_decide(layout: Layout, context: bpy.types.Context, after: bool) -> None
 def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     """The settings of the next refinement."""
     settings = context.scene.dreamflow_refine
+    meant = refine_session.chosen(context)
+    if len(meant) > 1:
+        names = ", ".join(obj.name for obj in meant)
+        ui_parts.paragraph(
+            layout, context, f"{translated('One job for each, with one prompt')}: {names}", "INFO"
+        )
     ui_prompt.draw_prompt(layout, context, settings, refine=True)
     form = layout.column()
     form.use_property_split = True

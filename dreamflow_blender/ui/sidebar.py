@@ -81,7 +81,7 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
     assert now is not None
     box = layout.box()
     head = box.row()
-    head.label(text=words.shorten(now.entry.job.prompt, ui_parts.columns(context) - 4), translate=False)
+    head.label(text=words.shorten(now.entry.title, ui_parts.columns(context) - 4), translate=False)
     head.operator("dreamflow.discard_job", text="", icon="X", emboss=False)
     line = box.column(align=True)
     line.label(text=ui_parts.stage_line(now), translate=False)
@@ -116,7 +116,7 @@ def draw_queue(layout: Layout, context: bpy.types.Context) -> None:
     column = body.column(align=True)
     for index, entry in enumerate(waiting):
         row = column.row(align=True)
-        row.label(text=words.shorten(entry.job.prompt, ui_parts.columns(context) - 11), translate=False)
+        row.label(text=words.shorten(entry.title, ui_parts.columns(context) - 11), translate=False)
         for by, icon, able in ((-1, "TRIA_UP", index > 0), (1, "TRIA_DOWN", index < len(waiting) - 1)):
             cell = row.row(align=True)
             cell.enabled = able
@@ -224,7 +224,7 @@ def draw_status(self: bpy.types.Header, context: bpy.types.Context) -> None:
     if now is not None:
         row = self.layout.row()
         row.ui_units_x = 12
-        text = f"{words.shorten(now.entry.job.prompt, 24)}: {ui_parts.stage_line(now)}"
+        text = f"{words.shorten(now.entry.title, 24)}: {ui_parts.stage_line(now)}"
         ui_parts.bar(row, now.whole(), text)
 
 

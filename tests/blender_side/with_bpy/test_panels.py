@@ -106,7 +106,11 @@ def test_one_progress_and_buttons_that_stay(enabled, monkeypatch):
     before = main()
     monkeypatch.setattr(pictures, "icon", lambda name: 7)
     after = main()
-    assert (before.icons, after.icons) == ([0], [7]) and after.buttons() == before.buttons() and len(after.bars) == 1
+    assert (
+        (before.icons, after.icons) == ([0], [7])
+        and after.buttons() == before.buttons()
+        and len(after.bars) == 1
+    )
     now.hear(p.Started("texture", 10))
     assert main().bars[0][0] == round(now.whole(), 2) > 0.5
     assert not any("Loss" in text for text in main().texts)

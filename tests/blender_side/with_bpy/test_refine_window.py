@@ -182,6 +182,24 @@ def test_the_mesh_is_written_once_and_into_the_jobs_own_folder(enabled):
         jobs.requeue(second, "new")
 
 
+def test_several_selected_objects_are_one_job_each(enabled):
+    first, second, third = painted(), painted(), painted()
+    third.data.clear_geometry()  # which cannot be refined
+    bpy.ops.object.select_all(action="SELECT")
+    bpy.context.view_layer.objects.active = second
+    drawn = layout.Fake()
+    ui_refine.draw_dialog(drawn, bpy.context)
+    assert f"One job for each, with one prompt: {second.name}, {first.name}" in drawn.said().replace(
+        "\n", " "
+    )
+    refine_session.begin_all(bpy.context, bpy.context.scene.dreamflow_refine)
+    waiting = jobs.get_store().waiting()
+    assert [entry.title for entry in waiting] == [f"{obj.name}: a red mug" for obj in (second, first)]
+    assert len({entry.job.folder for entry in waiting}) == 2 and waiting[0].matches("MUG cube")
+    for entry in waiting:
+        jobs.forget(entry.job.id)
+
+
 @pytest.mark.parametrize("behaviour", ["dies once", "dies in between", "fails"])
 def test_failures_are_shown_and_resumed(enabled, behaviour):
     made = painted()
