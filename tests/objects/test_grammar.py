@@ -4,9 +4,10 @@ import pytest
 
 from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError
-from backend.objects.grammar import describe, parse
+from backend.objects.grammar import parse
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, Description
+from backend.objects.shapes import KINDS
+from dreamflow_blender.contract.language.reading import Description, describe
 
 
 @pytest.mark.parametrize("kind", KINDS)
