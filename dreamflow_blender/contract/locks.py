@@ -39,7 +39,7 @@ def hold(path: Path, seconds: float = 0.0) -> IO[bytes] | None:
     """
     until = time.monotonic() + seconds
     while True:
-        file = open_plain(path, "a")
+        file = open_plain(path, "a", 0)  # what a full disk does not take is not tried again by close
         if not take(file.fileno()):
             file.close()
             if time.monotonic() >= until:

@@ -58,8 +58,16 @@ def results(folder):
     return {name: (folder / name).read_bytes() for name in RESULTS}
 
 
-def no_space(*_):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def no_space_for(name):
+    """os.open where the disk is full for files of this name."""
+    real = os.open
+
+    def opened(path, *rest, **more):
+        if os.path.basename(path) == name:  # noqa: PTH119  a path or a text
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, *rest, **more)
+
+    return opened
 
 
 @pytest.mark.parametrize("name", BEFORE + DURING + AFTER)
@@ -68,7 +76,7 @@ def test_each_write(tmp_path, right, name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunClock, "PREVIEW_EVERY", 0.0 if name == "preview.png" else 1000.0)
         if name == "log.txt":  # written by the system's own calls
-            patch.setattr("backend.worker.streams.os.open", no_space)
+            patch.setattr(os, "open", no_space_for(name))
         else:
             full_for(patch, name, room={"events.jsonl": 1000, "lock": 0}.get(name, 40))
         failed = run(p.Generate(job_in(folder, snapshot_seconds=0.0 if name == "snapshot.npz" else 1000.0)))
