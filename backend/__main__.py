@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
         if args.command == "doctor":
             return doctor.carry_out(args.json, out)
         if args.command in ("jobs", "settings"):
-            code = (cli_jobs if args.command == "jobs" else cli_settings).run(args, out)
+            code: int = (cli_jobs if args.command == "jobs" else cli_settings).run(args, out)
             out.flush()
             return code
         if args.command in ("compare", "evaluate"):
