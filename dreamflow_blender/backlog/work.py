@@ -18,6 +18,10 @@ from ..contract.protocol import BadMessage, Cancelled, Event, Failed, Finished, 
 
 BUILT_IN = "mini"  # the prior that needs no download
 STABLE_DIFFUSION, SDXL_REFINER = "sd", "sdxl-refiner"  # names of `python -m backend models`
+STATED = {  # title, gigabytes and licence, as backend/weights/sources.py has them
+    SDXL_REFINER: ("Stable Diffusion XL refiner 1.0", 6.1, "CreativeML Open RAIL++-M"),
+    STABLE_DIFFUSION: ("Stable Diffusion 2.1-base", 2.6, "CreativeML Open RAIL++-M"),
+}
 
 
 class JobFailed(Exception):
