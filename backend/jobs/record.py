@@ -31,6 +31,7 @@ FREE = (
     "job.folder", "job.mesh", "job.prior", "job.refiner", "job.phi", "job.checkpoint_seconds", "job.snapshot_seconds",
     "job.snapshot_faces",
 )  # fmt: skip
+MOST_THREADS = 1024  # as Job's own bound
 
 
 def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
@@ -159,6 +160,12 @@ def settings_of(record: Mapping[str, Any]) -> Resolved:
 def begin_again(folder: Path | str) -> str:
     """The command that begins a job again where it cannot be resumed."""
     return f"python -m backend resume {folder} --overwrite"
+
+
+def recorded_threads(folder: Path) -> int:
+    """Of job.json; 0 where it has no number of threads. Raises InputError and DiskError."""
+    threads = read_record(folder).get("threads")
+    return threads if isinstance(threads, int) and 0 < threads <= MOST_THREADS else 0
 
 
 def add_note(folder: Path, note: str) -> None:

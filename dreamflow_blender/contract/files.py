@@ -54,6 +54,11 @@ def read_plain(path: Path, most: int = MOST) -> bytes:
         return file.read(size)
 
 
+def is_file(path: Path) -> bool:
+    """Path.is_file, which raises where a folder may not be looked into and where a name is too long: False there."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in this file; None where there is none that can be read."""
     try:
