@@ -16,7 +16,7 @@ from backend.errors import DreamFlowError, InputError
 from backend.jobs.drive import Begin, Control, Events, drive, folder_of
 from backend.jobs.folder import job_so_far
 from backend.jobs.listing import clean_jobs, list_jobs, remove_job
-from backend.jobs.record import read_settings, recorded_threads
+from backend.jobs.record import read_record, recorded_threads, settings_of
 from benchmarks.fuzz_files import damaged, places
 from dreamflow_blender.backlog.entries import find_jobs
 from dreamflow_blender.backlog.work import in_folder
@@ -113,7 +113,11 @@ def try_folder(seed: str, root: Path) -> None:
     find_jobs(root / "jobs")
     asked = p.Job("2", "generate", "a red mug", str(folder))
     in_folder(asked, folder)
-    for look in (read_settings, recorded_threads, lambda _: job_so_far(asked)):
+    for look in (
+        lambda folder: settings_of(read_record(folder)),
+        recorded_threads,
+        lambda _: job_so_far(asked),
+    ):
         with suppress(DreamFlowError):
             look(folder)
     for overwrite in (False, True):
