@@ -39,7 +39,7 @@ from window_hands import (
     told,
     version,
     wait,
-)  # fmt: skip
+)
 
 PROMPT, NAME = "a red mug", "Red mug"
 # Where things are in a window of 1600 x 900, by Blender's version: the sidebar's tab, the big button for online access

@@ -21,7 +21,7 @@ GRID_FEATURES = (1, 2, 4, 8)  # that the hash grid's kernels take, kernels.hashg
 
 
 @dataclass(frozen=True)
-class Walk:
+class StageSchedule:
     """What all stages have: which noise levels, at which size, how strongly guided."""
 
     start: float  # t_1 in [0, 1]
@@ -52,7 +52,7 @@ class LoRA:
 
 
 @dataclass(frozen=True)
-class NerfStage(Walk):
+class NerfStage(StageSchedule):
     samples: int = 512  # a ray, along the box's diagonal
     budget: int = 2**21  # most samples of one render
     near: float = 0.1  # metres
@@ -81,7 +81,7 @@ class NerfStage(Walk):
 
 
 @dataclass(frozen=True)
-class GeometryStage(Walk):
+class GeometryStage(StageSchedule):
     cells: int = 50  # body-centred cells along the longest side of the grid
     sdf_rate: float = 1e-2  # in cells an update
     offset_rate: float = 1e-2  # likewise
@@ -92,7 +92,7 @@ class GeometryStage(Walk):
 
 
 @dataclass(frozen=True)
-class TextureStage(Walk):
+class TextureStage(StageSchedule):
     grid_rate: float = 1e-2
     head_rate: float = 1e-3
     phi: str = "prior"  # of PHIS: what D_phi is
@@ -284,7 +284,7 @@ def _check(preset: Preset) -> None:
                 f"{stage_name}.phi is 'lora', but {stage.method} learns no D_phi.",
                 "Leave one of the two out.",
             )
-        if isinstance(stage, Walk) and stage.start <= stage.end:
+        if isinstance(stage, StageSchedule) and stage.start <= stage.end:
             raise InputError(
                 f"{stage_name} walks from start down to end, got {stage.start} and {stage.end}: expected"
                 " start > end.",

@@ -66,6 +66,7 @@ class SceneError(DreamFlowError):
 NO_MEMORY = (
     "out of memory",
     "allocate memory",
+    "failed to allocate",  # Warp
     "failed to map segment",
     "not enough memory",
     "can't start new thread",  # it needs a stack

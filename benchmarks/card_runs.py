@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from backend.config import STAGES, Preset, resolve
-from backend.diffusion.savings import THRIFTS
+from backend.diffusion.savings import SAVINGS
 from backend.jobs.generate import generate
 from backend.jobs.resume import resume
 from backend.scene.scene import field_to_surface, new_scene
@@ -80,7 +80,7 @@ def stages_at_full_size(day: Day, say: Say) -> None:
                 refiner,
                 "tiny" if day.tiny else "full",
                 day.device,
-                replace(THRIFTS[rung][1], graphs=captured),
+                replace(SAVINGS[rung][1], graphs=captured),
             )
             for name in names:
                 said = _stage(day, prior, preset, name)

@@ -3,7 +3,7 @@
     python -m benchmarks.exact_rings [--prompt "a yellow duck"] [--seeds 1,2,3]
 
 Stage 1 and the hand-over, preset draft, from the same number of pictures: view by view, and as rings of four that are
-denoised jointly (objects/exact_rings.py). Nothing says which way the object faces, so a result may stand turned about
+denoised jointly (exact_rings_prior.py). Nothing says which way the object faces, so a result may stand turned about
 the vertical axis: the figure is the silhouettes' IoU over 24 cameras that are not in the prior's list, at the best
 of 72 turns.
 """
@@ -17,13 +17,13 @@ import torch
 
 from backend.config import resolve
 from backend.device import prepare_device
-from backend.objects.exact_prior import held_out_cameras, truth
-from backend.objects.exact_rings import ExactRings
+from backend.evidence.known_objects import held_out_cameras, truth
 from backend.scene.camera import rings_of
 from backend.scene.scene import Scene
 from backend.stages.chain import run_stages
 from backend.stages.happenings import StageEnded
 from backend.stages.setup import set_up
+from benchmarks.exact_rings_prior import ExactRings
 from benchmarks.recovery import see
 from dreamflow_blender.contract.protocol import Job
 

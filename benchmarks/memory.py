@@ -25,7 +25,7 @@ from backend.diffusion.camera_label import CAMERA_CONFIG
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.lora import LoRAPhi
-from backend.diffusion.savings import THRIFTS, Thrift, save_network, save_vae
+from backend.diffusion.savings import SAVINGS, Savings, save_network, save_vae
 from backend.diffusion.schedule import noise_levels
 from backend.models.latent_prior import to_latent
 from backend.scene.camera import orbit
@@ -43,8 +43,10 @@ def network_of(kind: str, dtype: torch.dtype) -> Network:
     if kind == "mvdream":
         net = UNet2DConditionModel.from_config({**net.config, **CAMERA_CONFIG})
         join_frames(net, FRAMES[kind])
-    told = kind == "mvdream"
-    return Network(net.to(dtype).requires_grad_(False), "epsilon", dtype, told=told, frames=FRAMES[kind])
+    takes_camera = kind == "mvdream"
+    return Network(
+        net.to(dtype).requires_grad_(False), "epsilon", dtype, takes_camera=takes_camera, frames=FRAMES[kind]
+    )
 
 
 class Alive(TorchDispatchMode):
@@ -94,7 +96,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *_args: Any, **_options: Any) -> Ten
     return FusedAttention.apply(q, k, v)
 
 
-def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = True) -> tuple[float, float]:
+def iteration(kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = True) -> tuple[float, float]:
     """(weights, peak) of one iteration of one view, or one ring, in GB."""
     native, side = SIDES[kind]
     numbers = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"]
@@ -103,11 +105,11 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
     with torch.device("meta"), alive:
         encoder = vae(name, numbers).requires_grad_(False)
         own = base = network_of(kind, dtype)
-        if with_phi and kind == "sd" and not thrift.share:
+        if with_phi and kind == "sd" and not savings.share:
             base = network_of(kind, dtype)
         for network in {id(own): own, id(base): base}.values():
-            save_network(thrift, network)
-        save_vae(thrift, encoder)
+            save_network(savings, network)
+        save_vae(savings, encoder)
         weights = alive.peak = (
             alive.now
         )  # what it took to build them, in float32 at first, is not an iteration's
@@ -128,7 +130,7 @@ def iteration(kind: str, thrift: Thrift, dtype: torch.dtype, with_phi: bool = Tr
             phi.fit(x.detach(), LEVEL, camera, torch.Generator())
         with torch.no_grad():
             z = x + LEVEL.sigma * torch.randn(x.shape)
-            seen = text.repeated(views).seen_from(torch.empty(views, 16) if own.told else None)
+            seen = text.repeated(views).seen_from(torch.empty(views, 16) if own.takes_camera else None)
             goal = denoise_guided(own, z, LEVEL, seen, text, 7.5)
             if phi is not None:
                 goal = goal - phi(z, LEVEL, camera)
@@ -145,7 +147,7 @@ def captured(kind: str, dtype: torch.dtype) -> float:
         weights = alive.peak = alive.now
         sized = (torch.empty(rows, numbers.projection), torch.empty(rows, 5)) if kind == "refiner" else ()
         text = Text(torch.empty(rows, 77, numbers.text_width), *sized)
-        text = text.seen_from(torch.empty(rows, 16) if network.told else None)
+        text = text.seen_from(torch.empty(rows, 16) if network.takes_camera else None)
         side = SIDES[kind][0] // 8
         network.predict(torch.empty(rows, 4, side, side), LEVEL, text)
     return (alive.peak - weights) / 1e9
@@ -159,8 +161,8 @@ def main() -> None:
     nn.functional.scaled_dot_product_attention = attend
     logging.set_verbosity_error()
     for kind in options.only:
-        for words, thrift in THRIFTS:
-            weights, peak = iteration(kind, thrift, getattr(torch, options.dtype))
+        for words, savings in SAVINGS:
+            weights, peak = iteration(kind, savings, getattr(torch, options.dtype))
             print(
                 f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB",
                 flush=True,

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from backend.objects.exact_prior import held_out_cameras, truth
+from backend.evidence.known_objects import held_out_cameras, truth
 from backend.objects.grammar import describe
 from backend.objects.shapes import Description
 from backend.results.look import render_textured, turntable_cameras

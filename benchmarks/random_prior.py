@@ -13,7 +13,7 @@ from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.graphs import Graphs
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.prior import PriorSpec
-from backend.diffusion.savings import Thrift, save_network, save_vae
+from backend.diffusion.savings import Savings, save_network, save_vae
 from backend.diffusion.schedule import NoiseLevel
 from backend.models.latent_prior import to_latent
 from backend.models.load import network_dtype
@@ -37,9 +37,9 @@ class RandomPrior:
 
     factor, channels, spec = 8, 4, PriorSpec()
 
-    def __init__(self, refiner: bool, size: Any, device: torch.device, thrift: Thrift) -> None:
+    def __init__(self, refiner: bool, size: Any, device: torch.device, savings: Savings) -> None:
         name: Any = "refiner" if refiner else "sd21-base"
-        self.name, self.thrift, self.dtype = name, thrift, network_dtype(device)
+        self.name, self.savings, self.dtype = name, savings, network_dtype(device)
         numbers = NUMBERS[name, size]
         self.native = numbers.latent_size * 8
         with torch.device(device):
@@ -50,14 +50,14 @@ class RandomPrior:
                 self.own = self._load("sd21", size, "v_prediction")
             more = (torch.rand(1, numbers.projection), torch.full((1, 5), 512.0)) if refiner else ()
             self.text = Text(torch.randn(1, 77, numbers.text_width), *more)
-        save_vae(thrift, self.vae)
+        save_vae(savings, self.vae)
 
     def _load(self, name: Any, size: Any, prediction: Any) -> Network:
         with made_in(self.dtype):
             module = unet(name, NUMBERS[name, size]).eval().requires_grad_(False)
         module.to(memory_format=torch.channels_last)
         network = Network(module, prediction, self.dtype, Graphs())
-        save_network(self.thrift, network)
+        save_network(self.savings, network)
         return network
 
     @property
@@ -77,5 +77,5 @@ class RandomPrior:
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> LoRAPhi:
         phi = LoRAPhi(self.own, self.text, rank, learning_rate, warmup, seed)
-        save_network(self.thrift, self.own)
+        save_network(self.savings, self.own)
         return phi

@@ -16,6 +16,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -24,13 +25,14 @@ import torch
 from torch import Tensor
 
 from backend.device import prepare_device
+from backend.evidence.known_objects import held_out_cameras, truth
 from backend.evidence.recovery import SIZE, VIEWS, Figures, compare
 from backend.jobs.record import resolve_job
 from backend.jobs.telemetry import Curves
 from backend.kernels import select
 from backend.kernels.silhouette import edge_table
-from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
-from backend.results.deliver import finish
+from backend.objects.exact_prior import ExactPrior
+from backend.results.deliver import Delivered, deliver_generated
 from backend.results.look import render_textured
 from backend.scene import mesh as meshes
 from backend.scene.camera import Camera
@@ -41,6 +43,7 @@ from backend.stages.chain import run_stages
 from backend.stages.happenings import StageBegan, StageEnded, Stepped
 from backend.stages.setup import set_up
 from dreamflow_blender.contract.protocol import Job
+from tests.tools.made_meshes import signed_volume
 
 PROMPTS = (
     "a blue teapot",
@@ -100,19 +103,26 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
         measured += time.monotonic() - pause
     assert scene is not None
     arrays = {name: c.arrays() for name, c in curves.items()}
-    done = finish(scene, settings.delivery, folder, job, arrays, {})
-    mesh, albedo = done.mesh, done.albedo
+    mesh, albedo = delivered(deliver_generated(scene, settings.delivery, folder, job, arrays, {}))
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
     figures["result"] = compare(*render_textured(mesh, albedo, camera, grey), true.colour, true.alpha)
     return figures, seconds, faults(mesh, prompt)
 
 
+def delivered(steps: Generator[int, None, Delivered]) -> tuple[meshes.Mesh, Tensor]:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value.mesh, end.value.albedo
+
+
 def faults(mesh: meshes.Mesh, prompt: str) -> list[str]:
     found = []
     if not meshes.is_closed(mesh):
         found.append("not closed")
-    if meshes.signed_volume(mesh) <= 0:
+    if signed_volume(mesh) <= 0:
         found.append("inside out")
     if float(meshes.face_cross(mesh).norm(dim=1).min()) <= 0:
         found.append("degenerate face")

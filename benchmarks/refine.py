@@ -21,12 +21,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from backend.evidence.known_objects import held_out_cameras, true_mesh
 from backend.jobs.refine import refine
 from backend.meshes.parts import from_parts
 from backend.meshes.write import read_npz
-from backend.objects.exact_prior import held_out_cameras
 from backend.objects.grammar import parse_object
-from backend.objects.shapes import Shape, build, true_mesh
+from backend.objects.shapes import Shape, build
 from backend.objects.sphere_trace import _normals, sky_shade
 from backend.results.look import render_textured
 from backend.scene.mesh import Mesh

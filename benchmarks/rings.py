@@ -3,7 +3,7 @@
     python -m benchmarks.rings --cache FOLDER [--kinds mug,duck,teapot] [--sheet FILE.png]
 
 A kind's two lines, view by view and four at once: D_p's mean squared error at true renders by noise level, and how well
-24 samples match the true pictures at the asked azimuths (backend/training/rings/judge.py).
+24 samples match the true pictures at the asked azimuths (rings_judge.py).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from backend.objects.kinds import COLOURS
 from backend.objects.shapes import KINDS, Description, build
 from backend.objects.sphere_trace import render
 from backend.training.rings.__main__ import Trainer
-from backend.training.rings.judge import LEVELS, Judge, azimuth_match
 from backend.training.rings.rings import FRAMES
 from backend.training.samples import save_sheet
+from benchmarks.rings_judge import LEVELS, Judge, azimuth_match
 
 SHOWN = 8  # azimuths a row of the sheet
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backend.config import STAGES, Preset, resolve
 from backend.device import pick_device, prepare_device
-from backend.diffusion.savings import THRIFTS
+from backend.diffusion.savings import SAVINGS
 from backend.jobs.priors import open_prior
 from backend.kernels import select
 from backend.models.load import network_dtype
@@ -55,7 +55,7 @@ class Bench:
         for name in ("sd21-base", "sd21", "refiner"):
             if not (models / name / "model_index.json").is_file():
                 build(models / name, name, size, dtype=torch.float16 if size == "full" else torch.float32)  # type: ignore[arg-type]
-        self._models, self._thrift = models, THRIFTS[rung][1]
+        self._models, self._savings = models, SAVINGS[rung][1]
         self.prior: Any = None
         self._kind = ""
 
@@ -76,7 +76,7 @@ class Bench:
             self.prior = open_prior(
                 self._models / ("refiner" if own is None else "sd21-base"), self.device, own
             )
-            self.prior.save_memory(self._thrift)
+            self.prior.save_memory(self._savings)
             self._kind = kind
         prior, walk = self.prior, getattr(self.preset, name)
         for part in ("encode", "denoise", "phi"):
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=20)
     parser.add_argument("--stages", choices=STAGES, nargs="+", default=STAGES)
     parser.add_argument(
-        "--rung", type=int, default=0, help=f"of the ladder of savings, 0 to {len(THRIFTS) - 1}"
+        "--rung", type=int, default=0, help=f"of the ladder of savings, 0 to {len(SAVINGS) - 1}"
     )
     parser.add_argument("--models", type=Path, help="where the random networks are kept")
     options = parser.parse_args()

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from backend.config import Preset
 from backend.device import prepare_device
+from backend.evidence.known_objects import held_out_cameras, truth
 from backend.evidence.recovery import SIZE, VIEWS, compare
 from backend.jobs.record import resolve_job
-from backend.objects.exact_prior import ExactPrior, held_out_cameras, truth
+from backend.objects.exact_prior import ExactPrior
 from backend.objects.shapes import Description, Shape, build
 from backend.scene.mesh import Mesh
 from backend.stages.chain import run_stages

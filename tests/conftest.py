@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.tools.short import SHORT
+
 if TYPE_CHECKING:
     from tests.tools.cuda_calls import CudaCalls
 
@@ -22,12 +24,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def short_turntables() -> Iterator[None]:
-    """Three pictures of a turn rather than 36, which take longer than the rest of a tiny job."""
+def short_jobs() -> Iterator[None]:
+    """Fewer and smaller pictures of what a job makes than people want to see."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("backend.results.deliver", "backend.results.deliver_refined"):
-            if name in sys.modules:  # the tests that need it have imported it by now
-                patch.setattr(sys.modules[name], "TURNTABLE_VIEWS", 3)
+        for module, name, value in SHORT:
+            if module in sys.modules:  # the tests that need it have imported it by now
+                patch.setattr(sys.modules[module], name, value)
         yield
 
 

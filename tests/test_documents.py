@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "backend").rglob("*.md")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PLACE = re.compile(r"`(\.?[\w-]+(?:/[\w.-]+)*/[\w.-]*)`")
+MODULE = re.compile(r"-m ((?:backend|benchmarks|tests)(?:\.\w+)*)")
 VARIABLE = re.compile(
     r"\bDREAMFLOW_(?!(?:OT|PT|UL|AP|PG|MT|HT)_)[A-Z_]*[A-Z]\b"
 )  # not Blender's names of classes
@@ -36,6 +38,22 @@ def test_links_lead_somewhere(document: Path) -> None:
         if not there:
             wrong.append(link)
     assert wrong == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_places_and_modules_that_are_named_are_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    homes = [ROOT, *(ROOT / name for name in ("backend", "dreamflow_blender"))]
+    below = {folder.name for home in homes for folder in home.iterdir() if folder.is_dir()} - {
+        ".build",
+        "out",
+    }
+    named = {name for name in PLACE.findall(text) if name.split("/")[0] in below}
+    named |= {name.replace(".", "/") for name in MODULE.findall(text)}
+    there = {
+        name for name in named for home in homes for end in ("", ".py") if (home / (name + end)).exists()
+    }
+    assert named - there <= {"docs/card.md"}  # which benchmarks/card.py writes
 
 
 def test_anchors_are_githubs() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from dreamflow_blender.contract.options import typed, whole_number
 from dreamflow_blender.contract.settings import METHODS, read_setting
 
 
-def add(commands: argparse._SubParsersAction) -> None:
+def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Their arguments."""
     c = commands.add_parser(
         "compare",

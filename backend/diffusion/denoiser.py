@@ -82,7 +82,7 @@ class Network:
     prediction: Prediction
     dtype: torch.dtype = torch.float32  # of the weights; inputs are cast to it, outputs to float32
     graphs: Graphs | None = None  # passes without a gradient go through them
-    told: bool = False  # whether it takes the camera as a label, or in words alone
+    takes_camera: bool = False  # whether it takes the camera as a label, or in words alone
     frames: int = 1  # views of a ring, neighbours in a batch, that its self-attention joins
 
     def predict(

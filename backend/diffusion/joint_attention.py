@@ -36,26 +36,17 @@ class JointAttention:
                 "Give every ring its views, one after another.",
             )
         rings = hidden_states.reshape(pictures // self.frames, self.frames * tokens, width)
-        return self.inner(attn, rings, *args, **kwargs).reshape(pictures, tokens, width)
+        found: Tensor = self.inner(attn, rings, *args, **kwargs)
+        return found.reshape(pictures, tokens, width)
 
 
 def join_frames(unet: UNet2DConditionModel, frames: int) -> None:
     """Every self-attention of the UNet joins `frames` pictures from now on; may be called again with another number.
 
-    Call it again after anything that replaces processors (attention slices do): what it finds, it wraps.
+    Call it again after anything that replaces processors: what it finds, it wraps.
     """
     found = {}
     for name, processor in unet.attn_processors.items():
         inner = processor.inner if isinstance(processor, JointAttention) else processor
         found[name] = JointAttention(inner, frames) if "attn1" in name else inner
     unet.set_attn_processor(found)
-
-
-def joined_frames(unet: UNet2DConditionModel) -> int:
-    """How many pictures the UNet's self-attention joins: 1 where any layer looks at single pictures."""
-    frames = [
-        processor.frames if isinstance(processor, JointAttention) else 1
-        for name, processor in unet.attn_processors.items()
-        if "attn1" in name
-    ]
-    return min(frames, default=1)

@@ -136,7 +136,9 @@ class LoRAPhi:
         return found
 
     def _predict(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
-        text = self.text.repeated(len(z)).seen_from(camera_label(camera.c2w) if self.network.told else None)
+        text = self.text.repeated(len(z)).seen_from(
+            camera_label(camera.c2w) if self.network.takes_camera else None
+        )
         return self.network.predict(z, level, text, "D_phi", self.camera_embedding(camera.c2w))
 
     @contextmanager
@@ -165,4 +167,5 @@ class CameraEmbedding(nn.Module):
 
     def forward(self, c2w: Tensor) -> Tensor:
         flat = c2w.flatten(1).to(self.inner.weight)
-        return self.outer(nn.functional.silu(self.inner(flat)))
+        found: Tensor = self.outer(nn.functional.silu(self.inner(flat)))
+        return found

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
-from backend.diffusion.savings import Thrift
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS
 from backend.draws import draw_on_host
@@ -186,11 +186,11 @@ class Prior(Protocol):
         """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
         ...
 
-    def footprint(self, size: int, thrift: Thrift) -> float:
+    def footprint(self, size: int, savings: Savings) -> float:
         """Gigabytes that its networks and their activations take at most, for renders of this size: an estimate."""
         ...
 
-    def save_memory(self, thrift: Thrift) -> None:
+    def save_memory(self, savings: Savings) -> None:
         """Applies until the end of the run."""
         ...
 

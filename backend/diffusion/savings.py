@@ -15,23 +15,21 @@ if TYPE_CHECKING:  # diffusers takes seconds to import, and the exact prior does
 
 
 @dataclass(frozen=True)
-class Thrift:
+class Savings:
     """What is saved, and what is spent. All but `share` change results by rounding at most."""
 
     checkpoint_encode: bool = False  # the VAE's activations are computed again on the way back
     checkpoint_fit: bool = False  # likewise the UNet's in D_phi's step
-    slice_attention: bool = False  # head by head, where the device has no fused kernel
     share: bool = False  # D_phi on D_p's own network
     graphs: bool = False  # CUDA graphs, which keep the memory of a pass to themselves
 
 
 # each takes what those before it take; what it is called in a sentence
-THRIFTS = (
-    ("", Thrift()),
-    ("the VAE's encoder checkpointed", Thrift(True)),
-    ("D_phi's step checkpointed", Thrift(True, True)),
-    ("attention in slices", Thrift(True, True, True)),
-    ("D_phi on the prior's own network", Thrift(True, True, True, True)),
+SAVINGS = (
+    ("", Savings()),
+    ("the VAE's encoder checkpointed", Savings(True)),
+    ("D_phi's step checkpointed", Savings(True, True)),
+    ("D_phi on the prior's own network", Savings(True, True, True)),
 )
 
 
@@ -46,26 +44,20 @@ def checkpoint_encoder(vae: AutoencoderKL) -> None:
     for block in vae.encoder.modules():
         if isinstance(block, ResnetBlock2D | Attention) and "forward" not in vars(block):
             again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
-            block.forward = again  # type: ignore[method-assign]
+            block.forward = again
 
 
-def save_vae(thrift: Thrift, vae: AutoencoderKL) -> None:
+def save_vae(savings: Savings, vae: AutoencoderKL) -> None:
     """Of an encoder that has been loaded. Nothing is undone, here and below."""
-    if thrift.checkpoint_encode:
+    if savings.checkpoint_encode:
         checkpoint_encoder(vae)
 
 
-def save_network(thrift: Thrift, network: Network) -> None:
+def save_network(savings: Savings, network: Network) -> None:
     """Of a UNet that has been loaded, or whose layers have changed."""
-    from backend.diffusion.joint_attention import join_frames
-
-    unet: Any = network.unet
     if network.graphs is not None:
         network.graphs.clear()
-        network.graphs.allowed = thrift.graphs
-    if thrift.checkpoint_fit:
+        network.graphs.allowed = savings.graphs
+    if savings.checkpoint_fit:
+        unet: Any = network.unet
         unet.enable_gradient_checkpointing()
-    if thrift.slice_attention:
-        unet.set_attention_slice("max")
-    if network.frames > 1:  # again: slices replace every attention's processor
-        join_frames(unet, network.frames)

@@ -18,13 +18,14 @@ from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_words
 from backend.errors import InputError
+from backend.evidence.known_objects import truth
 from backend.jobs.telemetry import Curves
-from backend.objects.exact_prior import Bank, ExactPrior, truth
+from backend.objects.exact_prior import Bank, ExactPrior
 from backend.scene.camera import Camera, RenderOutput, orbit
 from backend.scene.optimizer import adamw
 from backend.stages.apfo import FittedDenoiser, apfo
 from backend.stages.methods import walk
-from backend.stages.spaces import euler_step
+from backend.stages.update import euler_step
 
 ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: of the one camera
 SIZE = 32  # pixels a side with a prior that states no size

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from backend.errors import InputError
+from backend.evidence.known_objects import held_out_cameras, truth
 from backend.files import disk_errors
 from backend.meshes.write import read_npz
-from backend.objects.exact_prior import held_out_cameras, truth
 from backend.objects.sphere_trace import Views
 from backend.results.look import render_textured
 from backend.scene.mesh import Mesh

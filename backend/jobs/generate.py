@@ -9,7 +9,7 @@ from pathlib import Path
 from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
 from backend.jobs.run import run
 from backend.jobs.telemetry import RunLog
-from backend.results.deliver import finishing
+from backend.results.deliver import deliver_generated
 from backend.results.snapshot import with_current_surface, write_snapshot
 from backend.scene.scene import Scene, settle_colours
 from backend.stages.chain import extract_surface, run_stages
@@ -56,7 +56,7 @@ class Generating:
         curves = {name: each.arrays() for name, each in log.curves.items()}
         folder, delivery = Path(self.job.folder), setup.preset.delivery
         return (
-            yield from finishing(
+            yield from deliver_generated(
                 scene, delivery, folder, self.job, curves, log.sheets, lambda: control() == "cancel"
             )
         )

@@ -85,6 +85,9 @@ class Start:
     settings: Resolved | None = None  # a resumed job's, as job.json has them
 
 
+SHEET = 8, 192  # views in a circle, and pixels a side of each
+
+
 class Recorder:
     """Turns what happens into the job's events and files.
 
@@ -210,8 +213,8 @@ class Recorder:
 
 
 def contact_sheet(at: Reached, device: torch.device) -> Tensor:
-    """[8,H,W,3]: the stage's result from all sides, on the CPU; geometry's in grey."""
-    cameras = turntable_cameras(8, 192, device)
+    """[views,size,size,3]: the stage's result from all sides, on the CPU; geometry's in grey."""
+    cameras = turntable_cameras(*SHEET, device)
     background = torch.full((3,), BACKGROUND, device=device)
     if at.stage.name == "geometry" and at.scene.mesh is not None:
         return render_clay(at.scene.mesh, cameras, background).cpu()

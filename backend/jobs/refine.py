@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from backend.config import Preset
 from backend.errors import InputError
@@ -21,7 +22,7 @@ from backend.meshes.read import kept_source, read_mesh
 from backend.meshes.write import png_bytes
 from backend.results.deliver_refined import (
     Refined,
-    finishing,
+    deliver_refined,
     materials_json,
     result_arrays,
 )
@@ -148,12 +149,12 @@ class Refining:
         """See Work."""
         refined = Refined(
             self.job, self._arrays, self._sheets, self._mesh, self._colours, self.canvas, self.figures
-        )  # fmt: skip
+        )
         curves = {name: each.arrays() for name, each in log.curves.items()}
-        return finishing(refined, outcome.scene, curves, log.sheets)
+        return deliver_refined(refined, outcome.scene, curves, log.sheets)
 
 
-def allowed(mesh: ObjectArrays, material: str) -> np.ndarray:
+def allowed(mesh: ObjectArrays, material: str) -> NDArray[np.float32]:
     """[F,3] how much may change, of the one material where one is named. Raises InputError where nothing may."""
     weight = mesh.weight.copy()
     if material:

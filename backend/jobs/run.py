@@ -237,4 +237,4 @@ def memory_gb(device: torch.device) -> float:
     """Of the device: a card's own, or the machine's."""
     if device.type == "cuda":
         return round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1)
-    return round(psutil.virtual_memory().total / 1e9, 1)
+    return round(float(psutil.virtual_memory().total) / 1e9, 1)

@@ -104,7 +104,7 @@ class GridLayout:
 
 
 def _float32(value: float) -> float:
-    return struct.unpack("<f", struct.pack("<f", value))[0]  # type: ignore[no-any-return]
+    return struct.unpack("<f", struct.pack("<f", value))[0]
 
 
 def hash_encode(x: Tensor, table: Tensor, layout: GridLayout) -> Tensor:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 
 import warp as wp
 
+__all__ = ["wp"]  # started, below
+
 NO_CARD = "Could not find or load the NVIDIA CUDA driver"  # and what Warp does about it, in the same line
 
 

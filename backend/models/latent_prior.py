@@ -21,7 +21,7 @@ from backend.diffusion.camera_label import camera_label
 from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.prior import Kind, PriorSpec
-from backend.diffusion.savings import Thrift, save_network, save_vae
+from backend.diffusion.savings import Savings, save_network, save_vae
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_indices
 from backend.errors import InputError, ModelError
@@ -70,28 +70,28 @@ class LatentPrior:
         self.name = self._model.path.name
         self.factor = self._model.factor
         self.channels = int(self._model.configs["vae"]["latent_channels"])
-        self._thrift = Thrift()
+        self._savings = Savings()
 
     @property
     def _shared(self) -> bool:
-        return self._thrift.share or self._phi_model is self._model
+        return self._savings.share or self._phi_model is self._model
 
     @cached_property
     def _network(self) -> Network:
         network = load_network(self._model, self._device)
-        save_network(self._thrift, network)
+        save_network(self._savings, network)
         return network
 
     @cached_property
     def _phi_network(self) -> Network:
         network = load_network(self._phi_model, self._device)
-        save_network(self._thrift, network)
+        save_network(self._savings, network)
         return network
 
     @cached_property
     def _vae(self) -> AutoencoderKL:
         vae = load_vae(self._model, self._device)
-        save_vae(self._thrift, vae)
+        save_vae(self._savings, vae)
         return vae
 
     def load(self) -> None:
@@ -103,27 +103,27 @@ class LatentPrior:
         for name in ("_network", "_phi_network", "_vae"):
             self.__dict__.pop(name, None)
 
-    def save_memory(self, thrift: Thrift) -> None:
+    def save_memory(self, savings: Savings) -> None:
         """Applies until the end of the run, and to a phi made from now on."""
-        self._thrift = thrift
+        self._savings = savings
         if self._shared:
             self.__dict__.pop("_phi_network", None)
         for name in ("_network", "_phi_network"):
             if name in self.__dict__:
-                save_network(thrift, self.__dict__[name])
+                save_network(savings, self.__dict__[name])
         if "_vae" in self.__dict__:
-            save_vae(thrift, self._vae)
+            save_vae(savings, self._vae)
 
     def take_notes(self) -> list[str]:
         """See Prior."""
         loaded = [self.__dict__[name] for name in ("_network", "_phi_network") if name in self.__dict__]
         return notes_of(loaded)
 
-    def footprint(self, size: int, thrift: Thrift) -> float:
+    def footprint(self, size: int, savings: Savings) -> float:
         """See Prior."""
-        phi_model = None if thrift.share or self._phi_model is self._model else self._phi_model
+        phi_model = None if savings.share or self._phi_model is self._model else self._phi_model
         fed, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
-        return footprint(self._model, phi_model, fed, network_dtype(self._device), thrift)
+        return footprint(self._model, phi_model, fed, network_dtype(self._device), savings)
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
@@ -161,7 +161,7 @@ class LatentPrior:
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
     ) -> Tensor:
         """D_p(z) [B,C,h,w], guided; see Prior."""
-        if self._network.told:
+        if self._network.takes_camera:
             text = conditioning.views.repeated(len(z)).seen_from(camera_label(camera.c2w))
         else:
             text = conditioning.views.rows(view_indices(camera, self.spec.views))
@@ -175,7 +175,7 @@ class LatentPrior:
         if not self._shared:
             network, text = self._phi_network, conditioning.phi
         phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
-        save_network(self._thrift, network)  # of the adapters' layers as well
+        save_network(self._savings, network)  # of the adapters' layers as well
         return phi
 
     def describe(self) -> dict[str, Any]:
@@ -272,7 +272,7 @@ def to_latent(vae: AutoencoderKL, image: Tensor, native: int, factor: int) -> Te
     if fed != (image.shape[1], image.shape[2]):
         pixels = nn.functional.interpolate(pixels, fed, mode="bilinear", align_corners=False)
     mode: Tensor = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
-    return mode.float() * vae.config.scaling_factor
+    return mode.float() * float(vae.config.scaling_factor)
 
 
 @torch.no_grad()

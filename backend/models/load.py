@@ -18,7 +18,7 @@ from backend.device import give_back_blocks
 from backend.diffusion.denoiser import Network
 from backend.diffusion.graphs import Graphs, wanted
 from backend.diffusion.joint_attention import join_frames
-from backend.diffusion.savings import Thrift
+from backend.diffusion.savings import Savings
 from backend.errors import ModelError
 from backend.models import mvdream
 from backend.models.model_folder import ModelFolder
@@ -43,10 +43,10 @@ def load_network(model: ModelFolder, device: torch.device) -> Network:
     else:
         unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
     assert isinstance(unet, UNet2DConditionModel)
-    told, frames = model.spec.camera == "c2w", model.spec.frames
+    takes_camera, frames = model.spec.camera == "c2w", model.spec.frames
     if frames > 1:
         join_frames(unet, frames)
-    return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None, told, frames)
+    return Network(unet, model.prediction, dtype, Graphs() if wanted(device) else None, takes_camera, frames)
 
 
 def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
@@ -155,7 +155,7 @@ VAE_WIDTH = 128  # likewise
 
 
 def footprint(
-    model: ModelFolder, phi: ModelFolder | None, side: int, dtype: torch.dtype, thrift: Thrift
+    model: ModelFolder, phi: ModelFolder | None, side: int, dtype: torch.dtype, savings: Savings
 ) -> float:
     """GB for the networks of `model` and of D_phi's own model, fed with images of `side` pixels a side."""
     bytes_each = dtype.itemsize
@@ -163,13 +163,13 @@ def footprint(
     if phi is not None:
         weights += parameters(phi, "unet") * bytes_each
     kind = "refiner" if "text_encoder_2" in model.configs else "sd"
-    rung = thrift.checkpoint_encode + thrift.checkpoint_fit
-    width = max(
+    rung = savings.checkpoint_encode + savings.checkpoint_fit
+    width: float = max(
         model.configs["unet"]["block_out_channels"][0] / WIDTH[kind],
         model.configs["vae"]["block_out_channels"][0] / VAE_WIDTH,
     )
     passes = COUNTED[kind, dtype][rung]
-    if thrift.graphs:
+    if savings.graphs:
         passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
     return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.spec.frames
 

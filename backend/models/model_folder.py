@@ -5,7 +5,6 @@ Only safetensors and JSON / text are opened. A folder that offers pickles instea
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -20,7 +19,7 @@ from backend.errors import ModelError
 from backend.models import mvdream
 from backend.models.fit import OTHERS, check_distilled, check_fit, check_plain, check_scheduler
 from backend.models.prior_spec import make_spec
-from backend.weights.layout import COMPONENTS, WEIGHT_STEMS, config_file
+from backend.weights.layout import COMPONENTS, WEIGHT_STEMS, config_file, read_json
 from backend.weights.tokens import check_tokenizer
 
 A_FOLDER = "Give the path of a folder in diffusers' layout, the one that holds model_index.json."
@@ -99,7 +98,7 @@ def _open_folder(path: Path) -> ModelFolder:
         )
     stated, rings = path / "dreamflow.json", pipeline == mvdream.PIPELINE
     usual = mvdream.STATED if rings else {}
-    spec = make_spec(usual | (read_json(stated) if stated.is_file() else {}), 0, stated)
+    spec = make_spec(usual | (read_json(stated) if stated.is_file() else {}), stated)
     configs, weights = {}, {}
     components = COMPONENTS[pipeline]
     if rings and isinstance(index.get(mvdream.CAMERA), list):
@@ -135,19 +134,6 @@ def _open_folder(path: Path) -> ModelFolder:
 def latent_factor(configs: dict[str, dict[str, Any]]) -> int:
     """Image pixels per latent pixel along a side: the VAE halves between its blocks."""
     return int(2 ** (len(configs["vae"]["block_out_channels"]) - 1))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model's folder; ModelError where it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing.", "Copy the model again, whole.") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}).", "Copy the model again.") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object.", "Copy the model again.")
-    return value
 
 
 def find_weights(folder: Path, stem: str) -> tuple[Path, ...]:

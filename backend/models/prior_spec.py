@@ -14,12 +14,12 @@ CAMERAS = ("words", "c2w")
 MOST_FRAMES = 8
 
 
-def make_spec(stated: dict[str, Any], native_size: int, path: Path) -> PriorSpec:
-    """The spec in the JSON object that `path` holds, where it leaves `native_size` out, this one.
+def make_spec(stated: dict[str, Any], path: Path) -> PriorSpec:
+    """The spec in the JSON object that `path` holds; where it leaves `native_size` out, 0.
 
     Lists become tuples; ModelError for an unknown field or a value of the wrong type.
     """
-    values = {"native_size": native_size} | {name: _tuples(value) for name, value in stated.items()}
+    values = {"native_size": 0} | {name: _tuples(value) for name, value in stated.items()}
     try:
         if "poses" in values:
             values["poses"] = PoseRange(**values["poses"])

@@ -17,13 +17,13 @@ import torch
 from torch import Generator, Tensor
 
 from backend.diffusion.prior import Backgrounds, Kind, PriorSpec
-from backend.diffusion.savings import Thrift
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS, view_words
 from backend.errors import InputError
 from backend.objects.grammar import describe, parse_object
 from backend.objects.shapes import Shape, build
-from backend.objects.sphere_trace import GBuffer, Views, coarser, gbuffer, render, shade
+from backend.objects.sphere_trace import GBuffer, coarser, gbuffer, shade
 from backend.scene.camera import Camera, orbit
 
 COUNT = 176  # cameras in the list
@@ -132,11 +132,11 @@ class ExactPrior:
             )
         parse_object(prompt)
 
-    def footprint(self, size: int, thrift: Thrift) -> float:
+    def footprint(self, size: int, savings: Savings) -> float:
         """See Prior: its images, traced at several times the size."""
         return 0.5
 
-    def save_memory(self, thrift: Thrift) -> None:
+    def save_memory(self, savings: Savings) -> None:
         """It has no networks."""
 
     def take_notes(self) -> list[str]:
@@ -274,21 +274,3 @@ def make_bank(buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind:
         if word in words
     }
     return Bank(torch.cat(coloured), torch.cat(clear), torch.cat(squares), backgrounds, rows, size)
-
-
-def held_out_cameras(count: int, seed: int, height: int, width: int) -> Camera:
-    """Random cameras over the list's ranges up to ELEVATION[1], for judging: they are not in the list."""
-    u = torch.rand(3, count, generator=torch.Generator().manual_seed(seed))
-    return orbit(
-        360 * u[0] - 180,
-        ELEVATION[0] + (ELEVATION[1] - ELEVATION[0]) * u[1],
-        DISTANCE[0] + (DISTANCE[1] - DISTANCE[0]) * u[2],
-        torch.full((count,), FOV),
-        height,
-        width,
-    )
-
-
-def truth(prompt: str, camera: Camera) -> Views:
-    """The true object that the prompt names, seen by the cameras. Raises InputError."""
-    return render(build(parse_object(prompt)), camera)

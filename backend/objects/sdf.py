@@ -128,10 +128,8 @@ def lathe(profile: Sequence[tuple[float, float]], rounding: float = 0.0) -> Fiel
     return field
 
 
-def extrude(
-    outline: Sequence[tuple[float, float]], half: float, axis: str, at: float = 0.0, rounding: float = 0.0
-) -> Field:
-    """An outline drawn across `axis` - (y,z), (x,z) or (x,y) - and pulled to both sides of `at`.
+def extrude(outline: Sequence[tuple[float, float]], half: float, axis: str, rounding: float = 0.0) -> Field:
+    """An outline drawn across `axis` - (y,z), (x,z) or (x,y) - and pulled to both sides of the origin.
 
     `rounding` is added outside the outline and the ends.
     """
@@ -139,7 +137,7 @@ def extrude(
 
     def field(p: Point) -> Tensor:
         across = _polygon(outline, p[i], p[j], open_at_axis=False)
-        return _boxed(across, (p[k] - at).abs() - half) - rounding
+        return _boxed(across, p[k].abs() - half) - rounding
 
     return field
 

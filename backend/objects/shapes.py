@@ -1,4 +1,4 @@
-"""Objects: `build` turns a description into a Shape of coloured parts, `true_mesh` into triangles.
+"""Objects: `build` turns a description into a Shape of coloured parts.
 
 The kinds themselves are in kinds_plain.py, kinds_built.py and kinds_living.py. Every object faces -Y,
 stands upright along z, and touches the ball of radius 0.5 round the origin from inside.
@@ -16,8 +16,6 @@ from torch import Tensor
 from backend.errors import InputError
 from backend.objects import kinds_built, kinds_living, kinds_plain
 from backend.objects.kinds import COLOURS, NATURAL, Kind
-from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
-from backend.scene.mesh import Mesh
 
 CHUNK = 32768  # points at a time, so that a field's intermediate values stay in the processor's cache
 RADIUS = 0.49  # of the ball that `build` fits every object into, metres
@@ -138,10 +136,3 @@ def _fit(kind: str) -> tuple[tuple[float, float, float], float]:
     x, y, z = (round(float(c), 2) + 0.0 for c in centre)  # + 0.0: no -0
     radius = float((points - torch.tensor([x, y, z])).norm(dim=1).max()) + 1.5 / cells / 2
     return (x, y, z), RADIUS / radius
-
-
-def true_mesh(shape: Shape, cells: int) -> Mesh:
-    """The surface on a tetrahedral grid of `cells` a side, outward winding; for measuring."""
-    corner = torch.tensor([0.52, 0.52, 0.52])
-    grid = tetrahedral_grid(cells, -corner, corner)
-    return marching_tetrahedra(grid.vertices, -shape.sdf(grid.vertices), grid)

@@ -33,7 +33,7 @@ class Delivered:
 
 
 TURNTABLE_VIEWS = 36
-STEPS = 5  # of `finishing`: mesh, charts, texture, files, pictures
+STEPS = 5  # of `deliver_generated`: mesh, charts, texture, files, pictures
 
 
 def never() -> bool:
@@ -72,25 +72,7 @@ def textured(
     return mesh, albedo, figures
 
 
-def finish(
-    scene: Scene,
-    settings: Delivery,
-    folder: Path,
-    job: Job,
-    curves: dict[str, dict[str, Tensor]],
-    sheets: dict[str, Tensor],
-) -> Delivered:
-    """Write everything that a job delivers. Raises DiskError."""
-    work = finishing(scene, settings, folder, job, curves, sheets)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            delivered: Delivered = end.value
-            return delivered
-
-
-def finishing(
+def deliver_generated(
     scene: Scene,
     settings: Delivery,
     folder: Path,
@@ -99,7 +81,7 @@ def finishing(
     sheets: dict[str, Tensor],
     cancelled: Callable[[], bool] = never,
 ) -> Generator[int, None, Delivered]:
-    """`finish` step by step: yields how many of the STEPS are done.
+    """Write everything that a job delivers, step by step: yields how many of the STEPS are done. Raises DiskError.
 
     cancelled   looked at while the charts are made, which may take a minute
     """

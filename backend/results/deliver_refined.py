@@ -51,7 +51,7 @@ class Refined:
     figures: dict[str, float]
 
 
-def finishing(
+def deliver_refined(
     refined: Refined, scene: Scene, curves: dict[str, dict[str, Tensor]], views: dict[str, Tensor]
 ) -> Generator[int, None, Delivered]:
     """Step by step: yields how many of the STEPS are done. Raises DiskError.

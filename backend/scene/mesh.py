@@ -55,12 +55,6 @@ def vertex_normals(mesh: Mesh) -> Tensor:
     return torch.nn.functional.normalize(normals, dim=-1)
 
 
-def signed_volume(mesh: Mesh) -> float:
-    """Cubic metres; positive where faces wind counter-clockwise seen from outside."""
-    a, b, c = mesh.v_pos.detach().double()[mesh.t_pos_idx].unbind(1)
-    return float((a * torch.linalg.cross(b, c)).sum() / 6)
-
-
 def is_closed(mesh: Mesh) -> bool:
     """Every edge has exactly two faces, running in opposite directions."""
     t = mesh.t_pos_idx

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim import AdamW, Optimizer
 
-from backend.config import Walk
+from backend.config import StageSchedule
 
 
 def adamw(groups: list[tuple[Any, float]], weight_decay: float = 0.01) -> AdamW:
@@ -20,9 +20,9 @@ def adamw(groups: list[tuple[Any, float]], weight_decay: float = 0.01) -> AdamW:
     )
 
 
-def decay(optimizer: Optimizer, walk: Walk, iteration: int) -> None:
+def decay(optimizer: Optimizer, schedule: StageSchedule, iteration: int) -> None:
     """Set the learning rates for an iteration: constant, then linearly down to a tenth."""
-    done = iteration / walk.iterations
-    late = max(0.0, done - walk.decay_from) / max(1e-9, 1 - walk.decay_from)
+    done = iteration / schedule.iterations
+    late = max(0.0, done - schedule.decay_from) / max(1e-9, 1 - schedule.decay_from)
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * (1 - 0.9 * late)

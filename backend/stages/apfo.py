@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from backend.diffusion.schedule import NoiseLevel
 from backend.scene.camera import Camera, RenderOutput
 from backend.stages.numerics import gradient_norm, require_finite
-from backend.stages.spaces import TargetSpace
+from backend.stages.update import TargetSpace
 
 
 class Denoiser(Protocol):

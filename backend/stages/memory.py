@@ -18,11 +18,11 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
-from backend.config import NerfStage, Preset, Walk
+from backend.config import NerfStage, Preset, StageSchedule
 from backend.device import card_limit_gb
 from backend.diffusion.graphs import wanted
 from backend.diffusion.prior import Prior
-from backend.diffusion.savings import THRIFTS, Thrift
+from backend.diffusion.savings import SAVINGS, Savings
 from backend.errors import OutOfMemory, is_out_of_memory
 from backend.kernels.hashgrid import GridLayout
 
@@ -40,7 +40,7 @@ def capacity_gb(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return card_limit_gb(device)
-    return psutil.virtual_memory().total / 1e9
+    return float(psutil.virtual_memory().total) / 1e9
 
 
 def peak_gb(device: torch.device) -> float:
@@ -55,24 +55,24 @@ def peak_gb(device: torch.device) -> float:
     return float(getattr(held, "peak_wset", held.rss)) / 1e9  # Windows; elsewhere what it holds now
 
 
-def thrift_of(rung: int, graphs: bool) -> Thrift:
+def savings_of(rung: int, graphs: bool) -> Savings:
     """What a prior is asked to save on this rung, with CUDA graphs or without."""
-    return replace(THRIFTS[rung][1], graphs=graphs)
+    return replace(SAVINGS[rung][1], graphs=graphs)
 
 
 def needed_gb(name: str, preset: Preset, prior: Prior, rung: int, graphs: bool = False) -> float:
     """An estimate of a stage's peak."""
-    walk: Walk = getattr(preset, name)
-    return prior.footprint(walk.size, thrift_of(rung, graphs)) + _scene_gb(
-        walk, preset.nerf, prior.spec.frames
+    schedule: StageSchedule = getattr(preset, name)
+    return prior.footprint(schedule.size, savings_of(rung, graphs)) + _scene_gb(
+        schedule, preset.nerf, prior.spec.frames
     )
 
 
-def _scene_gb(walk: Walk, nerf: NerfStage, frames: int) -> float:
+def _scene_gb(schedule: StageSchedule, nerf: NerfStage, frames: int) -> float:
     """The field with its gradient and AdamW's moments, and the activations of a ring's renders."""
     layout = GridLayout(nerf.grid_levels, nerf.grid_features, nerf.grid_log2_size, finest=nerf.grid_finest)
     field = layout.entries * layout.features * 4 * 4
-    render = nerf.budget * SAMPLE if isinstance(walk, NerfStage) else walk.size**2 * PIXEL
+    render = nerf.budget * SAMPLE if isinstance(schedule, NerfStage) else schedule.size**2 * PIXEL
     return (field + render * frames) / 1e9
 
 
@@ -80,7 +80,7 @@ def _scene_gb(walk: Walk, nerf: NerfStage, frames: int) -> float:
 class Plan:
     """How a run begins."""
 
-    rung: int  # of THRIFTS
+    rung: int  # of SAVINGS
     needed: dict[str, float]  # GB by stage, estimated
     capacity: float  # GB
     graphs: bool = False  # CUDA graphs, where there is room for them on this rung; `needed` counts them then
@@ -106,7 +106,7 @@ class Plan:
 
 def words_of(rung: int) -> list[str]:
     """What is done on this rung."""
-    return [words for words, _ in THRIFTS[1 : rung + 1]]
+    return [words for words, _ in SAVINGS[1 : rung + 1]]
 
 
 def make_plan(
@@ -126,7 +126,7 @@ def make_plan(
         return Plan(rung, needed, capacity, graphs)
 
     plans = []
-    for rung in range(at_least, len(THRIFTS)):
+    for rung in range(min(at_least, len(SAVINGS) - 1), len(SAVINGS)):
         plans.append(plan_of(rung, graphs=False))
         if plans[-1].fits:
             captured = plan_of(rung, graphs=wanted(device))
@@ -136,7 +136,7 @@ def make_plan(
 
 
 class MemorySavings:
-    """Which of the THRIFTS a run uses now; its priors are told of every change."""
+    """Which of the SAVINGS a run uses now; its priors are told of every change."""
 
     def __init__(
         self, preset: Preset, prior: Prior, refiner: Prior | None, rung: int = 0, graphs: bool = False
@@ -149,14 +149,14 @@ class MemorySavings:
     def step_down(self, stage: str, iteration: int, error: BaseException, device: torch.device) -> str:
         """Save more; the sentence for the user. Raises OutOfMemory from `error` where nothing more can be saved."""
         prior = self._refiner if self._refiner is not None and stage == "refine" else self._prior
-        needed = [needed_gb(stage, self._preset, prior, rung) for rung in range(len(THRIFTS))]
+        needed = [needed_gb(stage, self._preset, prior, rung) for rung in range(len(SAVINGS))]
         networks = needed[0] != needed[-1]  # without them nothing can be saved
         happened = f"Out of memory in stage {stage}, iteration {iteration}."
         if networks and self.graphs:
             self.graphs = False
             self._apply()
             return f"{happened} It is resumed without CUDA graphs."
-        if self.rung == len(THRIFTS) - 1 or not networks:
+        if self.rung == len(SAVINGS) - 1 or not networks:
             raise OutOfMemory(
                 f"Stage {stage} ran out of memory in iteration {iteration}, with all savings in use:"
                 f" {capacity_gb(device):.1f} GB are there.",
@@ -164,7 +164,7 @@ class MemorySavings:
             ) from error
         self.rung += 1
         self._apply()
-        return f"{happened} It is resumed with less: {THRIFTS[self.rung][0]}."
+        return f"{happened} It is resumed with less: {SAVINGS[self.rung][0]}."
 
     def retry_without_networks(self, work: Callable[[], T], what: str, todo: str) -> T:
         """Run `work`, which needs no networks; on out-of-memory, release them all and try once more.
@@ -196,7 +196,7 @@ class MemorySavings:
     def _apply(self) -> None:
         for prior in (self._prior, self._refiner):
             if prior is not None:
-                prior.save_memory(thrift_of(self.rung, self.graphs))
+                prior.save_memory(savings_of(self.rung, self.graphs))
 
 
 def release_networks(*priors: Prior | None) -> None:
@@ -227,12 +227,12 @@ def as_out_of_memory(what: str, todo: str) -> Iterator[None]:
 
 def what_to_change(stage: str, preset: Preset, prior: Prior) -> str:
     """The setting that makes a stage smaller."""
-    walk: Walk = getattr(preset, stage)
-    if isinstance(walk, NerfStage):
-        return f"Lower nerf.budget: --set nerf.budget={walk.budget // 2}"
-    smaller, last = max(8, walk.size // 16 * 8), THRIFTS[-1][1]
-    networks = prior.footprint(walk.size, THRIFTS[0][1]) != prior.footprint(walk.size, last)
-    if not networks or prior.footprint(smaller, last) < prior.footprint(walk.size, last):
+    schedule: StageSchedule = getattr(preset, stage)
+    if isinstance(schedule, NerfStage):
+        return f"Lower nerf.budget: --set nerf.budget={schedule.budget // 2}"
+    smaller, last = max(8, schedule.size // 16 * 8), SAVINGS[-1][1]
+    networks = prior.footprint(schedule.size, SAVINGS[0][1]) != prior.footprint(schedule.size, last)
+    if not networks or prior.footprint(smaller, last) < prior.footprint(schedule.size, last):
         return f"Lower {stage}.size: --set {stage}.size={smaller}"
     if stage == "refine":  # the refiner enlarges what is smaller than it was trained at
         return "Leave the stage out: --stages nerf,geometry,texture"

@@ -20,7 +20,7 @@ from random import Random
 
 from torch import Generator, Tensor
 
-from backend.config import Walk
+from backend.config import StageSchedule
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera
@@ -30,7 +30,7 @@ LOWEST, HIGHEST = 20.0, 980.0  # timesteps that random methods draw from: 0.02 t
 CENTRE, WIDTH = 500.0, 125.0  # of DreamTime's prior weight over timesteps
 
 
-def walk(stage: Walk, seed: int) -> tuple[list[NoiseLevel], int]:
+def walk(stage: StageSchedule, seed: int) -> tuple[list[NoiseLevel], int]:
     """The levels of a stage, and the views at each: one where the method draws a level for every update."""
     shared = stage.method in ("apfo", "sdedit")
     count, views = (stage.levels, stage.views) if shared else (stage.iterations, 1)

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
-from backend.config import UNLEARNT, GeometryStage, NerfStage, TextureStage, Walk
+from backend.config import UNLEARNT, GeometryStage, NerfStage, StageSchedule, TextureStage
 from backend.diffusion.prior import Phi, Prior
 from backend.draws import draw_on_host
 from backend.errors import SceneError
@@ -31,7 +31,7 @@ from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
 from backend.stages.methods import FittedAnywhere, walk
 from backend.stages.normal_views import NormalsSometimes, PhiOfColours
-from backend.stages.spaces import LatentSpace, PictureSpace
+from backend.stages.update import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
 LOOK_UNTIL = 200  # iterations in which that is looked for
@@ -42,7 +42,7 @@ class Stage:
     """One stage, ready to run; everything that changes is reachable for a checkpoint."""
 
     name: str
-    schedule: Walk
+    schedule: StageSchedule
     optimizer: Optimizer
     phi: Phi | None
     generator: Generator  # all that the stage draws comes from it
@@ -159,7 +159,7 @@ def _fitted(phi: Phi | None, settings: NerfStage | TextureStage) -> FittedDenois
 
 def _stage(
     name: str,
-    schedule: Walk,
+    schedule: StageSchedule,
     g: Guide | NormalsSometimes,
     phi: Phi | None,
     render: Callable[[Camera], RenderOutput],

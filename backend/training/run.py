@@ -66,18 +66,11 @@ class Run:
                 mean = self.average.setdefault(key, value.detach().clone())
                 mean.lerp_(value.detach(), 1 - decay)
 
-    def put_average(self) -> dict[str, Tensor]:
-        """Put the average into the networks; what was there before, for `put_back`."""
+    def put_average(self) -> None:
+        """Put the average into the networks."""
         with torch.no_grad():
-            before = {key: value.detach().clone() for key, value in self.parameters().items()}
             for key, value in self.parameters().items():
                 value.copy_(self.average[key])
-        return before
-
-    def put_back(self, before: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for key, value in self.parameters().items():
-                value.copy_(before[key])
 
     def save(self) -> None:
         """Everything that going on needs, both files whole or not there."""

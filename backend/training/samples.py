@@ -11,16 +11,42 @@ from torch.nn import functional
 
 from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import noise_levels
-from backend.diffusion.view_words import VIEWS
+from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.objects.kinds import COLOURS
 from backend.objects.shapes import Description
-from backend.training.dataset import Album, draw, held_out
-from backend.training.judge import sample, view_cameras
+from backend.scene.camera import Camera, orbit
+from backend.training.dataset import POSES, Album, draw, held_out
 
+STEPS = 30  # of a sample, from noise
 SIDE = 64  # pixels of the base model's pictures
 FROM, LEVELS = 0.3, 15  # the paper's t for the refiner, and steps from there
 REFINED = 8  # pictures on the refiner's sheet
 BLURRED = 4  # times smaller, and back
+
+
+def view_cameras(words: list[str], size: int) -> Camera:
+    """One camera a word of VIEWS or COMPASS, in the middle of what the word means."""
+    turns = {word: 45.0 * i for i, word in enumerate(COMPASS)} | {"side": 90.0, "overhead": 0.0}
+    azimuth = torch.tensor([(turns[word] + 180) % 360 - 180 for word in words])
+    elevation = torch.tensor([75.0 if word == "overhead" else 20.0 for word in words])
+    distance = torch.full_like(azimuth, sum(POSES.distance) / 2)
+    return orbit(azimuth, elevation, distance, torch.full_like(azimuth, POSES.fov[0]), size, size)
+
+
+@torch.no_grad()
+def sample(
+    prior: Prior, prompt: str, words: list[str], guidance_scale: float, generator: Generator, size: int
+) -> Tensor:
+    """[N,size,size,3]: pictures of the prompt, one a view word, by STEPS Euler steps of the probability flow."""
+    conditioning = prior.prepare(prompt, "", "colour", size)
+    camera = view_cameras(words, size)
+    levels = noise_levels(1.0, 0.0, STEPS)
+    side = size // prior.factor
+    z = levels[0].sigma * torch.randn(len(words), prior.channels, side, side, generator=generator)
+    for level in levels:
+        denoised = prior.denoise(z, level, camera, conditioning, guidance_scale)
+        z = z + level.kappa * (denoised - z)
+    return prior.decode(z)
 
 
 def prompts(kinds: tuple[str, ...] | list[str]) -> list[str]:

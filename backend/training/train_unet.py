@@ -48,14 +48,14 @@ class Ring:
     generator: Generator
     latents: list[Tensor] = field(default_factory=list)
     shown: list[Description] = field(default_factory=list)
-    told: list[tuple[float, ...]] = field(default_factory=list)  # height, width, top, left, score
+    time_ids: list[tuple[float, ...]] = field(default_factory=list)  # height, width, top, left, score
     worse: list[Tensor] = field(default_factory=list)  # latents of the damaged pictures, for the refiner
     next: int = 0
 
     @torch.no_grad()
     def add(self, count: int) -> None:
         """Draw and encode `count` new pictures; when the ring is full, they replace the oldest."""
-        images, damaged, described, told = [], [], [], []
+        images, damaged, described, time_ids = [], [], [], []
         for _ in range(count):
             picture = draw(self.albums, self.generator)
             image, size, score = picture.image, picture.image.shape[-1], GOOD
@@ -74,29 +74,29 @@ class Ring:
                 )
             images.append(image)
             described.append(picture.description)
-            told.append((size, size, top, left, score))
+            time_ids.append((size, size, top, left, score))
         device = next(self.vae.parameters()).device
         pixels = torch.stack(images + damaged).to(device) * 2 - 1
         new = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
         clean, worse = new[:count], new[count:] if self.crops else new
-        for latent, bad, one, ids in zip(clean, worse, described, told, strict=True):
+        for latent, bad, one, ids in zip(clean, worse, described, time_ids, strict=True):
             if len(self.latents) < self.room:
                 self.latents.append(latent)
                 self.worse.append(bad)
                 self.shown.append(one)
-                self.told.append(ids)
+                self.time_ids.append(ids)
             else:
                 self.latents[self.next], self.worse[self.next] = latent, bad
-                self.shown[self.next], self.told[self.next] = one, ids
+                self.shown[self.next], self.time_ids[self.next] = one, ids
                 self.next = (self.next + 1) % self.room
 
     def take(self, count: int) -> tuple[Tensor, Tensor, list[str], Tensor]:
-        """Latents [count,C,h,w], of the damaged pictures too, captions, and what SDXL's refiner is told [count,5]."""
+        """Latents [count,C,h,w], of the damaged pictures too, captions, and the refiner's time ids [count,5]."""
         rows = torch.randint(len(self.latents), (count,), generator=self.generator).tolist()
         captions = [caption(self.shown[row], self.generator) for row in rows]
-        told = torch.tensor([self.told[row] for row in rows])
+        time_ids = torch.tensor([self.time_ids[row] for row in rows])
         clean, worse = (torch.stack([kept[row] for row in rows]) for kept in (self.latents, self.worse))
-        return clean, worse, captions, told
+        return clean, worse, captions, time_ids
 
 
 class Sentences:
@@ -124,20 +124,20 @@ def loss_of(
     tokens: Tensor,
     x: Tensor,
     y: Tensor,
-    told: Tensor | None,
+    time_ids: Tensor | None,
     generator: Generator,
 ) -> Tensor:
     """Weighted mean squared error of v = sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x at a random timestep a picture.
 
     x, y: latents [B,C,h,w] of clean pictures and, for the refiner, of the same ones damaged.
-    told: the refiner's sizes and score [B,5]; None for the base model. The generator lives on the CPU.
+    time_ids: the refiner's sizes and score [B,5]; None for the base model. The generator lives on the CPU.
     """
     sigmas = sigma_table().float().to(x.device)
-    limit = 1000 if told is None else REFINER_FROM
+    limit = 1000 if time_ids is None else REFINER_FROM
     t = torch.randint(limit, (len(x),), generator=generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x.device)
     weight = torch.ones(len(x), device=x.device)
-    if told is not None:
+    if time_ids is not None:
         share = torch.rand(len(x), generator=generator).to(x.device)
         least = t.clamp(min=BEGUN)
         begun = least + (share * (limit - least)).long()
@@ -147,12 +147,12 @@ def loss_of(
     sigma = sigmas[t][:, None, None, None]
     signal = (1 + sigma**2).rsqrt()
     with precision(x.device):
-        output = encoder(tokens.to(x.device), output_hidden_states=told is not None)
-        if told is None:
+        output = encoder(tokens.to(x.device), output_hidden_states=time_ids is not None)
+        if time_ids is None:
             hidden, added = output.last_hidden_state, None
         else:
             hidden = output.hidden_states[-2]
-            added = {"text_embeds": output.text_embeds, "time_ids": told.to(x.device)}
+            added = {"text_embeds": output.text_embeds, "time_ids": time_ids.to(x.device)}
         noisy = signal * (x + sigma * noise)
         v = unet(noisy, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample.float()
     error = (v - signal * (noise - sigma * x)).square().mean((1, 2, 3))
@@ -181,9 +181,9 @@ def train(
         ring, count = rings[step % len(rings)]
         ring.add(max(1, round(count * FRESH_SHARE)))
         set_rate(run.optimizer, RATES[run.name], WARMUP, run.seen / planned)
-        x, y, captions, told = ring.take(count)
+        x, y, captions, time_ids = ring.take(count)
         loss = loss_of(
-            unet, encoder, sentences(captions), x, y, told if run.name == "refiner" else None, generator
+            unet, encoder, sentences(captions), x, y, time_ids if run.name == "refiner" else None, generator
         )
         run.optimizer.zero_grad(set_to_none=True)
         loss.backward()

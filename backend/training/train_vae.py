@@ -80,13 +80,6 @@ def freeze(run: Run, vae: AutoencoderKL) -> None:
 
 
 @torch.no_grad()
-def psnr(vae: AutoencoderKL, image: Tensor) -> Tensor:
-    """[B] dB of decode(encode(image)) for images [B,3,H,W] in [0,1]."""
-    result = vae.decode(vae.encode(image * 2 - 1).latent_dist.mode()).sample.clamp(-1, 1) / 2 + 0.5
-    return -10 * (result - image).square().mean((1, 2, 3)).clamp(min=1e-9).log10()
-
-
-@torch.no_grad()
 def latent_scale(vae: AutoencoderKL, image: Tensor) -> float:
     """The scaling_factor: 1 / standard deviation of the latents of clean pictures [B,3,H,W]."""
     return 1 / float(vae.encode(image * 2 - 1).latent_dist.mode().std())

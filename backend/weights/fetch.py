@@ -314,6 +314,9 @@ def _fetch_rest(plan: Plan, file: RemoteFile, before: int) -> Generator[Progress
         ) from error
     finally:
         part.close()
+        if not _length(path):  # nothing has come
+            with _disk(path):
+                path.unlink(missing_ok=True)
     if _length(path) < file.size:
         raise Passing("the connection was cut")  # where no length is stated, nothing tells an end from a cut
 

@@ -6,6 +6,12 @@ them. Nothing heavy is imported: `models` lists without torch.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+from backend.errors import ModelError
+
 COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components that we use, and their classes
     "StableDiffusionPipeline": {
         "unet": "UNet2DConditionModel",
@@ -76,3 +82,16 @@ def weight_stems(pipeline: str) -> tuple[str, ...]:
     return tuple(
         f"{name}/{WEIGHT_STEMS[name]}" for name in sorted(COMPONENTS[pipeline]) if name in WEIGHT_STEMS
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a model's folder; ModelError where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is missing.", "Copy the model again, whole.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} cannot be read ({error}).", "Copy the model again.") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object.", "Copy the model again.")
+    return value

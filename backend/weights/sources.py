@@ -27,7 +27,7 @@ from platformdirs import user_config_path
 
 from backend.errors import InputError, ModelError
 from backend.files import write_text
-from backend.weights.layout import optional_files, text_files, weight_stems
+from backend.weights.layout import optional_files, read_json, text_files, weight_stems
 from backend.weights.tokens import check_tokenizer
 
 RECORD = "fetched.json"  # written last, so a folder that has it was whole once
@@ -269,11 +269,9 @@ def tokenizer_problem(model: Model, folder: Path) -> str:
     (tokenizer,) = (name.split("/")[0] for name in model.files if name.endswith("tokenizer_config.json"))
     config = folder / tokenizer.replace("tokenizer", "text_encoder") / "config.json"
     try:
-        check_tokenizer(folder / tokenizer, json.loads(config.read_text("utf-8")))
+        check_tokenizer(folder / tokenizer, read_json(config))
     except ModelError as error:
         return error.message.rstrip(".")
-    except (OSError, ValueError, AttributeError) as error:
-        return f"{config} cannot be read ({error})"
     return ""
 
 

@@ -8,12 +8,11 @@ and SDXL's second encoder, activation gelu) takes id 0, "!" (Stability-AI/stable
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from backend.errors import ModelError
-from backend.weights.layout import VOCABULARY
+from backend.weights.layout import VOCABULARY, read_json
 
 END = "<|endoftext|>"
 FILLERS = {"gelu": "!", "quick_gelu": END}
@@ -53,10 +52,10 @@ def expected_filler(text_config: dict[str, Any]) -> str | None:
 def filler(folder: Path) -> str:
     """The pad token of a tokenizer's folder: special_tokens_map.json wins over tokenizer_config.json, unless the
     latter lists added tokens, as transformers has written it since 2023. ModelError for a damaged file."""
-    config = _read(folder / "tokenizer_config.json")
+    config = read_json(folder / "tokenizer_config.json")
     extra = folder / "special_tokens_map.json"
     if "added_tokens_decoder" not in config and extra.is_file():
-        config = config | _read(extra)
+        config = config | read_json(extra)
     token = config.get("pad_token", END)
     return str(token.get("content") if isinstance(token, dict) else token)
 
@@ -66,7 +65,7 @@ def check_vocabulary(folder: Path) -> None:
     with an error of no class of its own. Takes a tenth of a second, so it is not part of opening a folder."""
     if (folder / "tokenizer.json").is_file():
         return  # read instead of both
-    vocabulary = _read(folder / "vocab.json")
+    vocabulary = read_json(folder / "vocab.json")
     path = folder / "merges.txt"
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -81,13 +80,3 @@ def check_vocabulary(folder: Path) -> None:
                 f"{path}, line {number}: {line[:40]!r} does not join two tokens of vocab.json to a third.",
                 "Copy the model again.",
             )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read ({error}).", "Copy the model again.") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object.", "Copy the model again.")
-    return value

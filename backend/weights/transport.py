@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 import httpx2
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils import build_hf_headers, disable_progress_bars
+from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]
 from huggingface_hub.utils.logging import set_verbosity_error
 
 from backend import __version__
@@ -31,6 +31,7 @@ CHUNK = 1 << 18  # bytes: the most that a cut loses
 LOOK = 0.2  # seconds between two looks at a transfer
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts that bring nothing new
 LONGEST_PAUSE = 120.0  # seconds; a server that asks for more is told to the user instead
+NOT_GIVEN = (401, 403, 404, 410, 451)  # HTTP statuses of what is not there for this user
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another attempt
 
 
@@ -134,11 +135,13 @@ def _judged(response: httpx2.Response) -> None:
     status = response.status_code
     if status in PASSING:
         raise Passing(f"HTTP {status}", _seconds_asked(response))
-    if status >= 400:
+    if status in NOT_GIVEN:
         raise Refused(
             f"it is gone, private or gated (HTTP {status})",
             "Accept the model's terms on the hub, if it has any, and set HF_TOKEN, or name another source.",
         )
+    if status >= 400:
+        raise Refused(f"it is refused (HTTP {status})", "Try again later, or name another source.")
 
 
 def _seconds_asked(response: httpx2.Response) -> float:

@@ -76,9 +76,9 @@ class Store:
         """What was running when Blender or the machine died, the newest first."""
         return [entry for entry in self.history() if entry.state == "interrupted" and entry.can_resume]
 
-    def find(self, number: str) -> Entry | None:
+    def find(self, job_id: str) -> Entry | None:
         """The entry of this job's id."""
-        return next((entry for entry in self.entries() if entry.job.id == number), None)
+        return next((entry for entry in self.entries() if entry.job.id == job_id), None)
 
     # changing
 
@@ -107,21 +107,21 @@ class Store:
                 self._entries[self._entries.index(old)] = kept
         return kept
 
-    def move(self, number: str, by: int) -> None:
+    def move(self, job_id: str, by: int) -> None:
         """Earlier (-1) or later (1) in the queue; as far as it goes."""
         with self._changing():
             mine = [entry for entry in self._entries if entry.state == "waiting" and not self._others(entry)]
             places = [self._entries.index(entry) for entry in mine]
-            at = next((n for n, entry in enumerate(mine) if entry.job.id == number), None)
+            at = next((n for n, entry in enumerate(mine) if entry.job.id == job_id), None)
             if at is not None:
                 mine.insert(max(0, at + by), mine.pop(at))
                 for place, entry in zip(places, mine, strict=True):
                     self._entries[place] = entry
 
-    def remove(self, number: str) -> None:
+    def remove(self, job_id: str) -> None:
         """Forget a job; its folder stays. ValueError where another Blender is running it."""
         with self._changing():
-            old = next((entry for entry in self._entries if entry.job.id == number), None)
+            old = next((entry for entry in self._entries if entry.job.id == job_id), None)
             if old is not None and old.state == "running" and self._others(old):
                 raise ValueError(f"Another Blender is making “{old.job.prompt}”.")
             self._entries = [entry for entry in self._entries if entry is not old]

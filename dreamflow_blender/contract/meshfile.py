@@ -47,6 +47,7 @@ import tokenize
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,7 +171,7 @@ _OBJECT: dict[str, tuple[tuple[int, ...], type]] = {  # the shape of a row, and 
 def to_bytes(mesh: MeshArrays | SnapshotArrays | ObjectArrays) -> bytes:
     """The file's content."""
     buffer = io.BytesIO()
-    arrays: dict[str, np.ndarray] = {
+    arrays: dict[str, NDArray[Any]] = {
         f.name: getattr(mesh, f.name) for f in fields(mesh) if f.name != "images"
     }
     if isinstance(mesh, ObjectArrays):
@@ -215,7 +216,7 @@ _DAMAGED = (
 )  # what zipfile raises on damaged archives, and numpy on damaged headers, which it evaluates as literals  # fmt: skip
 
 
-def _read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:
+def _read_arrays(path: Path, names: list[str]) -> list[NDArray[Any]]:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             return [_read_array(archive, name) for name in names]
@@ -225,7 +226,7 @@ def _read_arrays(path: Path, names: list[str]) -> list[np.ndarray]:
         raise BadMeshFile(f"{path.name} is damaged or is not a mesh file: {error!r:.200}.") from error
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     """As it was stored: as many bytes as the file has, so nothing grows that is small in it."""
     entry = archive.getinfo(f"{name}.npy")
     if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:

@@ -63,9 +63,10 @@ from .job import MAX_STRENGTH as MAX_STRENGTH
 from .job import MIN_STRENGTH as MIN_STRENGTH
 from .job import PRESETS as PRESETS
 from .job import STAGES as STAGES
-from .job import Job
+from .job import Job as Job
 from .wire import MAX_LINE as MAX_LINE
-from .wire import BadMessage, Message, build, dump, expect, load
+from .wire import BadMessage as BadMessage
+from .wire import Message, build, dump, expect, load
 from .wire import clean_text as clean_text
 
 VERSION = 1

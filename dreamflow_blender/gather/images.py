@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.colour import to_srgb
+from .colour_spaces import is_linear, is_srgb
 from .material import CannotRefine
-from .spaces import is_linear, is_srgb
 
 MOST = 8192  # pixels a side
 

@@ -11,6 +11,7 @@ import bpy
 
 from ..backlog import work
 from ..backlog.entries import PLACE
+from ..client.background import Stop
 from ..contract import meshfile
 from ..contract import protocol as p
 from ..contract.jobfolder import JobFolder
@@ -134,7 +135,7 @@ def bake_now(obj: bpy.types.Object, frame: int) -> Baked | None:
     folder = bake_folder()
     try:
         bake.write_copy(obj, folder, frame, slots)
-        for _ in bake.bake(folder, bake.command(folder))(bake.Stop()):
+        for _ in bake.bake(folder, bake.command(folder))(Stop()):
             pass
         return bake.read(folder)
     finally:

@@ -120,7 +120,7 @@ def make(
         for fraction, line in packages.install_rest(installer, python, requirements, stop, log):
             yield _at("packages", fraction, line)
     except CommandFailed as error:
-        raise explained(error, log, sources.told(settings)) from error
+        raise explained(error, log, sources.as_text(settings)) from error
     yield _at("check", 0.0, "trying it")
     return packages.try_out(python, requirements, choice, setting, stop, log)
 
@@ -132,7 +132,8 @@ def _shown_as(
         try:
             next(lines)
         except StopIteration as end:
-            return end.value
+            value: T = end.value
+            return value
         yield _at(stage, fraction, line)
 
 
@@ -237,7 +238,8 @@ def shown(steps: Generator[Progress, None, T]) -> Generator[Progress, None, T]:
         try:
             step = next(steps)
         except StopIteration as end:
-            return end.value
+            value: T = end.value
+            return value
         if step.line != line:
             line, since = step.line, time.monotonic()
         waited = int(time.monotonic() - since)

@@ -1,8 +1,8 @@
-"""Where the user has told pip and uv to take packages from, and nothing else of what they have been told.
+"""Where the user's settings make pip and uv take packages from, and nothing else of those settings.
 
 A `target`, `prefix`, `user`, `require-hashes` or `constraint` that is meant for other work would put our packages
 elsewhere, or refuse them. So the pip that brings uv, and uv, read no file of the user's and get no PIP_* or UV_*
-variable but these: indexes, folders of wheels, proxies, certificates. Where they stand is told when something fails.
+variable but these: indexes, folders of wheels, proxies, certificates. Where they stand is said when something fails.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def read_pip(debug: str) -> list[Setting]:
             found[-1] = (rank, last._replace(value=f"{last.value} {line.strip()}".strip()))
     # a command's own section wins over [global] of any file, a variable over both
     found.sort(key=lambda one: (one[0][0] == RANKS.index("env_var"), one[0][1], one[0][0]))
-    told = {setting.name: setting for _, setting in found if setting.name in FOR_UV}
+    chosen = {setting.name: setting for _, setting in found if setting.name in FOR_UV}
     return [
-        setting for setting in told.values() if setting.value.lower() not in ("", "false", "0", "no", "off")
+        setting for setting in chosen.values() if setting.value.lower() not in ("", "false", "0", "no", "off")
     ]
 
 
@@ -111,13 +111,13 @@ def without_theirs(variables: dict[str, str]) -> dict[str, str]:
 
 def for_pip(settings: list[Setting]) -> dict[str, str]:
     """As pip's environment variables; no file is read."""
-    told = {f"PIP_{one.name.upper().replace('-', '_')}": one.value for one in settings}
-    return {"PIP_CONFIG_FILE": os.devnull, **told}
+    chosen = {f"PIP_{one.name.upper().replace('-', '_')}": one.value for one in settings}
+    return {"PIP_CONFIG_FILE": os.devnull, **chosen}
 
 
 def for_uv(settings: list[Setting]) -> dict[str, str]:
     """As uv's environment variables, but for those that the user has set."""
-    told = {}
+    chosen = {}
     for one in settings:
         name = FOR_UV[one.name]
         if name in os.environ or OLDER.get(name, name) in os.environ:
@@ -126,15 +126,15 @@ def for_uv(settings: list[Setting]) -> dict[str, str]:
         if one.name == "find-links":  # uv fails where pip passes over a folder that is gone
             words = [word for word in words if "://" in word or Path(word).exists()]
         if words:
-            told[name] = ("," if one.name == "find-links" else " ").join(words)
-    if "UV_INDEX" in told:  # pip takes the best version of all indexes, so uv shall do so too
-        told.setdefault("UV_INDEX_STRATEGY", os.environ.get("UV_INDEX_STRATEGY", "unsafe-best-match"))
-    if "UV_NO_INDEX" in told:
-        told["UV_NO_INDEX"] = "1"
-    return told
+            chosen[name] = ("," if one.name == "find-links" else " ").join(words)
+    if "UV_INDEX" in chosen:  # pip takes the best version of all indexes, so uv shall do so too
+        chosen.setdefault("UV_INDEX_STRATEGY", os.environ.get("UV_INDEX_STRATEGY", "unsafe-best-match"))
+    if "UV_NO_INDEX" in chosen:
+        chosen["UV_NO_INDEX"] = "1"
+    return chosen
 
 
-def told(settings: list[Setting]) -> str:
+def as_text(settings: list[Setting]) -> str:
     """ "index-url = https://mine/simple (/etc/pip.conf)" and so on; empty where nothing was said."""
     return ", ".join(_told(settings))
 

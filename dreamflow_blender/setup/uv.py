@@ -81,7 +81,7 @@ def bring(
         "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "automatic", "UV_PYTHON_INSTALL_DIR": str(tools / "python"),
         "UV_PYTHON_INSTALL_BIN": "0", "UV_PYTHON_INSTALL_REGISTRY": "0", "UV_SYSTEM_CERTS": "1",
     }  # fmt: skip
-    log.write(f"uv: {program}. From your settings: {sources.told(settings) or 'nothing'}.")
+    log.write(f"uv: {program}. From your settings: {sources.as_text(settings) or 'nothing'}.")
     return Uv(program, cache, {**base, **sources.for_uv(settings), **own})
 
 

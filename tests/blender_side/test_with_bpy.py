@@ -17,13 +17,20 @@ FILES = sorted((Path(__file__).parent / "with_bpy").glob("test_*.py"))
 PYTHON = os.environ.get("DREAMFLOW_BPY_PYTHON") or (
     sys.executable if importlib.util.find_spec("bpy") is not None else ""
 )
+MINUTES = (
+    "test_real_backend",
+    "test_refine_real",
+)  # whole jobs of the real backend: with one Blender, by .ci/blender
 SECONDS = 540  # a busy machine with two cores; it takes a tenth of that alone
 
 
 @pytest.mark.skipif(
     not PYTHON, reason="no bpy here: pip install bpy==4.5.15 (Python 3.11), or set DREAMFLOW_BPY_PYTHON"
 )
-@pytest.mark.parametrize("file", FILES, ids=[f.stem for f in FILES])
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, id=f.stem, marks=[pytest.mark.slow] if f.stem in MINUTES else []) for f in FILES],
+)
 def test_in_a_process_of_its_own(file, tmp_path):
     resources = tmp_path / "Blénder user"
     resources.mkdir()

@@ -6,7 +6,7 @@ import torch
 
 from backend.diffusion.view_words import COMPASS, VIEWS, view_words
 from backend.scene.camera import orbit
-from backend.training.judge import view_cameras
+from backend.training.samples import view_cameras
 
 
 def at(*azimuths: float, elevation: float = 10.0) -> list[str]:

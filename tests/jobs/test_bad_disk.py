@@ -92,8 +92,13 @@ def delivering(scene, monkeypatch):
     def run(job):
         yield Ready({}, ("cpu",), {}, 1)
         yield Started("deliver", 1)
-        made = delivery.finish(scene, settings, Path(job.folder), job, curves, {})
-        yield Finished(made.paths, {})
+        steps = delivery.deliver_generated(scene, settings, Path(job.folder), job, curves, {})
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                yield Finished(end.value.paths, {})
+                return
 
     return run
 

@@ -26,8 +26,9 @@ import resource, sys
 from pathlib import Path
 import torch
 from backend.config import STAGES
+from backend.diffusion.savings import SAVINGS
 from benchmarks.stages import Bench, steps
-bench = Bench("full", "cpu", Path(sys.argv[1]), rung=4)
+bench = Bench("full", "cpu", Path(sys.argv[1]), rung=len(SAVINGS) - 1)
 for name in STAGES:
     stage, _ = bench.stage(name)
     done = 0

@@ -12,7 +12,7 @@ import torch
 
 from backend.config import resolve
 from backend.diffusion import graphs
-from backend.diffusion.savings import Thrift
+from backend.diffusion.savings import Savings
 from backend.jobs import generate
 from backend.models.latent_prior import LatentPrior
 from backend.stages.checkpoint import load
@@ -86,14 +86,14 @@ def test_a_job_that_cannot_have_them_says_so_once(
 class Sized(Oracle):
     """Networks of 10 GB, 1 GB less a rung, and 0.5 GB for graphs."""
 
-    asked: Thrift
+    asked: Savings
 
-    def footprint(self, size: int, thrift: Thrift) -> float:
-        saved = thrift.checkpoint_encode + thrift.checkpoint_fit + thrift.slice_attention + thrift.share
-        return 10.0 - saved + 0.5 * thrift.graphs
+    def footprint(self, size: int, savings: Savings) -> float:
+        saved = savings.checkpoint_encode + savings.checkpoint_fit + savings.share
+        return 10.0 - saved + 0.5 * savings.graphs
 
-    def save_memory(self, thrift: Thrift) -> None:
-        self.asked = thrift
+    def save_memory(self, savings: Savings) -> None:
+        self.asked = savings
 
 
 @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ def test_they_are_planned_where_there_is_room(
 def test_they_are_the_first_to_go() -> None:
     prior = Sized()
     ladder = MemorySavings(resolve("paper").preset, prior, None, 1, graphs=True)
-    assert prior.asked == Thrift(checkpoint_encode=True, graphs=True)
+    assert prior.asked == Savings(checkpoint_encode=True, graphs=True)
     error = torch.OutOfMemoryError("CUDA out of memory.")
     said = ladder.step_down("refine", 7, error, torch.device("cpu"))
     assert "without CUDA graphs" in said and "iteration 7" in said
-    assert prior.asked == Thrift(checkpoint_encode=True) and ladder.rung == 1
+    assert prior.asked == Savings(checkpoint_encode=True) and ladder.rung == 1
     assert "D_phi's step" in ladder.step_down("refine", 7, error, torch.device("cpu")) and ladder.rung == 2
 
 
 def test_a_network_loaded_again_is_as_thrifty(card: PretendedCard, folder: Path) -> None:
     """The hand-over may let go of all networks; the next stage loads them by using them."""
     prior = LatentPrior(folder, "cuda:0")
-    prior.save_memory(Thrift(checkpoint_encode=True, checkpoint_fit=True, graphs=True))
+    prior.save_memory(Savings(checkpoint_encode=True, checkpoint_fit=True, graphs=True))
     for _ in range(2):
         assert prior._network.graphs is not None and prior._network.graphs.allowed
         assert prior._network.unet.is_gradient_checkpointing

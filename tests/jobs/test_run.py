@@ -14,12 +14,13 @@ from backend.errors import NumericsError, SceneError
 from backend.jobs import generate
 from backend.jobs import run as running
 from backend.jobs.record import resolve_job
-from backend.scene.mesh import Mesh, components, face_cross, is_closed, signed_volume
+from backend.scene.mesh import Mesh, components, face_cross, is_closed
 from backend.stages import chain
 from backend.stages.happenings import Note
 from backend.stages.setup import set_up
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Finished, Job, Started
+from tests.tools.made_meshes import signed_volume
 from tests.tools.oracle import Oracle
 from tests.tools.tiny import tiny_job
 

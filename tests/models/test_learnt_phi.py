@@ -11,8 +11,8 @@ from backend.objects.shapes import Description, build
 from backend.objects.sphere_trace import render
 from backend.scene.camera import RenderOutput
 from backend.stages.apfo import apfo
-from backend.stages.spaces import PictureSpace
-from backend.training.judge import view_cameras
+from backend.stages.update import PictureSpace
+from backend.training.samples import view_cameras
 
 SIZE = 64
 CAMERA = view_cameras(["front left"], SIZE)

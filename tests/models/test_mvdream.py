@@ -17,14 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, camera_label
 from backend.diffusion.denoiser import scale_in
-from backend.diffusion.joint_attention import join_frames, joined_frames
-from backend.diffusion.savings import Thrift
+from backend.diffusion.joint_attention import join_frames
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import ModelError
 from backend.models.latent_prior import LatentPrior
 from backend.models.model_folder import open_folder
 from backend.scene.camera import Camera, orbit, rings_of
-from tests.tools.mvdream_reference import build, reference, write
+from tests.tools.mvdream_reference import build, joined_frames, reference, write
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
 FRAMES = 4
@@ -154,7 +154,7 @@ def test_savings_and_a_learnt_phi_keep_the_ring_joined(folders: dict[str, Path])
     moved[2] += 1
     change = (phi(moved, LEVEL, camera) - phi(z, LEVEL, camera)).abs().amax((1, 2, 3))
     assert bool((change > 1e-6).all())
-    prior.save_memory(Thrift(True, True, True, True))
+    prior.save_memory(Savings(True, True, True))
     assert joined_frames(prior._network.unet) == FRAMES
     assert torch.allclose(prior.denoise(z, LEVEL, camera, said, 2.0), before, atol=2e-3)
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, camera_label
 from backend.diffusion.denoiser import scale_in
-from backend.diffusion.joint_attention import joined_frames
-from backend.diffusion.savings import Thrift
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError
 from backend.models.latent_prior import LatentPrior
@@ -105,17 +104,6 @@ def test_one_view_moves_its_ring_and_the_camera_is_heard(prior: LatentPrior) -> 
         prior.denoise(z[:3], LEVEL, camera[:3], said, 3.0)
 
 
-def test_attention_in_slices_stays_joint(folder: Path, prior: LatentPrior) -> None:
-    thrifty = LatentPrior(folder, "cpu")
-    thrifty.load()
-    thrifty.save_memory(Thrift(True, True, True))
-    assert joined_frames(thrifty._network.unet) == FRAMES
-    camera, z = rings(1), noise(FRAMES)
-    said = prior.prepare("a red mug", "", "colour", 32)
-    whole, sliced = (p.denoise(z, LEVEL, camera, said, 2.0) for p in (prior, thrifty))
-    assert torch.allclose(whole, sliced, atol=1e-4)
-
-
 def test_a_learnt_phi_on_its_network_begins_as_it_and_is_told_the_camera(folder: Path) -> None:
     prior = LatentPrior(folder, "cpu")
     said = prior.prepare("a red mug", "", "colour", 32)
@@ -130,7 +118,7 @@ def test_a_learnt_phi_on_its_network_begins_as_it_and_is_told_the_camera(folder:
 
 def test_a_ring_takes_the_memory_of_its_views(folder: Path, base_folder: Path) -> None:
     ring, single = (LatentPrior(path, "cpu") for path in (folder, base_folder))
-    ratio = ring.footprint(512, Thrift()) / single.footprint(512, Thrift())
+    ratio = ring.footprint(512, Savings()) / single.footprint(512, Savings())
     assert 3.9 < ratio < 4.1
 
 

@@ -9,6 +9,7 @@ import torch
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS, view_words
 from backend.errors import InputError
+from backend.evidence.known_objects import held_out_cameras, truth
 from backend.objects.exact_prior import (
     DISTANCE,
     FLOAT32_BYTES,
@@ -17,10 +18,8 @@ from backend.objects.exact_prior import (
     Bank,
     ExactPrior,
     FixedPoses,
-    held_out_cameras,
     make_bank,
     posterior_mean,
-    truth,
 )
 from backend.objects.shapes import Description, build
 from backend.objects.sphere_trace import gbuffer, render

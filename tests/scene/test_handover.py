@@ -16,8 +16,9 @@ from backend.scene.handover import (
     surface_distance,
 )
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
-from backend.scene.mesh import Mesh, components, is_closed, signed_volume
+from backend.scene.mesh import Mesh, components, is_closed
 from tests.tools.here import here
+from tests.tools.made_meshes import signed_volume
 
 DENSE, SHARP = 150.0, 400.0  # per metre; the logistic's slope
 

@@ -7,8 +7,9 @@ import torch
 
 from backend.errors import SceneError
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
-from backend.scene.mesh import Mesh, components, face_cross, face_normals, is_closed, signed_volume
+from backend.scene.mesh import Mesh, components, face_cross, face_normals, is_closed
 from tests.tools.here import generator, here
+from tests.tools.made_meshes import signed_volume
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from backend.scene.mesh import (
     face_cross,
     face_normals,
     is_closed,
-    signed_volume,
     vertex_normals,
 )
+from tests.tools.made_meshes import signed_volume
 
 
 def cuboid(sides=(1.0, 1.0, 1.0), centre=(0.0, 0.0, 0.0)) -> Mesh:

@@ -8,8 +8,9 @@ import torch
 from backend.errors import SceneError
 from backend.scene import simplify as module
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
-from backend.scene.mesh import Mesh, components, face_cross, is_closed, signed_volume
+from backend.scene.mesh import Mesh, components, face_cross, is_closed
 from backend.scene.simplify import deliver
+from tests.tools.made_meshes import signed_volume
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from backend.models.latent_prior import LatentPrior
 from backend.scene.camera import Camera, RenderOutput
 from backend.scene.optimizer import adamw
 from backend.stages.apfo import apfo
-from backend.stages.spaces import LatentSpace
+from backend.stages.update import LatentSpace
 from tests.tools.tiny_models import build
 
 LEVELS = noise_levels(0.6, 0.2, 10)  # two views each: 20 iterations

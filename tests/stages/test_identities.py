@@ -18,7 +18,7 @@ from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 from backend.models.latent_prior import LatentPrior
 from backend.scene.camera import Camera, RenderOutput, orbit
 from backend.stages.apfo import Step, apfo
-from backend.stages.spaces import LatentSpace, PictureSpace, euler_step
+from backend.stages.update import LatentSpace, PictureSpace, euler_step
 from tests.tools.tiny_models import BETAS
 
 NO_TEXT = Text(torch.zeros(1, 1, 1))

@@ -25,8 +25,8 @@ from backend.stages.methods import (
     method_levels,
     walk,
 )
-from backend.stages.spaces import euler_step
 from backend.stages.stages import Guide, texture_stage
+from backend.stages.update import euler_step
 from dreamflow_blender.contract.settings import METHODS
 from tests.tools.oracle import Oracle, generator
 from tests.tools.tiny_models import BETAS

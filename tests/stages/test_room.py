@@ -92,13 +92,13 @@ def test_where_that_is_not_enough_it_says_what_to_lower(
 def test_the_delivery_has_no_networks_beside_it_and_says_what_to_lower(
     job: Job, networks: list[weakref.ref], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    short = Short(generate.finishing, networks, 1)
+    short = Short(generate.deliver_generated, networks, 1)
 
-    def finishing(*args: Any) -> Iterator[int]:
+    def deliver_generated(*args: Any) -> Iterator[int]:
         yield 0
         yield from short(*args)
 
-    monkeypatch.setattr(generate, "finishing", finishing)
+    monkeypatch.setattr(generate, "deliver_generated", deliver_generated)
     with pytest.raises(OutOfMemory, match=r"delivery ran out of memory.*--set delivery\.texture_size=128"):
         list(generate.generate(job))
     assert short.beside == [0] and len(networks) == 2

@@ -5,15 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from backend.config import DRAFT, Walk
+from backend.config import DRAFT, StageSchedule
 from backend.errors import NumericsError, SceneError
 from backend.results.look import render_scene, turntable_cameras
 from backend.scene import scene as scene_state
-from backend.scene.mesh import is_closed, signed_volume
+from backend.scene.mesh import is_closed
 from backend.scene.optimizer import adamw, decay
 from backend.stages import stages
 from backend.stages.apfo import Step
 from tests.tools.here import generator, here
+from tests.tools.made_meshes import signed_volume
 from tests.tools.oracle import BLUE, RADIUS, RED, Oracle, ball
 
 NERF = dataclasses.replace(
@@ -29,7 +30,7 @@ def trained() -> scene_state.Scene:
     return scene
 
 
-def told(walk: Walk, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
+def told(walk: StageSchedule, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
     prior = prior or Oracle()
     return stages.Guide(prior, prior.prepare("a ball", "", kind, walk.size), walk.guidance_scale)
 

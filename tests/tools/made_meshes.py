@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from backend.meshes.parts import from_parts
+from backend.scene.mesh import Mesh
 from dreamflow_blender.contract.meshfile import ObjectArrays
+
+
+def signed_volume(mesh: Mesh) -> float:
+    """Cubic metres; positive where faces wind counter-clockwise seen from outside."""
+    a, b, c = mesh.v_pos.detach().double()[mesh.t_pos_idx].unbind(1)
+    return float((a * torch.linalg.cross(b, c)).sum() / 6)
 
 
 def grid_ball(rows: int = 12, columns: int = 24, radius: float = 0.49):

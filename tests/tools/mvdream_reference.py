@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from backend.diffusion.joint_attention import JointAttention
 
 WIDTH, MULT, BLOCKS, HEAD, CONTEXT = 32, (1, 2, 2, 2), 2, 16, 16
 LEVELS = len(MULT)
@@ -303,3 +305,13 @@ def write(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> N
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         folder / "diffusion_pytorch_model.safetensors",
     )
+
+
+def joined_frames(unet: UNet2DConditionModel) -> int:
+    """How many pictures the UNet's self-attention joins: 1 where any layer looks at single pictures."""
+    frames = [
+        processor.frames if isinstance(processor, JointAttention) else 1
+        for name, processor in unet.attn_processors.items()
+        if "attn1" in name
+    ]
+    return min(frames, default=1)

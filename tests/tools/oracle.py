@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from backend.diffusion.prior import Backgrounds, PoseRange, PriorSpec
-from backend.diffusion.savings import Thrift
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
 from backend.scene.camera import Camera, rays
 
@@ -72,10 +72,10 @@ class Oracle:
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
         return None
 
-    def footprint(self, size: int, thrift: Thrift) -> float:
+    def footprint(self, size: int, savings: Savings) -> float:
         return 0.0
 
-    def save_memory(self, thrift: Thrift) -> None: ...
+    def save_memory(self, savings: Savings) -> None: ...
 
     def load(self) -> None: ...
 

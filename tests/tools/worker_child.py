@@ -12,12 +12,14 @@
 Like the real one, it hears requests before it imports torch.
 """
 
+import importlib
 import os
 import sys
 import time
 from pathlib import Path
 
 from backend.worker import desk
+from tests.tools.short import SHORT
 
 
 def seconds(name):
@@ -47,7 +49,8 @@ def prepare():
         return Slow()
 
     running.open_prior = load
-    deliver.TURNTABLE_VIEWS = 4
+    for module, name, value in SHORT:
+        setattr(importlib.import_module(module), name, value)
     deliver.write_curves = lambda path, _: path.touch()  # a second, and nothing that is looked at here
     if "UNWRAP" in os.environ:
         unwrap.CHILD = Path(__file__).with_name("slow_unwrap.py")

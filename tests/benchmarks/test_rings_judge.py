@@ -6,7 +6,7 @@ import torch
 
 from backend.objects.shapes import Description, build
 from backend.objects.sphere_trace import render
-from backend.training.rings.judge import AZIMUTHS, azimuth_match, judged_cameras
+from benchmarks.rings_judge import AZIMUTHS, azimuth_match, judged_cameras
 
 
 def test_true_pictures_match_and_turned_ones_are_90_degrees_off() -> None:

@@ -1,4 +1,4 @@
-"""Does a picture show what its caption says? Sampling from a prior, and the nearest true picture.
+"""Does a picture show what its caption says? The nearest true picture says it.
 
 A sample is compared with true views of every kind in every colour, before the sample's own background: the
 mean of its border, which no object reaches. The squared distances are expanded into products of all samples
@@ -10,44 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from backend.diffusion.prior import Prior
-from backend.diffusion.schedule import noise_levels
-from backend.diffusion.view_words import COMPASS, view_words
+from backend.diffusion.view_words import view_words
 from backend.objects.kinds import COLOURS
 from backend.objects.shapes import Description, build
-from backend.scene.camera import Camera, orbit
-from backend.training.dataset import POSES, Album
+from backend.scene.camera import orbit
+from backend.training.dataset import Album
 
-STEPS = 30
 TOLERANCE = 1.1  # of two distances that count as equal: a ball's front is its back
 MARGIN = 12.0  # degrees by which a view may miss what its word means
-
-
-def view_cameras(words: list[str], size: int) -> Camera:
-    """One camera a word of VIEWS or COMPASS, in the middle of what the word means."""
-    turns = {word: 45.0 * i for i, word in enumerate(COMPASS)} | {"side": 90.0, "overhead": 0.0}
-    azimuth = torch.tensor([(turns[word] + 180) % 360 - 180 for word in words])
-    elevation = torch.tensor([75.0 if word == "overhead" else 20.0 for word in words])
-    distance = torch.full_like(azimuth, sum(POSES.distance) / 2)
-    return orbit(azimuth, elevation, distance, torch.full_like(azimuth, POSES.fov[0]), size, size)
-
-
-@torch.no_grad()
-def sample(
-    prior: Prior, prompt: str, words: list[str], guidance_scale: float, generator: Generator, size: int
-) -> Tensor:
-    """[N,size,size,3]: pictures of the prompt, one a view word, by STEPS Euler steps of the probability flow."""
-    conditioning = prior.prepare(prompt, "", "colour", size)
-    camera = view_cameras(words, size)
-    levels = noise_levels(1.0, 0.0, STEPS)
-    side = size // prior.factor
-    z = levels[0].sigma * torch.randn(len(words), prior.channels, side, side, generator=generator)
-    for level in levels:
-        denoised = prior.denoise(z, level, camera, conditioning, guidance_scale)
-        z = z + level.kappa * (denoised - z)
-    return prior.decode(z)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from backend.diffusion.schedule import NoiseLevel, sigma_at
-from backend.objects.exact_rings import ExactRings, ring_mean
+from benchmarks.exact_rings_prior import ExactRings, ring_mean
 
 SIZE, FRAMES = 16, 4
 

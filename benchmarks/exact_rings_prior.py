@@ -21,11 +21,9 @@ from backend.objects.exact_prior import (
     TRACED,
     Bank,
     ExactPrior,
-    coarser,
-    gbuffer,
 )
 from backend.objects.shapes import Shape
-from backend.objects.sphere_trace import GBuffer
+from backend.objects.sphere_trace import GBuffer, coarser, gbuffer
 from backend.scene.camera import Camera, rings_of
 
 
