@@ -14,6 +14,7 @@ import torch
 from backend.errors import OutOfMemory
 from backend.jobs import generate as jobs_generate
 from backend.jobs import resume
+from backend.jobs.telemetry import RunClock
 from backend.objects import exact_prior
 from backend.stages.checkpoint_writer import listed
 from dreamflow_blender.contract import protocol as p
@@ -69,7 +70,8 @@ def generate(folder: Path, overrides: dict[str, Any], **changes: Any) -> list[p.
     return finished(folder, jobs_generate.generate(job))
 
 
-def test_the_exact_prior(card, tmp_path):
+def test_the_exact_prior(card, tmp_path, monkeypatch):
+    monkeypatch.setattr(RunClock, "PREVIEW_EVERY", 0.0)
     told = generate(tmp_path / "job", {}, prior="exact", snapshot_seconds=0.01)
     ready = next(event for event in told if isinstance(event, p.Ready))
     assert ready.devices == ("Pretended RTX",) and set(ready.kernels.values()) == {"warp"}
