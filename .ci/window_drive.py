@@ -47,11 +47,12 @@ PROMPT, NAME = "a red mug", "Red mug"
 PLACES = {
     (4, 3): {
         "tab": (1309, 217), "allow": (1174, 241), "set up": (1174, 201), "generate": (1174, 330),
-        "cross": (1268, 132), "stop": (1230, 480), "resume": (1115, 158), "viewport": (300, 600),
+        "cross": (1268, 132), "stop": (1230, 211), "resume": (1115, 158), "viewport": (300, 600),
+        "discard": (867, 485),
     },
     (5, 2): {
         "tab": (1299, 290), "allow": (1160, 240), "set up": (1160, 201), "generate": (1160, 340),
-        "cross": (1258, 132), "stop": (1220, 480), "resume": (1105, 158), "viewport": (300, 600),
+        "cross": (1258, 132), "stop": (1220, 211), "resume": (1105, 158), "viewport": (300, 600),
         "discard": (861, 481),
     },
 }  # fmt: skip
@@ -82,6 +83,7 @@ def drive(zip_file: Path, pictures: Path) -> None:
     make_one(places, pictures)
     if not os.environ.get("DREAMFLOW_PYTHON"):
         other_buttons(pictures)
+    words(pictures)
     discard(places)
     another_file(places)
     disabled(places)
@@ -139,6 +141,24 @@ def other_buttons(pictures: Path) -> None:
     wait("marked as an asset", lambda t: t["assets"] == [NAME], 15)
 
 
+def words(pictures: Path) -> None:
+    """An unknown word, a prompt that is reduced, a model without weights; wide letters; the menus."""
+    for name, value in (("prompt", "a wooden chair"), ("prompt", "a big red cup on a table")):
+        order("settings", {name: value})
+        picture(pictures / f"panel-{value.split()[-1]}.png")
+    order("settings", {"model": "STABLE_DIFFUSION"})
+    picture(pictures / "panel-weights.png")
+    order("scale", 1.5)
+    picture(pictures / "panel-150-percent.png")
+    order("scale", 1.0)
+    order("settings", {"model": "BUILT_IN"})
+    order("operator", "add_object")
+    time.sleep(2)
+    run("scrot", "--overwrite", str(pictures / "dialog-add.png"))
+    key("Escape", (850, 870))
+    order("settings", {"prompt": PROMPT})
+
+
 def begin(places: dict[str, tuple[int, int]]) -> None:
     press("Generate", places["generate"], lambda t: bool(t["share"]))
     wait("another job is at work", lambda t: bool(t["stage"]), LONG)
@@ -151,13 +171,12 @@ def discard(places: dict[str, tuple[int, int]]) -> None:
     for _ in range(5):  # a busy Blender loses a click now and then
         click(places["cross"])
         stays("the cross asks before it discards", lambda t: not t["asked"] and bool(t["stage"]), 3)
-        if "discard" in places:  # the dialog stands in the middle, where the pointer is not
-            click(places["discard"])
-        else:
-            run("xdotool", "key", "Return")
-        time.sleep(2)
-        if not told()["stage"]:
+        click(places["discard"])  # the dialog stands in the middle; Return needs the pointer over it
+        try:
+            wait("the job is stopping", lambda t: t["asked"] == "discard" or not t["stage"], 8)
             break
+        except Failed:
+            continue
     wait("discarded: nothing of it is left", lambda t: left(t) == left(before) and not t["stage"], 30)
 
 

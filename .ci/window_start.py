@@ -176,6 +176,8 @@ def obey(deed: str, *arguments: Any) -> None:
 def settings(**values: Any) -> None:
     for name, value in values.items():
         setattr(bpy.context.scene.dreamflow, name, value)
+    for area in sidebars():
+        area.tag_redraw()
 
 
 def shading(kind: str, colour: str) -> None:
@@ -200,7 +202,12 @@ def close_preferences() -> None:
             bpy.ops.wm.window_close()
 
 
+def scale(factor: float) -> None:
+    bpy.context.preferences.view.ui_scale = factor
+
+
 DEEDS: dict[str, Callable[..., Any]] = {
+    "scale": scale,
     "open": lambda path: bpy.ops.wm.open_mainfile(filepath=path, load_ui=False),
     "save": lambda path: bpy.ops.wm.save_as_mainfile(filepath=path, copy=True),
     "disable": lambda: bpy.ops.preferences.addon_disable(module=EXTENSION),

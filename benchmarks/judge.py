@@ -14,9 +14,10 @@ from torch import Tensor
 
 from backend.diffusion.view_words import view_words
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import Description, build
+from backend.objects.shapes import build
 from backend.scene.camera import orbit
 from backend.training.dataset import Album
+from dreamflow_blender.contract.language.reading import Description
 
 TOLERANCE = 1.1  # of two distances that count as equal: a ball's front is its back
 MARGIN = 12.0  # degrees by which a view may miss what its word means

@@ -27,11 +27,11 @@ from backend.diffusion.view_words import VIEWS
 from backend.jobs.priors import open_prior
 from backend.jobs.record import resolve_job
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import Description
 from backend.training.dataset import LEARNED, Album, Picture, draw, held_out, open_album
 from backend.training.samples import blurred, plain_picture, sample, save_sheet, sdedit
 from benchmarks import mini_pipeline
 from benchmarks.judge import Truth, judge, true_pictures
+from dreamflow_blender.contract.language.reading import Description
 from dreamflow_blender.contract.protocol import Job
 
 PAIRS, HELD_OUT = 50, 10  # of kind and colour, each in the four views

@@ -21,13 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from backend.evidence.known_objects import held_out_cameras, truth
-from backend.objects.grammar import describe
-from backend.objects.shapes import Description
 from backend.results.look import render_textured, turntable_cameras
 from backend.scene.camera import Camera
 from backend.scene.mesh import Mesh
 from backend.training.dataset import LEARNED, held_out
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.language.reading import Description, describe
 
 OBJECTS = (
     ("mushroom", "green"), ("duck", "red"), ("mug", "red"), ("cone", "yellow"), ("rocket", "orange"),

@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, Description, build
+from backend.objects.shapes import KINDS, build
 from backend.objects.sphere_trace import render
 from backend.training.rings.__main__ import Trainer
 from backend.training.rings.rings import FRAMES
 from backend.training.samples import save_sheet
 from benchmarks.rings_judge import LEVELS, Judge, azimuth_match
+from dreamflow_blender.contract.language.reading import Description
 
 SHOWN = 8  # azimuths a row of the sheet
 

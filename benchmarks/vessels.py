@@ -21,12 +21,13 @@ from backend.evidence.known_objects import held_out_cameras, truth
 from backend.evidence.recovery import SIZE, VIEWS, compare
 from backend.jobs.record import resolve_job
 from backend.objects.exact_prior import ExactPrior
-from backend.objects.shapes import Description, Shape, build
+from backend.objects.shapes import Shape, build
 from backend.scene.mesh import Mesh
 from backend.stages.chain import run_stages
 from backend.stages.happenings import StageBegan, StageEnded
 from backend.stages.setup import set_up
 from benchmarks.recovery import see
+from dreamflow_blender.contract.language.reading import Description
 from dreamflow_blender.contract.protocol import Job
 from dreamflow_blender.contract.settings import read_setting
 

@@ -40,7 +40,7 @@ from .contract.options import add_options, typed
 from .contract.protocol import Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
 from .scene import assets, glb_height, objects
-from .session import service
+from .session import models, service
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes; 130 and 143 after SIGINT and SIGTERM, as a shell has them
 MAX_HEIGHT = 1000.0  # metres
@@ -182,6 +182,8 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
     fields = {name: said[name] for name in OPTIONS}
     try:
         job = work.new_job(args.out, line.prompt, overrides=overrides, snapshot_faces=0, **fields)
+        if job.prior == work.BUILT_IN:
+            models.read_as(job.prompt, job.negative)
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
     height = float(said["height"])

@@ -125,6 +125,14 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
         description="Show the mesh of the running job in the viewport, where the result will be",
         default=True,
     )
+    picture_size: FloatProperty(  # type: ignore[valid-type]
+        name="Picture size",
+        description="Height of the running job's picture in the sidebar, in button heights; 0 = no picture",
+        default=10.0,
+        min=0.0,
+        max=24.0,
+        precision=0,
+    )
     auto_import: BoolProperty(  # type: ignore[valid-type]
         name="Import when finished",
         description="Import the object when its job has finished; where its file is not open any more, use History",

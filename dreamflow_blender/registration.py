@@ -16,7 +16,11 @@ from .ops import setup as ops_setup
 from .scene import pictures, preview
 from .session import jobs
 from .settings import generate as generate_settings
+from .settings import history as history_settings
 from .settings import refine as refine_settings
+from .ui import history as ui_history
+from .ui import menus as ui_menus
+from .ui import prompt as ui_prompt
 from .ui import refine as ui_refine
 from .ui import sidebar
 
@@ -26,7 +30,10 @@ CLASSES = (
     *ops_history.CLASSES,
     *ops_setup.CLASSES,
     *ops_refine.CLASSES,
+    *ui_prompt.CLASSES,
+    *ui_menus.CLASSES,
     *sidebar.CLASSES,
+    *ui_history.CLASSES,
     *ui_refine.CLASSES,
 )
 
@@ -35,11 +42,12 @@ _command: Any = None
 
 def register() -> None:
     global _command
-    for module in (generate_settings, refine_settings, preferences, pictures):
+    for module in (generate_settings, refine_settings, history_settings, preferences, pictures):
         module.register()
     for cls in CLASSES:
         bpy.utils.register_class(cls)
     bpy.types.STATUSBAR_HT_header.append(sidebar.draw_status)
+    ui_menus.register()
     _command = bpy.utils.register_cli_command("dreamflow", batch.command)
     preview.register()
     jobs.register()
@@ -55,8 +63,9 @@ def unregister() -> None:
     if _command is not None:
         bpy.utils.unregister_cli_command(_command)
         _command = None
+    ui_menus.unregister()
     bpy.types.STATUSBAR_HT_header.remove(sidebar.draw_status)
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)
-    for module in (pictures, preferences, refine_settings, generate_settings):
+    for module in (pictures, preferences, history_settings, refine_settings, generate_settings):
         module.unregister()

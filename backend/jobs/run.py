@@ -21,6 +21,7 @@ from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import check_settings, resolve_job, versions, write_job
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
+from backend.objects import grammar
 from backend.results.deliver import STEPS, Delivered
 from backend.stages.checkpoint import RunState
 from backend.stages.happenings import StageBegan, StageEnded, Stepped
@@ -96,7 +97,9 @@ def facts_of(setup: Setup) -> dict[str, Any]:
 def notes_about(setup: Setup, saved: RunState | None) -> list[str]:
     """What the user should know before the run begins."""
     about_device = choose_device(setup.job.device)[1]
-    notes = [about_device, *select(setup.device).notes(setup.device), setup.plan.note()]
+    kinds = setup.prior.spec.kinds
+    read_as = grammar.note(setup.job.prompt, kinds) if kinds is not None else ""
+    notes = [read_as, about_device, *select(setup.device).notes(setup.device), setup.plan.note()]
     facts = facts_of(setup)
     for name in ("kernels", "versions") if saved is not None else ():
         if saved is not None and saved.notes[name] != facts[name]:

@@ -21,10 +21,11 @@ from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS, view_words
 from backend.errors import InputError
-from backend.objects.grammar import describe, parse_object
+from backend.objects.grammar import parse_object
 from backend.objects.shapes import Shape, build
 from backend.objects.sphere_trace import GBuffer, coarser, gbuffer, shade
 from backend.scene.camera import Camera, orbit
+from dreamflow_blender.contract.language.reading import describe
 
 COUNT = 176  # cameras in the list
 DISTANCE = (1.4, 1.6)  # metres; with FOV the object's ball just fits the frame

@@ -8,21 +8,7 @@ from __future__ import annotations
 
 from backend.objects.kinds import Kind
 from backend.objects.shapes import KINDS
+from dreamflow_blender.contract.language.vocabulary import REAL
 
-# word: the colour that a prompt without one means
-_NATURAL = {
-    "sofa": "grey",
-    "armchair": "brown",
-    "shelf": "brown",
-    "plant": "green",
-    "bench": "brown",
-    "stool": "brown",
-    "vase": "white",
-    "wardrobe": "brown",
-    "desk": "brown",
-    "cabinet": "brown",
-    "truck": "white",
-}
-REAL_KINDS: dict[str, Kind] = {word: Kind(word, natural, {}, ()) for word, natural in _NATURAL.items()}
+REAL_KINDS: dict[str, Kind] = {word: Kind(thing.body, thing.natural, {}, ()) for word, thing in REAL.items()}
 THINGS: dict[str, Kind] = KINDS | REAL_KINDS
-MATERIALS = ("wooden", "metal")

@@ -7,7 +7,7 @@ stands upright along z, and touches the ball of radius 0.5 round the origin from
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from backend.errors import InputError
 from backend.objects import kinds_built, kinds_living, kinds_plain
 from backend.objects.kinds import COLOURS, NATURAL, Kind
+from dreamflow_blender.contract.language.reading import Description
 
 CHUNK = 32768  # points at a time, so that a field's intermediate values stay in the processor's cache
 RADIUS = 0.49  # of the ball that `build` fits every object into, metres
@@ -30,18 +31,6 @@ KINDS: dict[str, Kind] = {
         kinds_living.robot,
     )
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a prompt says (see grammar.py). colour None: the kind's natural one."""
-
-    kind: str
-    colour: str | None = None
-    parts: dict[str, str] = field(default_factory=dict)  # part -> colour
-    normal_map: bool = False
-    view: str | None = None  # one of diffusion.views.VIEWS or COMPASS
-    material: str | None = None  # one of grammar.MATERIALS, of a real thing
 
 
 @dataclass(frozen=True)

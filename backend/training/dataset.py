@@ -17,12 +17,12 @@ from torch.nn import functional
 from backend.diffusion.prior import Backgrounds, PoseRange
 from backend.diffusion.view_words import COMPASS, view_words
 from backend.files import write_bytes
-from backend.objects.grammar import describe
 from backend.objects.kinds import COLOURS
 from backend.objects.real_kinds import THINGS
-from backend.objects.shapes import KINDS, Description, Shape, build
+from backend.objects.shapes import KINDS, Shape, build
 from backend.objects.sphere_trace import gbuffer, sky_shade
 from backend.scene.camera import Camera
+from dreamflow_blender.contract.language.reading import Description, describe
 
 # The kinds in the vocabulary, easiest first; a kind that stays under 90 % is taken out again (see the card).
 LEARNED = (

@@ -16,8 +16,9 @@ from backend.diffusion.camera_label import CAMERA_CONFIG, silence_camera
 from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.objects.grammar import LEAD_INS
 from backend.objects.kinds import COLOURS
-from backend.objects.real_kinds import MATERIALS, REAL_KINDS
+from backend.objects.real_kinds import REAL_KINDS
 from backend.objects.shapes import KINDS
+from dreamflow_blender.contract.language.vocabulary import MATERIALS
 
 NATIVE_SIZE = 64  # pixels a side of the base model's pictures
 LATENTS = 4  # channels

@@ -13,9 +13,9 @@ from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import noise_levels
 from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import Description
 from backend.scene.camera import Camera, orbit
 from backend.training.dataset import POSES, Album, draw, held_out
+from dreamflow_blender.contract.language.reading import Description
 
 STEPS = 30  # of a sample, from noise
 SIDE = 64  # pixels of the base model's pictures

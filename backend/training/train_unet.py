@@ -17,10 +17,10 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from backend.diffusion.schedule import sigma_table
-from backend.objects.shapes import Description
 from backend.training.damage import damage, soften
 from backend.training.dataset import Album, caption, draw
 from backend.training.run import Run, precision, set_rate, width
+from dreamflow_blender.contract.language.reading import Description
 
 RATES, WARMUP = {"base": 1.5e-3, "refiner": 8e-4}, 0.005
 PLANNED = {"base": 840_000, "refiner": 200_000}  # pictures

@@ -30,6 +30,7 @@ class Entry:
     added: float = 0.0  # seconds since 1970, set by `put`, as `ended` and `session`
     ended: float = 0.0  # 0: it has not
     session: str = ""  # the Blender that it waits or runs in
+    star: bool = False  # a favorite
 
     @property
     def folder(self) -> Path:
@@ -49,6 +50,17 @@ class Entry:
     def so_far(self) -> Path | None:
         """snapshot.npz: what there is of a job that was stopped."""
         return _there(JobFolder(self.folder).snapshot)
+
+    @property
+    def title(self) -> str:
+        """The prompt, and of a refine job the object's name."""
+        target = self.place.get(PLACE)
+        name = target.get("object", "") if isinstance(target, dict) else ""
+        return f"{name}: {self.job.prompt}" if name else self.job.prompt
+
+    def matches(self, text: str) -> bool:
+        """Whether every word of the text stands in its title."""
+        return all(word in self.title.lower() for word in text.lower().split())
 
     @property
     def can_resume(self) -> bool:

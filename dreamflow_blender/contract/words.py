@@ -1,6 +1,9 @@
-"""Numbers as a person reads them. No `bpy`."""
+"""Numbers and sentences as a person reads them. No `bpy`."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 
 def duration(seconds: float) -> str:
@@ -30,25 +33,33 @@ def shorten_start(path: str, length: int) -> str:
     return path if len(path) <= length else "…" + path[1 - length :]
 
 
-def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most about `width` characters, broken at spaces; Blender's labels do not wrap."""
+def without_commands(text: str) -> str:
+    """The sentences that ask for no command line: a window has buttons for those."""
+    sentences = re.split(r"(?<=[.!?]) +", text)
+    return " ".join(s for s in sentences if not re.search(r"\bpython3? |\bpip |(?:^| )--\w|`", s))
+
+
+def wrap(text: str, width: float, measure: Callable[[str], float] = len) -> list[str]:
+    """Lines that measure at most `width`, broken at spaces, a longer word within; Blender's labels do not wrap."""
     lines: list[str] = []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
-            while len(word) > width:  # a path
-                room = width - len(line) - 1 if line else width
-                if room < width // 2:
-                    lines.append(line)
-                    line, room = "", width
-                line = f"{line} {word[:room]}".strip()
-                lines.append(line)
-                line, word = "", word[room:]
-            if line and len(line) + 1 + len(word) > width:
+            longer = f"{line} {word}".strip()
+            if measure(longer) <= width:
+                line = longer
+                continue
+            if measure(word) <= width:
                 lines.append(line)
                 line = word
-            else:
-                line = f"{line} {word}".strip()
+                continue
+            longer = f"{line} " if line else ""  # a path, or a language without spaces
+            for letter in word:
+                if measure(longer + letter) > width and longer:
+                    lines.append(longer.rstrip())
+                    longer = ""
+                longer += letter
+            line = longer
         if line:
             lines.append(line)
     return lines

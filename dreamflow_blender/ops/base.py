@@ -61,7 +61,9 @@ class JobOperator(BaseOperator):
     job_id: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
 
     def entry(self) -> Entry:
-        """Raises ValueError where the job is gone."""
+        """Raises ValueError where the job is gone, or none was named, as from the search."""
+        if not self.job_id:
+            raise ValueError("Choose a job under Queue or History in the sidebar")
         entry = jobs.get_store().find(self.job_id)
         if entry is None:
             raise ValueError("This job no longer exists")

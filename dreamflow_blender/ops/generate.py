@@ -5,13 +5,16 @@
 import random
 
 import bpy
-from bpy.props import IntProperty
+from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ..backlog import work
 from ..contract import protocol as p
-from ..session import importing, jobs, service
+from ..contract.language.reading import put_word
+from ..session import importing, jobs, models, service
 from ..settings import addon
 from ..settings import generate as generate_settings
+from ..ui import prompt as ui_prompt
+from ..ui.parts import DIALOG, in_dialog
 from .base import BaseOperator, JobOperator
 
 
@@ -55,13 +58,18 @@ class DREAMFLOW_OT_generate(BaseOperator):
 
     @classmethod
     def unavailable(cls, context: bpy.types.Context) -> str:
+        return cls.not_ready(context) or models.cannot_generate_reason(context.scene.dreamflow)
+
+    @classmethod
+    def not_ready(cls, context: bpy.types.Context) -> str:
+        """Why nothing at all can be made now."""
         if context.scene is None or context.scene.library is not None:
             return "Switch to a scene of this file first"
         if service.python() is None:
             return "Set up DreamFlow first"
         if bpy.app.background and context.mode != "OBJECT":  # where the result is imported at the end
             return "Switch to Object Mode first"
-        return "" if context.scene.dreamflow.prompt.strip() else "Enter a prompt"
+        return ""
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         if bpy.app.background:
@@ -89,6 +97,32 @@ class DREAMFLOW_OT_generate(BaseOperator):
         )
 
 
+class DREAMFLOW_OT_add_object(BaseOperator):
+    bl_idname = "dreamflow.add_object"
+    bl_label = "DreamFlow"
+    bl_description = "Make a textured mesh from a prompt; the other settings are in the sidebar"
+    bl_options = {"REGISTER"}  # noqa: RUF012
+
+    @classmethod
+    def unavailable(cls, context: bpy.types.Context) -> str:
+        return DREAMFLOW_OT_generate.not_ready(context)
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if bpy.app.background:
+            return self.execute(context)
+        return context.window_manager.invoke_props_dialog(self, width=DIALOG, confirm_text="Generate")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        with in_dialog(DIALOG):
+            ui_prompt.draw_dialog(self.layout, context)
+
+    def run(self, context: bpy.types.Context) -> None:
+        reason = DREAMFLOW_OT_generate.unavailable(context)
+        if reason:
+            raise ValueError(reason)
+        bpy.ops.dreamflow.generate("INVOKE_DEFAULT")
+
+
 class DREAMFLOW_OT_roll_seed(BaseOperator):
     bl_idname = "dreamflow.roll_seed"
     bl_label = "Random seed"
@@ -97,6 +131,21 @@ class DREAMFLOW_OT_roll_seed(BaseOperator):
 
     def run(self, context: bpy.types.Context) -> None:
         context.scene.dreamflow.seed = random.randrange(100_000)
+
+
+class DREAMFLOW_OT_put_word(BaseOperator):
+    bl_idname = "dreamflow.put_word"
+    bl_label = "Use this word"
+    bl_description = "Put this word into the prompt"
+    bl_options = {"UNDO", "INTERNAL"}  # noqa: RUF012
+
+    kind: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+    colour: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+    refine: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+
+    def run(self, context: bpy.types.Context) -> None:
+        settings = context.scene.dreamflow_refine if self.refine else context.scene.dreamflow
+        settings.prompt = put_word(settings.prompt, models.known_kinds(), self.kind, self.colour)
 
 
 class RunningJobOperator(BaseOperator):
@@ -160,7 +209,9 @@ class DREAMFLOW_OT_remove_queued(JobOperator):
 
 CLASSES = (
     DREAMFLOW_OT_generate,
+    DREAMFLOW_OT_add_object,
     DREAMFLOW_OT_roll_seed,
+    DREAMFLOW_OT_put_word,
     DREAMFLOW_OT_pause_job,
     DREAMFLOW_OT_finish_job,
     DREAMFLOW_OT_discard_job,

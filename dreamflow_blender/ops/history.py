@@ -60,7 +60,7 @@ class DREAMFLOW_OT_retry_smaller(JobOperator):
 
 class DREAMFLOW_OT_use_settings(JobOperator):
     bl_idname = "dreamflow.use_settings"
-    bl_label = "Use prompt and seed"
+    bl_label = "Use this prompt"
     bl_description = "Copy this job's prompt, seed and preset into the panel"
     bl_options = {"INTERNAL", "UNDO"}  # noqa: RUF012
 
@@ -68,6 +68,16 @@ class DREAMFLOW_OT_use_settings(JobOperator):
         job = self.entry().job
         for name in ("prompt", "negative", "seed", "preset"):
             setattr(context.scene.dreamflow, name, getattr(job, name))
+
+
+class DREAMFLOW_OT_star_job(JobOperator):
+    bl_idname = "dreamflow.star_job"
+    bl_label = "Favorite"
+    bl_description = "Make this job a favorite, or no longer"
+
+    def run(self, context: bpy.types.Context) -> None:
+        entry = self.entry()
+        jobs.get_store().put(replace(entry, star=not entry.star))
 
 
 class DREAMFLOW_OT_open_folder(JobOperator):
@@ -138,6 +148,7 @@ CLASSES = (
     DREAMFLOW_OT_vary_job,
     DREAMFLOW_OT_retry_smaller,
     DREAMFLOW_OT_use_settings,
+    DREAMFLOW_OT_star_job,
     DREAMFLOW_OT_open_folder,
     DREAMFLOW_OT_delete_job,
     DREAMFLOW_OT_dismiss,

@@ -36,7 +36,7 @@ class DREAMFLOW_OT_import_result(JobOperator):
         return "" if context.mode == "OBJECT" else "Switch to Object Mode to import"
 
     def run(self, context: bpy.types.Context) -> str:
-        entry = self.entry() if self.job_id else None
+        entry = None if self.folder else self.entry()
         target = entry.place if entry else {}
         folder = Path(entry.job.folder if entry else bpy.path.abspath(self.folder))
         if self.height < 0 and not self.properties.is_property_set("location"):  # a first time, not F9
@@ -93,11 +93,12 @@ class DREAMFLOW_OT_mark_asset(BaseOperator):
         made_here = obj is not None and "dreamflow_prompt" in obj and obj.library is None
         return "" if made_here else "Select an object made by DreamFlow"
 
-    def run(self, context: bpy.types.Context) -> None:
+    def run(self, context: bpy.types.Context) -> str:
         obj = context.object
         entry = jobs.get_store().find(str(obj.get("dreamflow_job", "")))
         picture = JobFolder(entry.job.folder if entry else "").preview
         assets.mark(obj, str(obj["dreamflow_prompt"]), picture)
+        return f"{obj.name} is an asset of this file: save it in a folder of an asset library to have it in other files"
 
 
 class DREAMFLOW_OT_save_textures(BaseOperator):

@@ -16,6 +16,7 @@ from ..session import models, service
 from ..session import refine as refine_session
 from ..settings import addon
 from ..ui import refine as ui_refine
+from ..ui.parts import DIALOG, in_dialog
 from .base import BaseOperator, JobOperator
 
 
@@ -43,18 +44,20 @@ class DREAMFLOW_OT_refine(BaseOperator):
         ui_refine.fill_prompt(settings, context.object)
         if bpy.app.background:
             return self.execute(context)
-        return context.window_manager.invoke_props_dialog(self, width=340, confirm_text="Refine")
+        return context.window_manager.invoke_props_dialog(self, width=DIALOG, confirm_text="Refine")
 
     def draw(self, context: bpy.types.Context) -> None:
-        ui_refine.draw_dialog(self.layout, context)
+        with in_dialog(DIALOG):
+            ui_refine.draw_dialog(self.layout, context)
 
     def run(self, context: bpy.types.Context) -> str | None:
         settings = context.scene.dreamflow_refine
         if not bpy.app.background:
-            report = refine_session.begin(context, context.object, settings)
+            report = refine_session.begin_all(context, settings)
             refine_session.tidy()
             return report
-        self.run_blocking(context, context.object, settings)
+        for obj in refine_session.chosen(context):
+            self.run_blocking(context, obj, settings)
         return None
 
     def run_blocking(self, context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> None:

@@ -15,6 +15,7 @@ from ..client.background import Stop
 from ..client.process import proxy_variables
 from ..session import jobs, service, tasks
 from ..session.findings import checks, models
+from ..session.models import STATED
 from ..settings import addon
 from ..setup import environment
 from .base import BaseOperator
@@ -165,16 +166,21 @@ class DREAMFLOW_OT_fetch_model(BackendOperator):
     model: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if not self.model:  # as from the search
+            return self.execute(context)
         known = next((model for model in models if model.get("name") == self.model), {})
         size, licence = float(known.get("size", 0)) / 1e9, known.get("licence", "see its page")
-        message = f"About {size:.1f} GB. Licence: {licence}" if known else "Several gigabytes."
+        if not known and self.model in STATED:
+            _, size, licence = STATED[self.model]
+        message = f"About {size:.1f} GB. Licence: {licence}" if size else "Several gigabytes."
         return context.window_manager.invoke_confirm(
             self, event, title=f"Fetch {self.model}?", message=message, confirm_text="Fetch"
         )
 
     def run(self, context: bpy.types.Context) -> None:
-        wanted = [self.model] if self.model else []
-        tasks.begin("fetch", "Fetching", backend("models", "fetch", *wanted, "--json"), _fetched)
+        if not self.model:
+            raise ValueError("Choose a model under Models in the preferences")
+        tasks.begin("fetch", "Fetching", backend("models", "fetch", self.model, "--json"), _fetched)
 
 
 def _fetched(said: list[dict[str, Any]]) -> None:

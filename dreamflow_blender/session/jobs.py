@@ -37,6 +37,7 @@ class Problem:
     failed: p.Failed
     entry: Entry | None = None
     stage: str = ""  # that was running
+    folded: bool = False  # another job has begun since
 
 
 store: Store | None = None
@@ -215,15 +216,34 @@ def import_result() -> bool:
 # what the worker says
 
 
+def _measured(job: p.Job) -> dict[str, float]:
+    """The seconds of each stage in the newest job like this one that came to its end here; {} where there is none."""
+    for entry in get_store().history():
+        same = (entry.job.kind, entry.job.preset, entry.job.prior, entry.job.stages)
+        if (
+            same == (job.kind, job.preset, job.prior, job.stages)
+            and entry.state == "finished"
+            and not entry.note
+        ):
+            prefix = "seconds_"
+            found = {k.removeprefix(prefix): s for k, s in entry.figures.items() if k.startswith(prefix)}
+            if set(job.stages) <= set(found):
+                rest = entry.figures.get("seconds", 0.0) - sum(found.values())
+                return found | {"deliver": found.get("deliver", max(rest, 0.0))}
+    return {}
+
+
 def _begin_next() -> bool:
-    global running
+    global running, problem
     waiting = get_store().waiting()
     interpreter = service.python() if waiting else None
     if interpreter is None:
         return False
     entry = get_store().put(replace(waiting[0], state="running"))
     client = service.get_client(interpreter)
-    running = Running(entry, stages=(*entry.job.stages, "deliver"))
+    running = Running(entry, (*entry.job.stages, "deliver"), measured=_measured(entry.job))
+    if problem is not None:
+        problem = replace(problem, folded=True)
     pictures.drop(pictures.LIVE)
     if work.can_resume(entry.folder):
         client.resume(entry.folder)

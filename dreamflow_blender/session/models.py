@@ -1,4 +1,4 @@
-"""Which model refines, whether it is here, and whether it knows the prompt. Cheap: buttons ask with every redraw."""
+"""Which model makes or refines, whether it is here, and whether it knows the prompt; cheap enough for every redraw."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from typing import Any
 import bpy
 
 from ..backlog import work
+from ..contract.job import Job
+from ..contract.language import reading
 from ..settings import addon
 from . import findings, service
 
-LEAD_INS = ("a photo of", "a 3d model of")
 REFINER, SD = work.SDXL_REFINER, work.STABLE_DIFFUSION
 _FOLDERS = {  # of the sources that `python -m backend models` tries by itself; models.toml may name others
     REFINER: ("stabilityai--stable-diffusion-xl-refiner-1.0",),
     SD: ("sd2-community--stable-diffusion-2-1-base", "stabilityai--stable-diffusion-2-1-base"),
+}
+STATED = {  # title, gigabytes and licence, as backend/weights/sources.py has them
+    REFINER: ("Stable Diffusion XL refiner 1.0", 6.1, "CreativeML Open RAIL++-M"),
+    SD: ("Stable Diffusion 2.1-base", 2.6, "CreativeML Open RAIL++-M"),
 }
 _LOOK_AGAIN = 3.0  # seconds
 _seen: dict[str, tuple[float, bool]] = {}
@@ -48,11 +53,43 @@ def _look(name: str) -> bool:
     return False
 
 
+def cannot_generate_reason(settings: Any) -> str:
+    """Why the panel's model cannot make what the panel says; "" where it can."""
+    if not settings.prompt.strip():
+        return "Enter a prompt"
+    if settings.model == "FOLDER":
+        return "" if addon.setting("prior_folder", "") else "Choose the model's folder in the preferences"
+    if settings.model == "BUILT_IN":
+        return unknown_words(settings.prompt, settings.negative)
+    match to_fetch(settings):
+        case work.STABLE_DIFFUSION:
+            return "Stable Diffusion is not on this machine: fetch it, or choose the built-in model"
+        case work.SDXL_REFINER:
+            return "The SDXL refiner is not on this machine: fetch it, or turn Refine off under Advanced"
+    return ""
+
+
+def to_fetch(settings: Any) -> str:
+    """The model that Generate needs and that is not here, by its name; "" where there is none."""
+    if settings.model != "STABLE_DIFFUSION":
+        return ""
+    if not is_here(SD):
+        return SD
+    return REFINER if settings.refine and not is_here(REFINER) else ""
+
+
+def lacking(job: Job) -> str:
+    """The model that this job needs and that is not here, by its name; "" where there is none that can be fetched."""
+    return next((name for name in (job.prior, job.refiner) if name in STATED and not is_here(name)), "")
+
+
 def cannot_refine_reason(settings: Any) -> str:
     """Why this model cannot refine what the settings say; "" where it can."""
     if not settings.prompt.strip():
         return "Enter a prompt that says what the object is"
-    return missing(settings) or (unknown_words(settings.prompt) if settings.model == "BUILT_IN" else "")
+    return missing(settings) or (
+        unknown_words(settings.prompt, settings.negative) if settings.model == "BUILT_IN" else ""
+    )
 
 
 def missing(settings: Any) -> str:
@@ -73,7 +110,7 @@ def choose(settings: Any) -> dict[str, str]:
     """The job's prior and refiner. Raises ValueError with why not."""
     said = cannot_refine_reason(settings)
     if said:
-        raise ValueError(f"{said}.")
+        raise ValueError(f"{said.removesuffix('.')}.")
     if settings.model == "BUILT_IN":
         return {"prior": work.BUILT_IN, "refiner": ""}
     if settings.model == "FOLDER":
@@ -85,15 +122,19 @@ def choose(settings: Any) -> dict[str, str]:
     return {"prior": REFINER, "refiner": ""}
 
 
-def unknown_words(prompt: str) -> str:
-    """Why the built-in model cannot read this; "" where it names a thing that it knows. The backend looks closer."""
+def unknown_words(prompt: str, negative: str = "") -> str:
+    """Why the built-in model cannot make this, and what to write instead; "" where it can."""
+    try:
+        read_as(prompt, negative)
+    except reading.NotUnderstood as error:
+        return str(error)
+    return ""
+
+
+def read_as(prompt: str, negative: str = "") -> str:
+    """What the user should know of how the built-in model reads this; "": as it stands. Raises NotUnderstood."""
     kinds = known_kinds()
-    said = prompt.lower().strip().rstrip(" .")
-    for lead in LEAD_INS:
-        said = said.removeprefix(lead).strip()
-    if not kinds or set(said.split(" with ")[0].replace(",", " ").split()) & set(kinds):
-        return ""
-    return f"The built-in model knows only: {', '.join(kinds)}"
+    return reading.note(prompt, reading.read_object(prompt, negative, kinds)) if kinds else ""
 
 
 @cache

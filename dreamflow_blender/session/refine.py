@@ -19,8 +19,9 @@ from ..gather import bake
 from ..gather.bake import Baked
 from ..gather.gather import gather, needs_bake
 from ..gather.material import CannotRefine
-from ..gather.object import front_of
+from ..gather.object import cannot_refine_reason, front_of
 from ..gather.unwrap import can_unwrap, modifiers_make_faces, unwrap
+from ..scene import decide
 from ..settings import addon
 from ..settings import refine as refine_settings
 from ..settings.generate import read_extra
@@ -79,6 +80,30 @@ def prepare_uvs(context: bpy.types.Context, obj: bpy.types.Object, settings: Any
     if settings.without_uvs == "UNWRAP" and must_choose(obj):
         unwrap(obj, context)
         bpy.ops.ed.undo_push(message="Unwrap for Refine")
+
+
+def chosen(context: bpy.types.Context) -> list[bpy.types.Object]:
+    """The objects that Refine means: the active one, and the other selected ones that can be refined with it."""
+    others = context.selected_objects if context.mode == "OBJECT" else []
+    able = [
+        obj
+        for obj in others
+        if obj != context.object and not cannot_refine_reason(obj) and decide.state_of(obj) is None
+    ]
+    return [context.object, *sorted(able, key=lambda obj: obj.name)]
+
+
+def begin_all(context: bpy.types.Context, settings: Any) -> str:
+    """A job for each of `chosen`; what happens now, for a person. Raises what `begin` does, for the first object."""
+    said = []
+    for number, obj in enumerate(chosen(context)):
+        try:
+            said.append(begin(context, obj, settings))
+        except (ValueError, OSError) as error:
+            if number == 0:
+                raise
+            said.append(f"{obj.name}: {error}")
+    return " ".join(filter(None, said))
 
 
 def begin(context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> str:

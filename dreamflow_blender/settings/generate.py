@@ -19,8 +19,8 @@ from ..contract.settings import read_setting
 
 PRESET_ITEMS = [
     ("draft", "Draft", "A first look within minutes"),
-    ("fast", "Fast", "The paper's sizes on a shortened schedule"),
-    ("paper", "Paper", "The paper's full schedule and sizes"),
+    ("fast", "Standard", "Full size on a shortened schedule"),
+    ("paper", "Best", "The paper's full schedule and sizes; the longest"),
 ]
 assert {item[0] for item in PRESET_ITEMS} == set(PRESETS)
 

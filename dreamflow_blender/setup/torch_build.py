@@ -16,11 +16,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 TORCH_INDEX = "https://download.pytorch.org/whl"  # PyTorch's own wheels, one folder a build
 SMI_SECONDS = 30  # a driver that is broken can keep nvidia-smi for long
+CPU_GB, CUDA_GB = 2, 6  # on the disk, the whole environment
 DOWNLOAD_GB = 2.6  # torch for CUDA with its libraries
 
 
@@ -100,6 +102,12 @@ def programs() -> Iterator[str]:
     for path in paths:
         if path != found and os.path.isfile(path):  # noqa: PTH113
             yield path
+
+
+@cache
+def expected_gb(proc: Path = Path("/proc/driver/nvidia")) -> int:
+    """What an environment takes on the disk here: with torch's build for CUDA where NVIDIA's driver is installed."""
+    return CUDA_GB if sys.platform != "darwin" and (next(programs(), None) or proc.is_dir()) else CPU_GB
 
 
 def look(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import blf
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
 from ..backlog.running import Running
 from ..contract import words
-from ..session import jobs, tasks
 from ..settings import addon
 
 Layout = Any  # bpy.types.UILayout, or a fake one in tests
@@ -26,29 +28,62 @@ STAGE_NAMES = {
 }
 
 
+FONT = 11  # pixels of Blender's own letters on a screen without scaling
+MARGINS = 64.0  # pixels: the tabs of the sidebar, a panel's edges, a box's edges and a label's own
+ICON, UNIT = 20.0, 20.0
+DIALOG = 340  # pixels: how wide our dialogs are, on a screen without scaling
+_dialog: float | None = None  # the width of the dialog that is being drawn
+
+
+@contextmanager
+def in_dialog(width: float) -> Iterator[None]:
+    """Its `context.region` is the one below the pointer: the dialog has a width of its own."""
+    global _dialog
+    _dialog = width
+    try:
+        yield
+    finally:
+        _dialog = None
+
+
+def measure(text: str) -> float:
+    """Pixels of a line in Blender's letters, on a screen without scaling."""
+    blf.size(0, FONT)
+    return float(blf.dimensions(0, text)[0])
+
+
+def room(context: bpy.types.Context, less: float = 0.0) -> float:
+    """Pixels for a line of text in a box of this region; `less` is what stands beside it."""
+    return max(60.0, _width(context) - MARGINS - less)
+
+
 def columns(context: bpy.types.Context) -> int:
-    """How many characters fit into a line of this region."""
-    return max(20, int((_width(context) - 40) / 6.4))
+    """How many characters of a name fit into a line of this region."""
+    return max(12, int(room(context) / 6.4))
 
 
 def picture_size(context: bpy.types.Context) -> float:
-    """As wide as a box of this region has room for, in units of a button's height."""
-    return min(max((_width(context) - 60) / 20, 5.0), 16.0)
+    """As wide as a box of this region has room for and no larger than is set, in units of a button's height."""
+    return min(max((_width(context) - 60) / UNIT, 5.0), float(addon.setting("picture_size", 10.0)))
 
 
 def _width(context: bpy.types.Context) -> float:
-    """Of the region, in pixels of a screen without scaling."""
+    """Of the dialog or the region, in pixels of a screen without scaling."""
+    if _dialog is not None:
+        return _dialog
     region = getattr(context, "region", None)
     scale = context.preferences.system.ui_scale or 1.0  # 0 without a window
     return float(region.width) / scale if region is not None else 260.0
 
 
-def paragraph(layout: Layout, context: bpy.types.Context, text: str, icon: str = "NONE") -> None:
+def paragraph(
+    layout: Layout, context: bpy.types.Context, text: str, icon: str = "NONE", less: float = 0.0
+) -> None:
     """Text in as many lines as it needs."""
     column = layout.column(align=True)
     column.scale_y = 0.8
-    room = columns(context) - (3 if icon != "NONE" else 0)
-    for number, line in enumerate(words.wrap(translated(text), room)):
+    width = room(context, less + (ICON if icon != "NONE" else 0.0))
+    for number, line in enumerate(words.wrap(translated(text), width, measure)):
         if icon == "NONE":
             column.label(text=line, translate=False)
         else:
@@ -81,65 +116,6 @@ def bar(layout: Layout, fraction: float, text: str) -> None:
     layout.progress(factor=min(max(fraction, 0.0), 1.0), type="BAR", text=text)
 
 
-def task(layout: Layout, context: bpy.types.Context) -> None:
-    """The running task: set-up, check or download."""
-    now = tasks.current
-    if now is None:
-        return
-    box = layout.box()
-    box.label(text=now.title)
-    room = columns(context)
-    line = translated("Stopping") if now.cancelling else now.line
-    bar(box, now.fraction, f"{100 * now.fraction:.0f} %")
-    if line:
-        row = box.row()
-        row.scale_y = 0.8
-        row.label(text=words.shorten(line, room), translate=False)
-    box.operator("dreamflow.cancel_task", icon="X")
-
-
-def problems(layout: Layout, context: bpy.types.Context) -> None:
-    """Error messages: what happened, what to do, what was kept."""
-    if tasks.problem is not None:
-        box = _problem_box(layout, context, tasks.problem.message, tasks.problem.todo)
-        row = box.row(align=True)
-        if tasks.problem.name in ("setup", "repair"):
-            row.operator("dreamflow.set_up", text="Retry", icon="FILE_REFRESH")
-            row.operator("dreamflow.open_log", text="Open log", icon="TEXT")
-        row.operator("dreamflow.copy_report", text="Copy report", icon="COPYDOWN")
-    wrong = jobs.problem
-    if wrong is None:
-        return
-    box = _problem_box(layout, context, wrong.failed.message, wrong.failed.todo)
-    entry = wrong.entry
-    if entry is not None:
-        column = box.column(align=True)
-        retry = column.row(align=True)
-        retry.operator("dreamflow.resume_job", text="Retry", icon="FILE_REFRESH").job_id = entry.job.id
-        retry.operator("dreamflow.copy_report", icon="COPYDOWN")
-        if wrong.failed.kind == "memory" and wrong.stage:
-            smaller = column.operator("dreamflow.retry_smaller", icon="MOD_DECIM")
-            smaller.job_id, smaller.stage = entry.job.id, wrong.stage
-        if entry.so_far:
-            partial = column.operator("dreamflow.import_result", text="Import partial result", icon="IMPORT")
-            partial.job_id, partial.partial = entry.job.id, True
-            paragraph(box, context, "Everything made so far is kept.")
-    else:
-        box.operator("dreamflow.copy_report", icon="COPYDOWN")
-
-
-def _problem_box(layout: Layout, context: bpy.types.Context, message: str, todo: str) -> Layout:
-    box = layout.box()
-    head = box.row()
-    said = head.column()
-    said.alert = True
-    paragraph(said, context, message, "ERROR")
-    head.operator("dreamflow.dismiss", text="", icon="X", emboss=False)
-    if todo:
-        paragraph(box, context, todo)
-    return box
-
-
 def stage_line(now: Running) -> str:
     """ "Texture  3 of 4" """
     shown = [stage for stage in now.stages if stage != "deliver"]
@@ -160,16 +136,5 @@ def time_left(now: Running) -> str:
         return translated("Pausing")
     if not now.stage:  # a network is loaded, a kernel compiled: the clock shows that it is running
         return words.clock(time.monotonic() - now.began)
-    if now.seconds_left is None:
-        return ""
-    return f"{words.clock(now.seconds_left)} {translated('left')}"
-
-
-def prompt_field(layout: Layout, settings: Any) -> None:
-    """The prompt of Generate and of Refine, under its label."""
-    column = layout.column(align=True)
-    column.label(text="Prompt")
-    if hasattr(column, "textbox"):  # from Blender 5.2: several lines
-        column.textbox(settings, "prompt")
-    else:
-        column.prop(settings, "prompt", text="")
+    left = now.whole_seconds_left()
+    return f"{words.clock(left)} {translated('left')}" if left is not None else ""

@@ -12,10 +12,11 @@ from bpy.app.translations import pgettext_iface as translated
 from ..contract import words
 from ..gather.object import cannot_refine_reason
 from ..scene import decide
-from ..session import findings, jobs, models, service, tasks
+from ..session import jobs, models, service
 from ..session import refine as refine_session
 from ..settings.refine import strength_word
 from . import parts as ui_parts
+from . import prompt as ui_prompt
 from .parts import Layout
 
 
@@ -70,14 +71,19 @@ def draw_decide(layout: Layout, context: bpy.types.Context, after: bool) -> None
 def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     """The settings of the next refinement."""
     settings = context.scene.dreamflow_refine
-    ui_parts.prompt_field(layout, settings)
+    meant = refine_session.chosen(context)
+    if len(meant) > 1:
+        names = ", ".join(obj.name for obj in meant)
+        ui_parts.paragraph(
+            layout, context, f"{translated('One job for each, with one prompt')}: {names}", "INFO"
+        )
+    ui_prompt.draw_prompt(layout, context, settings, refine=True)
     form = layout.column()
     form.use_property_split = True
     form.use_property_decorate = False
     form.prop(settings, "model")
-    said = models.cannot_refine_reason(settings)
-    if said and not models.missing(settings):
-        ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
+    if not settings.prompt.strip():
+        ui_parts.paragraph(layout, context, "Enter a prompt that says what the object is.", "INFO")
     draw_missing(layout, context, settings.prompt)
     form = layout.column()
     form.use_property_split = True
@@ -160,20 +166,9 @@ def draw_missing(layout: Layout, context: bpy.types.Context, prompt: str) -> Non
     ui_parts.paragraph(layout, context, f"{translated(said)}.", "INFO")
     if settings.model != "SDXL":
         return
-    if tasks.current is not None:
-        layout.label(
-            text=f"{translated(tasks.current.title)}  {100 * tasks.current.fraction:.0f} %", translate=False
-        )
-        return
-    missing = models.SD if models.is_here(models.REFINER) else models.REFINER
-    known = next((item for item in findings.models if item.get("name") == missing), None)
-    size = f" ({float(known['size']) / 1e9:.1f} GB)" if known and known.get("size") else ""
-    row = layout.row(align=True)
-    row.operator(
-        "dreamflow.fetch_model", text=f"{translated('Fetch it')}{size}", icon="IMPORT"
-    ).model = missing
+    ui_prompt.draw_fetch(layout, context, models.SD if models.is_here(models.REFINER) else models.REFINER)
     if not models.unknown_words(prompt):
-        row.operator("dreamflow.refine_built_in", icon="BRUSH_DATA")
+        layout.operator("dreamflow.refine_built_in", icon="BRUSH_DATA")
 
 
 def chosen_name(context: bpy.types.Context) -> str:

@@ -10,6 +10,7 @@ from bpy.app.translations import pgettext_iface as translated
 from ..contract import words
 from ..session import findings, service, tasks
 from . import parts as ui_parts
+from . import problems as ui_problems
 from .parts import Layout
 
 PLACEHOLDERS = {  # what an empty field means
@@ -28,8 +29,8 @@ CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
 
 def draw_preferences(layout: Layout, preferences: Any) -> None:
     context = bpy.context
-    ui_parts.task(layout, context)
-    ui_parts.problems(layout, context)
+    ui_problems.task(layout, context)
+    ui_problems.problems(layout, context)
     draw_backend(layout, context, preferences)
     draw_models(layout, context, preferences)
     header, body = layout.panel("dreamflow_prefs_work", default_closed=False)
@@ -42,7 +43,7 @@ def draw_preferences(layout: Layout, preferences: Any) -> None:
     header.label(text="In the scene")
     if body:
         column = _column(body)
-        for name in ("live_mesh", "auto_import", "mark_asset", "collection"):
+        for name in ("live_mesh", "picture_size", "auto_import", "mark_asset", "collection"):
             _field(column, preferences, name)
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
-from ..backlog.store import Entry
 from ..contract import words
 from ..scene import objects, pictures
-from ..session import estimates, importing, jobs, service, tasks
+from ..session import estimates, importing, jobs, models, service, tasks
 from ..settings import addon
+from ..setup import torch_build
 from . import parts as ui_parts
+from . import problems as ui_problems
+from . import prompt as ui_prompt
 from .parts import Layout
-
-HISTORY_ROWS = 12
 
 
 class _Sidebar:
@@ -33,8 +33,8 @@ class DREAMFLOW_PT_main(_Sidebar, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
         state = service.state()
-        ui_parts.task(layout, context)
-        ui_parts.problems(layout, context)
+        ui_problems.task(layout, context)
+        ui_problems.problems(layout, context)
         if state.python is None:
             if tasks.current is None:
                 draw_not_set_up(layout, context)
@@ -47,6 +47,7 @@ class DREAMFLOW_PT_main(_Sidebar, bpy.types.Panel):
             draw_running(layout, context)
         else:
             draw_offer(layout, context)
+        draw_queue(layout, context)
         draw_waiting_import(layout, context)
         draw_form(layout, context)
 
@@ -59,14 +60,16 @@ def draw_not_set_up(layout: Layout, context: bpy.types.Context) -> None:
         context,
         state.why
         if broken
-        else "DreamFlow needs its own Python: about 2 GB on disk, nothing to compile, no administrator rights."
-        " Works offline afterwards.",
+        else translated(
+            "DreamFlow needs its own Python: about {size} GB on disk, nothing to compile, no administrator rights."
+            " Works offline afterwards."
+        ).format(size=torch_build.expected_gb()),
     )
     ui_parts.set_up_button(layout, context, repair=broken)
     row = layout.row()
     folder = addon.environment_folder()
     if folder.is_relative_to(addon.user_folder()):
-        row.label(text="Installed in Blender's user folder")
+        ui_parts.paragraph(row, context, "Installed in Blender's user folder", less=ui_parts.UNIT)
     else:
         room = ui_parts.columns(context) - 4
         row.label(text=words.shorten_start(str(folder), room), translate=False)
@@ -78,28 +81,48 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
     assert now is not None
     box = layout.box()
     head = box.row()
-    head.label(text=words.shorten(now.entry.job.prompt, ui_parts.columns(context) - 4), translate=False)
+    head.label(text=words.shorten(now.entry.title, ui_parts.columns(context) - 4), translate=False)
     head.operator("dreamflow.discard_job", text="", icon="X", emboss=False)
-    icon = pictures.icon(pictures.LIVE)
-    if icon:
-        box.template_icon(icon_value=icon, scale=ui_parts.picture_size(context))
-    line = box.row()
+    line = box.column(align=True)
     line.label(text=ui_parts.stage_line(now), translate=False)
-    right = line.row()
-    right.alignment = "RIGHT"
-    right.label(text=ui_parts.time_left(now), translate=False)
-    ui_parts.bar(box, now.fraction, f"{100 * now.fraction:.0f} %" if now.stage else translated("Starting"))
-    row = box.row()  # empty at first, so that the buttons below stay where they are
-    row.scale_y = 0.7
-    row.label(text=f"{translated('Loss')}  {words.sparkline(now.losses, 24)}", translate=False)
+    ui_parts.bar(line, now.whole(), f"{now.share()}  {ui_parts.time_left(now)}".rstrip())
+    if context.preferences.view.show_developer_ui and len(now.losses) > 1:
+        line.label(text=f"{translated('Loss')}  {words.sparkline(now.losses, 24)}", translate=False)
     buttons = box.row(align=True)
     if now.paused:
         buttons.operator("dreamflow.pause_job", text="Resume", icon="PLAY")
     else:
         buttons.operator("dreamflow.pause_job", icon="PAUSE")
     buttons.operator("dreamflow.finish_job", icon="CHECKMARK")
+    icon = pictures.icon(pictures.LIVE)
+    size = ui_parts.picture_size(context)
+    if size:  # its place is kept before it comes, so that no button moves
+        box.template_icon(icon_value=icon, scale=size)
     if now.warnings:
         ui_parts.paragraph(box, context, now.warnings[-1], "INFO")
+
+
+def draw_queue(layout: Layout, context: bpy.types.Context) -> None:
+    """The waiting jobs, directly under the running one."""
+    waiting = jobs.get_store().waiting()
+    if not waiting:
+        return
+    header, body = layout.panel("dreamflow_queue")
+    header.label(text=f"{translated('Queue')} ({len(waiting)})", translate=False)
+    if jobs.queue_paused and jobs.running is None:
+        layout.operator("dreamflow.resume_queue", icon="PLAY")
+    if not body:
+        return
+    column = body.column(align=True)
+    for index, entry in enumerate(waiting):
+        row = column.row(align=True)
+        row.label(text=words.shorten(entry.title, ui_parts.columns(context) - 11), translate=False)
+        for by, icon, able in ((-1, "TRIA_UP", index > 0), (1, "TRIA_DOWN", index < len(waiting) - 1)):
+            cell = row.row(align=True)
+            cell.enabled = able
+            move = cell.operator("dreamflow.move_queued", text="", icon=icon, emboss=False)
+            move.job_id, move.by = entry.job.id, by
+        row.operator("dreamflow.remove_queued", text="", icon="X", emboss=False).job_id = entry.job.id
 
 
 def draw_offer(layout: Layout, context: bpy.types.Context) -> None:
@@ -122,11 +145,12 @@ def draw_waiting_import(layout: Layout, context: bpy.types.Context) -> None:
 
 def draw_form(layout: Layout, context: bpy.types.Context) -> None:
     settings = context.scene.dreamflow
-    ui_parts.prompt_field(layout, settings)
+    ui_prompt.draw_prompt(layout, context, settings, refine=False)
     form = layout.column()
     form.use_property_split = True
     form.use_property_decorate = False
-    form.prop(settings, "negative")
+    if settings.model != "BUILT_IN" or settings.negative:  # which knows none
+        form.prop(settings, "negative")
     form.prop(settings, "preset")
     form.prop(settings, "model")
     seed = form.row(align=True)
@@ -160,15 +184,17 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
         more.use_property_decorate = False
         more.prop(settings, "extra")
 
+    missing = models.to_fetch(settings)
+    if missing:
+        ui_parts.paragraph(layout, context, f"{translated(models.cannot_generate_reason(settings))}.", "INFO")
+        ui_prompt.draw_fetch(layout, context, missing)
     text = "Generate" if jobs.running is None else "Add to queue"
     ui_parts.big_button(layout, "dreamflow.generate", text, "SHADERFX" if jobs.running is None else "ADD")
     estimate = estimates.sentence(settings)
     if estimate:
-        row = layout.row()
-        row.scale_y = 0.7
-        row.alignment = "CENTER"
-        row.active = False
-        row.label(text=estimate, translate=False)
+        note = layout.row()
+        note.active = False
+        ui_parts.paragraph(note, context, estimate)
 
 
 class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
@@ -192,101 +218,14 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
             self.layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
 
 
-class DREAMFLOW_PT_queue(_Sidebar, bpy.types.Panel):
-    bl_label = "Queue"
-    bl_order = 8  # below what belongs to the selected object
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return service.python() is not None and bool(jobs.get_store().waiting())
-
-    def draw(self, context: bpy.types.Context) -> None:
-        layout = self.layout
-        waiting = jobs.get_store().waiting()
-        if jobs.queue_paused and jobs.running is None:
-            layout.operator("dreamflow.resume_queue", icon="PLAY")
-        column = layout.column(align=True)
-        for index, entry in enumerate(waiting):
-            row = column.row(align=True)
-            row.label(text=words.shorten(entry.job.prompt, ui_parts.columns(context) - 11), translate=False)
-            for by, icon, able in ((-1, "TRIA_UP", index > 0), (1, "TRIA_DOWN", index < len(waiting) - 1)):
-                cell = row.row(align=True)
-                cell.enabled = able
-                move = cell.operator("dreamflow.move_queued", text="", icon=icon, emboss=False)
-                move.job_id, move.by = entry.job.id, by
-            row.operator("dreamflow.remove_queued", text="", icon="X", emboss=False).job_id = entry.job.id
-
-
-class DREAMFLOW_PT_history(_Sidebar, bpy.types.Panel):
-    bl_label = "History"
-    bl_order = 9
-    bl_options = {"DEFAULT_CLOSED"}  # noqa: RUF012
-
-    @classmethod
-    def poll(cls, context: bpy.types.Context) -> bool:
-        return service.python() is not None and bool(jobs.get_store().history())
-
-    def draw(self, context: bpy.types.Context) -> None:
-        entries = jobs.get_store().history()
-        for entry in entries[:HISTORY_ROWS]:
-            draw_past(self.layout, context, entry)
-        if len(entries) > HISTORY_ROWS:
-            self.layout.label(text=f"{len(entries) - HISTORY_ROWS} {translated('older')}", translate=False)
-
-
-def draw_past(layout: Layout, context: bpy.types.Context, entry: Entry) -> None:
-    """One job of the history."""
-    box = layout.box()
-    room = ui_parts.columns(context)
-    row = box.row()
-    icon = pictures.want(entry.job.id, entry.thumbnail)
-    if pictures.wanted():
-        jobs.wake()
-    if icon:
-        row.template_icon(icon_value=icon, scale=2.6)
-    lines = row.column(align=True)
-    lines.scale_y = 0.9
-    lines.label(text=words.shorten(entry.job.prompt, room - 9), translate=False)
-    lines.label(text=words.shorten(what_became(entry), room - 9), translate=False)
-    buttons = box.row(align=True)
-    job_id = entry.job.id
-    if entry.can_resume:
-        buttons.operator("dreamflow.resume_job").job_id = job_id
-    if entry.result and entry.job.kind == "refine":
-        buttons.operator("dreamflow.show_refined").job_id = job_id
-        buttons.operator("dreamflow.vary_job").job_id = job_id
-    elif entry.result:
-        buttons.operator("dreamflow.import_result", text="Import").job_id = job_id
-        buttons.operator("dreamflow.vary_job").job_id = job_id
-    elif entry.so_far:
-        partial = buttons.operator("dreamflow.import_result", text="Import partial")
-        partial.job_id, partial.partial = job_id, True
-    else:
-        buttons.operator("dreamflow.vary_job").job_id = job_id
-    buttons.operator("dreamflow.use_settings", text="", icon="EYEDROPPER").job_id = job_id
-    buttons.operator("dreamflow.open_folder", text="", icon="FILE_FOLDER").job_id = job_id
-    buttons.operator("dreamflow.delete_job", text="", icon="TRASH").job_id = job_id
-
-
-def what_became(entry: Entry) -> str:
-    """ "seed 42   2 min", "stopped at 61 %" """
-    at = f" {translated('at')} {entry.note}" if entry.note else ""
-    if entry.state == "finished":
-        seconds = entry.seconds or entry.figures.get("seconds", 0)
-        took = f"   {words.duration(seconds)}" if seconds else ""
-        return f"{translated('seed')} {entry.job.seed}{took}"
-    said = {"cancelled": "stopped", "interrupted": "interrupted", "failed": "failed"}[entry.state]
-    return f"{translated(said)}{at}"
-
-
 def draw_status(self: bpy.types.Header, context: bpy.types.Context) -> None:
     """In Blender's status bar, while something runs."""
     now = jobs.running
     if now is not None:
         row = self.layout.row()
         row.ui_units_x = 12
-        text = f"{words.shorten(now.entry.job.prompt, 24)}: {ui_parts.stage_line(now)}"
-        ui_parts.bar(row, now.fraction, text)
+        text = f"{words.shorten(now.entry.title, 24)}: {ui_parts.stage_line(now)}"
+        ui_parts.bar(row, now.whole(), text)
 
 
-CLASSES = (DREAMFLOW_PT_main, DREAMFLOW_PT_selected, DREAMFLOW_PT_queue, DREAMFLOW_PT_history)
+CLASSES = (DREAMFLOW_PT_main, DREAMFLOW_PT_selected)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from backend.objects.shapes import Description, build
+from backend.objects.shapes import build
 from backend.objects.sphere_trace import render
 from benchmarks.rings_judge import AZIMUTHS, azimuth_match, judged_cameras
+from dreamflow_blender.contract.language.reading import Description
 
 
 def test_true_pictures_match_and_turned_ones_are_90_degrees_off() -> None:

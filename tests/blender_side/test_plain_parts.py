@@ -11,7 +11,7 @@ import pytest
 
 from dreamflow_blender.backlog import work
 from dreamflow_blender.backlog.entries import Entry
-from dreamflow_blender.backlog.running import LOSSES, Running
+from dreamflow_blender.backlog.running import LOSSES, SHARES, Running
 from dreamflow_blender.client import command
 from dreamflow_blender.client.background import Stop, Stopped
 from dreamflow_blender.client.process import proxy_variables
@@ -43,6 +43,21 @@ def test_wrapping_loses_nothing(text):
     lines = words.wrap(text, 12)
     assert "".join(lines).replace(" ", "") == "".join(text.split())
     assert all(0 < len(line) <= 12 for line in lines)
+
+
+def test_wrapping_by_measure():
+    """Wide letters, and a language without spaces."""
+    assert words.wrap("iii WWW iii", 6, lambda line: sum(2 if c == "W" else 0.5 for c in line)) == [
+        "iii",
+        "WWW",
+        "iii",
+    ]
+    assert words.wrap("赤いマグカップ", 3) == ["赤いマ", "グカッ", "プ"]
+
+
+def test_a_window_asks_for_no_command_line():
+    todo = "Fetch it (2.6 GB): python -m backend models fetch sd. Or choose the built-in model. Use --prior. Try again."
+    assert words.without_commands(todo) == "Or choose the built-in model. Try again."
 
 
 def test_shortening():
@@ -93,7 +108,11 @@ def test_running_hears():
     now.hear(p.Started("texture", 100))
     for number in range(LOSSES + 9):
         now.hear(p.Progress("texture", 1, 10, 50, 100, 3.0, float(number)))
-    assert now.share() == "50 %" and len(now.losses) == LOSSES and now.seconds_left == 3.0
+    done = sum(SHARES[stage] for stage in ("nerf", "geometry")) + SHARES["texture"] / 2
+    assert now.whole() == pytest.approx(done / sum(SHARES[stage] for stage in now.stages))
+    assert (
+        now.share() == f"{100 * now.whole():.0f} %" and len(now.losses) == LOSSES and now.seconds_left == 3.0
+    )
     now.asked = "pause"
     now.hear(p.Paused())
     assert now.paused and not now.asked
@@ -102,6 +121,21 @@ def test_running_hears():
     assert now.warnings[-1] == "29" and len(now.warnings) == 10
     now.hear(p.Started("refine", 10))
     assert not now.losses and now.seconds_left is None
+
+
+def test_progress_counts_each_stage_as_long_as_it_was_measured_to_take():
+    now = Running(
+        Entry(job(Path("x"))),
+        ("nerf", "texture", "deliver"),
+        measured={"nerf": 60, "texture": 30, "deliver": 10},
+    )
+    now.hear(p.Progress("texture", 1, 3, 1, 2, 15.0, 0.1))
+    assert now.whole() == pytest.approx(0.75) and now.whole_seconds_left() == pytest.approx(25)
+    now.measured = {}
+    left = 15 * (1 + SHARES["deliver"] / (SHARES["texture"] / 2))
+    assert now.whole_seconds_left() == pytest.approx(left)
+    now.hear(p.Started("deliver", 0))
+    assert now.whole_seconds_left() is None
 
 
 @pytest.fixture

@@ -53,8 +53,8 @@ def test_networks_are_loaded_late_and_let_go_of(base_folder: Path) -> None:
 def test_a_jobs_prompt_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many stages check and prepare it, for the prior and for its refiner."""
     parsed = []
-    parse = grammar.parse
-    monkeypatch.setattr(grammar, "parse", lambda *args: parsed.append(args) or parse(*args))  # type: ignore[func-returns-value]
+    parse = grammar.parse_object
+    monkeypatch.setattr(grammar, "parse_object", lambda *args: parsed.append(args) or parse(*args))  # type: ignore[func-returns-value]
     for prior in (open_prior("mini", "cpu"), open_prior("mini-refiner", "cpu")):
         for _ in range(3):
             prior.check("the purple teapot.", "", "colour", 64)

@@ -7,12 +7,13 @@ from torch.nn import functional
 
 from backend.diffusion.schedule import noise_levels
 from backend.jobs.priors import open_prior
-from backend.objects.shapes import Description, build
+from backend.objects.shapes import build
 from backend.objects.sphere_trace import render
 from backend.scene.camera import RenderOutput
 from backend.stages.apfo import apfo
 from backend.stages.update import PictureSpace
 from backend.training.samples import view_cameras
+from dreamflow_blender.contract.language.reading import Description
 
 SIZE = 64
 CAMERA = view_cameras(["front left"], SIZE)

@@ -21,9 +21,10 @@ from backend.objects.exact_prior import (
     make_bank,
     posterior_mean,
 )
-from backend.objects.shapes import Description, build
+from backend.objects.shapes import build
 from backend.objects.sphere_trace import gbuffer, render
 from backend.scene.camera import orbit
+from dreamflow_blender.contract.language.reading import Description
 
 SIZE = 16
 

@@ -4,9 +4,10 @@ import pytest
 
 from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError
-from backend.objects.grammar import describe, parse
+from backend.objects.grammar import parse
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, Description
+from backend.objects.shapes import KINDS
+from dreamflow_blender.contract.language.reading import Description, describe
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,10 +62,10 @@ def test_what_describe_writes():
         ("a red zyx", "Known: ball, cube"),
         ("a red duck with a yellow beek", "beak"),
         ("a red duck with yelow eyes", "yellow"),
-        ("a red duck with a hat", "a colour and a part"),
+        ("a red duck with a red hat", "part of a duck"),
         ("a red duck with yellow qqq", "Known: duck, beak, eyes, wings"),
-        ("a red duck, from above", "overhead"),
-        ("a red duck swimming", "cannot follow"),
+        ("a red duck, leftish", "no known word"),
+        ("a red duck swimming", "no known word"),
         ("a red", "names no object"),
         ("", "names no object"),
         ("a duck with red eyes and blue eyes", "two colours"),

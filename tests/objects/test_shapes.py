@@ -9,10 +9,11 @@ from backend.errors import InputError
 from backend.evidence.known_objects import true_mesh
 from backend.objects import sdf
 from backend.objects.kinds import COLOURS, NATURAL
-from backend.objects.shapes import KINDS, RADIUS, Description, build
+from backend.objects.shapes import KINDS, RADIUS, build
 from backend.objects.sphere_trace import gbuffer, render
 from backend.scene.camera import orbit
 from backend.scene.mesh import components, is_closed
+from dreamflow_blender.contract.language.reading import Description
 from tests.tools.made_meshes import signed_volume
 
 NAMES = [

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import RADIUS, Description, build
+from backend.objects.shapes import RADIUS, build
 from backend.objects.sphere_trace import coarser, gbuffer, render, shade, sky_shade
 from backend.scene.camera import Camera, orbit, rays
+from dreamflow_blender.contract.language.reading import Description
 
 SIZE = 96
 

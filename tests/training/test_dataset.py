@@ -11,7 +11,7 @@ from torch import Generator
 from backend.diffusion.view_words import view_words
 from backend.objects.grammar import parse
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, Description, build
+from backend.objects.shapes import KINDS, build
 from backend.objects.sphere_trace import render
 from backend.training import dataset
 from backend.training.dataset import (
@@ -30,6 +30,7 @@ from backend.training.dataset import (
     smaller,
     spoil,
 )
+from dreamflow_blender.contract.language.reading import Description
 
 
 @cache

@@ -12,12 +12,12 @@ from backend.diffusion.schedule import noise_levels
 from backend.diffusion.view_words import COMPASS
 from backend.errors import InputError
 from backend.jobs.priors import built_in, default_refiner, open_prior
-from backend.objects.grammar import describe
-from backend.objects.shapes import Description, build
+from backend.objects.shapes import build
 from backend.objects.sphere_trace import render
 from backend.training import export
 from backend.training.dataset import LEARNED, NORMAL_BACKGROUND, spoil
 from backend.training.samples import view_cameras
+from dreamflow_blender.contract.language.reading import Description, describe
 
 GREY = (0.6, 0.6, 0.6)
 SIZE = 64

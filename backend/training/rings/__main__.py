@@ -33,7 +33,6 @@ from backend.errors import InputError
 from backend.jobs.priors import built_in
 from backend.models.load import load_network, load_text, load_vae
 from backend.models.model_folder import open_folder
-from backend.objects.grammar import describe
 from backend.objects.real_kinds import THINGS
 from backend.objects.shapes import KINDS
 from backend.training import networks
@@ -44,6 +43,7 @@ from backend.training.rings.real_things import open_real_albums
 from backend.training.rings.rings import FRAMES, NO_CAPTION_SHARE, Drawer, chance, open_ring_album, pick
 from backend.training.run import Run, precision
 from backend.training.train_unet import Sentences
+from dreamflow_blender.contract.language.reading import describe
 
 NAME = "rings"
 BATCH = 32  # pictures a step: 8 rings, or 32 single views of any rings

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from backend.files import write_bytes
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, Description, build
+from backend.objects.shapes import KINDS, build
 from backend.scene.camera import Camera, orbit
 from backend.training.dataset import (
     NORMAL_BACKGROUND,
@@ -31,6 +31,7 @@ from backend.training.dataset import (
     random_background,
     trace,
 )
+from dreamflow_blender.contract.language.reading import Description
 
 FRAMES = 4  # views a ring
 RING_POSES = replace(POSES, overhead_share=0.25)  # a vessel's inside is seen from above only

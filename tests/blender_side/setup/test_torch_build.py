@@ -223,3 +223,14 @@ def test_build_py_and_set_up_share_the_rule():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert said.strip() == repr(BUILDS)
+
+
+def test_the_size_that_is_told_is_this_machines(monkeypatch, tmp_path):
+    size = torch_build.expected_gb.__wrapped__
+    monkeypatch.setattr(torch_build, "programs", lambda: iter(()))
+    monkeypatch.setattr(torch_build.sys, "platform", "linux")
+    assert (size(tmp_path / "none"), size(tmp_path)) == (2, 6)
+    monkeypatch.setattr(torch_build, "programs", lambda: iter(["nvidia-smi"]))
+    assert size(tmp_path / "none") == 6
+    monkeypatch.setattr(torch_build.sys, "platform", "darwin")
+    assert size(tmp_path) == 2

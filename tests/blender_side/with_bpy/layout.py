@@ -12,7 +12,8 @@ class Fake:
         self.top = top or self
         self.open_panels = open_panels
         if top is None:
-            self.texts, self.operators, self.props, self.bars, self.icons = [], [], [], [], []
+            self.texts, self.operators, self.props = [], [], []
+            self.bars, self.icons, self.menus = [], [], []
 
     def _child(self, *args, **kwargs):
         return Fake(self.top, self.open_panels)
@@ -24,6 +25,14 @@ class Fake:
 
     def _icon(self, icon):
         assert icon in KNOWN_ICONS, f"Blender {bpy.app.version_string} has no icon {icon}"
+
+    def separator(self, **_):
+        pass
+
+    def menu(self, menu, text=None, icon="NONE", **_):
+        self._icon(icon)
+        assert hasattr(bpy.types, menu), f"there is no menu {menu}"
+        self.top.menus.append(menu)
 
     def label(self, text="", icon="NONE", translate=True, **_):
         self._icon(icon)

@@ -84,7 +84,7 @@ def test_the_same_prompt_with_other_settings_gets_its_own_folder(tmp_path, backe
 def test_one_failure_stops_nothing(tmp_path, backend, behaviour):
     backend(behaviour, 0.05)
     out = tmp_path / "o"
-    assert batch.main(["--prompt", "a mug", "--prompt", "a car", "--out", str(out)]) == batch.SOME_FAILED
+    assert batch.main(["--prompt", "a mug", "--prompt", "a duck", "--out", str(out)]) == batch.SOME_FAILED
     rows = report(out)["prompts"]
     assert [row["state"] for row in rows] == ["failed", "failed"]
     assert all(row["error"]["message"] and row["error"]["kind"] for row in rows)
@@ -103,6 +103,7 @@ def test_goes_on_after_a_failure(tmp_path, backend):
     [
         [],
         ["--prompt", "a mug"],
+        ["--prompt", "a mug", "--prompt", "a corgi", "--out", "o"],
         ["--out", "o"],
         ["--prompt", "a mug", "--out", "o", "--preset", "best"],
         ["--prompt", "a mug", "--out", "o", "--seed", "-1"],
@@ -219,7 +220,7 @@ def test_one_signal_keeps_the_work_and_ends_it(tmp_path, number):
         "--prompt",
         "a mug",
         "--prompt",
-        "a car",
+        "a duck",
         "--out",
         str(out),
     ]

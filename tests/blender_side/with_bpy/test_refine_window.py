@@ -12,8 +12,8 @@ from dreamflow_blender.scene import decide, preview
 from dreamflow_blender.session import findings, importing, jobs, models, service, tasks
 from dreamflow_blender.session import refine as refine_session
 from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import history, sidebar
 from dreamflow_blender.ui import refine as ui_refine
-from dreamflow_blender.ui import sidebar
 from tests.blender_side.with_bpy import fake, hard, layout
 from tests.blender_side.with_bpy.walk import differences, walk
 
@@ -143,7 +143,7 @@ def test_history_pause_stop_and_discard(enabled):
     tick_until(idle)
     assert made.material_slots[0].material.name == "Paint refined"
     bpy.ops.dreamflow.discard_refined()
-    drawn = layout.draw(sidebar.DREAMFLOW_PT_history)
+    drawn = layout.draw(history.DREAMFLOW_PT_history)
     assert {"Put on the object", "Vary"} <= set(drawn.buttons()) and "Import" not in drawn.buttons()
     (past,) = jobs.get_store().history()
     bpy.ops.dreamflow.show_refined(job_id=past.job.id)  # again
@@ -180,6 +180,24 @@ def test_the_mesh_is_written_once_and_into_the_jobs_own_folder(enabled):
     assert gone(second.folder)
     with pytest.raises(ValueError, match="no longer"):
         jobs.requeue(second, "new")
+
+
+def test_several_selected_objects_are_one_job_each(enabled):
+    first, second, third = painted(), painted(), painted()
+    third.data.clear_geometry()  # which cannot be refined
+    bpy.ops.object.select_all(action="SELECT")
+    bpy.context.view_layer.objects.active = second
+    drawn = layout.Fake()
+    ui_refine.draw_dialog(drawn, bpy.context)
+    assert f"One job for each, with one prompt: {second.name}, {first.name}" in drawn.said().replace(
+        "\n", " "
+    )
+    refine_session.begin_all(bpy.context, bpy.context.scene.dreamflow_refine)
+    waiting = jobs.get_store().waiting()
+    assert [entry.title for entry in waiting] == [f"{obj.name}: a red mug" for obj in (second, first)]
+    assert len({entry.job.folder for entry in waiting}) == 2 and waiting[0].matches("MUG cube")
+    for entry in waiting:
+        jobs.forget(entry.job.id)
 
 
 @pytest.mark.parametrize("behaviour", ["dies once", "dies in between", "fails"])
@@ -235,7 +253,7 @@ def test_models(enabled, monkeypatch):
     painted()
     assert not bpy.ops.dreamflow.refine.poll()
     drawn = layout.draw(ui_refine.DREAMFLOW_PT_refine)
-    assert {"Refine with SDXL...", "Fetch it", "Use built-in"} <= set(
+    assert {"Refine with SDXL...", "Fetch it (6.1 GB)", "Use built-in"} <= set(
         drawn.buttons()
     ) and "model" in drawn.props
     said = layout.Fake()
@@ -247,7 +265,7 @@ def test_models(enabled, monkeypatch):
     ui_refine.draw_dialog(said, bpy.context)
     assert {"extra", "from_scratch", "seed"} <= set(said.props)
     assert "not on this machine" in said.said().replace("\n", " ")
-    assert {"Fetch it", "Use built-in"} <= set(said.buttons())
+    assert {"Fetch it (6.1 GB)", "Use built-in"} <= set(said.buttons())
     with pytest.raises(ValueError, match="not on this machine"):
         press(bpy.context.object)
     assert not jobs.get_store().entries()
@@ -265,7 +283,7 @@ def test_models(enabled, monkeypatch):
     assert models.choose(settings) == {"prior": "sd", "refiner": "sdxl-refiner"}
     findings.models.clear()
     settings.model = "BUILT_IN"
-    assert "mug, duck" in models.cannot_refine_reason(settings)
+    assert "Nearest known: mug" in models.cannot_refine_reason(settings)
     bpy.ops.dreamflow.refine_built_in()
     assert settings.model == "BUILT_IN" and bpy.ops.dreamflow.refine.poll()
     settings.prompt = "A photo of a red duck with a blue beak."
@@ -278,7 +296,7 @@ def test_settings_reach_the_job(enabled):
     made = painted()
     settings = bpy.context.scene.dreamflow_refine
     settings.strength, settings.texture_size, settings.keep_uvs, settings.keep = 0.45, "2048", False, "IMAGE"
-    settings.from_scratch, settings.seed, settings.negative = True, 7, "mud"
+    settings.from_scratch, settings.seed = True, 7
     made.rotation_euler.z = 1.5707963
     bpy.context.view_layer.update()
     job, place = refine_session.make(bpy.context, made, settings, 90.0)
@@ -289,7 +307,7 @@ def test_settings_reach_the_job(enabled):
         False,
         90,
     )
-    assert job.stages == ("texture", "refine") and job.seed == 7 and job.negative == "mud"
+    assert job.stages == ("texture", "refine") and job.seed == 7
     assert place["refine"]["keep"] == "IMAGE" and Path(job.mesh).is_file()
     assert ui_refine.first_prompt(made) == "cube"
     made["dreamflow_prompt"] = "a blue cube"

@@ -82,4 +82,4 @@ def test_remove_while_one_job_runs_and_another_waits(user):
         assert "Set up DreamFlow first" in refused(name)
     set_up(user, "good")
     assert {"Resume", "Generate"} <= set(layout.draw(sidebar.DREAMFLOW_PT_main).buttons())
-    assert "Start the queue" in layout.draw(sidebar.DREAMFLOW_PT_queue).buttons()
+    assert "Start the queue" in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()

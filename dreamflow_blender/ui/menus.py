@@ -1,0 +1,73 @@
+"""Where Blender's own menus lead to us: Add > Mesh, Object, the asset shelf; search (F3) finds what stands in them."""
+
+# ruff: noqa: N801  Blender's own naming
+
+from __future__ import annotations
+
+from typing import Any
+
+import bpy
+
+
+class DREAMFLOW_MT_object(bpy.types.Menu):
+    bl_label = "DreamFlow"
+    bl_description = "Refine this object, decide on a refined texture, or keep the object as an asset"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.operator_context = "INVOKE_DEFAULT"
+        layout.operator("dreamflow.refine", icon="BRUSH_DATA")
+        layout.separator()
+        for name, icon in (
+            ("before_after", "ARROW_LEFTRIGHT"),
+            ("apply_refined", "CHECKMARK"),
+            ("discard_refined", "X"),
+        ):
+            layout.operator(f"dreamflow.{name}", icon=icon)
+        layout.separator()
+        layout.operator("dreamflow.mark_asset", icon="ASSET_MANAGER")
+        layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
+
+
+def draw_add(self: Any, context: bpy.types.Context) -> None:
+    """Add > Mesh."""
+    self.layout.separator()
+    self.layout.operator_context = "INVOKE_DEFAULT"
+    self.layout.operator("dreamflow.add_object", text="DreamFlow", icon="SHADERFX")
+
+
+def draw_object(self: Any, context: bpy.types.Context) -> None:
+    """Object, and the context menu of the asset shelf."""
+    self.layout.separator()
+    self.layout.menu("DREAMFLOW_MT_object")
+
+
+PLACES = (
+    ("VIEW3D_MT_mesh_add", draw_add),
+    ("VIEW3D_MT_object", draw_object),
+    ("VIEW3D_MT_object_context_menu", draw_object),
+    ("ASSETSHELF_MT_context_menu", draw_object),  # where this Blender has it
+    ("ASSETBROWSER_MT_context_menu", draw_object),
+)
+CLASSES = (DREAMFLOW_MT_object,)
+_keys: list[tuple[Any, Any]] = []
+
+
+def register() -> None:
+    """Into Blender's menus, and one keymap entry without a key: Preferences > Keymap > 3D View gives it one."""
+    for name, draw in PLACES:
+        if hasattr(bpy.types, name):
+            getattr(bpy.types, name).append(draw)
+    configuration = bpy.context.window_manager.keyconfigs.addon
+    if configuration is not None:  # there is none without a window
+        keymap = configuration.keymaps.new(name="3D View", space_type="VIEW_3D")
+        _keys.append((keymap, keymap.keymap_items.new("dreamflow.add_object", "NONE", "PRESS")))
+
+
+def unregister() -> None:
+    for keymap, item in _keys:
+        keymap.keymap_items.remove(item)
+    _keys.clear()
+    for name, draw in PLACES:
+        if hasattr(bpy.types, name):
+            getattr(bpy.types, name).remove(draw)

@@ -1,0 +1,201 @@
+"""What panels, dialogs and menus draw: the prompt's words, and no sentence cut at any width."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import bpy
+import pytest
+
+import dreamflow_blender
+from dreamflow_blender.backlog.running import Running
+from dreamflow_blender.backlog.store import Entry
+from dreamflow_blender.contract import protocol as p
+from dreamflow_blender.ops import generate as ops_generate
+from dreamflow_blender.scene import pictures
+from dreamflow_blender.session import findings, jobs, models, service
+from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import history, menus, parts, prompt, sidebar
+from dreamflow_blender.ui import refine as ui_refine
+from dreamflow_blender.ui import setup as ui_setup
+from tests.blender_side.with_bpy import fake, layout
+
+# Pixels of the region, and Blender's UI scale
+WIDTHS = ((190, 1.0), (260, 1.0), (400, 1.0), (280, 1.5), (390, 1.5), (380, 2.0), (520, 2.0))
+
+
+@pytest.fixture
+def enabled(tmp_path, monkeypatch):
+    folder = tmp_path / "ä user"
+    folder.mkdir()
+    monkeypatch.setattr(addon, "user_folder", lambda: folder)
+    monkeypatch.setattr(models, "_look", lambda name: False)
+    models._seen.clear()
+    entry = bpy.context.preferences.addons.new()
+    entry.module = addon.NAME
+    monkeypatch.setenv(service.PYTHON, str(fake.python(tmp_path)))
+    service.forget_state()
+    dreamflow_blender.register()
+    yield bpy.context.scene.dreamflow
+    jobs.running = jobs.problem = None
+    dreamflow_blender.unregister()
+    bpy.context.preferences.addons.remove(entry)
+    findings.models.clear()
+    service.forget_state()
+
+
+def main():
+    return layout.draw(sidebar.DREAMFLOW_PT_main)
+
+
+def running(settings):
+    """A job that runs."""
+    now = Running(Entry(ops_generate.make_job(settings)), (*p.STAGES, "deliver"))
+    jobs.running = now
+    return now
+
+
+def test_an_unknown_word_is_said_while_one_types(enabled):
+    enabled.prompt = "a wooden chair"
+    drawn = main()
+    assert "'chair' is no known kind" in drawn.said().replace("\n", " ")
+    assert drawn.menus == ["DREAMFLOW_MT_things", "DREAMFLOW_MT_colours"]
+    assert not bpy.ops.dreamflow.generate.poll()
+    enabled.prompt = "a big red cup"
+    assert "Left out: big." in main().said().replace("\n", " ") and bpy.ops.dreamflow.generate.poll()
+    enabled.negative = "blurry"
+    assert not bpy.ops.dreamflow.generate.poll() and "negative" in main().props
+
+
+def test_menus_name_what_there_is_and_put_it_in(enabled):
+    fake_layout = layout.Fake()
+    prompt.DREAMFLOW_MT_things.draw(
+        SimpleNamespace(layout=fake_layout, kind_or_colour="kind", refine=False), bpy.context
+    )
+    assert len(fake_layout.buttons()) == len(models.known_kinds()) == 10 and "Mug" in fake_layout.buttons()
+    enabled.prompt = "a corgi"
+    bpy.ops.dreamflow.put_word(kind="duck")
+    bpy.ops.dreamflow.put_word(colour="blue")
+    assert enabled.prompt == "a blue duck"
+
+
+def test_weights_that_are_not_here_are_offered_at_once(enabled):
+    enabled.model = "STABLE_DIFFUSION"
+    drawn = main()
+    said = drawn.said().replace("\n", " ")
+    assert "Stable Diffusion is not on this machine" in said and "CreativeML Open RAIL++-M" in said
+    assert "Fetch it (2.6 GB)" in drawn.buttons() and not bpy.ops.dreamflow.generate.poll()
+    findings.models[:] = [{"name": "sd", "folder": "/somewhere"}]
+    assert "Fetch it (6.1 GB)" in main().buttons()
+    enabled.refine = False
+    assert bpy.ops.dreamflow.generate.poll()
+
+
+def test_a_failure_shows_no_command_and_folds_away(enabled):
+    job = ops_generate.make_job(enabled)
+    todo = "Fetch it (2.6 GB): python -m backend models fetch sd. Or choose another one."
+    jobs.problem = jobs.Problem(p.Failed("model", "Its weights are missing.", todo), Entry(job))
+    assert "Or choose another one." in main().said() and "python" not in main().said()
+    jobs.problem = jobs.Problem(p.Failed("input", "No such word."), Entry(job))
+    assert "Retry" not in main().buttons() and "Change the prompt" in main().buttons()
+    jobs.problem = jobs.Problem(p.Failed("model", "Its weights are missing.", todo), Entry(job), folded=True)
+    assert "Its weights are missing." in main().texts and "Copy report" not in main().buttons()
+
+
+def test_one_progress_and_buttons_that_stay(enabled, monkeypatch):
+    now = running(enabled)
+    before = main()
+    monkeypatch.setattr(pictures, "icon", lambda name: 7)
+    after = main()
+    assert (
+        (before.icons, after.icons) == ([0], [7])
+        and after.buttons() == before.buttons()
+        and len(after.bars) == 1
+    )
+    now.hear(p.Started("texture", 10))
+    assert main().bars[0][0] == round(now.whole(), 2) > 0.5
+    assert not any("Loss" in text for text in main().texts)
+    addon.preferences().picture_size = 0
+    assert main().icons == []
+
+
+@pytest.mark.parametrize(("width", "scale"), WIDTHS)
+def test_no_sentence_is_cut(enabled, monkeypatch, width, scale):
+    """At a scale of 200 %, a region of the same width has half the room."""
+    fits = width / scale
+    monkeypatch.setattr(parts, "_width", lambda context: parts._dialog or fits)
+    drawings = []
+    for text in ("a red mug", "a wooden chair", "a big red cup"):
+        enabled.prompt = text
+        drawings.append(main())
+    enabled.model = "STABLE_DIFFUSION"
+    bpy.context.scene.dreamflow_refine.model = "SDXL"
+    bpy.ops.mesh.primitive_cube_add()
+    drawings += [main(), layout.draw(ui_refine.DREAMFLOW_PT_refine)]
+    enabled.model = "BUILT_IN"
+    enabled.prompt = "a red mug"
+    running(enabled).warn("The scene was empty. Trying another seed, 2 of 3.")
+    failed = p.Failed("memory", "There is not enough memory for this job.", "Close other programs.")
+    jobs.problem = jobs.Problem(failed, Entry(ops_generate.make_job(enabled)))
+    drawings.append(main())
+    room = max(60.0, fits - parts.MARGINS)
+    for drawn in drawings:
+        assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
+    for draw in (ui_refine.draw_dialog, prompt.draw_dialog):
+        drawn = layout.Fake()
+        with parts.in_dialog(parts.DIALOG):
+            draw(drawn, bpy.context)
+        assert [text for text in drawn.texts if parts.measure(text) > parts.DIALOG - parts.MARGINS] == []
+    drawn = layout.Fake()
+    ui_setup.draw_preferences(drawn, addon.preferences())
+    assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
+
+
+def test_blenders_menus_lead_here_and_back(enabled):
+    drawn = layout.Fake()
+    menus.draw_add(SimpleNamespace(layout=drawn), bpy.context)
+    menus.draw_object(SimpleNamespace(layout=drawn), bpy.context)
+    assert drawn.buttons() == ["DreamFlow"] and drawn.menus == ["DREAMFLOW_MT_object"]
+    menus.DREAMFLOW_MT_object.draw(SimpleNamespace(layout=drawn), bpy.context)
+    assert {"Refine", "Apply", "Discard", "Mark as asset"} <= set(drawn.buttons())
+    assert menus.draw_add in bpy.types.VIEW3D_MT_mesh_add._dyn_ui_initialize()
+    keymap = bpy.context.window_manager.keyconfigs.addon.keymaps["3D View"]
+    assert "dreamflow.add_object" in [item.idname for item in keymap.keymap_items]
+
+
+def test_every_operator_is_described_and_fails_politely(enabled, monkeypatch):
+    """Called without what it needs, as from the search, each says what to do."""
+    for cls in dreamflow_blender.registration.CLASSES:
+        if issubclass(cls, bpy.types.Operator):
+            assert cls.bl_description and cls.bl_label
+    monkeypatch.setattr(addon, "offline_reason", lambda: "")
+    for name in ("resume_job", "delete_job", "move_queued", "vary_job", "import_result", "fetch_model"):
+        with pytest.raises(RuntimeError, match="Choose a"):
+            getattr(bpy.ops.dreamflow, name)()
+
+
+def test_history_has_pages_reasons_favourites_and_a_filter(enabled):
+    store, shown = jobs.get_store(), bpy.context.window_manager.dreamflow_history
+    for number in range(history.ROWS + 2):
+        enabled.prompt, enabled.seed = ("a red mug" if number else "a blue duck"), number
+        failed = p.Failed("disk", "The disk is full.") if number == 0 else None
+        state = "failed" if failed else "finished"
+        note = "61 %" if number == 1 else ""
+        ended = Entry(
+            ops_generate.make_job(enabled), state=state, error=failed, note=note, added=1.0 + number
+        )
+        store.put(replace(ended, ended=100.0 + number))
+    drawn = layout.draw(history.DREAMFLOW_PT_history)
+    assert drawn.texts.count("a red mug") == history.ROWS and "1 of 2" in drawn.texts
+    shown.page = 2
+    said = layout.draw(history.DREAMFLOW_PT_history).said().replace("\n", " ")
+    assert "The disk is full." in said and "stopped early at 61 %" in said and "2 of 2" in said
+    shown.find = "duck BLUE"
+    drawn = layout.draw(history.DREAMFLOW_PT_history)
+    assert shown.page == 1 and "a blue duck" in drawn.texts and "a red mug" not in drawn.texts
+    assert "Use this prompt" in drawn.buttons()
+    shown.find, shown.starred = "", True
+    assert "No job matches." in layout.draw(history.DREAMFLOW_PT_history).texts
+    bpy.ops.dreamflow.star_job(job_id=store.history()[0].job.id)
+    store._seen = None  # read again from the disk
+    assert store.history()[0].star and layout.draw(history.DREAMFLOW_PT_history).texts.count("a red mug") == 1
+    shown.starred = False

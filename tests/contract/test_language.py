@@ -1,0 +1,106 @@
+"""What people write, and what the built-in models read in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.diffusion.view_words import COMPASS, VIEWS
+from backend.objects import kinds, real_kinds
+from backend.objects.shapes import KINDS
+from dreamflow_blender.contract.language import reading, vocabulary
+from dreamflow_blender.contract.language.reading import NotUnderstood, describe, read_object
+
+TEN = ("ball", "mushroom", "duck", "mug", "rocket", "bottle", "donut", "tree", "cone", "teapot")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain", "left_out"),
+    [
+        ("A Red Mug", "a red mug", ""),
+        ("mug", "a red mug", ""),
+        ("a mug, red", "a red mug", ""),
+        ("a big red mug", "a red mug", "big"),
+        ("a red coffee mug", "a red mug", ""),
+        ("a red cup", "a red mug", ""),
+        ("a red mug on a table", "a red mug", "on a table"),
+        ("two red mugs", "a red mug", "two"),
+        ("a dark red mug", "a red mug", ""),
+        ("a red and white mushroom", "a red mushroom", "white"),
+        ("a mushroom with red cap", "a red mushroom", ""),
+        ("a low poly christmas tree", "a green tree", "low poly"),
+        ("a yellow rubber duck", "a yellow duck", ""),
+        ("a toy rocket ship", "a white rocket", "toy"),
+        ("a teapot made of copper", "an orange teapot", ""),
+        ("a teapot made from wood", "a brown teapot", ""),
+        ("a donut with pink icing", "a pink donut", ""),
+        ("a light blue doughnut with gray sprinkles", "a cyan donut with grey sprinkles", ""),
+        ("a mug with a handle", "a red mug", "handle"),
+        ("a silver rocket, highly detailed, 4k", "a grey rocket", "highly detailed 4k"),
+        ("a (red:1.3) mug!!! <lora:glaze:0.8> 🍄", "a red mug", ""),
+        ("a bottle of wine in a forest", "a green bottle", "wine in a forest"),
+        ("a photo of a gold teapot with a black knob", "a yellow teapot with a black knob", ""),
+    ],
+)
+def test_ordinary_english_is_reduced(prompt: str, plain: str, left_out: str) -> None:
+    described = read_object(prompt, "", TEN)
+    assert (describe(described), " ".join(described.left_out)) == (plain, left_out)
+    assert all(word in reading.note(prompt, described) for word in described.left_out)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a wooden chair", "'chair' is no known kind of object.*Known: ball, mushroom"),
+        ("a corgi", "'corgi' is no known kind of object. Nearest known: duck"),
+        ("a glass vase", "Nearest known: mug, bottle, teapot"),
+        ("a spaceship flying", "'flying' is no known word"),
+        ("a tree house", "two things"),
+        ("a red mug and a blue ball", "two things"),
+        ("赤いマグカップ", "English only"),
+        ("eine rote Tasse", "English only"),
+        ("a reed mug", "Nearest known: red\\."),
+        ("a mug without a handle", "cannot leave anything out"),
+        ("a mug that is not blue", "cannot leave anything out"),
+        ("in a forest", "no object"),
+    ],
+)
+def test_what_is_refused_is_helped(prompt: str, expected: str) -> None:
+    with pytest.raises(NotUnderstood, match=expected):
+        read_object(prompt, "", TEN)
+
+
+def test_a_negative_prompt_is_refused() -> None:
+    with pytest.raises(NotUnderstood, match="negative"):
+        read_object("a red mug", "blurry", TEN)
+
+
+def test_the_note_is_silent_where_all_was_read() -> None:
+    for prompt in ("a red mug", "The RED mug.", "a donut with white sprinkles"):
+        assert reading.note(prompt, reading.read(prompt)) == ""
+    assert reading.note("a cup", read_object("a cup", "", TEN)) == "Read as “a red mug”."
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "expected"),
+    [
+        ("a red mug", {"kind": "duck"}, "a red duck"),
+        ("a big red mug", {"colour": "blue"}, "a blue mug"),
+        ("a chair", {"kind": "tree"}, "a tree"),
+        ("", {"colour": "pink"}, "a pink ball"),
+        ("a mug with a blue handle", {"colour": "green"}, "a green mug with a blue handle"),
+    ],
+)
+def test_the_menus_put_their_word_in(prompt: str, word: dict[str, str], expected: str) -> None:
+    assert reading.put_word(prompt, TEN, **word) == expected
+
+
+def test_one_table_for_both_programs() -> None:
+    """The shapes and the words agree, and every synonym leads to a word of the models."""
+    stated = {name: (kind.body, kind.natural, tuple(kind.parts)) for name, kind in real_kinds.THINGS.items()}
+    assert stated == {name: tuple(thing) for name, thing in vocabulary.THINGS.items()}
+    assert tuple(KINDS) == tuple(vocabulary.MADE) and tuple(kinds.COLOURS) == vocabulary.COLOURS
+    assert set(vocabulary.VIEWS) == {*VIEWS, *COMPASS}
+    assert set(vocabulary.THING_WORDS.values()) == set(vocabulary.THINGS)
+    assert set(vocabulary.COLOUR_WORDS.values()) == set(vocabulary.COLOURS)
+    assert not set(vocabulary.THING_WORDS) & set(vocabulary.COLOUR_WORDS)
+    assert all(set(near) <= set(vocabulary.THINGS) for _, near in vocabulary.OTHER_THINGS.values())
