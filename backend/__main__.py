@@ -12,20 +12,31 @@ from typing import TextIO
 from backend.cli import doctor
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
+from backend.cli import settings as cli_settings
 from backend.cli.arguments import parser, to_job
-from backend.cli.display import Display, Json, Live, Plain
+from backend.cli.display import Display, Json, Live, Plain, show_lines
+from backend.cli.jobs import to_go_on
+from backend.cli.surroundings import ignore_others
 from backend.errors import DreamFlowError, InputError
-from backend.jobs.drive import Begin, Control, End, Events, begin, drive
-from backend.jobs.folder import read_job
-from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Generate, Job, Refine, Resume
+from backend.jobs.drive import Begin, Control, End, Events, begin, drive, folder_of
+from backend.jobs.folder import job_so_far, read_job
+from dreamflow_blender.contract.protocol import (
+    Cancelled,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    Job,
+    Refine,
+    Resume,
+)
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-SPIN = "30000"  # rounds, 0.1 ms, that torch's idle threads wait awake: libgomp's own 300,000 take the cores from Warp's
+STOPS = (signal.SIGINT, signal.SIGTERM)  # a terminal's Ctrl-C; what `kill`, systemd and batch queues send
 
 
 def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None = None) -> int:
     """The exit code. `run` stands in for a job's own work in tests."""
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is imported
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a Windows console with a codepage of its own, say
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -38,8 +49,10 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             return cli_models.run(args, out)
         if args.command == "doctor":
             return doctor.carry_out(args.json, out)
-        if args.command == "jobs":
-            return cli_jobs.run(args, out)
+        if args.command in ("jobs", "settings"):
+            code: int = (cli_jobs if args.command == "jobs" else cli_settings).run(args, out)
+            out.flush()
+            return code
         if args.command in ("compare", "evaluate"):
             from backend.evidence import commands
 
@@ -50,18 +63,27 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             serve()
         if args.command == "resume":
             job = read_job(args.folder)
-            request: Begin = Resume(str(args.folder))
+            request: Begin | Finished = Resume(str(args.folder))
         else:
             job = to_job(args)
             request = Refine(job) if job.kind == "refine" else Generate(job)
+            if args.go_on:
+                request = job_so_far(job) or request
     except DreamFlowError as error:
         failed = Failed(error.kind, error.message, error.todo)
         if in_json:
             Json(out).show(failed)
         else:
-            print(error, file=sys.stderr)
+            print(show_lines(str(error)), file=sys.stderr)
         return _exit_code(failed)
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        return FAILED
     with Json(out) if in_json else _for_people(job, out) as display:
+        if isinstance(request, Finished):
+            display.note("The job is done already: there is nothing to go on with.")
+            display.show(request)
+            return OK
         overwrite = args.command != "resume" and args.overwrite
         return _run(request, display, overwrite, begin if run is None else lambda *_: run(job))
 
@@ -69,11 +91,12 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
 def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin, Control], Events]) -> int:
     """Drive the job, show its events, and let Ctrl-C stop it; the exit code."""
     with Interrupts() as interrupts:
-        reader = True
+        reader, begun = True, isinstance(request, Resume)
+        display.note("Loading the models: some seconds, with large ones minutes.")
 
         def show(event: Event) -> None:
-            nonlocal reader
-            interrupts.may_wait = True
+            nonlocal reader, begun
+            interrupts.may_wait = begun = True
             try:
                 if reader:
                     display.show(event)
@@ -86,25 +109,29 @@ def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin
                 raise KeyboardInterrupt
 
         end = drive(request, lambda: None, show, overwrite, run)
+        may_go_on = begun and not isinstance(end, Finished)
         show(end)
+    if may_go_on and reader:
+        display.note(to_go_on(folder_of(request)))
     if isinstance(end, Failed) or not reader:
         return _exit_code(end)
     return INTERRUPTED if isinstance(end, Cancelled) else OK
 
 
 class Interrupts:
-    """Lets the first Ctrl-C wait for the end of an iteration, once there is something to keep."""
+    """Lets the first Ctrl-C or SIGTERM wait for the end of an iteration, once there is something to keep."""
 
     def __init__(self) -> None:
         self.asked = False
         self.may_wait = False
 
     def __enter__(self) -> Interrupts:
-        self._before = signal.signal(signal.SIGINT, self._handle)
+        self._before = {number: signal.signal(number, self._handle) for number in STOPS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if self.asked or not self.may_wait:
@@ -129,4 +156,5 @@ def _exit_code(end: End) -> int:
 
 
 if __name__ == "__main__":
+    ignore_others(for_the_hub="models" in sys.argv[1:2])
     sys.exit(main())

@@ -8,6 +8,7 @@ ranges, backgrounds and guidance, so a preset only says how much work is done.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -211,13 +212,21 @@ def _filled(like: Any, stored: object, name: str) -> Any:
     return dataclasses.replace(like, **values)
 
 
+def setting_names() -> list[str]:
+    """All that may be set, as "stage.setting"."""
+    stages = vars(PAPER).items()
+    return [f"{stage}.{name}" for stage, found in stages for name in vars(found) if name != "lora"]
+
+
 def _with(preset: Preset, key: str, value: Any) -> Preset:
     """With one setting replaced. Raises InputError where there is none, or where it is of another type."""
     stage_name, _, setting = key.partition(".")
     stage = vars(preset).get(stage_name)
     if stage is None or setting not in vars(stage):
+        near = difflib.get_close_matches(key, setting_names(), 3, 0.5)
         raise InputError(
-            f"There is no setting {key!r}.", "Settings are written stage.setting, as nerf.levels."
+            f"There is no setting {key!r}.",
+            f"Did you mean {' or '.join(near)}? " * bool(near) + "`python -m backend settings` lists all.",
         )
     value = _typed(vars(stage)[setting], value, key)
     return dataclasses.replace(preset, **{stage_name: dataclasses.replace(stage, **{setting: value})})

@@ -6,6 +6,9 @@ import ctypes
 import math
 import os
 import platform
+import time
+from collections.abc import Callable
+from statistics import median
 
 import torch
 
@@ -17,6 +20,8 @@ MEMORY_LIMIT = (
 # Of a card's memory, where its driver spills: the desktop has the rest. A run that spills gets many times slower and is
 # never told; one that meets its limit gets torch's error, and is resumed with less (memory.MemorySavings).
 SPILLING = 0.9
+TURNS = 15  # of choose_threads
+SLOWER = 1.3  # times as long as one thread: idle, several take less than one
 
 
 def pick_device(name: str) -> torch.device:
@@ -104,6 +109,31 @@ def prepare_device(device: torch.device, threads: int) -> int:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = True
     return torch.get_num_threads()
+
+
+def choose_threads(most: int, now: Callable[[], float] = time.perf_counter) -> int:
+    """How many of the processor's threads a run should use: `most`, or 1 where that is clearly faster now.
+
+    Beside other programs' busy threads, each of our operations waits for the thread that has lost its core: two threads
+    were ten times slower than one. Half a second of operations like a run's, some with `most` threads and some with
+    one, in turns. On an idle machine the answer is `most` every time, which a result's bytes depend on.
+    """
+    if most < 2:
+        return most
+    picture, weights = torch.full((2, 16, 64, 64), 0.5), torch.full((16, 16, 3, 3), 0.1)
+    spent: dict[int, list[float]] = {most: [], 1: []}
+    before = torch.get_num_threads()
+    for _ in range(TURNS):
+        for threads, times in spent.items():
+            torch.set_num_threads(threads)
+            began = now()
+            for _ in range(10):
+                found = torch.nn.functional.conv2d(picture, weights, padding=1)
+                for _ in range(8):  # many small ones: what waiting costs most
+                    found = found.mul(0.5).add(0.1)
+            times.append(now() - began)
+    torch.set_num_threads(before)
+    return 1 if median(spent[most]) > SLOWER * median(spent[1]) else most
 
 
 def give_back_blocks() -> None:

@@ -1,16 +1,20 @@
-"""Damaged files for the readers: nothing but the project's own errors, no process lost, no file slow or large.
+"""Damaged input for all that reads it: nothing but the project's own errors, no process lost, none slow or large.
 
     python -m benchmarks.fuzz --what meshes --seconds 600 [--first-seed 1]
+    python -m benchmarks.fuzz --what jobs --seconds 600
+    python -m benchmarks.fuzz --what wire --seconds 600
 
-Each seed is a child process that reads 100 files of one kind (.glb, .gltf, .obj, .ply, .npz), each a good file of which
-numbers, names, lines or bytes were changed. It prints what became of them, and of whatever is a fault the seed that
-repeats it; the exit code is 1 where there is one. A file of less than 1 MB may take 5 s of processor time and 1 GB.
+Each seed is a child process that reads 100 of one kind (meshes: .glb, .gltf, .obj, .ply, .npz; a job's folder; a
+request to the worker), each a good one of which numbers, names, lines or bytes were changed. It prints what became of
+them, and of whatever is a fault the seed that repeats it; the exit code is 1 where there is one. What is smaller than
+1 MB may take 5 s of processor time and 1 GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import faulthandler
 import json
 import re
 import subprocess
@@ -20,16 +24,20 @@ import time
 import warnings
 from pathlib import Path
 
+from backend.errors import DiskError, InputError
 from benchmarks.fuzz_files import KINDS, make
 
 PER_SEED = 100
 MOST_SECONDS, MOST_BYTES = 5.0, 1 << 30
+HANGS = 60.0  # seconds: what waits longer is lost
+WHAT = {"meshes": sorted(KINDS), "jobs": ["job"], "wire": ["wire"]}
+ROOT = Path(__file__).parents[1]
 ROOM = 4 << 30  # of address space in a child: an allocation beyond it is a fault
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--what", choices=["meshes"], default="meshes")
+    parser.add_argument("--what", choices=sorted(WHAT), default="meshes")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--only", choices=sorted(KINDS), help="one kind of file")
@@ -37,9 +45,9 @@ def main() -> int:
     said = parser.parse_args()
     if said.child:
         kind, seed, folder = said.child
-        read_all(kind, int(seed), Path(folder))
+        try_all(kind, int(seed), Path(folder))
         return 0
-    return drive(said.seconds, said.first_seed, [said.only] if said.only else sorted(KINDS))
+    return drive(said.seconds, said.first_seed, [said.only] if said.only else WHAT[said.what])
 
 
 def drive(seconds: float, seed: int, kinds: list[str]) -> int:
@@ -51,7 +59,7 @@ def drive(seconds: float, seed: int, kinds: list[str]) -> int:
         while time.monotonic() - began < seconds:
             for kind in kinds:
                 command = [sys.executable, "-m", "benchmarks.fuzz", "--child", kind, str(seed), folder]
-                ran = subprocess.run(command, capture_output=True, text=True, check=False)
+                ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
                 lines = [json.loads(line) for line in ran.stdout.splitlines()]
                 for line in lines:
                     found[kind][line["end"]] += 1
@@ -74,27 +82,23 @@ def drive(seconds: float, seed: int, kinds: list[str]) -> int:
     return 1 if faults else 0
 
 
-def read_all(kind: str, seed: int, folder: Path) -> None:
-    """A line of JSON for each file of a seed."""
-    from backend.errors import DiskError, InputError
-    from backend.meshes.read import kept_source, read_mesh
-
+def try_all(kind: str, seed: int, folder: Path) -> None:
+    """A line of JSON for each trial of a seed."""
+    attempt = {"job": _folder, "wire": _request}.get(kind, _mesh)
     warnings.simplefilter("ignore")
     limit_memory()
     for number in range(PER_SEED):
-        path = folder / f"a{kind}"
-        for name, content in make(kind, f"{seed}/{number}").items():
-            (folder / name).write_bytes(content)
         before, began = peak(), time.process_time()
         end, said, fault = "read", "", False
+        faulthandler.dump_traceback_later(HANGS, exit=True)
         try:
-            read_mesh(path)
-            kept_source(path)
+            attempt(kind, f"{seed}/{number}", folder)
         except (InputError, DiskError) as error:
             end, said = "refused", str(error)
             fault = not re.fullmatch(r"[^\n\x00-\x1f]{10,600}", said)  # a sentence that can be shown
         except Exception as error:  # noqa: BLE001 - what this program looks for
             end, said, fault = type(error).__name__, str(error)[:200], True
+        faulthandler.cancel_dump_traceback_later()
         seconds, grown = time.process_time() - began, peak() - before
         fault = fault or seconds > MOST_SECONDS or grown > MOST_BYTES
         print(
@@ -102,6 +106,27 @@ def read_all(kind: str, seed: int, folder: Path) -> None:
                 {"file": number, "end": end, "said": said, "fault": fault, "seconds": seconds, "grown": grown}
             )
         )
+
+
+def _mesh(kind: str, seed: str, folder: Path) -> None:
+    from backend.meshes.read import kept_source, read_mesh
+
+    for name, content in make(kind, seed).items():
+        (folder / name).write_bytes(content)
+    read_mesh(folder / f"a{kind}")
+    kept_source(folder / f"a{kind}")
+
+
+def _folder(kind: str, seed: str, folder: Path) -> None:
+    from benchmarks.fuzz_jobs import try_folder
+
+    try_folder(seed, folder)
+
+
+def _request(kind: str, seed: str, folder: Path) -> None:
+    from benchmarks.fuzz_jobs import try_request
+
+    try_request(seed, folder)
 
 
 def limit_memory() -> None:

@@ -22,6 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # as the backend sets it, befo
 
 import numpy as np
 import torch
+from scipy.spatial import ConvexHull
 from torch import Tensor, nn
 
 from backend.device import pick_device, prepare_device
@@ -138,19 +139,37 @@ def threads(bench: Bench) -> None:
 
 def bumpy_sphere(faces: str) -> tuple[Tensor, Tensor]:
     """(vertices [V,3], triangles [F,3]): an icosphere of 20,480, or marching tetrahedra for more."""
-    import trimesh
-
     from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 
     if faces == "20k":
-        ball = trimesh.creation.icosphere(subdivisions=5, radius=1.0)
-        v, tri = torch.tensor(ball.vertices, dtype=torch.float32), torch.tensor(ball.faces)
+        v, tri = icosphere(5)
         return v * (0.4 + 0.05 * bumps(v))[:, None], tri
     grid = tetrahedral_grid({"120k": 76, "350k": 129}[faces], (-0.6,) * 3, (0.6,) * 3)
     radius = grid.vertices.norm(dim=1)
     sdf = 0.4 + 0.05 * bumps(grid.vertices / radius.clamp(min=1e-6)[:, None]) - radius
     mesh = marching_tetrahedra(grid.vertices, sdf, grid)
     return mesh.v_pos, mesh.t_pos_idx
+
+
+def icosphere(times: int) -> tuple[Tensor, Tensor]:
+    """(vertices [V,3] of length 1, triangles [20 * 4**times, 3]): an icosahedron, each edge halved `times` times."""
+    golden = (1 + 5**0.5) / 2
+    corners = [(0, a, b * golden) for a in (-1, 1) for b in (-1, 1)]
+    points = np.array([np.roll(corner, turn) for corner in corners for turn in range(3)])
+    faces = ConvexHull(points).simplices.astype(np.int64)
+    inward = np.linalg.det(points[faces]) < 0
+    faces[inward] = faces[inward][:, ::-1]
+    for _ in range(times):
+        edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1)
+        ends, which = np.unique(edges, axis=0, return_inverse=True)
+        ab, bc, ca = (len(points) + which.reshape(-1, 3)).T
+        a, b, c = faces.T
+        points = np.concatenate([points, points[ends].mean(1)])
+        faces = np.concatenate(
+            [np.stack(f, 1) for f in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))]
+        )
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return torch.tensor(points, dtype=torch.float32), torch.tensor(faces)
 
 
 def bumps(direction: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ def generate(
 
 
 if __name__ == "__main__":
-    for event in generate(*sys.argv[1:3]):
+    if len(sys.argv) != 3:
+        sys.exit("usage: python examples/minimal_client.py PROMPT FOLDER")
+    for event in generate(sys.argv[1], sys.argv[2]):
         print(" ".join(f"{name}={value}" for name, value in event.items()), flush=True)
     sys.exit(event["event"] != "finished")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from backend.device import choose_device, pick_device, prepare_device
+from backend.device import choose_device, choose_threads, pick_device, prepare_device
 from backend.errors import CardFailed, DeviceError
 from backend.jobs import generate
 from backend.jobs import run as running
@@ -140,3 +140,18 @@ def test_a_driver_that_spills_is_kept_from_it(cuda_calls: CudaCalls, monkeypatch
         prepare_device(card, 1)
         assert cuda_calls.fractions.pop() == (pytest.approx(share), 0)
         assert capacity_gb(card) == pytest.approx(24 * share)  # the plan counts with the same
+
+
+@pytest.mark.parametrize(("slower", "expected"), [(0.6, 4), (1.1, 4), (2.0, 1), (10.0, 1)])
+def test_one_thread_is_chosen_where_several_get_in_the_way(slower: float, expected: int) -> None:
+    """On a clock on which several threads take so many times as long as one; what torch uses stays as it was."""
+    torch.set_num_threads(2)
+    passed = 0.0
+
+    def now() -> float:
+        nonlocal passed
+        passed += 1.0 if torch.get_num_threads() == 1 else slower
+        return passed
+
+    assert choose_threads(4, now) == expected
+    assert torch.get_num_threads() == 2 and choose_threads(1, now) == 1

@@ -11,8 +11,10 @@ from backend import __version__
 from backend.cli import doctor, evidence
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
+from backend.cli import settings as cli_settings
 from backend.errors import InputError
 from backend.jobs.folder import clean_prompt, default_folder
+from dreamflow_blender.contract.files import is_file
 from dreamflow_blender.contract.options import add_options, typed
 from dreamflow_blender.contract.protocol import BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
@@ -28,9 +30,11 @@ examples:
   python -m backend generate "a red duck" --set delivery.max_faces=null --set delivery.texture_size=2048
   python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
+  python -m backend generate "a red mug" --continue
 
-Ctrl-C stops after the iteration that is running and keeps what there is; pressed twice, it stops at once.
-Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped by Ctrl-C.
+The last one begins the job, goes on with it, or does nothing where it is done: a script may repeat it.
+Ctrl-C or SIGTERM stops after the iteration that is running and keeps what there is; sent twice, it stops at once.
+Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped.
 """
 
 REFINE_EXAMPLES = """\
@@ -84,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
     add_options(r, REFINE)
     _add_job_arguments(r)
     cli_models.add_parser(commands)
+    cli_settings.add_parser(commands)
     doctor.add_parser(commands)
     cli_jobs.add(commands)
     evidence.add(commands)
@@ -99,7 +104,12 @@ def _add_job_arguments(command: argparse.ArgumentParser) -> None:
         "--set", metavar="STAGE.SETTING=VALUE", type=typed(read_setting), action="append", default=[],
         help="replace one of the preset's settings, as in nerf.levels=400 or delivery.max_faces=null (full detail)",
     )  # fmt: skip
-    command.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
+    older = command.add_mutually_exclusive_group()
+    older.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
+    older.add_argument(
+        "--continue", dest="go_on", action="store_true",
+        help="go on with this job where it was stopped, and do nothing where it is done",
+    )  # fmt: skip
     command.add_argument(
         "--json", action="store_true", help="one JSON event a line, and nothing else on stdout"
     )
@@ -111,7 +121,7 @@ def to_job(args: argparse.Namespace) -> Job:
     refine = args.command == "refine"
     given: dict[str, Any] = {name: getattr(args, name) for name in (REFINE if refine else GENERATE)}
     if refine:
-        if not args.mesh.is_file():
+        if not is_file(args.mesh):
             raise InputError(
                 f"There is no file {args.mesh}.", "Give the path of a .glb, .obj, .ply or .npz file."
             )

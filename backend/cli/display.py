@@ -24,6 +24,7 @@ from dreamflow_blender.contract.protocol import (
     Warning,
     encode,
 )
+from dreamflow_blender.contract.wire import show_text
 from dreamflow_blender.contract.words import clock
 
 if TYPE_CHECKING:
@@ -63,7 +64,10 @@ def headline(job: Job, ready: Ready) -> str:
     first = (
         f"{job.prompt}   {job.preset}   {job.prior} prior   seed {job.seed}   {device} ({threads}, {kernels})"
     )
-    slower = [f"  {kernel}: {why}" for kernel, why in ready.kernels_why.items() if why]
+    plain = [kernel for kernel, why in ready.kernels_why.items() if why]
+    if device == "CPU":  # where accelerators for cards are no news, but a Warp that does not run is
+        plain = [kernel for kernel in plain if ready.kernels.get(kernel) == "torch"]
+    slower = [f"  {kernel}: {ready.kernels_why[kernel]}" for kernel in plain]
     return "\n".join([first, *slower])
 
 
@@ -73,7 +77,7 @@ def ending(event: Finished | Cancelled | Failed, folder: str) -> list[str]:
         return [line for line in (event.message, event.todo) if line]
     if isinstance(event, Cancelled):
         if not event.paths:
-            return [f"Stopped before there was a result to keep. What was recorded is in {folder}"]
+            return ["Stopped before there was a result to keep."]
         return [f"Stopped. What there is was kept in {folder}", "  " + "   ".join(event.paths)]
     figures, mesh = event.figures, JobFolder(folder).mesh_glb.name
     others = [name for name in event.paths if name != mesh]
@@ -102,6 +106,11 @@ def sentence(event: Event, job: Job) -> str:
     if isinstance(event, Finished | Cancelled | Failed):
         return "\n".join(ending(event, job.folder))
     return ""
+
+
+def show_lines(text: str) -> str:
+    """As wire.show_text, but with its line breaks."""
+    return "\n".join(map(show_text, text.split("\n")))
 
 
 class Json:
@@ -136,7 +145,7 @@ class Plain:
 
     def show(self, event: Event) -> None:
         if isinstance(event, Failed):
-            print(sentence(event, self._job), file=self._err, flush=True)
+            print(show_lines(sentence(event, self._job)), file=self._err, flush=True)
         elif isinstance(event, Started):
             self._last = self._now()
             self.note(f"{event.stage}: {_begun(event)}")
@@ -150,7 +159,7 @@ class Plain:
             self.note(words)
 
     def note(self, text: str) -> None:
-        print(text, file=self._out, flush=True)
+        print(show_lines(text), file=self._out, flush=True)
 
 
 class Live:
@@ -189,12 +198,12 @@ class Live:
         self._live.update(self._table(), refresh=True)
         self._live.stop()  # the table stays, and the end stands below it
         if isinstance(event, Failed):
-            print(sentence(event, self._job), file=self._err, flush=True)
+            print(show_lines(sentence(event, self._job)), file=self._err, flush=True)
         else:
             self.note(sentence(event, self._job))
 
     def note(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)  # a path stays in one piece, to be copied
+        self._console.print(show_lines(text), soft_wrap=True)  # a path stays in one piece, to be copied
 
     def _table(self) -> Table:
         from rich.progress_bar import ProgressBar
@@ -216,7 +225,7 @@ class Live:
         table = Table.grid()
         table.add_row(rows)
         if self._preview:
-            table.add_row(f"  preview: {self._preview}")
+            table.add_row(f"  preview: {show_text(self._preview)}")
         return table
 
 

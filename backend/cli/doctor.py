@@ -12,6 +12,7 @@ and at the end {"event": "report", ...} with everything in figures and words for
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -26,6 +27,11 @@ from typing import Any, TextIO
 from backend import __version__
 from backend.cli.probes import CODE, installed, look, required, write_a_byte
 
+EXAMPLES = """\
+examples:
+  python -m backend doctor
+  python -m backend doctor --json > report.jsonl
+"""
 LITTLE_GB = 5.0  # free disk; Stable Diffusion's weights are 2.6 GB, a job up to 0.2
 
 
@@ -58,7 +64,10 @@ def examine() -> tuple[list[Check], dict[str, Any]]:
 def add_parser(commands: Any) -> None:
     """Add the command to what `argparse` gave for the subcommands."""
     what = "look for what is wrong or missing on this machine"
-    doctor = commands.add_parser("doctor", help=what, description=what.capitalize() + ".")
+    doctor = commands.add_parser(
+        "doctor", help=what, description=what.capitalize() + ".", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     doctor.add_argument(
         "--json", action="store_true", help="one JSON object a line, and nothing else on stdout"
     )

@@ -9,6 +9,16 @@ from typing import Any
 from dreamflow_blender.contract.options import typed, whole_number
 from dreamflow_blender.contract.settings import METHODS, read_setting
 
+EXAMPLES = """\
+examples:
+  python -m backend compare --prompts prompts.txt --out compared --space 2d --budget 100,200
+  python -m backend compare --prompts prompts.txt --out compared --seeds 3
+"""
+JUDGED_EXAMPLES = """\
+examples:
+  python -m backend evaluate out/a-red-mug-42 --prompts prompts.txt --truth
+"""
+
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Their arguments."""
@@ -17,7 +27,8 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         help="methods side by side on the same prior",
         description="APFO beside the methods that the paper names: a page, a CSV and a table. Goes on where it was"
         " stopped: what is done in DIR is not done again.",
-    )
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     c.add_argument("--methods", default=",".join(METHODS), help=f"default: {','.join(METHODS)}")
     c.add_argument(
         "--space",
@@ -53,7 +64,8 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "evaluate",
         help="judge finished jobs from outside",
         description="CLIP R-precision (section D.4 of the paper), and how near a procedural object comes to the truth.",
-    )
+        epilog=JUDGED_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     e.add_argument("jobs", metavar="JOB", nargs="+", type=Path, help="the folder of a finished job")
     e.add_argument(
         "--prompts", metavar="FILE", type=Path, required=True, help="one a line: what a prompt is told from"

@@ -4,25 +4,57 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+from backend.errors import InputError
+from dreamflow_blender.contract.wire import show_text
+
+EXAMPLES = """\
+examples:
+  python -m backend jobs                        the jobs below out/: what became of them, and how large they are
+  python -m backend jobs list --root elsewhere  those below another folder
+  python -m backend jobs show out/a-red-mug-42  one of them: its settings, its files, and how to go on with it
+  python -m backend jobs rm out/a-red-mug-42    remove a job's files, and its folder where nothing else lies in it
+  python -m backend jobs clean                  remove the checkpoints of finished jobs
+"""
+
+RESUME_EXAMPLES = """\
+examples:
+  python -m backend resume out/a-red-mug-42
+  python -m backend resume out/a-red-mug-42 --json > events.jsonl
+
+`generate` and `refine` do the same with --continue, and begin the job where there is none yet.
+"""
+
+WORKER_EXAMPLES = """\
+examples:
+  python examples/minimal_client.py "a red mug" out/mug
+"""
+
 
 def add(commands: argparse._SubParsersAction[Any]) -> None:
     """Their arguments."""
+    raw = argparse.RawDescriptionHelpFormatter
     r = commands.add_parser(
-        "resume",
-        help="go on with a job that was stopped",
-        description="Go on from a job's newest checkpoint.",
-    )
+        "resume", help="go on with a job that was stopped", description="Go on from a job's newest checkpoint.",
+        epilog=RESUME_EXAMPLES, formatter_class=raw,
+    )  # fmt: skip
     r.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")
     r.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
-    j = commands.add_parser("jobs", help="list jobs, or clean up after them", description="List jobs.")
-    j.add_argument(
-        "what", nargs="?", choices=("list", "clean"), default="list",
-        help="clean removes the checkpoints of finished jobs",
+    j = commands.add_parser(
+        "jobs", help="list, show, remove jobs, or clean up after them", description="List jobs.",
+        epilog=EXAMPLES, formatter_class=raw,
     )  # fmt: skip
+    j.add_argument(
+        "what", nargs="?", choices=("list", "show", "rm", "clean"), default="list",
+        help="clean removes the checkpoints of finished jobs, rm a whole job",
+    )  # fmt: skip
+    j.add_argument("folder", nargs="?", metavar="FOLDER", type=Path, help="the job's folder, for show and rm")
     j.add_argument(
         "--root", metavar="DIR", type=Path, default=Path("out"), help="where to look (default: out)"
     )
@@ -31,30 +63,86 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "worker",
         help="serve one client on standard input and output",
         description="Requests in, events out, one JSON object a line: dreamflow_blender/contract/protocol.py.",
+        epilog=WORKER_EXAMPLES,
+        formatter_class=raw,
     )
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """`jobs`; the exit code. Raises DreamFlowError."""
-    from backend.jobs.listing import clean_jobs, list_jobs
+    if (args.folder is None) == (args.what in ("show", "rm")):
+        need = "one job's folder" if args.folder is None else "no folder, but --root DIR"
+        raise InputError(f"jobs {args.what} takes {need}.", "See python -m backend jobs --help.")
+    return {"list": _list, "show": _show, "rm": _remove, "clean": _clean}[args.what](args, out)
 
-    if args.what == "clean":
-        freed = clean_jobs(args.root)
-        out.write(json.dumps({"freed": freed}) if args.json else f"Freed {megabytes(freed)}.")
-        out.write("\n")
-        return 0
-    found = list_jobs(args.root)
-    for job in found:
+
+def _list(args: argparse.Namespace, out: TextIO) -> int:
+    from backend.jobs.listing import list_jobs
+
+    found = False
+    for job in list_jobs(args.root):
+        found = True
         if args.json:
-            line = json.dumps(asdict(job))
+            out.write(json.dumps(asdict(job)) + "\n")
         else:
-            line = (
-                f"{job.state:<11}  {megabytes(job.size):>9}  {job.progress:<18}  {job.folder}   {job.prompt}"
-            )
-        out.write(line + "\n")
+            about = f"{job.state:<11}  {megabytes(job.size):>9}  {job.progress:<18}"
+            out.write(f"{about}  {show_text(job.folder)}   {show_text(job.prompt)}\n")
     if not found and not args.json:
-        out.write(f"There are no jobs in {args.root}.\n")
+        out.write(f"There are no jobs in {show_text(str(args.root))}.\n")
     return 0
+
+
+def _show(args: argparse.Namespace, out: TextIO) -> int:
+    from backend.jobs.folder import read_job
+    from backend.jobs.listing import look
+    from dreamflow_blender.contract.job import Job
+    from dreamflow_blender.contract.jobfolder import JobFolder
+
+    listed, job = look(args.folder), read_job(args.folder)
+    files = JobFolder(args.folder)
+    record = {"job": asdict(job), **asdict(listed), "files": files.recoverable_files()}
+    if args.json:
+        out.write(json.dumps(record) + "\n")
+        return 0
+    default = Job("0", job.kind, "x", "x", mesh=job.mesh)
+    changed = {name: value for name, value in asdict(job).items() if value != asdict(default)[name]}
+    for name in ("id", "kind", "prompt", "folder", "overrides"):
+        changed.pop(name, None)
+    rows = {
+        "prompt": job.prompt, "kind": job.kind, "state": f"{listed.state}  {listed.progress}".strip(),
+        "size": megabytes(listed.size), **{name: str(value) for name, value in changed.items()},
+        "set": "  ".join(f"{name}={json.dumps(value)}" for name, value in job.overrides.items()),
+        "files": "  ".join(record["files"]),
+    }  # fmt: skip
+    out.writelines(f"{name:<12} {show_text(value)}\n" for name, value in rows.items() if value)
+    if listed.state not in ("running", "finished", "unreadable"):
+        out.write(to_go_on(args.folder) + "\n")
+    return 0
+
+
+def _remove(args: argparse.Namespace, out: TextIO) -> int:
+    from backend.jobs.listing import remove_job
+
+    freed, left = remove_job(args.folder)
+    said = f"Freed {megabytes(freed)}."
+    if left:
+        said += f" Left as they are, since no job made them: {', '.join(map(show_text, left[:5]))}."
+    out.write((json.dumps({"freed": freed, "left": left}) if args.json else said) + "\n")
+    return 0
+
+
+def _clean(args: argparse.Namespace, out: TextIO) -> int:
+    from backend.jobs.listing import clean_jobs
+
+    freed = clean_jobs(args.root)
+    out.write((json.dumps({"freed": freed}) if args.json else f"Freed {megabytes(freed)}.") + "\n")
+    return 0
+
+
+def to_go_on(folder: Path) -> str:
+    """The line that ends every stop, with a command that can be copied."""
+    words = ["python", "-m", "backend", "resume", str(folder)]
+    return f"To go on: {subprocess.list2cmdline(words) if sys.platform == 'win32' else shlex.join(words)}"
 
 
 def megabytes(size: int) -> str:

@@ -13,8 +13,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from backend.errors import ModelError
+from dreamflow_blender.contract.wire import show_text
 
 OK, FAILED, INTERRUPTED = 0, 1, 130  # exit codes
+
+BUILT_IN = {
+    "mini": "the small Stable Diffusion of DreamFlow's own, with a refiner of its own (the default)",
+    "exact": "the optimal denoiser of procedural objects, to compare methods with",
+}
 
 EXAMPLES = """\
 examples:
@@ -50,6 +56,14 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     """The exit code. Raises DreamFlowError."""
     told = Told(out, args.json)
     try:
+        import huggingface_hub.constants  # noqa: F401  reads the user's settings
+    except ValueError as error:
+        names = sorted(name for name in os.environ if name.startswith("HF_"))
+        raise ModelError(
+            f"An environment variable of huggingface_hub cannot be read: {error}.",
+            f"Look at {', '.join(names)}.",
+        ) from error
+    try:
         if args.action == "fetch":
             return _fetch(args.name, args.dry_run, told)
         if args.action == "verify":
@@ -77,7 +91,8 @@ class Told:
         if self._open:
             self._out.write("\n")
             self._open = False
-        self._out.write((json.dumps({"event": event, **values}) if self._json else text) + "\n")
+        shown = "\n".join(map(show_text, text.split("\n")))
+        self._out.write((json.dumps({"event": event, **values}) if self._json else shown) + "\n")
         self._out.flush()
 
     def progress(self, name: str, file: str, done: int, total: int, note: str, speed: float) -> None:
@@ -99,6 +114,10 @@ class Told:
 def _list(told: Told) -> int:
     from backend.weights.sources import Hub, find, known_models, models_file, read_record, shortfall, store
 
+    for name, title in BUILT_IN.items():
+        told.line(
+            f"{name}: {title}\n  here     built in: nothing is fetched", "built-in", name=name, title=title
+        )
     for model in known_models().values():
         folder = find(model)
         record = read_record(folder) if folder else None

@@ -18,6 +18,9 @@ from backend.files import disk_errors, is_full
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Failed
 
+LONGEST = (
+    5000  # characters of a sentence: a path may take a request's whole line, and an event's has to hold it
+)
 NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it could write in none
 
 
@@ -27,7 +30,7 @@ def failure_event(error: Exception, folder: Path) -> Failed:
         "" if isinstance(error, DeviceError) else card_error(error)
     )  # a DeviceError says the same, and better
     if isinstance(error, DreamFlowError) and not failed:
-        return Failed(error.kind, error.message, error.todo)
+        return Failed(error.kind, error.message[:LONGEST], error.todo[:LONGEST])
     if not failed and (
         is_full(error) or NO_TEMPORARY in str(error)
     ):  # in the job's folder it would be a DiskError

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from backend.errors import DiskError, InputError
@@ -14,13 +16,23 @@ from dreamflow_blender.contract.jobfolder import RESERVED, JobFolder, slug
 from dreamflow_blender.contract.locks import hold, remove
 from dreamflow_blender.contract.protocol import (
     MAX_PROMPT,
+    STAGES,
     BadMessage,
     Event,
+    Finished,
     Job,
+    Resume,
     clean_text,
     encode,
 )
 
+NOTATIONS = re.compile(
+    r"<(?:lora|lyco|hypernet|embedding)\s*:[^>]*>"  # Stable Diffusion's web interfaces
+    r"|\([^()]*:\s*[+-]?[0-2]?(?:\.\d+)?\s*\)|\({2,}[^()]*\){2,}"  # (red:1.3), ((red))
+    r"|\[[^\[\]]*:[^\[\]]*\]|\[{2,}[^\[\]]*\]{2,}"  # [red:blue:8], [[red]]
+    r"|\S+::-?[\d.]*|(?:^|\s)--[a-zA-Z]\w*(?:\s+[\d.:]+)?"  # Midjourney's red::2 and --ar 16:9
+    r"|\bembedding:\S+|__\w+__|\{[^{}]*\|[^{}]*\}|\bBREAK\b"
+)
 _NOT_IN_NAMES = set('<>:"|?*\\/')  # on Windows; control characters besides
 
 
@@ -35,6 +47,21 @@ def clean_prompt(text: str) -> str:
             "Say it in a few words: a text encoder reads about 75.",
         )
     return prompt
+
+
+def notation_note(prompt: str) -> str:
+    """What the user should know of notations of other programs in the prompt; "" where there is none.
+
+    No prior of ours reads them: a text encoder takes their signs and numbers for words.
+    """
+    found = sorted({part.group().strip() for part in NOTATIONS.finditer(prompt)}, key=prompt.index)
+    if not found:
+        return ""
+    few = ", ".join(part[:40] for part in found[:4])
+    return (
+        f"The prompt holds {few}: weights, LoRAs and options of other programs mean nothing here and are read as words."
+        " Say it in words alone; --negative takes what is not wanted, --seed and --set take numbers."
+    )
 
 
 def default_folder(prompt: str, seed: int, root: Path) -> Path:
@@ -184,13 +211,38 @@ class EventLog:
             self._file.close()
 
 
+def job_so_far(job: Job) -> Resume | Finished | None:
+    """What --continue goes on with in the job's folder; None where nothing has begun there yet.
+
+    Raises InputError where another job is in it, and DiskError.
+    """
+    files = JobFolder(job.folder)
+    if not os.path.lexists(files.job):
+        return None
+    there = read_job(files.path)
+    asked = job
+    if (
+        job.kind == "refine" and there.stages == STAGES[2:]
+    ):  # a plain grey object's is made from nothing first
+        asked = replace(job, stages=there.stages)
+    if not there.is_same(asked):
+        raise InputError(
+            f"{files.path} holds another job: {there.prompt!r}, or the same with other settings.",
+            "Choose another folder with --out, or leave --continue out and add --overwrite.",
+        )
+    last = files.last_event()
+    return replace(last, paths=files.result_files()) if isinstance(last, Finished) else Resume(job.folder)
+
+
 def read_job(folder: Path) -> Job:
     """The job of this folder, wherever the folder has been moved to. Raises InputError and DiskError."""
     path = JobFolder(folder).job
-    if not path.is_file():
-        raise InputError(f"{folder} holds no job: there is no {path.name} in it.", "Give a job's folder.")
     with disk_errors(path):
         try:
             return JobFolder(folder).read_job()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(
+                f"{folder} holds no job: there is no {path.name} in it.", "Give a job's folder."
+            ) from error
         except BadMessage as error:
             raise InputError(f"{path} describes no job ({error}).", "Generate the object again.") from error

@@ -1,84 +1,129 @@
-"""The jobs under a folder: what became of them, and what they take of the disk."""
+"""The jobs under a folder: what became of them, what they take of the disk, and their removal."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.errors import InputError
+from backend.errors import DreamFlowError
 from backend.files import disk_errors
-from backend.jobs.folder import read_job
+from backend.jobs.folder import locked, read_job
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.locks import is_held
-from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Progress
+from dreamflow_blender.contract.protocol import Cancelled, Failed, Finished
 
 DEPTH = 3  # folders below the root that are looked into
+ENDS: dict[type, str] = {Finished: "finished", Cancelled: "cancelled", Failed: "failed"}
 
 
 @dataclass(frozen=True)
 class Listed:
     folder: str
-    state: str  # "running", "finished", "cancelled", "failed", or "interrupted": it can be resumed
-    prompt: str
+    state: (
+        str  # "running", "finished", "cancelled", "failed", "interrupted": it can be resumed; or "unreadable"
+    )
+    prompt: str  # of an unreadable one, why
     progress: str  # "texture 120/200", "" if there was none
     size: int  # bytes
 
 
-def list_jobs(root: Path) -> list[Listed]:
-    """The jobs under `root`, by folder. Folders that hold no job are passed over."""
-    return [listed for folder in find_jobs(root) if (listed := _look(folder)) is not None]
+def list_jobs(root: Path) -> Iterator[Listed]:
+    """The jobs under `root`, by folder."""
+    return map(look, find_jobs(root))
 
 
 def find_jobs(root: Path, depth: int = DEPTH) -> list[Path]:
-    """Folders with a job.json, not looking into these."""
-    if JobFolder(root).job.is_file():
-        return [root]
+    """Folders with a job.json, whatever that is, not looking into these, nor through links."""
     try:
-        below = sorted(p for p in root.iterdir() if p.is_dir() and not p.is_symlink())
-    except OSError:
+        with os.scandir(root) as entries:
+            there = list(entries)
+    except OSError:  # not ours to look into, or gone
         return []
-    return [job for folder in below for job in find_jobs(folder, depth - 1)] if depth else []
+    if any(entry.name == JobFolder(root).job.name for entry in there):
+        return [root]
+    below = sorted(entry.name for entry in there if _is_folder(entry))
+    return [job for name in below for job in find_jobs(root / name, depth - 1)] if depth else []
 
 
 def clean_jobs(root: Path) -> int:
     """Remove the checkpoints of finished jobs; the bytes that this freed. Raises DiskError."""
     freed = 0
     for folder in find_jobs(root):
-        checkpoints = JobFolder(folder).checkpoints
+        files = JobFolder(folder)
         if (
-            checkpoints.is_dir()
-            and isinstance(JobFolder(folder).last_event(), Finished)
-            and not is_held(JobFolder(folder).lock)
+            files.checkpoints.is_dir()
+            and not files.checkpoints.is_symlink()
+            and isinstance(files.last_event(), Finished)
+            and not is_held(files.lock)
         ):
-            freed += size_of(checkpoints)
-            with disk_errors(checkpoints):
-                shutil.rmtree(checkpoints)
+            freed += size_of(files.checkpoints)
+            with disk_errors(files.checkpoints):
+                shutil.rmtree(files.checkpoints)
     return freed
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files below."""
+def remove_job(folder: Path) -> tuple[int, list[str]]:
+    """Remove a job's own files, and its folder where that is empty then: the bytes freed, and the names that stayed.
+
+    Raises InputError where there is no job, or where it is running, and DiskError.
+    """
+    read_job(folder)
+    files = JobFolder(folder)
+    with locked(folder):
+        before = size_of(folder)
+        with disk_errors(folder):
+            for path in (*files.old_files(), *folder.glob(".*.part*")):
+                if path.is_file():
+                    path.unlink()
+            if files.checkpoints.is_dir() and not files.checkpoints.is_symlink():
+                shutil.rmtree(files.checkpoints)
+            files.job.unlink()  # last: what is left of a removal that was stopped can be removed
+        freed = before - size_of(folder)
+    left = sorted(path.name for path in folder.iterdir())
+    if not left:
+        with disk_errors(folder):
+            folder.rmdir()
+    return freed, left
+
+
+def size_of(folder: Path | str) -> int:
+    """Bytes of all files below, not looking through links."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.lstat().st_size if not path.is_dir() else 0
-        except OSError:  # a running job replaces its files
-            continue
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _is_folder(entry):
+                    total += size_of(entry.path)
+                else:
+                    total += entry.stat(follow_symlinks=False).st_size
+    except OSError:  # a running job replaces its files
+        pass
     return total
 
 
-def _look(folder: Path) -> Listed | None:
+def look(folder: Path) -> Listed:
+    """One job; of a folder that holds something odd, why it is unreadable."""
     try:
         job = read_job(folder)
-    except InputError:
-        return None
-    events = JobFolder(folder).recent_events()
-    if is_held(JobFolder(folder).lock):
+    except DreamFlowError as error:
+        if not os.path.lexists(JobFolder(folder).job):
+            raise
+        return Listed(str(folder), "unreadable", error.message, "", size_of(folder))
+    files = JobFolder(folder)
+    if is_held(files.lock):
         state = "running"
     else:
-        ends: dict[type[Event], str] = {Finished: "finished", Cancelled: "cancelled", Failed: "failed"}
-        state = ends.get(type(events[-1]), "interrupted") if events else "interrupted"
-    steps = [event for event in events if isinstance(event, Progress)]
-    progress = f"{steps[-1].stage} {steps[-1].iteration}/{steps[-1].total}" if steps else ""
+        state = ENDS.get(type(files.last_event()), "interrupted")
+    step = files.last_progress()
+    progress = f"{step.stage} {step.iteration}/{step.total}" if step else ""
     return Listed(str(folder), state, job.prompt, progress, size_of(folder))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False

@@ -18,8 +18,11 @@ from backend.errors import InputError
 from backend.files import disk_errors, write_text
 from backend.kernels import select
 from backend.stages.memory import Plan
+from dreamflow_blender.contract.files import read_plain
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import STAGES, Job
+
+MOST_THREADS = 1024  # as Job's own bound
 
 
 def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
@@ -102,18 +105,35 @@ def write_job(
     write_text(JobFolder(job.folder).job, json.dumps(record, indent=2) + "\n")
 
 
-def read_settings(folder: Path) -> Resolved:
-    """What write_job recorded, so that a resumed job keeps its settings. Raises InputError and DiskError."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """What write_job recorded. Raises InputError and DiskError."""
     path = JobFolder(folder).job
     with disk_errors(path):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = read_plain(path)
+    try:
+        record = json.loads(content)
+        if isinstance(record, dict):
+            return record
+        reason = "it is no object"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise InputError(f"{path} cannot be read: {reason}.", "Generate the object again.")
+
+
+def read_settings(folder: Path) -> Resolved:
+    """The settings in job.json, so that a resumed job keeps them. Raises InputError and DiskError."""
+    record = read_record(folder)
     return Resolved(preset_of(record.get("settings", {})), record.get("set_by", {}))
+
+
+def recorded_threads(folder: Path) -> int:
+    """Of job.json; 0 where it has no number of threads. Raises InputError and DiskError."""
+    threads = read_record(folder).get("threads")
+    return threads if isinstance(threads, int) and 0 < threads <= MOST_THREADS else 0
 
 
 def add_note(folder: Path, note: str) -> None:
     """To job.json's "notes": how a run was carried out otherwise than planned. Raises DiskError."""
-    path = JobFolder(folder).job
-    with disk_errors(path):
-        record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_record(folder)
     record["notes"] = [*record.get("notes", []), note]
-    write_text(path, json.dumps(record, indent=2) + "\n")
+    write_text(JobFolder(folder).job, json.dumps(record, indent=2) + "\n")

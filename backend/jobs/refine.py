@@ -31,11 +31,12 @@ from backend.scene.scene import Scene, new_scene
 from backend.stages.chain import run_stages
 from backend.stages.checkpoint import RunState
 from backend.stages.happenings import Fitting, Happening, Note
+from backend.stages.memory import USABLE, capacity_gb
 from backend.stages.setup import Setup
 from backend.texture.colour_field import FITS, FitSettings, HeldField, fit_psnr, fit_texture, learned_colour
 from backend.texture.mask import border
 from backend.texture.placement import find_placement
-from backend.texture.repaint import Canvas, paint, prepare
+from backend.texture.repaint import TEXEL, Canvas, paint, prepare
 from backend.texture.sheets import plan_sheets
 from backend.texture.source_colours import source_colours
 from dreamflow_blender.contract import meshfile
@@ -115,7 +116,8 @@ class Refining:
         fit = fit_settings(job)
         scene = fresh_scene(preset, fit, device, job.seed)
         scene.mesh = self._mesh
-        for note in (*self._notes, *said_of(self._sheets)) if saved is None else ():
+        notes = (*self._notes, *said_of(self._sheets), *room_note(self._sheets, capacity_gb(device)))
+        for note in notes if saved is None else ():
             yield Note(note)
         if saved is None:
             yield Fitting(0, fit.iterations)
@@ -183,6 +185,18 @@ def fresh_scene(preset: Preset, fit: FitSettings, device: torch.device, seed: in
         grid_log2_size=fit.grid_log2_size, grid_finest=fit.grid_finest, hidden=fit.hidden, occupancy=2,
     )  # fmt: skip
     return new_scene(settings, device, seed)
+
+
+def room_note(sheets: list[Sheet], capacity: float) -> list[str]:
+    """Whether the largest texture may not fit into a device of `capacity` GB; they are repainted one by one."""
+    side = max((max(sheet.height, sheet.width) for sheet in sheets), default=0)
+    needed = TEXEL * side**2 / 1e9
+    if needed <= USABLE * capacity:
+        return []
+    return [
+        f"A texture of {side:,} pixels takes about {needed:.1f} GB while it is repainted, and {capacity:.1f} GB are"
+        " there: choose a smaller --texture-size."
+    ]
 
 
 def said_of(sheets: list[Sheet]) -> list[str]:

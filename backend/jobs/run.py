@@ -14,11 +14,11 @@ import psutil
 import torch
 
 from backend.config import Resolved
-from backend.device import choose_device, prepare_device
+from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
-from backend.jobs.folder import locked
+from backend.jobs.folder import locked, notation_note
 from backend.jobs.priors import default_refiner, open_prior
-from backend.jobs.record import check_settings, resolve_job, versions, write_job
+from backend.jobs.record import check_settings, recorded_threads, resolve_job, versions, write_job
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
 from backend.objects import grammar
@@ -32,6 +32,7 @@ from dreamflow_blender.contract.protocol import (
     Cancelled,
     Event,
     Finished,
+    Job,
     Paused,
     Progress,
     Ready,
@@ -70,7 +71,7 @@ def prepare(work: Work, saved: RunState | None, recorded: Resolved | None) -> Se
     job = work.job
     check_settings(job)
     device, _ = choose_device(job.device)
-    threads = prepare_device(device, saved.notes["threads"] if saved else job.threads or THREADS)
+    threads = prepare_device(device, saved.notes["threads"] if saved else _threads(job, device, recorded))
     prior = open_prior(job.prior, device, job.phi or None)
     finer = job.refiner or default_refiner(job.prior)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
@@ -82,6 +83,15 @@ def prepare(work: Work, saved: RunState | None, recorded: Resolved | None) -> Se
     if saved is None:
         write_job(job, settings, device, threads, prior, refiner, setup.plan)
     return setup
+
+
+def _threads(job: Job, device: torch.device, recorded: Resolved | None) -> int:
+    """As the job says, as its record says where it is begun again, or what is fastest now."""
+    if job.threads:
+        return job.threads
+    if recorded is not None and (known := recorded_threads(Path(job.folder))):
+        return known
+    return choose_threads(THREADS) if device.type == "cpu" else THREADS
 
 
 def facts_of(setup: Setup) -> dict[str, Any]:
@@ -100,6 +110,12 @@ def notes_about(setup: Setup, saved: RunState | None) -> list[str]:
     kinds = setup.prior.spec.kinds
     read_as = grammar.note(setup.job.prompt, kinds) if kinds is not None else ""
     notes = [read_as, about_device, *select(setup.device).notes(setup.device), setup.plan.note()]
+    notes += [notation_note(setup.job.prompt), notation_note(setup.job.negative)]
+    if saved is None and setup.threads < THREADS and not setup.job.threads:
+        notes.append(
+            f"Other programs keep the processor busy: {THREADS} threads are slower than one now, so this job uses one."
+            " --threads decides otherwise."
+        )
     facts = facts_of(setup)
     for name in ("kernels", "versions") if saved is not None else ():
         if saved is not None and saved.notes[name] != facts[name]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Generator, Tensor
 
@@ -20,6 +21,7 @@ from backend.kernels.raster import fragments
 from backend.scene.mesh import Mesh, face_cross
 
 CHUNK = 2**17  # points whose colours are computed at a time
+STRIP = 2**22  # texels that are rasterised at a time
 PER_TEXEL = 2.0  # samples a texel's width along the charts' borders
 HOLD = 1e-2  # how much a polished texel minds leaving its baked value, in samples
 
@@ -55,6 +57,20 @@ class Texels:
     size: int
 
 
+def by_parts(points: Points, ask: Callable[[Points], Tensor]) -> Tensor:
+    """[P,...]: `ask` of CHUNK points at a time, so that what it needs on the way does not grow with the texture."""
+    count = len(points.face)
+    first = ask(Points(points.face[:CHUNK], points.bary[:CHUNK]))
+    if count <= CHUNK:
+        return first
+    found = first.new_empty((count, *first.shape[1:]))
+    found[:CHUNK] = first
+    for start in range(CHUNK, count, CHUNK):
+        part = slice(start, start + CHUNK)
+        found[part] = ask(Points(points.face[part], points.bary[part]))
+    return found
+
+
 def _uv_map(mesh: Mesh) -> tuple[Tensor, Tensor]:
     assert mesh.v_tex is not None and mesh.t_tex_idx is not None, "unwrap before baking"
     return mesh.v_tex, mesh.t_tex_idx
@@ -72,7 +88,7 @@ def bake(mesh: Mesh, colour: Colour, texture_size: int) -> Tensor:
     Raises InputError where the UV map covers no texel.
     """
     texels = texels_of(mesh, texture_size)
-    return dilate(_ask(colour, texels.points.position(mesh)), texels)
+    return dilate(by_parts(texels.points, lambda part: colour(part.position(mesh))), texels)
 
 
 @torch.no_grad()
@@ -87,7 +103,7 @@ def texels_of(mesh: Mesh, size: int) -> Texels:
     ids = rasterize_ids(clip, t_tex_idx, size, size)
     if not bool((ids >= 0).any()):
         raise InputError("The UV map covers nothing of the texture.", "Unwrap the mesh again.")
-    inside = fragments(clip, t_tex_idx, ids)
+    pixel, inside = _inside(clip, t_tex_idx, ids)
 
     # a look-up near a chart's border reaches texels whose centres are outside: all within 1 of the border,
     # so within 1.25 of a sample of it, so among the nine round the sample's own texel
@@ -98,7 +114,7 @@ def texels_of(mesh: Mesh, size: int) -> Texels:
     gap = (near - place[:, None]).square().sum(2)
     texel = near[..., 1] * size + near[..., 0]
     free = torch.ones(size * size, dtype=torch.bool, device=v_tex.device)
-    free[inside.pixel] = False
+    free[pixel] = False
     wanted = ((near >= 0) & (near < size)).all(2)
     wanted &= free[texel.clamp(0, size * size - 1)]
     point = torch.arange(len(place), device=v_tex.device)[:, None].expand_as(texel)
@@ -110,10 +126,26 @@ def texels_of(mesh: Mesh, size: int) -> Texels:
     nearest[1:] = texel[1:] != texel[:-1]
     texel, point = texel[nearest], point[nearest]
 
-    index, order = torch.cat((inside.pixel, texel)).sort()
-    face = torch.cat((inside.face, border.face[point]))[order]
-    bary = torch.cat((inside.bary, border.bary[point]))[order]
-    return Texels(index, Points(face, bary), size)
+    index, order = torch.cat((pixel, texel)).sort()
+    face = torch.cat((inside.face, border.face[point]))
+    bary = torch.cat((inside.bary, border.bary[point]))
+    del inside, pixel, ids, free  # all of them as large as the texture
+    face = face[order]
+    return Texels(index, Points(face, bary[order]), size)
+
+
+def _inside(clip: Tensor, tri: Tensor, ids: Tensor) -> tuple[Tensor, Points]:
+    """The pixels of ids [S,S] that a triangle covers, ascending, and its points there; some rows at a time."""
+    size = len(ids)
+    rows = max(1, STRIP // size)
+    strips = []
+    for top in range(0, size, rows):
+        strip = torch.full_like(ids, -1)
+        strip[top : top + rows] = ids[top : top + rows]
+        found = fragments(clip, tri, strip)
+        strips.append((found.pixel, found.face, found.bary))
+    pixel, face, bary = (torch.cat(parts) for parts in zip(*strips, strict=True))
+    return pixel, Points(face, bary)
 
 
 def dilate(values: Tensor, texels: Texels) -> Tensor:
@@ -121,13 +153,22 @@ def dilate(values: Tensor, texels: Texels) -> Tensor:
     size = texels.size
     empty = np.ones(size * size, bool)
     empty[texels.index.cpu().numpy()] = False
-    row, column = distance_transform_edt(
-        empty.reshape(size, size), return_distances=False, return_indices=True
-    )
-    nearest = torch.from_numpy(row.astype(np.int64) * size + column).to(values.device)
+    nearest = torch.from_numpy(nearest_texel(empty.reshape(size, size))).to(values.device)
     texture = torch.zeros(size * size, values.shape[1], dtype=values.dtype, device=values.device)
     texture[texels.index] = values
-    return texture[nearest]
+    return texture[nearest].view(size, size, -1)
+
+
+def nearest_texel(empty: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """[S*S] for each texel of empty [S,S] the nearest that is not, row * S + column; itself where it is none.
+
+    Of scipy's answers the indices alone: the distances take five times as much memory on the way.
+    """
+    row, column = distance_transform_edt(empty, return_distances=False, return_indices=True)
+    nearest = row.astype(np.int64)
+    nearest *= len(empty)
+    nearest += column
+    return nearest.reshape(-1)
 
 
 def border_points(mesh: Mesh, size: int) -> Points:
@@ -205,7 +246,9 @@ def polish(
         torch.cat((border.face, spread.face[useful])), torch.cat((border.bary, spread.bary[useful]))
     )
     index, weight = _footprint(points.uv(mesh), size)
-    wrong = _ask(colour, points.position(mesh)) - sample_texture(texture, points.uv(mesh))
+    wrong = by_parts(points, lambda part: colour(part.position(mesh))) - sample_texture(
+        texture, points.uv(mesh)
+    )
     weight = weight * free[index]
     index = (free.cumsum(0) - 1).clamp(min=0)[index]  # rows of the free texels
 
@@ -236,7 +279,3 @@ def polish(
     out = flat.clone()
     out[free] = (flat[free] + change).clamp(0, 1)
     return out.view_as(texture)
-
-
-def _ask(colour: Colour, position: Tensor) -> Tensor:
-    return torch.cat([colour(chunk) for chunk in position.split(CHUNK)])

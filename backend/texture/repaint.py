@@ -9,19 +9,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from backend.errors import InputError
 from backend.scene.mesh import Mesh, Sheet, face_cross
-from backend.texture.bake import CHUNK, Points, polish, texels_of
+from backend.texture.bake import Points, by_parts, nearest_texel, polish, texels_of
 from backend.texture.mask import fade_in, seen
 from backend.texture.source_colours import SourceColours
 
 GUTTER = (
     1 / 64
 )  # of the texture's side: how far beyond a chart its new colours reach in an image that is kept
+TEXEL = (
+    200  # bytes of memory for each texel of a square texture that is repainted: tests/texture/test_large.py
+)
 MOST_POLISHED = 1_000_000  # faces; float32 tells no more of them apart
 Colour = Callable[[Tensor], Tensor]
 
@@ -74,31 +76,49 @@ def prepare(
     )
     texels = texels_of(uv, size)
     points = Points(own[texels.points.face], texels.points.bary)
-    here = colours.at(points)
-    share = (weight[points.face] * points.bary).sum(1).clamp(0, 1)
-    share = torch.where((weight[points.face] == 0).all(1) | (here[:, 3] == 0), 0.0, share)
+    here = by_parts(points, colours.at)
+    share = by_parts(points, lambda part: _share(weight[part.face], part.bary))
+    share[here[:, 3] == 0] = 0
     kept = (weight[own] == 0).all(1)
     if bool(kept.any()) and not bool(kept.all()):
         share[torch.isin(texels.index, _touched(uv, kept, size))] = 0
     free = (share > 0).nonzero()[:, 0]
-    position = points.position(mesh)
-    share[free] *= fade_in(position[free], edge)
-    share[free] *= _visible(texels.index[free], position[free], size, mesh, cameras)
+    position = by_parts(Points(points.face[free], points.bary[free]), lambda part: part.position(mesh))
+    share[free] *= fade_in(position, edge)
+    share[free] *= _visible(texels.index[free], position, size, mesh, cameras)
+    del position
 
     empty = np.ones(size * size, bool)
     empty[texels.index.cpu().numpy()] = False
-    far, (row, column) = distance_transform_edt(empty.reshape(size, size), return_indices=True)
+    filled_from = nearest_texel(empty.reshape(size, size))
     order = torch.full((size * size,), -1, dtype=torch.int64)
     order[texels.index.cpu()] = torch.arange(len(texels.index))
-    nearest = order[torch.from_numpy(row.astype(np.int64) * size + column).flatten()].to(device)
+    nearest = order[torch.from_numpy(filled_from)].to(device)
     fill = share[nearest] > 0
     if sheet.image is None:
         now = _resize(here[nearest].view(size, size, 4), height, width)
         now = (now * 255).round().to(torch.uint8)
     else:
-        fill &= torch.from_numpy(far.flatten() <= max(2.0, GUTTER * size)).to(device)
+        fill &= torch.from_numpy(_within(filled_from, size, max(2.0, GUTTER * size))).to(device)
         now = torch.from_numpy(_fitted(sheet.image, height, width)).to(device)
     return Canvas(sheet, now, points, texels.index, here[:, :3], share, nearest, fill, size)
+
+
+def _share(weight: Tensor, bary: Tensor) -> Tensor:
+    """[P] in [0,1] how much points may change, by their faces' weights [P,3]."""
+    share = (weight * bary).sum(1).clamp(0, 1)
+    return torch.where((weight == 0).all(1), 0.0, share)
+
+
+def _within(filled_from: NDArray[np.int64], size: int, most: float) -> NDArray[np.bool_]:
+    """[size * size] whether each texel is at most so far, in texels, from the one that it is filled from."""
+    near = np.empty(size * size, bool)
+    column = np.arange(size)
+    for row in range(size):
+        part = slice(row * size, (row + 1) * size)
+        down, across = filled_from[part] // size - row, filled_from[part] % size - column
+        near[part] = np.sqrt(down * down + across * across) <= most
+    return near
 
 
 def _touched(uv: Mesh, which: Tensor, size: int) -> Tensor:
@@ -133,9 +153,10 @@ def paint(
     sheet, size = canvas.sheet, canvas.size
     if not bool((canvas.weight > 0).any()):
         return canvas.now
-    new = torch.cat([colour(part) for part in canvas.points.position(mesh).split(CHUNK)])
-    mixed = canvas.before + canvas.weight[:, None] * (new - canvas.before)
+    new = by_parts(canvas.points, lambda part: colour(part.position(mesh)))
+    mixed = (new - canvas.before).mul_(canvas.weight[:, None]).add_(canvas.before)
     image = mixed[canvas.nearest].view(size, size, 3)
+    del new, mixed  # as large as the texture, as all that is changed in its place below
     if polished and size > 1 and len(sheet.faces) <= MOST_POLISHED:
         image = _polished(image, canvas, mesh, colours, colour)
     height, width = canvas.now.shape[:2]
@@ -148,7 +169,7 @@ def paint(
             _resize(covered.view(size, size, 1), height, width) == 0
         )
     free = free & (canvas.now[..., 3:] > 0)  # transparent texels are not seen
-    painted = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    painted = image.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
     return torch.cat((torch.where(free, painted, canvas.now[..., :3]), canvas.now[..., 3:]), 2)
 
 

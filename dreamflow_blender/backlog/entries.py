@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract import protocol as p
+from ..contract.files import is_file
 from ..contract.jobfolder import JobFolder
 from ..contract.wire import BadMessage
 
@@ -65,7 +66,7 @@ class Entry:
     @property
     def can_resume(self) -> bool:
         """It stopped before its end, and the backend knows what was asked."""
-        return self.state not in (*OPEN, "finished") and JobFolder(self.folder).job.is_file()
+        return self.state not in (*OPEN, "finished") and is_file(JobFolder(self.folder).job)
 
 
 def find_jobs(folder: Path) -> list[Entry]:
@@ -92,14 +93,14 @@ def as_found(entry: Entry) -> Entry:
             return replace(entry, state="finished", ended=ended, figures=dict(last.figures))
         case p.Failed():
             return replace(entry, state="failed", ended=ended, error=last)
-    if not folder.job.is_file():  # it had not begun: it waits again
+    if not is_file(folder.job):  # it had not begun: it waits again
         return replace(entry, state="waiting", session="")
     # A `cancelled` here was written by a worker whose Blender was gone, not asked for: it is offered again.
     return replace(entry, state="interrupted", ended=ended)
 
 
 def _there(path: Path) -> Path | None:
-    return path if path.is_file() else None
+    return path if is_file(path) else None
 
 
 PLACE = "refine"  # the key in an entry's `place`

@@ -4,14 +4,17 @@
     a red mug,1,draft,0.1,
     a blue chair,,,0.9,400
 
-Columns beside `prompt` are optional: those of COLUMNS and any setting as "stage.setting". An empty cell is the
-command line's own value.
+Commas, semicolons or tabs part the cells, whichever the header has, as spreadsheets write them in different
+countries; beside the last two, a number may have a decimal comma. Columns beside `prompt` are optional: those of
+COLUMNS and any setting as "stage.setting". An empty cell is the command line's own value.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,7 +53,9 @@ def read_prompts(path: Path) -> list[Line]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise BadPrompts(f"{path} is too large to be a list of prompts.")
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # Excel's "Unicode text"
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except OSError as error:
         raise BadPrompts(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
@@ -71,7 +76,14 @@ def _from_text(text: str) -> list[Line]:
 
 
 def _from_csv(text: str) -> list[Line]:
-    reader = csv.reader(io.StringIO(text))
+    named, _, rest = text.partition("\n")
+    if named.lower().startswith("sep="):  # Excel's own way to name it
+        text, first_line = rest, 2
+    else:
+        first_line = 1
+    heading = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+    separator = max(",;\t", key=heading.count)
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
     header: list[str] = []
     found = []
     for row in reader:
@@ -82,9 +94,10 @@ def _from_csv(text: str) -> list[Line]:
             header = [cell.lower() for cell in cells]
             _check_header(header)
             continue
-        if len(cells) > len(header):
-            raise BadPrompts(f"Line {reader.line_num} has {len(cells)} cells, the header {len(header)}.")
-        found.append(_line(reader.line_num, dict(zip(header, cells, strict=False))))
+        number = reader.line_num + first_line - 1
+        if any(cells[len(header) :]):
+            raise BadPrompts(f"Line {number} has {len(cells)} cells, the header {len(header)}.")
+        found.append(_line(number, dict(zip(header, cells, strict=False)), separator != ","))
     return found
 
 
@@ -100,7 +113,7 @@ def _check_header(header: list[str]) -> None:
             raise BadPrompts(f"The column {name!r} is there twice.")
 
 
-def _line(number: int, cells: dict[str, str]) -> Line:
+def _line(number: int, cells: dict[str, str], decimal_commas: bool) -> Line:
     prompt = clean_text(cells.pop("prompt", ""))
     if not prompt:
         raise BadPrompts(f"Line {number} has no prompt.")
@@ -109,6 +122,8 @@ def _line(number: int, cells: dict[str, str]) -> Line:
     for name, cell in cells.items():
         if not cell:
             continue
+        if decimal_commas and re.fullmatch(r"[+-]?\d+,\d+", cell):
+            cell = cell.replace(",", ".")
         try:
             if name in COLUMNS:
                 values[name] = COLUMNS[name](cell)

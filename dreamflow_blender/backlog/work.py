@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import uuid
@@ -13,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from ..client.client import Client
-from ..contract.files import read_json
+from ..contract.files import is_file, read_json
 from ..contract.jobfolder import JobFolder, slug
-from ..contract.protocol import BadMessage, Cancelled, Event, Failed, Finished, Job, clean_text, encode_job
+from ..contract.protocol import BadMessage, Cancelled, Event, Failed, Finished, Job, clean_text
 
 BUILT_IN = "mini"  # the prior that needs no download
 STABLE_DIFFUSION, SDXL_REFINER = "sd", "sdxl-refiner"  # names of `python -m backend models`
-_SAME = ("kind", "prompt", "negative", "seed", "preset", "prior", "refiner", "stages", "overrides")
+STATED = {  # title, gigabytes and licence, as backend/weights/sources.py has them
+    SDXL_REFINER: ("Stable Diffusion XL refiner 1.0", 6.1, "CreativeML Open RAIL++-M"),
+    STABLE_DIFFUSION: ("Stable Diffusion 2.1-base", 2.6, "CreativeML Open RAIL++-M"),
+}
 
 
 class JobFailed(Exception):
@@ -65,19 +67,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-def is_same(one: Job, other: Job) -> bool:
-    """Whether both would give the same object on one machine."""
-    a, b = json.loads(encode_job(one)), json.loads(encode_job(other))
-    return all(a[name] == b[name] for name in _SAME)
-
-
 def has_result(folder: Path) -> bool:
     files = JobFolder(folder)
-    return files.mesh_npz.is_file() and files.albedo.is_file()
+    return is_file(files.mesh_npz) and is_file(files.albedo)
 
 
 def can_resume(folder: Path) -> bool:
-    return JobFolder(folder).job.is_file() and not has_result(folder)
+    return is_file(JobFolder(folder).job) and not has_result(folder)
 
 
 def in_folder(job: Job, folder: Path) -> tuple[Job, str]:
@@ -87,7 +83,7 @@ def in_folder(job: Job, folder: Path) -> tuple[Job, str]:
         there = read_job(place)
         if there is None and (not place.exists() or not any(place.iterdir())):
             return replace(job, folder=str(place)), "new"
-        if there is not None and is_same(there, job):
+        if there is not None and there.is_same(job):
             return there, "done" if has_result(place) else "resume"
     raise OSError(f"{folder} and a thousand folders beside it are taken")
 
@@ -116,7 +112,7 @@ def discard(folder: Path, root: Path) -> None:
     """Delete a job's folder, but only one below `root` with a job or its mesh in it. Raises OSError."""
     inside = root.resolve() in folder.resolve().parents and not folder.is_symlink()
     files = JobFolder(folder)
-    if inside and any(path.is_file() for path in (files.job, files.log, files.object_npz)):
+    if inside and any(is_file(path) for path in (files.job, files.log, files.object_npz)):
         shutil.rmtree(folder)
 
 

@@ -23,6 +23,12 @@ DEVICES = ("auto", "cuda", "cpu", "mps")
 A_PRIOR = "mini, sd, exact, or a folder in diffusers' layout"
 
 
+_SAME = (
+    "kind", "prompt", "negative", "seed", "preset", "prior", "refiner", "phi", "stages", "overrides",
+    "mesh", "strength", "keep_uvs", "texture_size", "material", "front",
+)  # fmt: skip
+
+
 def option(default: Any, help: str, **more: Any) -> Any:
     """A field with metadata. more: low and high, choices, unit, metavar; zero=True: 0 is allowed besides."""
     return field(default=default, metadata={"help": help, **more})
@@ -86,6 +92,10 @@ class Job(Message):
         0.0, "refine: which way it faces: 0 is -Y (in a GLB +Z), 90 is +X",
         low=-360, high=360, unit="degrees", metavar="DEGREES",
     )  # fmt: skip
+
+    def is_same(self, other: Job) -> bool:
+        """Whether both would give the same object on one machine; which folder, threads or device does not count."""
+        return all(getattr(self, name) == getattr(other, name) for name in _SAME)
 
     def __post_init__(self) -> None:
         check_types(self)

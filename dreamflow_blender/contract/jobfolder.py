@@ -10,10 +10,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from .protocol import BadMessage, Event, Job, decode, decode_job
+from .files import is_file, open_plain, read_plain
+from .protocol import BadMessage, Event, Job, Progress, decode, decode_job
 
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
-TAIL = 1 << 17  # bytes of events.jsonl that are read for the newest events
+TAIL = 1 << 14  # bytes of events.jsonl that are read for the newest events
+MOST = 1 << 22  # bytes of job.json: a job itself is less than wire.MAX_LINE
 
 
 def slug(prompt: str) -> str:
@@ -66,12 +68,12 @@ class JobFolder:
 
     def result_files(self) -> dict[str, str]:
         """What there is of the results: name -> path."""
-        return {path.name: str(path) for path in self._results if path.is_file()}
+        return {path.name: str(path) for path in self._results if is_file(path)}
 
     def recoverable_files(self) -> dict[str, str]:
         """The results, the newest snapshot and the newest checkpoint: what a cancelled job leaves."""
         found = self.result_files()
-        if self.snapshot.is_file():
+        if is_file(self.snapshot):
             found[self.snapshot.name] = str(self.snapshot)
         with suppress(OSError):
             names = [p.name for p in self.checkpoints.iterdir() if not p.name.startswith(".")]
@@ -87,11 +89,11 @@ class JobFolder:
         )  # fmt: skip
         numbers = ("albedo_[0-9]*.png", "snapshot_[0-9]*.png", "original_[0-9]*.png")
         textures = [self.snapshot_png, *(path for pattern in numbers for path in self.path.glob(pattern))]
-        return [path for path in (*self._results, *own, *textures) if path.is_file()]
+        return [path for path in (*self._results, *own, *textures) if is_file(path)]
 
     def read_job(self) -> Job:
         """The job, wherever its folder is now. Raises OSError, and BadMessage where job.json describes none."""
-        text = self.job.read_bytes()
+        text = read_plain(self.job, MOST)
         try:
             job = decode_job(json.dumps(json.loads(text)["job"]))
         except BadMessage:
@@ -100,24 +102,28 @@ class JobFolder:
             raise BadMessage(self.job.name, "a job", error) from error
         return replace(job, folder=str(self.path))
 
-    def recent_events(self) -> list[Event]:
-        """The newest events, in their order; [] where none can be read. A line that a crash has torn is left out."""
+    def last_event(self) -> Event | None:
+        """The newest event; None where none can be read. A line that a crash has torn does not count."""
+        lines = self._newest_lines()
+        return _event(lines[-1]) if lines else None
+
+    def last_progress(self) -> Progress | None:
+        """The newest `progress` among the newest events; None where there is none."""
+        found = (_event(line) for line in reversed(self._newest_lines()) if b'"progress"' in line)
+        return next((event for event in found if isinstance(event, Progress)), None)
+
+    def _newest_lines(self) -> list[bytes]:
+        """Whole lines at the end of events.jsonl, in their order. The rest is not read: a long job writes megabytes."""
         try:
-            with self.events.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - TAIL))
-                lines = file.read().split(b"\n")[:-1]
+            with open_plain(self.events, "r") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+                return file.read(TAIL).split(b"\n")[:-1]
         except OSError:
             return []
-        found: list[Event] = []
-        for line in lines if size <= TAIL else lines[1:]:
-            try:
-                found.append(decode(line))
-            except BadMessage:
-                found.clear()  # what comes before damage is old
-        return found
 
-    def last_event(self) -> Event | None:
-        """None where none can be read."""
-        events = self.recent_events()
-        return events[-1] if events else None
+
+def _event(line: bytes) -> Event | None:
+    try:
+        return decode(line)
+    except BadMessage:
+        return None

@@ -10,7 +10,12 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 MAX_LINE = 1 << 20  # bytes, the newline included
+BIDI = set(
+    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)  # they turn what follows round
 _AS_SPACE = {"Cc", "Cs", "Zl", "Zp", "Zs"}  # Unicode categories: controls, surrogates, separators
+
+_NOT_SHOWN = _AS_SPACE - {"Zs"}
 
 T = TypeVar("T")
 
@@ -25,8 +30,17 @@ class BadMessage(ValueError):
 
 def clean_text(text: str) -> str:
     """One line of what was typed: line breaks, controls and broken characters become single spaces."""
-    spaced = (" " if unicodedata.category(c) in _AS_SPACE else c for c in text)
+    spaced = (" " if unicodedata.category(c) in _AS_SPACE or c in BIDI else c for c in text)
     return " ".join("".join(spaced).split())
+
+
+def show_text(text: str) -> str:
+    """One line of a file's, a folder's or a stranger's words as a terminal may show it: what would move its cursor,
+    colour it or turn it round is written as an escape, and nothing else is changed."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _NOT_SHOWN or c in BIDI else c
+        for c in text
+    )
 
 
 def dump(message: dict[str, Any], what: str = "message") -> str:

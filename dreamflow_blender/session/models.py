@@ -22,10 +22,7 @@ _FOLDERS = {  # of the sources that `python -m backend models` tries by itself; 
     REFINER: ("stabilityai--stable-diffusion-xl-refiner-1.0",),
     SD: ("sd2-community--stable-diffusion-2-1-base", "stabilityai--stable-diffusion-2-1-base"),
 }
-STATED = {  # title, gigabytes and licence, as backend/weights/sources.py has them
-    REFINER: ("Stable Diffusion XL refiner 1.0", 6.1, "CreativeML Open RAIL++-M"),
-    SD: ("Stable Diffusion 2.1-base", 2.6, "CreativeML Open RAIL++-M"),
-}
+STATED = work.STATED
 _LOOK_AGAIN = 3.0  # seconds
 _seen: dict[str, tuple[float, bool]] = {}
 

@@ -12,6 +12,7 @@ from bpy.app.translations import pgettext_iface as translated
 from ..contract.language.reading import NotUnderstood
 from ..contract.language.vocabulary import COLOURS
 from ..session import findings, models, tasks
+from ..settings import addon
 from . import parts as ui_parts
 from .parts import Layout
 
@@ -70,6 +71,9 @@ def draw_fetch(layout: Layout, context: bpy.types.Context, name: str) -> None:
     ui_parts.big_button(
         layout, "dreamflow.fetch_model", f"{translated('Fetch it')} ({size:.1f} GB)", "IMPORT"
     ).model = name
+    offline = addon.offline_reason()
+    if offline:
+        ui_parts.paragraph(layout, context, f"{translated(offline)}.", "INTERNET_OFFLINE")
 
 
 class _Words(bpy.types.Menu):

@@ -7,7 +7,6 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
-from ..contract import words
 from ..session import findings, service, tasks
 from . import parts as ui_parts
 from . import problems as ui_problems
@@ -120,10 +119,10 @@ def draw_model(layout: Layout, model: dict[str, Any]) -> None:
     row.label(text=str(model.get("title", "")), translate=False, icon="CHECKMARK" if here else "BLANK1")
     about = f"{translated('about')} " if model.get("approximate") else ""
     size = f"{about}{float(model.get('size', 0)) / 1e9:.1f} GB"
-    licence = str(model.get("licence", ""))
-    row.label(text=words.shorten(f"{size}, {licence}", 48), translate=False)
     if not here:
         row.operator("dreamflow.fetch_model", icon="IMPORT").model = str(model.get("name", ""))
+    about_it = f"{size}, {translated('licence')} {model.get('licence', '')}"
+    ui_parts.paragraph(layout, bpy.context, about_it, "BLANK1")
 
 
 def _column(layout: Layout) -> Layout:

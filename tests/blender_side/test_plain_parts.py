@@ -60,6 +60,13 @@ def test_a_window_asks_for_no_command_line():
     assert words.without_commands(todo) == "Or choose the built-in model. Try again."
 
 
+def test_what_is_said_of_a_model_is_what_the_backend_fetches():
+    from backend.weights.sources import DEFAULTS
+
+    stated = {m.name: (m.title, round(m.approximate_size / 1e9, 1), m.licence) for m in DEFAULTS}
+    assert {name: stated[name] for name in work.STATED} == work.STATED
+
+
 def test_shortening():
     assert words.shorten("a red mug", 9) == "a red mug" and words.shorten("a red mug", 6) == "a red…"
     assert words.shorten_start("/a/b/c", 6) == "/a/b/c" and words.shorten_start("/home/me/df", 6) == "…me/df"

@@ -69,6 +69,7 @@ def test_plain_output_says_what_where_and_how_long(here, capsys):
     out = capsys.readouterr().out.splitlines()
     path = str(Path("out/a-red-mug-42/mesh.glb"))
     assert out == [
+        "Loading the models: some seconds, with large ones minutes.",
         "a red mug   draft   mini prior   seed 42   CPU (2 threads, warp kernels)",
         "nerf: 4 iterations",
         "  nerf   100 %   4 / 4   done   loss 0.0312   gap 0.102",
@@ -222,11 +223,13 @@ def test_json_is_events_and_nothing_else(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-@pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_ctrl_c_keeps_what_there_is_and_says_so(tmp_path, arguments):
+@pytest.mark.parametrize(
+    ("arguments", "sent"), [([], signal.SIGINT), ([], signal.SIGTERM), (["--json"], signal.SIGTERM)]
+)
+def test_ctrl_c_and_sigterm_keep_what_there_is_and_say_so(tmp_path, arguments, sent):
     child = start(tmp_path, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    lines = [child.stdout.readline() for _ in range(2)]
-    child.send_signal(signal.SIGINT)
+    lines = [child.stdout.readline() for _ in range(2 if arguments else 3)]
+    child.send_signal(sent)
     out, err = child.communicate(timeout=20)
     assert child.returncode == 130 and ("--json" in arguments or err == "")
     assert (tmp_path / "o" / "mesh.glb").read_text() == "so far"
@@ -236,12 +239,14 @@ def test_ctrl_c_keeps_what_there_is_and_says_so(tmp_path, arguments):
         assert events == read_events(tmp_path / "o")
     else:
         assert "Stopping, and keeping" in out and "Stopped. What there is was kept in o\n  mesh.glb\n" in out
+        assert out.endswith("\nTo go on: python -m backend resume o\n")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     child = start(tmp_path, pause=30, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child.stdout.readline()
+    for _ in range(2):
+        child.stdout.readline()
     for _ in range(2):
         time.sleep(0.3)
         child.send_signal(signal.SIGINT)
@@ -310,18 +315,21 @@ def test_words():
     assert cli_display.headline(JOB, mixed).endswith(
         "NVIDIA H200 (1 thread, hash grid: tinycudann, rasteriser: warp)"
     )
-    assert cli_display.ending(p.Cancelled({}), "o") == [
-        "Stopped before there was a result to keep. What was recorded is in o"
-    ]
+    assert cli_display.ending(p.Cancelled({}), "o") == ["Stopped before there was a result to keep."]
     assert cli_display.measures(p.Progress("nerf", 0, 1, 0, 1)) == ""
     assert json.loads(p.encode(READY))["protocol"] == p.VERSION
 
 
 def test_the_first_lines_say_why_no_faster_kernel_is_used():
-    ready = p.Ready(
-        {}, ("cpu",), {"hash grid": "warp"}, 2, kernels_why={"hash grid": "tcnn runs on cuda.", "x": ""}
-    )
-    assert cli_display.headline(JOB, ready).splitlines()[1:] == ["  hash grid: tcnn runs on cuda."]
+    why = {"hash grid": "tcnn is not installed.", "x": ""}
+    ready = p.Ready({}, ("NVIDIA H200",), {"hash grid": "warp"}, 2, kernels_why=why)
+    assert cli_display.headline(JOB, ready).splitlines()[1:] == ["  hash grid: tcnn is not installed."]
+    on_cpu = p.Ready({}, ("cpu",), {"hash grid": "warp"}, 2, kernels_why=why)  # no card: no news of cards
+    assert len(cli_display.headline(JOB, on_cpu).splitlines()) == 1
+    plain = p.Ready(
+        {}, ("cpu",), {"hash grid": "torch"}, 2, kernels_why=why
+    )  # but that Warp does not run is news
+    assert cli_display.headline(JOB, plain).splitlines()[1:] == ["  hash grid: tcnn is not installed."]
 
 
 def test_settings_of_the_preset_can_be_replaced(tmp_path):

@@ -11,7 +11,17 @@ from backend.kernels.raster import fragments, interpolate
 from backend.scene.camera import orbit
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh, face_cross
-from backend.texture.bake import bake, border_points, dilate, polish, random_points, sample_texture, texels_of
+from backend.texture import bake as baking
+from backend.texture.bake import (
+    bake,
+    border_points,
+    dilate,
+    nearest_texel,
+    polish,
+    random_points,
+    sample_texture,
+    texels_of,
+)
 from backend.texture.charts import pack, single_triangles
 
 SIZE = 256
@@ -182,3 +192,24 @@ def test_a_map_that_covers_nothing_is_an_error():
     with pytest.raises(InputError, match="covers nothing") as caught:
         bake(mesh, smooth, 16)
     assert caught.value.todo
+
+
+def test_parts_change_no_byte(charted, monkeypatch):
+    """A texture of 8,192 pixels is looked at in parts; as many as it takes, texels and their colours are the same."""
+    whole = [texels_of(charted, 64), bake(charted, smooth, 64)]
+    monkeypatch.setattr(baking, "CHUNK", 100)
+    monkeypatch.setattr(baking, "STRIP", 64 * 5)
+    parts = [texels_of(charted, 64), bake(charted, smooth, 64)]
+    assert torch.equal(whole[1], parts[1]) and torch.equal(whole[0].index, parts[0].index)
+    assert torch.equal(whole[0].points.face, parts[0].points.face)
+    assert torch.equal(whole[0].points.bary, parts[0].points.bary)
+
+
+def test_the_nearest_texel_is_the_nearest():
+    empty = torch.rand(9, 9, generator=generator()) < 0.8
+    full = (~empty).nonzero().float()
+    found = torch.from_numpy(nearest_texel(empty.numpy())).view(9, 9)
+    for row, column in torch.cartesian_prod(torch.arange(9), torch.arange(9)).tolist():
+        taken = torch.tensor([found[row, column] // 9, found[row, column] % 9]).float()
+        here = torch.tensor([row, column]).float()
+        assert (taken - here).norm() == (full - here).norm(dim=1).min()

@@ -84,6 +84,7 @@ def test_weights_that_are_not_here_are_offered_at_once(enabled):
     said = drawn.said().replace("\n", " ")
     assert "Stable Diffusion is not on this machine" in said and "CreativeML Open RAIL++-M" in said
     assert "Fetch it (2.6 GB)" in drawn.buttons() and not bpy.ops.dreamflow.generate.poll()
+    assert "Allow online access first" in said  # why the button is off
     findings.models[:] = [{"name": "sd", "folder": "/somewhere"}]
     assert "Fetch it (6.1 GB)" in main().buttons()
     enabled.refine = False
@@ -146,7 +147,10 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale):
             draw(drawn, bpy.context)
         assert [text for text in drawn.texts if parts.measure(text) > parts.DIALOG - parts.MARGINS] == []
     drawn = layout.Fake()
+    licence = "A licence whose name is so long that it needs a line of its own and more"
+    findings.models[:] = [{"name": "sd", "title": "SD", "size": 2.6e9, "licence": licence}]
     ui_setup.draw_preferences(drawn, addon.preferences())
+    assert licence in " ".join(drawn.texts)
     assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
 
 

@@ -1,0 +1,53 @@
+"""`python -m backend settings`: what `--set` can change, and what each preset says."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any, TextIO
+
+EXAMPLES = """\
+examples:
+  python -m backend settings                 every setting, with its value in each preset
+  python -m backend settings --preset draft  as arguments of generate: --set nerf.levels=300, a line each
+
+A prior may want other values than the preset: job.json holds what a job was resolved to, and who set it.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to what `argparse` gave for the subcommands."""
+    settings = commands.add_parser(
+        "settings", help="list the settings of the presets", description="List what --set can change.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    settings.add_argument("--preset", metavar="NAME", help="one preset alone: paper, fast or draft")
+    settings.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace, out: TextIO) -> int:
+    """The exit code. Raises InputError for an unknown preset."""
+    from backend.config import PRESETS, resolve, setting_names
+
+    wanted = [args.preset] if args.preset else list(PRESETS)
+    presets = {name: resolve(name).preset for name in wanted}
+    if args.json:
+        out.write(json.dumps({name: dataclasses.asdict(preset) for name, preset in presets.items()}) + "\n")
+        return 0
+    names = setting_names()
+    rows = [[_value(preset, name) for preset in presets.values()] for name in names]
+    if args.preset:
+        out.writelines(f"--set {name}={row[0]}\n" for name, row in zip(names, rows, strict=True))
+        return 0
+    width = max(map(len, names))
+    for name, row in zip(["", *names], [wanted, *rows], strict=True):
+        out.write(f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in row) + "\n")
+    return 0
+
+
+def _value(preset: Any, name: str) -> str:
+    """As --set takes it."""
+    stage, _, setting = name.partition(".")
+    value = getattr(getattr(preset, stage), setting)
+    return value if isinstance(value, str) else json.dumps(value)
