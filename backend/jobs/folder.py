@@ -12,6 +12,7 @@ from pathlib import Path
 
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors
+from dreamflow_blender.contract.files import read_plain
 from dreamflow_blender.contract.jobfolder import RESERVED, JobFolder, slug
 from dreamflow_blender.contract.locks import hold, remove
 from dreamflow_blender.contract.protocol import (
@@ -171,14 +172,16 @@ def locked(folder: Path) -> Iterator[None]:
     with disk_errors(path):
         file = hold(path, seconds=0.5)  # a process that only looks whether it is held has it for a moment
         if file is None:
-            holder = path.read_text(encoding="utf-8", errors="replace")[:20]
+            holder = read_plain(path).decode(errors="replace")[:20]
             raise InputError(
                 f"Another process (number {holder}) is running the job in {folder}.",
                 "Wait for it, or stop it first.",
             )
     try:
         with disk_errors(path):
-            path.write_text(str(os.getpid()), encoding="utf-8")
+            file.truncate(0)
+            file.write(b"%d" % os.getpid())
+            file.flush()
         yield
     finally:
         remove(file)

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from .files import open_plain
+
 if sys.platform == "win32":
     import msvcrt
 else:
@@ -25,7 +27,7 @@ def hold(path: Path, seconds: float = 0.0) -> IO[bytes] | None:
     """
     until = time.monotonic() + seconds
     while True:
-        file = path.open("ab")
+        file = open_plain(path, "a")
         if not take(file.fileno()):
             file.close()
             if time.monotonic() >= until:
@@ -49,7 +51,7 @@ def remove(file: IO[bytes]) -> None:
 def is_held(path: Path) -> bool:
     """Whether a process holds this file's lock."""
     try:
-        with path.open("r+b") as file:
+        with open_plain(path, "r+") as file:
             return not take(file.fileno())  # closing it lets go again
     except OSError:
         return False

@@ -4,26 +4,19 @@
 
 # No postponed annotations here: Blender reads the properties from them.
 
-from typing import Any
-
 import bpy
 from bpy.props import BoolProperty, IntProperty, PointerProperty, StringProperty
 
 
-def first_page(history: Any, context: bpy.types.Context) -> None:
-    """Another filter begins at its first page."""
-    history.page = 1
-
-
 class DREAMFLOW_PG_history(bpy.types.PropertyGroup):
+    # No `update` here: one on the window manager ends Blender 4.2 with a crash when it is closed.
     find: StringProperty(  # type: ignore[valid-type]
         name="Search",
         description="Show only jobs with these words in their prompt",
         options={"TEXTEDIT_UPDATE"},
-        update=first_page,
     )
     starred: BoolProperty(  # type: ignore[valid-type]
-        name="Favorites", description="Show only favorites", update=first_page
+        name="Favorites", description="Show only favorites"
     )
     page: IntProperty(name="Page", description="Page of the history", default=1, min=1)  # type: ignore[valid-type]
 

@@ -93,6 +93,22 @@ def test_an_odd_folder_is_one_line(here: Path, capfd: pytest.CaptureFixture[str]
     assert said(capfd, "resume", str(folders[1]))[0] == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="makes links and pipes")
+def test_a_lock_that_is_a_link_leads_nowhere(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It was followed, and the file that it led to emptied; a pipe was waited for."""
+    victim = here / "victim"
+    victim.write_text("Another's.")
+    for name in ("link", "pipe"):
+        folder = a_job(here / name, STEP)
+        if name == "link":
+            (folder / "lock").symlink_to(victim)
+        else:
+            os.mkfifo(folder / "lock")
+        code, out = said(capfd, "jobs", "rm", str(folder))
+        assert code == 1 and "lock" in out and (folder / "job.json").exists()
+    assert victim.read_text() == "Another's."
+
+
 def test_continue_begins_goes_on_or_does_nothing(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", "a red mug", "--continue"]
     assert said(capfd, *arguments)[0] == 0  # nothing there: it begins

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -59,18 +60,19 @@ def test_a_file_that_its_holder_removed_is_made_again(
 ) -> None:
     """Removed between the opening and the locking: a lock on a file without a name would keep nobody out."""
     path = tmp_path / "lock"
-    real, calls = Path.open, []
+    real, calls = os.open, []
 
-    def opened(self: Path, *arguments: str) -> object:
-        file = real(self, *arguments)
-        calls.append(self)
+    def opened(name: str, *arguments: int) -> int:
+        handle = real(name, *arguments)
+        calls.append(name)
         if len(calls) == 1:
-            self.unlink()
-        return file
+            path.unlink()
+        return handle
 
-    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "open", opened)
     file = hold(path)
-    assert file is not None and len(calls) == 2 and is_held(path)
+    assert file is not None and len(calls) == 2
+    assert is_held(path)
     remove(file)
     assert not path.exists()
 

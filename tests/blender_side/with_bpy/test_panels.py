@@ -195,7 +195,7 @@ def test_history_has_pages_reasons_favourites_and_a_filter(enabled):
     assert "The disk is full." in said and "stopped early at 61 %" in said and "2 of 2" in said
     shown.find = "duck BLUE"
     drawn = layout.draw(history.DREAMFLOW_PT_history)
-    assert shown.page == 1 and "a blue duck" in drawn.texts and "a red mug" not in drawn.texts
+    assert "a blue duck" in drawn.texts and "a red mug" not in drawn.texts
     assert "Use this prompt" in drawn.buttons()
     shown.find, shown.starred = "", True
     assert "No job matches." in layout.draw(history.DREAMFLOW_PT_history).texts
