@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,9 @@ def changed(document: dict[str, Any], chance: random.Random) -> dict[str, Any]:
         if chance.random() < 0.2:
             del holder[key]
         elif chance.random() < 0.1 and isinstance(holder, dict):
-            holder[chance.choice(["wings", "\ud800", "__class__"])] = chance.choice(VALUES)
+            holder[chance.choice(["wings", "\ud800", "__class__"])] = deepcopy(chance.choice(VALUES))
         else:
-            holder[key] = chance.choice(VALUES)
+            holder[key] = deepcopy(chance.choice(VALUES))
     return document
 
 

@@ -50,6 +50,10 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         default=16,
         help="pictures of a cell in 2d (default: 16)",
     )
+    c.add_argument(
+        "--rate", metavar="R", type=typed(_rate), default=0.03,
+        help="AdamW's, of a picture's values in 2d (default: 0.03, ProlificDreamer's)",
+    )  # fmt: skip
     c.add_argument("--threads", metavar="N", type=typed(_count), default=1, help="CPU threads (default: 1)")
     c.add_argument(
         "--set", metavar="STAGE.SETTING=VALUE", type=typed(read_setting), action="append", default=[],
@@ -79,6 +83,13 @@ def _count(text: str) -> int:
     if not 1 <= number <= 100_000:
         raise ValueError(f"expected 1 to 100,000, got {number:,}")
     return number
+
+
+def _rate(text: str) -> float:
+    rate = float(text)
+    if not 0 < rate <= 10:
+        raise ValueError(f"expected a rate above 0 and at most 10, got {text[:40]}")
+    return rate
 
 
 def _counts(text: str) -> list[int]:

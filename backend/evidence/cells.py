@@ -45,12 +45,14 @@ class Terms:
 
     overrides  "stage.setting" -> value, over the preset's, of every job (3D)
     particles  pictures of a cell (2D)
+    rate       AdamW's, of a picture's values (2D)
     """
 
     space: str  # 2d or 3d
     prior: str
     overrides: dict[str, Any]
     particles: int
+    rate: float
     threads: int
 
 
@@ -91,7 +93,13 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
     if terms.space == "2d":
         prepare_device(torch.device("cpu"), terms.threads)
         flat = run_flat(
-            prior_of(terms.prior), cell.prompt, cell.method, cell.budget, terms.particles, cell.seed
+            prior_of(terms.prior),
+            cell.prompt,
+            cell.method,
+            cell.budget,
+            terms.particles,
+            cell.seed,
+            terms.rate,
         )
         _write(Result(cell, flat.figures, "", flat.curves, png_bytes(tiled(flat.images[:SHOWN]))), out)
         return

@@ -19,6 +19,5 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
         return 0
     methods, budgets = args.methods.split(","), args.budget or BUDGETS[args.space]
     cells = cells_of(read_prompts(args.prompts), args.seeds, methods, budgets)
-    return compare(
-        cells, Terms(args.space, args.prior, dict(args.set), args.particles, args.threads), args.out, out
-    )
+    terms = Terms(args.space, args.prior, dict(args.set), args.particles, args.rate, args.threads)
+    return compare(cells, terms, args.out, out)

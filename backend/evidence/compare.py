@@ -22,13 +22,16 @@ INTERRUPTED = 130  # exit code
 def cells_of(
     prompts: Sequence[str], seeds: int, methods: Sequence[str], budgets: Sequence[int]
 ) -> list[Cell]:
-    """Every method is met early: methods change first. Raises InputError for a method that there is not."""
+    """Methods change first, so that all are met early; prompts last, since a prior keeps what it has made for one.
+
+    Raises InputError for a method that there is not.
+    """
     for method in methods:
         if method not in METHODS:
             raise InputError(f"There is no method {method!r}.", f"Choose of {', '.join(METHODS)}.")
     return [
         Cell(prompt, seed, method, budget)
-        for budget in budgets for seed in range(1, seeds + 1) for prompt in prompts for method in methods
+        for prompt in prompts for budget in budgets for seed in range(1, seeds + 1) for method in methods
     ]  # fmt: skip
 
 

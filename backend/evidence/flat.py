@@ -28,7 +28,6 @@ from backend.stages.methods import walk
 from backend.stages.update import euler_step
 
 ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: of the one camera
-RATE = 0.03  # AdamW's, as ProlificDreamer's 2D experiment has it
 SIZE = 32  # pixels a side with a prior that states no size
 
 
@@ -70,16 +69,18 @@ class NoEncoder:
         return euler_step(latents, d_p, d_phi, level)
 
 
-def run_flat(prior: Prior, prompt: str, method: str, steps: int, particles: int, seed: int) -> Flat:
-    """`steps` updates of `particles` pictures that begin as N(0, 1), from p = 1 to p = 0.
+def run_flat(
+    prior: Prior, prompt: str, method: str, steps: int, particles: int, seed: int, rate: float
+) -> Flat:
+    """`steps` updates of `particles` pictures that begin as N(0, 1), from p = 1 to p = 0; `rate` is AdamW's.
 
     Raises InputError for a prompt that the prior cannot read, or a prior that sees rings of views.
     """
     if prior.spec.frames != 1:
         raise InputError(f"{prior.name} denoises rings of views.", "Compare in 3D, or with another prior.")
-    began = time.monotonic()
     size = prior.spec.native_size or SIZE
     conditioning = prior.prepare(prompt, "", "colour", size)
+    began = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
     camera = front(particles, size)
     side = size // prior.factor
@@ -96,7 +97,7 @@ def run_flat(prior: Prior, prompt: str, method: str, steps: int, particles: int,
         prior=lambda z, level, camera: prior.denoise(z, level, camera, conditioning, scale),
         phi=make_phi(prior, conditioning, method, steps, seed),
         regularize=lambda out, iteration: out.image.new_zeros(()),
-        optimizer=adamw([([x], RATE)], weight_decay=0.0),
+        optimizer=adamw([([x], rate)], weight_decay=0.0),
         generator=generator,
     ):  # fmt: skip
         curves.add(step)

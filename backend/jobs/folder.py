@@ -28,6 +28,7 @@ from dreamflow_blender.contract.protocol import (
 )
 
 BLOCK = 1 << 16  # bytes that are read at a time
+DEEPEST = 200  # folders above each other: pathlib makes and looks at them one in the other, and gives up
 NOTATIONS = re.compile(
     r"<(?:lora|lyco|hypernet|embedding)\s*:[^>]*>"  # Stable Diffusion's web interfaces
     r"|\([^()]*:\s*[+-]?[0-2]?(?:\.\d+)?\s*\)|\({2,}[^()]*\){2,}"  # (red:1.3), ((red))
@@ -87,6 +88,11 @@ def check_names(folder: Path) -> None:
 
     Jobs travel. What lies above and exists already is the user's own affair, except on Windows.
     """
+    if len(folder.parts) > DEEPEST:
+        raise InputError(
+            f"The job's folder lies {len(folder.parts):,} folders deep, expected at most {DEEPEST}.",
+            "Choose another folder with --out.",
+        )
     for path in (folder, *folder.parents):
         unfit = unfit_name(path.name) if path.name else None
         if unfit and (path == folder or os.name == "nt" or not path.exists()):

@@ -82,6 +82,8 @@ def test_what_is_done_is_not_done_again(
     [
         (["--particles", "3"], "other terms"),
         (["--methods", "apfo,ism"], "no method 'ism'"),
+        (["--rate", "0.1"], "other terms"),
+        (["--rate", "nan"], "a rate above 0 and at most 10, got nan"),
         (["--budget", "0"], "expected 1 to 100,000, got 0"),
         (["--prompts", "{empty}"], "holds no prompts"),
     ],
@@ -98,7 +100,7 @@ def test_mistakes_are_met_before_anything_runs(
 
 
 def test_a_cell_in_3d_is_an_ordinary_job(tmp_path: Path) -> None:
-    terms = Terms("3d", "mini", {"nerf.phi": "lora", "nerf.views": 2}, 1, 1)
+    terms = Terms("3d", "mini", {"nerf.phi": "lora", "nerf.views": 2}, 1, 0.03, 1)
     job = job_of(Cell("a red mug", 4, "vsd", 30), terms, tmp_path)
     assert (job.seed, job.prior, job.stages) == (4, "mini", ("nerf",))
     assert job.overrides == {"nerf.phi": "lora", "nerf.views": 2, "nerf.method": "vsd", "nerf.levels": 15}

@@ -63,7 +63,7 @@ def test_with_a_prior_of_one_image_every_falling_method_finds_it() -> None:
             prior=lambda z, level, camera: image.expand_as(z),
             phi=None,
             regularize=lambda out, iteration: out.image.new_zeros(()),
-            optimizer=adamw([([x], flat.RATE)], weight_decay=0.0),
+            optimizer=adamw([([x], 0.03)], weight_decay=0.0),
             generator=generator(4),
         ): ...  # fmt: skip
         return x.detach()
@@ -76,8 +76,8 @@ def test_the_same_seed_gives_the_same_particles(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(flat, "SIZE", 8)
     monkeypatch.setattr(exact_prior, "TRACED", 16)
     prior = ExactPrior(views=12)
-    first, again = (run_flat(prior, "a ball", "vsd", 4, 3, seed) for seed in (1, 1))
+    first, again = (run_flat(prior, "a ball", "vsd", 4, 3, seed, 0.03) for seed in (1, 1))
     assert torch.equal(first.x, again.x) and first.images.shape == (3, 8, 8, 3)
     assert {len(values) for values in first.curves.values()} == {4}
-    assert not torch.equal(first.x, run_flat(prior, "a ball", "vsd", 4, 3, 2).x)
+    assert not torch.equal(first.x, run_flat(prior, "a ball", "vsd", 4, 3, 2, 0.03).x)
     assert set(first.figures) == {"distance", "coverage", "seconds"}
