@@ -20,7 +20,7 @@ MEMORY_LIMIT = (
 # Of a card's memory, where its driver spills: the desktop has the rest. A run that spills gets many times slower and is
 # never told; one that meets its limit gets torch's error, and is resumed with less (memory.MemorySavings).
 SPILLING = 0.9
-TURNS = 15  # of choose_threads
+TURNS, LONGEST = 75, 1.0  # of choose_threads: turns, and seconds after which none begins
 SLOWER = 1.3  # times as long as one thread: idle, several take less than one
 
 
@@ -116,18 +116,22 @@ def choose_threads(most: int, now: Callable[[], float] = time.perf_counter) -> i
 
     Beside other programs' busy threads, each of our operations waits for the thread that has lost its core: two threads
     were ten times slower than one. Half a second of operations like a run's, some with `most` threads and some with
-    one, in turns. On an idle machine the answer is `most` every time, which a result's bytes depend on.
+    one, in turns; at most LONGEST, however busy the machine is. On an idle machine the answer is `most` every time,
+    which a result's bytes depend on.
     """
     if most < 2:
         return most
     picture, weights = torch.full((2, 16, 64, 64), 0.5), torch.full((16, 16, 3, 3), 0.1)
     spent: dict[int, list[float]] = {most: [], 1: []}
     before = torch.get_num_threads()
-    for _ in range(TURNS):
+    start = now()
+    for turn in range(TURNS):
+        if turn and now() - start > LONGEST:
+            break
         for threads, times in spent.items():
             torch.set_num_threads(threads)
             began = now()
-            for _ in range(10):
+            for _ in range(2):
                 found = torch.nn.functional.conv2d(picture, weights, padding=1)
                 for _ in range(8):  # many small ones: what waiting costs most
                     found = found.mul(0.5).add(0.1)
