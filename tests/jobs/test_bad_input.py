@@ -164,9 +164,9 @@ def test_odd_prompts_do_no_harm(here, capfd, monkeypatch, prompt, folder):
 @pytest.mark.parametrize(
     ("arguments", "says", "todo"),
     [
-        (["a purple elephant"], "elephant", "mug"),
+        (["a purple elephant"], "elephant", "Nearest known: duck"),
         (["a normal map of a red mug"], "one picture, not an object", "Leave out"),
-        (["a red mug", "--negative", "blue"], "no negative prompts", "Leave it out"),
+        (["a red mug", "--negative", "blue"], "no negative prompts", "Leave it empty"),
     ],
 )
 def test_what_a_prior_does_not_know(here, capfd, arguments, says, todo):
