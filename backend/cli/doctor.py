@@ -77,7 +77,7 @@ def carry_out(as_json: bool, out: TextIO) -> int:
     """Write what was found; 0 where there is no problem, else 1."""
     checks, report = examine()
     try:
-        for line in _objects(checks, report) if as_json else told(checks):
+        for line in _objects(checks, report) if as_json else as_text(checks):
             out.write(line + "\n")
         out.flush()
     except OSError:  # nobody reads, or the disk that it goes to is full
@@ -91,7 +91,7 @@ def _objects(checks: list[Check], report: dict[str, Any]) -> Iterator[str]:
     yield json.dumps({"event": "report", **report})
 
 
-def told(checks: list[Check]) -> Iterator[str]:
+def as_text(checks: list[Check]) -> Iterator[str]:
     """For a person: what is there, then every problem with what mends it."""
     width = max(len(check.name) for check in checks)
     for check in checks:

@@ -54,7 +54,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """The exit code. Raises DreamFlowError."""
-    told = Told(out, args.json)
+    reporter = Reporter(out, args.json)
     try:
         import huggingface_hub.constants  # noqa: F401  reads the user's settings
     except ValueError as error:
@@ -65,19 +65,21 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
         ) from error
     try:
         if args.action == "fetch":
-            return _fetch(args.name, args.dry_run, told)
+            return _fetch(args.name, args.dry_run, reporter)
         if args.action == "verify":
-            return _verify(args.name, told)
-        return _list(told)
+            return _verify(args.name, reporter)
+        return _list(reporter)
     except KeyboardInterrupt:
-        told.line("Stopped. What has been fetched is kept; the same command goes on from there.", "stopped")
+        reporter.line(
+            "Stopped. What has been fetched is kept; the same command goes on from there.", "stopped"
+        )
         return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return FAILED
 
 
-class Told:
+class Reporter:
     """Lines for people, or objects for programs."""
 
     def __init__(self, out: TextIO, as_json: bool) -> None:
@@ -111,11 +113,11 @@ class Told:
             self.line(text, "progress", name=name, file=file, done=done, total=total, note=note)
 
 
-def _list(told: Told) -> int:
+def _list(reporter: Reporter) -> int:
     from backend.weights.sources import Hub, find, known_models, models_file, read_record, shortfall, store
 
     for name, title in BUILT_IN.items():
-        told.line(
+        reporter.line(
             f"{name}: {title}\n  here     built in: nothing is fetched", "built-in", name=name, title=title
         )
     for model in known_models().values():
@@ -134,7 +136,7 @@ def _list(told: Told) -> int:
             "here": here,
         }
         text = f"{model.name}: {model.title} ({model.role})\n"
-        told.line(
+        reporter.line(
             text + "\n".join(f"  {name:<8} {value}" for name, value in rows.items()),
             "model",
             name=model.name,
@@ -148,7 +150,7 @@ def _list(told: Told) -> int:
             commit=record.commit if record else None,
             folder=str(folder) if folder else None,
         )
-    told.line(
+    reporter.line(
         f"Fetched to {store()} (HF_HOME); other sources may be named in {models_file()}.",
         "places",
         store=str(store()),
@@ -157,14 +159,14 @@ def _list(told: Told) -> int:
     return OK
 
 
-def _fetch(name: str | None, dry_run: bool, told: Told) -> int:
+def _fetch(name: str | None, dry_run: bool, reporter: Reporter) -> int:
     from backend.weights.fetch import fetch, make_plan
     from backend.weights.sources import find, known_models, model_named
 
     for model in [model_named(name)] if name else known_models().values():
         folder = find(model)
         if folder:
-            told.line(f"{model.name} is here: {folder}", "fetched", name=model.name, folder=str(folder))
+            reporter.line(f"{model.name} is here: {folder}", "fetched", name=model.name, folder=str(folder))
             continue
         plan = make_plan(model)
         files = {file.path: file.size for file in plan.files}
@@ -175,7 +177,7 @@ def _fetch(name: str | None, dry_run: bool, told: Told) -> int:
             f"  to {plan.folder}, licence {model.licence}",
             *(f"  {_size(size):>10}  {path}" for path, size in files.items() if dry_run),
         ]
-        told.line(
+        reporter.line(
             "\n".join(lines),
             "plan",
             name=model.name,
@@ -192,12 +194,14 @@ def _fetch(name: str | None, dry_run: bool, told: Told) -> int:
         for step in fetch(plan):
             first = step.done if first < 0 else first
             speed = (step.done - first) / max(time.monotonic() - began, 1e-3)
-            told.progress(model.name, step.file, step.done, step.total, step.note, speed)
-        told.line(f"{model.name} is here: {plan.folder}", "fetched", name=model.name, folder=str(plan.folder))
+            reporter.progress(model.name, step.file, step.done, step.total, step.note, speed)
+        reporter.line(
+            f"{model.name} is here: {plan.folder}", "fetched", name=model.name, folder=str(plan.folder)
+        )
     return OK
 
 
-def _verify(name: str | None, told: Told) -> int:
+def _verify(name: str | None, reporter: Reporter) -> int:
     from backend.weights.fetch import verify
     from backend.weights.sources import (
         find_to_verify,
@@ -214,7 +218,7 @@ def _verify(name: str | None, told: Told) -> int:
         if folder is None:
             if name:
                 require(name)
-            told.line(f"{model.name} is not here", "verified", name=model.name, folder=None, damaged={})
+            reporter.line(f"{model.name} is not here", "verified", name=model.name, folder=None, damaged={})
             continue
         recorded = read_record(folder) is not None
         problems = {}
@@ -237,7 +241,9 @@ def _verify(name: str | None, told: Told) -> int:
             text += (
                 f"\n  {'Removed. ' if removed else ''}To mend it: python -m backend models fetch {model.name}"
             )
-        told.line(text, "verified", name=model.name, folder=str(folder), hashes=recorded, damaged=problems)
+        reporter.line(
+            text, "verified", name=model.name, folder=str(folder), hashes=recorded, damaged=problems
+        )
         damaged += len(problems)
     return FAILED if damaged else OK
 

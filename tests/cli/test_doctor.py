@@ -78,8 +78,14 @@ def test_what_fits_into_memory_is_told_where_stable_diffusion_is(tmp_path):
 
 def test_told_to_a_person():
     good, bad = doctor.Check("torch", "good", "2.13"), doctor.Check("jobs", "problem", "Full.", "rm x")
-    assert list(doctor.told([good])) == ["  torch  2.13", "", "Nothing is wrong."]
-    assert list(doctor.told([good, bad]))[1:] == ["! jobs   Full.", "", "1 problem:", "  Full.", "      rm x"]
+    assert list(doctor.as_text([good])) == ["  torch  2.13", "", "Nothing is wrong."]
+    assert list(doctor.as_text([good, bad]))[1:] == [
+        "! jobs   Full.",
+        "",
+        "1 problem:",
+        "  Full.",
+        "      rm x",
+    ]
 
 
 def test_torch_is_missing(tmp_path):
