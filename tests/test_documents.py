@@ -98,3 +98,10 @@ def test_commits_that_blame_passes_over_are_there() -> None:
         if known.returncode and (ROOT / ".git" / "shallow").exists():
             pytest.skip("a shallow clone")
         assert known.returncode == 0, revision
+
+
+def test_nothing_in_the_repository_leads_out_of_it() -> None:
+    listed = subprocess.run(["git", "ls-files", "-s"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    assert [line for line in listed.stdout.splitlines() if line.startswith("120000")] == []  # links
