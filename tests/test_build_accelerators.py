@@ -135,6 +135,7 @@ def test_what_is_missing_is_told_before_anything_is_compiled(build, there, told)
     assert not build.file.exists() and build.installed() == []
 
 
+@pytest.mark.slow
 def test_a_toolkit_that_is_only_a_compiler(build):
     headers, library = (
         build.site / "nvidia/cu13/include/cusparse.h",

@@ -26,6 +26,7 @@ RESULTS = ("mesh.npz", "albedo.png")
 BEFORE = ("log.txt", "lock", "job.json")  # it has not begun: nothing is left
 DURING = ("events.jsonl", "preview.png", "snapshot.npz", "state.json")  # and test_for_real
 AFTER = ("albedo.png", "mesh.npz", "mesh.glb", "views.png", "curves.png", "turntable.webp")  # and preview.png
+OFTEN = ("job.json", "state.json", "mesh.glb")  # the others where there is time
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +71,9 @@ def no_space_for(name):
     return opened
 
 
-@pytest.mark.parametrize("name", BEFORE + DURING + AFTER)
+@pytest.mark.parametrize(
+    "name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in BEFORE + DURING + AFTER]
+)
 def test_each_write(tmp_path, right, name):
     folder = tmp_path / "job"
     with pytest.MonkeyPatch.context() as patch:
@@ -111,7 +114,14 @@ def refined(quick, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["object.npz", "object.glb", "job.json", "state.json", "albedo.png", "mesh.glb"]
+    "name",
+    [
+        "object.npz",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("object.glb", "job.json", "state.json", "albedo.png", "mesh.glb")
+        ),
+    ],
 )
 def test_each_write_of_a_refine_job(tmp_path, refined, monkeypatch, name):
     content, right = refined

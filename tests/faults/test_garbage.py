@@ -10,6 +10,7 @@ import threading
 import time
 
 import psutil
+import pytest
 
 from dreamflow_blender.contract import protocol as p
 from tests.tools.worker_client import fresh, start
@@ -92,6 +93,7 @@ def garbage(count):
         yield line
 
 
+@pytest.mark.slow
 def test_garbage_changes_nothing(start, tmp_path):
     client = start()
     client.until(p.Ready)

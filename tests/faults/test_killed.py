@@ -1,6 +1,6 @@
 """Killed at any moment, and resumed: the same bytes as if nothing had happened.
 
-KILLS in the environment is how often for each kind of job (6); all but one take longer than they are worth every
+KILLS in the environment is how often for each kind of job (6); they take longer than they are worth every
 time, and are `slow`.
 """
 
@@ -23,7 +23,7 @@ PLACES = {
     "generate": ("writing", "deliver", "nerf", "geometry", "texture", "refine"),
     "refine": ("deliver", "fit", "writing", "refine"),
 }
-QUICK = 1
+QUICK = 0
 LONGEST = {
     "writing": 0.02,
     "nerf": 1.5,

@@ -23,7 +23,14 @@ CLIENT = (
 STAGES = ("nerf", "geometry", "texture", "refine", "deliver")
 
 
-@pytest.mark.parametrize("place", ["start", "load", *STAGES])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "start",
+        "geometry",
+        *(pytest.param(place, marks=pytest.mark.slow) for place in ("load", *STAGES) if place != "geometry"),
+    ],
+)
 def test_killed(tmp_path, place):
     overrides = {f"{place}.levels": 50_000} if place in STAGES[:-1] else {}
     job = fresh(tmp_path / "job", overrides=overrides)

@@ -226,7 +226,7 @@ sys.exit(main(sys.argv[1:], run))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is enforced on Linux alone")
-@pytest.mark.parametrize("megabytes", [2048, 600, 150])
+@pytest.mark.parametrize("megabytes", [pytest.param(2048, marks=pytest.mark.slow), 600, 150])
 def test_little_memory(here, megabytes):
     """2 GB are enough or said not to be; with less, what fails is importing torch."""
     done = subprocess.run(

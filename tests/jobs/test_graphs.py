@@ -55,6 +55,7 @@ def two_steps(job: Job) -> tuple[list[Event], dict[str, Any], torch.Tensor]:
     return events, record, load(listed(Path(job.folder))[0]).tensors["curve.nerf.loss"]
 
 
+@pytest.mark.slow
 def test_a_job_with_them_and_without(
     card: PretendedCard, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

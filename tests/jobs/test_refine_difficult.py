@@ -107,8 +107,12 @@ DIFFICULT = {  # name: the object, and whether it needs new UVs
     "a tinted image": (painted_ball(base=[(0.9, 0.4, 0.4, 1.0)]), False),
 }  # fmt: skip
 
+OFTEN = ("five images", "an image of one pixel", "polygons of many corners")  # the others where there is time
 
-@pytest.mark.parametrize("name", DIFFICULT)
+
+@pytest.mark.parametrize(
+    "name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.slow) for n in DIFFICULT]
+)
 def test_ends_in_a_right_result(name: str, tmp_path: Path) -> None:
     arrays, needs_uvs = DIFFICULT[name]
     mesh, _, finished = run_arrays(tmp_path / "job", arrays)

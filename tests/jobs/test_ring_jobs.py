@@ -41,7 +41,7 @@ def test_all_stages_end_with_a_textured_mesh(whole: Path) -> None:
         assert (whole / name).stat().st_size > 0
 
 
-@pytest.mark.parametrize("stage", ["nerf", "texture"])
+@pytest.mark.parametrize("stage", ["nerf", pytest.param("texture", marks=pytest.mark.slow)])
 def test_stopped_and_resumed_it_ends_with_the_same_bytes(
     model: Path, whole: Path, tmp_path: Path, stage: str
 ) -> None:

@@ -48,6 +48,7 @@ def test_it_learns_the_render_as_it_is(views):
     assert sum(losses[-15:]) < 0.85 * sum(losses[:15])
 
 
+@pytest.mark.slow
 def test_colours_stay_where_they_are(views):
     """80 updates that begin at the true picture leave the duck's colour within what a whole run may err by."""
     prior = open_prior("mini", "cpu")

@@ -114,6 +114,7 @@ def test_everything_of_a_stage_is_reachable():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_second_attempt_resumes(tmp_path, monkeypatch):
     """A first seed that gives no surface, and a run stopped in the second."""
     real = chain.extract_surface
@@ -195,6 +196,7 @@ def test_a_full_disk_leaves_nothing_corrupt(kept, tmp_path, monkeypatch, where):
     assert results(full) == results(kept)
 
 
+@pytest.mark.slow
 def test_clocks_change_nothing(tmp_path, kept, monkeypatch):
     """Previews, snapshots and checkpoints after every iteration, or none."""
     monkeypatch.setattr(RunClock, "PREVIEW_EVERY", 0.0)

@@ -95,7 +95,13 @@ def failing_at(where: str, prior: Any, monkeypatch: pytest.MonkeyPatch, *iterati
 
 
 @pytest.mark.parametrize("where", ["encode", "fit", "D_phi", "D_p", "optimiser"])
-@pytest.mark.parametrize("checkpoints", [True, False], ids=["checkpoints", "no checkpoint yet"])
+@pytest.mark.parametrize(
+    "checkpoints",
+    [
+        pytest.param(True, id="checkpoints"),
+        pytest.param(False, id="no checkpoint yet", marks=pytest.mark.slow),
+    ],
+)
 def test_wherever_it_runs_out_the_result_is_the_same(
     where: str,
     checkpoints: bool,
@@ -117,6 +123,7 @@ def test_wherever_it_runs_out_the_result_is_the_same(
         assert torch.equal(value, undisturbed.tensors[name]), name
 
 
+@pytest.mark.slow
 def test_the_last_savings_are_used_as_well_and_then_it_says_what_to_change(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

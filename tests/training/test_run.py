@@ -104,6 +104,7 @@ def few(monkeypatch, tmp_path):
     return ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out"), "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_the_whole_training_makes_folders_that_load_as_any_prior(few, tmp_path) -> None:
     assert __main__.main([*few, "--minutes", "5"]) == 0
     out, cache = tmp_path / "out", tmp_path / "cache"

@@ -123,6 +123,7 @@ def test_pause_stands_still_and_finish_delivers_with_progress(start, tmp_path):
     assert isinstance(read_events(tmp_path / "a")[-1], p.Finished)
 
 
+@pytest.mark.slow
 def test_finish_at_once_delivers_the_ball_that_a_job_begins_with(start, tmp_path):
     client = start(LOADING="2")
     client.until(p.Ready)
@@ -149,6 +150,7 @@ def test_cancel_keeps_a_checkpoint_and_the_worker(start, tmp_path, where):
     assert client.until(p.Ready)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["load", "iteration"])
 def test_a_pause_where_nobody_looks(start, tmp_path, where):
     """A long iteration and a model load: one sleep in C, which ends during the pause."""
@@ -177,6 +179,7 @@ def test_a_job_for_a_worker_that_is_starting(start, tmp_path):
     client.until(p.Finished)
 
 
+@pytest.mark.slow
 def test_cancelled_resumes_in_another_worker(start, tmp_path):
     one = start()
     one.say(p.Generate(fresh(tmp_path / "whole")))
@@ -202,7 +205,10 @@ def test_cancelled_resumes_in_another_worker(start, tmp_path):
     assert read_events(tmp_path / "cut") == before  # it is finished still
 
 
-@pytest.mark.parametrize("where", ["start", "idle", "loop", "load", "iteration"])
+@pytest.mark.parametrize(
+    "where",
+    ["start", "idle", *(pytest.param(w, marks=pytest.mark.slow) for w in ("loop", "load", "iteration"))],
+)
 def test_the_end_of_input_ends_the_worker(start, tmp_path, where):
     client = start(**{"load": {"LOADING": "30"}, "iteration": {"ITERATION": "30"}}.get(where, {}))
     if where != "start":
@@ -222,6 +228,7 @@ def test_the_end_of_input_ends_the_worker(start, tmp_path, where):
         assert list((tmp_path / "a" / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_terminated_is_as_good_as_the_end_of_input(start, tmp_path):
     client = start()
     client.say(p.Generate(long_job(tmp_path / "a")))
@@ -232,6 +239,7 @@ def test_terminated_is_as_good_as_the_end_of_input(start, tmp_path):
         assert list((tmp_path / "a" / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_a_second_worker_keeps_off(start, tmp_path):
     one, other = start(), start()
     one.say(p.Generate(long_job(tmp_path / "a")))

@@ -334,6 +334,7 @@ def test_many_clients_leave_no_threads(start):
     assert threading.active_count() <= before
 
 
+@pytest.mark.slow
 def test_the_real_worker(tmp_path):
     """A real job on a prior that knows a ball, paused, resumed by another client, to the end."""
     from tests.tools.tiny import OVERRIDES
