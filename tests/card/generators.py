@@ -65,7 +65,10 @@ class Generator(REAL):  # type: ignore[misc, valid-type]
             return self
         if state.numel() != 16:
             raise RuntimeError("RNG state is wrong size")
-        self._seed, self._offset = struct.unpack("<QQ", bytes(state.tolist()))
+        seed, offset = struct.unpack("<QQ", bytes(state.tolist()))
+        if offset % 4:
+            raise RuntimeError("offset must be a multiple of 4")
+        self._seed, self._offset = seed, offset
         return self
 
     def clone_state(self) -> Generator:
