@@ -137,10 +137,6 @@ def test_only_attention_and_the_camera_are_trained_in_float32(network: Network) 
     assert all(not torch.equal(p, moved[name]) for name, p in phi.parameters.items() if "lora_B" in name)
 
 
-@pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2") and torch.cpu._is_avx512_supported(),
-    reason="under ATEN_CPU_CAPABILITY torch's bfloat16 attention looks past it at the processor, and raises",
-)
 def test_a_bfloat16_base_keeps_its_lora_in_float32(base_folder: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(
         base_folder, subfolder="unet", torch_dtype=torch.bfloat16
