@@ -211,7 +211,9 @@ def test(arguments: list[str]) -> int:
             code = call("-m", *check)
             if code:
                 return code
-    return call("-m", "pytest", "-n", "2", *arguments, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    workers = min((os.cpu_count() or 1) + 1, 8)  # one more than cores: many tests wait for a process
+    spread = ("-n", str(workers), "--dist", "worksteal")
+    return call("-m", "pytest", *spread, *arguments, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 
 
 def package() -> int:
