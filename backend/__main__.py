@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TextIO
 
 from backend.cli import doctor
+from backend.cli import export as cli_export
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
 from backend.cli import settings as cli_settings
@@ -40,8 +41,9 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             return cli_models.run(args, out)
         if args.command == "doctor":
             return doctor.carry_out(args.json, out)
-        if args.command in ("jobs", "settings"):
-            code: int = (cli_jobs if args.command == "jobs" else cli_settings).run(args, out)
+        if args.command in ("jobs", "settings", "export"):
+            smaller = {"jobs": cli_jobs.run, "settings": cli_settings.run, "export": cli_export.run}
+            code = smaller[args.command](args, out)
             out.flush()
             return code
         if args.command in ("compare", "evaluate"):

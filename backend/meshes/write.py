@@ -188,7 +188,9 @@ def _add_group(
         document["accessors"].append({**made, "type": kind})
         return len(document["accessors"]) - 1
 
-    corner, position, texcoord, normals = _split_seams(mesh, group.faces, normal)
+    corner, position, texcoord, normals = split_seams(mesh, group.faces, normal)
+    position, normals = y_up(position), y_up(normals)
+    texcoord = np.stack((texcoord[:, 0], 1 - texcoord[:, 1]), 1)
     small = len(position) < 65535  # the last value is reserved
     bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
     primitive: dict[str, Any] = {
@@ -226,8 +228,13 @@ def _add_group(
     document["materials"].append({**material, "alphaMode": "BLEND"} if group.blend else material)
 
 
-def _split_seams(
-    mesh: MeshArrays, faces: NDArray[np.int64], normal: NDArray[np.float32] | None
+def y_up(v: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[N,3], from z up, facing -Y, to y up, facing +Z."""
+    return np.stack((v[:, 0], v[:, 2], -v[:, 1]), 1)
+
+
+def split_seams(
+    mesh: MeshArrays, faces: NDArray[np.int64], normal: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[Any], ...]:
     """Corners [3F], and position [N,3], texcoord [N,2], normal [N,3] float32, one row for each different corner."""
     at_vertex, at_uv = mesh.t_pos_idx[faces].reshape(-1), mesh.t_tex_idx[faces].reshape(-1)
@@ -243,9 +250,4 @@ def _split_seams(
         key = np.unique(pair, return_inverse=True)[1].astype(np.int64) * len(normals) + at_normal
         _, first, corner = np.unique(key, return_index=True, return_inverse=True)
         at_vertex, at_uv, at_normal = at_vertex[first], at_uv[first], at_normal[first]
-
-    def y_up(v: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.stack((v[:, 0], v[:, 2], -v[:, 1]), 1)
-
-    u, v = mesh.v_tex[at_uv].T
-    return corner, y_up(mesh.v_pos[at_vertex]), np.stack((u, 1 - v), 1), y_up(normals[at_normal])
+    return corner, mesh.v_pos[at_vertex], mesh.v_tex[at_uv], normals[at_normal]

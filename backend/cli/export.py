@@ -1,0 +1,58 @@
+"""`python -m backend export`: a finished job's mesh in the formats of other programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from dreamflow_blender.contract.wire import show_text
+
+FORMATS = "glb,obj,ply,stl,3mf,usdz"
+EXAMPLES = """\
+examples:
+  python -m backend export out/a-red-mug-42 --format obj,ply
+  python -m backend export out/a-red-mug-42 --format glb --height 0.1 --origin base
+  python -m backend export out/a-red-mug-42 --format stl,3mf --height 0.08 --origin base --out prints
+
+STL and 3MF are for printers: in millimetres, without a texture. USDZ takes usd-core, which is not installed by setup.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to what `argparse` gave for the subcommands."""
+    e = commands.add_parser(
+        "export", help="write a finished job's mesh for other programs",
+        description="Write a finished job's mesh as OBJ, PLY, STL, 3MF, USDZ, or as a GLB of another size.",
+        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    e.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")
+    e.add_argument("--format", metavar="LIST", required=True, help=f"one or several of {FORMATS}")
+    e.add_argument("--height", metavar="METRES", type=float, help="from base to top (default: as it is)")
+    e.add_argument(
+        "--origin", default="keep",
+        help="keep (default), base: on the ground below its middle, or centre: the middle of its bounds",
+    )  # fmt: skip
+    e.add_argument("--up", default="", help="y or z (default: what the format's readers expect)")
+    e.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: FOLDER/export)")
+    e.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace, out: TextIO) -> int:
+    """The exit code. Raises DreamFlowError."""
+    from backend.jobs.folder import read_job
+    from backend.results.export import Placing, export
+
+    formats = [name.strip().lower() for name in args.format.split(",") if name.strip()]
+    placing = Placing(args.height, args.origin, args.up)
+    done = export(read_job(args.folder), formats, placing, args.out or args.folder / "export")
+    if args.json:
+        paths = [str(path) for path in done.paths]
+        out.write(json.dumps({"files": paths, "size": done.size, "open_edges": done.open_edges}) + "\n")
+        return 0
+    out.writelines(f"{show_text(str(path))}\n" for path in done.paths)
+    out.write("{:.3f} x {:.3f} x {:.3f} m".format(*done.size))
+    closed = "closed" if not done.open_edges else f"{done.open_edges} open edges: a slicer has to mend it"
+    out.write(f", {closed}\n")
+    return 0
