@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 
 from .settings import addon
@@ -38,7 +39,12 @@ def keep_absolute(name: str) -> Callable[[Any, bpy.types.Context], None]:
             setattr(preferences, name, str(Path(bpy.path.abspath(path)).resolve()))
         else:
             setattr(preferences, name, "")
-            tell(context, f"“{path}” is relative to this file, which is not saved: choose a full path.")
+            tell(
+                context,
+                translated(
+                    "“{path}” is relative to this file, which is not saved: choose a full path."
+                ).format(path=path),
+            )
 
     return update
 
