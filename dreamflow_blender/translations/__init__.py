@@ -1,4 +1,4 @@
-"""The interface in other languages: a JSON a language, from the English string to its own; Blender chooses one of them."""
+"""The interface in other languages: a JSON each, from the English string to its own; Blender chooses one of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read(language: str) -> dict[str, str]:
 
 
 def register() -> None:
-    tables = {}
+    tables: dict[str, dict[tuple[str, str], str]] = {}
     for language, locales in LOCALES.items():
         table = {(context, english): own for english, own in read(language).items() for context in CONTEXTS}
         tables |= dict.fromkeys(locales, table)
