@@ -24,13 +24,17 @@ NARROW = 190  # pixels
 
 def drag(width: int) -> None:
     """The sidebar's edge, until it is so wide."""
-    for _ in range(6):
+    for off in (0, 2, -2, 4, -4, 6, 1, -1):  # where Blender's handle is, to the pixel
         x, now = hands.told()["sidebar"]
-        if abs(now - width) < 4:
+        if abs(now - width) < 12:
             return
-        hands.run("xdotool", "mousemove", str(x), "600", "mousedown", "1")
+        hands.run("xdotool", "mousemove", str(x + off - 20), "160")
+        time.sleep(0.3)
+        hands.run("xdotool", "mousemove", str(x + off), "160")
+        time.sleep(0.3)
+        hands.run("xdotool", "mousedown", "1")
         for step in range(1, 6):
-            hands.run("xdotool", "mousemove", str(x + (now - width) * step // 5), "600")
+            hands.run("xdotool", "mousemove", str(x + off + (now - width) * step // 5), "160")
             time.sleep(0.2)
         hands.run("xdotool", "mouseup", "1")
         time.sleep(2)
@@ -58,19 +62,17 @@ def drive(zip_file: Path, pictures: Path) -> None:
     hands.run("blender", "--command", "extension", "install-file", "-r", "user_default", "-e", str(zip_file))
     hands.start()
     hands.open_tab(places["tab"])
-    wide = hands.told()["sidebar"][1]
     job(pictures, "")
     hands.order("language", "de_DE")
     job(pictures, "-german")
     hands.order("language", "en_US")
+    hands.order("scale", 1.5)
+    job(pictures, "-150")
+    hands.order("scale", 1.0)
     drag(NARROW)
     job(pictures, "-narrow")
     hands.order("language", "de_DE")
     hands.picture(pictures / "after-narrow-german.png")
-    hands.order("language", "en_US")
-    drag(wide)
-    hands.order("scale", 1.5)
-    job(pictures, "-150")
 
 
 def main() -> int:

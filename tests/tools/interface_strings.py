@@ -21,14 +21,14 @@ MODULES = (
     ROOT / "gather" / "object.py",
 )
 MORE = {  # single words that are drawn in the middle of a line
-    "of", "at", "left", "seed", "stopped", "interrupted", "failed", "licence", "about", "included", "none", "sharpens",
+    "of", "at", "seed", "stopped", "interrupted", "failed", "licence", "about", "included", "none", "sharpens",
     "repaints",
 }  # fmt: skip
 NAMES = {  # of Blender's own, of data, or the same in every language
     "DreamFlow", "UVMap", "3D View", "Stable Diffusion", "SDXL refiner", "Image", "Mesh", "Blender",
     "a red mug", "Scripts", "utf-8",
 }  # fmt: skip
-WORDS = re.compile(r"[A-Z][a-z]|.*[A-Za-z].* .*[A-Za-z]|.*[a-z] / [a-z]")
+WORDS = re.compile(r"\{|[A-Z][a-z]|.*[A-Za-z].* .*[A-Za-z]|.*[a-z] / [a-z]")
 
 
 def strings() -> set[str]:
