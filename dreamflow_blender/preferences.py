@@ -13,6 +13,7 @@ from bpy.app.translations import pgettext_iface as translated
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 
 from .settings import addon
+from .translations import OWN
 
 DEVICE_ITEMS = [
     ("auto", "Automatic", "The fastest device that works"),
@@ -54,6 +55,7 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
 
     environment_folder: StringProperty(  # type: ignore[valid-type]
         name="Backend",
+        translation_context=OWN,
         description="Folder for DreamFlow's own Python, several gigabytes; empty = in Blender's user folder",
         subtype="DIR_PATH",
         update=keep_absolute("environment_folder"),
@@ -82,6 +84,7 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
     proxy: StringProperty(  # type: ignore[valid-type]
         name="Proxy",
+        translation_context=OWN,
         description="Such as http://user:password@host:port; empty = the system's proxy",
         subtype="PASSWORD",
     )

@@ -14,7 +14,8 @@ LOCALES = {  # our file -> what Blenders call the language
     "ja": ("ja_JP", "ja"),
     "zh": ("zh_HANS", "zh_CN"),
 }
-CONTEXTS = ("*", "Operator")  # of a label, and of an operator's name and button
+OWN = "DreamFlow"  # the context of words that Blender has in another sense, such as a command line's prompt
+CONTEXTS = ("*", "Operator", OWN)  # "*" of a label, "Operator" of an operator's name and button
 
 
 def read(language: str) -> dict[str, str]:

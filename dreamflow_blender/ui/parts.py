@@ -18,7 +18,7 @@ from ..settings import addon
 Layout = Any  # bpy.types.UILayout, or a fake one in tests
 
 STAGE_NAMES = {
-    "": "Starting",
+    "": "Starting up",
     "fit": "Learning the colours",
     "nerf": "Outline",
     "geometry": "Shape",
