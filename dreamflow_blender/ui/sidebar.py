@@ -215,7 +215,7 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
             text = "Mark as asset" if obj.asset_data is None else "Update asset"
             self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
         if objects.packed_images(obj):
-            self.layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
+            self.layout.operator("dreamflow.save_textures", text="Save textures", icon="FILE_IMAGE")
 
 
 def draw_status(self: bpy.types.Header, context: bpy.types.Context) -> None:
