@@ -186,6 +186,5 @@ def show_preview(entry: Entry, path: Path) -> None:
         return
     arrays = preview.read(path) if scene is not None else None
     if arrays is not None:
-        preview.show(
-            arrays, float(entry.place.get("height", 0)), entry.place.get("location", (0, 0, 0)), scene
-        )
+        height, location = float(entry.place.get("height", 0)), entry.place.get("location", (0, 0, 0))
+        preview.show(arrays, height, location, scene, entry.job.id)
