@@ -18,7 +18,7 @@ from ..settings import addon
 Layout = Any  # bpy.types.UILayout, or a fake one in tests
 
 STAGE_NAMES = {
-    "": "Starting",
+    "": "Starting up",
     "fit": "Learning the colours",
     "nerf": "Outline",
     "geometry": "Shape",
@@ -137,4 +137,4 @@ def time_left(now: Running) -> str:
     if not now.stage:  # a network is loaded, a kernel compiled: the clock shows that it is running
         return words.clock(time.monotonic() - now.began)
     left = now.whole_seconds_left()
-    return f"{words.clock(left)} {translated('left')}" if left is not None else ""
+    return translated("{time} left").format(time=words.clock(left)) if left is not None else ""
