@@ -67,8 +67,10 @@ def drive(zip_file: Path, pictures: Path) -> None:
     job(pictures, "-german")
     hands.order("language", "en_US")
     hands.order("scale", 1.5)
+    time.sleep(3)  # the areas are drawn again with the next event
     job(pictures, "-150")
     hands.order("scale", 1.0)
+    time.sleep(3)
     drag(NARROW)
     job(pictures, "-narrow")
     hands.order("language", "de_DE")

@@ -90,6 +90,13 @@ def paragraph(
             column.label(text=line, translate=False, icon=icon if number == 0 else "BLANK1")
 
 
+def button_row(layout: Layout, context: bpy.types.Context, *texts: str) -> Layout:
+    """A row for buttons with these texts and icons; a column where a text would be cut in it."""
+    each = room(context) / len(texts)
+    fits = all(measure(translated(text)) + ICON + 10 <= each for text in texts)
+    return layout.row(align=True) if fits else layout.column(align=True)
+
+
 def big_button(layout: Layout, operator: str, text: str, icon: str) -> Any:
     """The one thing to do next."""
     row = layout.row()

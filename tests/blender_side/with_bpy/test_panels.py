@@ -165,6 +165,13 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
     assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
 
 
+@pytest.mark.parametrize(("width", "expected"), [(190, "column"), (291, "row")])
+def test_buttons_stand_below_each_other_where_a_text_would_be_cut(monkeypatch, width, expected):
+    monkeypatch.setattr(parts, "_width", lambda context: width)
+    shown = SimpleNamespace(row=lambda align: "row", column=lambda align: "column")
+    assert parts.button_row(shown, bpy.context, "Pause", "Stop here") == expected
+
+
 def test_blenders_menus_lead_here_and_back(enabled):
     drawn = layout.Fake()
     menus.draw_add(SimpleNamespace(layout=drawn), bpy.context)
