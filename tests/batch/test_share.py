@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -263,3 +266,21 @@ def test_cards_are_those_that_the_environment_allows_or_the_driver_lists(
 def test_a_bad_list_ends_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["batch", str(tmp_path / "nowhere.txt"), "--out", str(tmp_path / "o")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_eight_processes_do_sixty_jobs_once_each(tmp_path: Path) -> None:
+    prompts = [f"thing number {n}" for n in range(60)]
+    (tmp_path / "l.txt").write_text("\n".join(prompts))
+    child = Path(__file__).with_name("share_child.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(child), str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(8)
+    ]  # fmt: skip
+    ran = [json.loads(process.communicate()[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8
+    assert sorted(prompt for own in ran for prompt in own) == sorted(prompts)
+    assert set(states(tmp_path)) <= {"done", "skipped"}
