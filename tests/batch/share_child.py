@@ -18,6 +18,6 @@ if __name__ == "__main__":
     jobs.during = lambda _prompt: time.sleep(0.05)
     typed = ["batch", f"{sys.argv[1]}/l.txt", "--out", str(Path(sys.argv[1]) / "out"), "--prior", "sd"]
     args = parser().parse_args(typed)
-    code = commands.run(args, read_jobs(args), typed, io.StringIO(), lambda _job: lambda _event: None, jobs)
+    code = commands.run(args, read_jobs(args), typed, io.StringIO(), lambda *_: lambda _event: None, jobs)
     print(json.dumps([prompt for _, prompt in jobs.began]))
     sys.exit(code)

@@ -66,9 +66,7 @@ def batch(tmp_path: Path, jobs: Jobs) -> Callable[..., int]:
         (tmp_path / name).write_text(text, encoding="utf-8")
         typed = ["batch", str(tmp_path / name), "--out", str(tmp_path / "out"), *more]
         args = parser().parse_args(typed)
-        return commands.run(
-            args, read_jobs(args), typed, io.StringIO(), lambda _job: lambda _event: None, jobs
-        )
+        return commands.run(args, read_jobs(args), typed, io.StringIO(), lambda *_: lambda _event: None, jobs)
 
     return run
 
@@ -266,6 +264,26 @@ def test_cards_are_those_that_the_environment_allows_or_the_driver_lists(
 def test_a_bad_list_ends_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["batch", str(tmp_path / "nowhere.txt"), "--out", str(tmp_path / "o")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script stands in for Python")
+def test_workers_are_the_same_command_each_with_a_card_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $@" >> {tmp_path}/calls\nexit ${{CODE:-0}}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    typed = ["batch", "l.txt", "--out", "o", "--workers", "3"]
+    out = io.StringIO()
+    assert commands.in_workers(3, typed, "auto", out) == 0 and out.getvalue() == ""
+    said = "-m backend batch l.txt --out o --workers 3 --workers 1"
+    assert sorted((tmp_path / "calls").read_text().splitlines()) == [f"4 {said}", f"4 {said}", f"6 {said}"]
+    for code, expected in ((1, 1), (2, 2), (9, 1)):
+        monkeypatch.setenv("CODE", str(code))
+        assert commands.in_workers(1, typed, "cpu", out) == expected
+    assert "ended with code 9" in out.getvalue()
 
 
 @pytest.mark.slow
