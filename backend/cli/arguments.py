@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backend import __version__
-from backend.cli import doctor, evidence, export
+from backend.cli import batch, doctor, evidence, export
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
 from backend.cli import settings as cli_settings
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     doctor.add_parser(commands)
     cli_jobs.add(commands)
     export.add_parser(commands)
+    batch.add(commands)
     evidence.add(commands)
     return top
 
