@@ -118,7 +118,9 @@ class Share:
         )
         if isinstance(end, Failed):
             record.error = {"kind": end.kind, "message": end.message, "todo": end.todo}
-            if end.kind in OF_THE_MACHINE:
+            if (
+                end.kind in OF_THE_MACHINE or self._stopped()
+            ):  # a library may make an error of its own of a signal
                 record.state = STOPPED
         with suppress(OSError):  # a full disk: the job's own events say it too
             write_json(self._path(job, "json"), asdict(record))

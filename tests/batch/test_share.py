@@ -110,6 +110,26 @@ def test_a_signal_stops_after_the_iteration_and_the_job_is_resumed(
     assert jobs.began[2:] == [("Resume", "a blue duck"), ("Generate", "a green tree")]
 
 
+def test_a_signal_that_a_library_makes_an_error_of_marks_no_job_as_failed(
+    batch: Callable[..., int], tmp_path: Path
+) -> None:
+    """diffusers does, while it is imported: "Failed to import ... because of the following error"."""
+
+    def importing(*_: object) -> Events:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Failed to import") from error
+        yield Started("nerf", 1)
+
+    (tmp_path / "list.txt").write_text("a red mug\n")
+    typed = ["batch", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out")]
+    args = parser().parse_args(typed)
+    show = lambda *_: lambda _event: None  # noqa: E731
+    assert commands.run(args, read_jobs(args), typed, io.StringIO(), show, importing) == 143
+    assert batch("a red mug\n") == 0 and states(tmp_path) == ["done"]
+
+
 def test_a_failed_job_stops_nothing_and_is_tried_again_with_retry(
     batch: Callable[..., int], jobs: Jobs, tmp_path: Path
 ) -> None:
