@@ -106,7 +106,7 @@ def make_one(places: dict[str, tuple[int, int]], pictures: Path) -> None:
     picture(pictures / "panel-before.png")
     press("Generate", places["generate"], lambda t: bool(t["share"]))
     wait("a job is at work", lambda t: bool(t["stage"]), LONG)
-    wait("the mesh grows in the viewport", lambda t: t["preview"], LONG)
+    wait("the mesh grows in the viewport", lambda t: t["preview"] and not t["meshes"], LONG)
     wait("half way", lambda t: t["stage"] in ("texture", "refine", "deliver"), LONG)
     picture(pictures / "panel-during.png")
     wait("the object is there", lambda t: NAME in t["objects"] and not t["preview"], LONG)
@@ -200,8 +200,6 @@ def disabled(places: dict[str, tuple[int, int]]) -> None:
     begin(places)
     order("disable")
     gone("the add-on was disabled")
-    if [name for name in told()["objects"] if "preview" in name]:
-        raise Failed("the growing mesh is still there")
     order("enable")
     wait("enabled again: the job is offered", lambda t: t["history"][:1] == [[PROMPT, "interrupted"]], 20)
 

@@ -67,6 +67,12 @@ def tab() -> str:
     return ""
 
 
+def sidebar() -> list[int]:
+    """Where it begins, from the left, and its width; pixels."""
+    regions = [region for area in sidebars() for region in area.regions if region.type == "UI"]
+    return [regions[0].x, regions[0].width] if regions else [0, 0]
+
+
 # how long our timer holds the main thread
 
 
@@ -126,6 +132,8 @@ def tell() -> float:
         "tab": tab(),
         "enabled": EXTENSION in bpy.context.preferences.addons,
         "objects": sorted(o.name for o in bpy.data.objects),
+        "sidebar": sidebar(),
+        "meshes": len(bpy.data.meshes),
         "selected": sorted(o.name for o in bpy.context.view_layer.objects.selected),
         "file": Path(bpy.data.filepath).name,
         "took": figures(),
@@ -154,7 +162,7 @@ def tell_of_jobs() -> dict[str, Any]:
         "share": running.share() if running else "",
         "asked": running.asked if running else "",
         "trouble": trouble,
-        "preview": preview.find() is not None,
+        "preview": preview.shown() is not None,
         "history": [[entry.job.prompt, entry.state] for entry in store.history()],
         "waiting": len(store.waiting()),
         "folders": sorted(path.name for path in ours("settings.addon").jobs_folder().glob("[!.]*")),
@@ -206,8 +214,23 @@ def scale(factor: float) -> None:
     bpy.context.preferences.view.ui_scale = factor
 
 
+def language(name: str) -> None:
+    """Of the interface, as "de_DE"."""
+    view = bpy.context.preferences.view
+    view.language = name
+    view.use_translate_interface = view.use_translate_tooltips = True
+
+
+def remove(name: str) -> None:
+    for made in [o for o in bpy.data.objects if o.name.startswith(name)]:
+        bpy.data.objects.remove(made)
+    bpy.context.view_layer.update()
+
+
 DEEDS: dict[str, Callable[..., Any]] = {
     "scale": scale,
+    "language": language,
+    "remove": remove,
     "open": lambda path: bpy.ops.wm.open_mainfile(filepath=path, load_ui=False),
     "save": lambda path: bpy.ops.wm.save_as_mainfile(filepath=path, copy=True),
     "disable": lambda: bpy.ops.preferences.addon_disable(module=EXTENSION),

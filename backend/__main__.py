@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
-from types import FrameType
 from typing import TextIO
 
+from backend.cli import batch as cli_batch
 from backend.cli import doctor
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
@@ -18,12 +17,12 @@ from backend.cli.display import Display, Json, Live, Plain, show_lines
 from backend.cli.jobs import to_go_on
 from backend.cli.surroundings import ignore_others
 from backend.errors import DreamFlowError, InputError
+from backend.interrupts import Interrupts
 from backend.jobs.drive import Begin, Control, End, Events, as_request, begin, begin_again, drive, folder_of
 from backend.jobs.folder import job_so_far, read_job
 from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Job, Resume
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-STOPS = (signal.SIGINT, signal.SIGTERM)  # a terminal's Ctrl-C; what `kill`, systemd and batch queues send
 
 
 def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None = None) -> int:
@@ -48,6 +47,11 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             from backend.evidence import commands
 
             return commands.run(args, out)
+        if args.command == "batch":
+            from backend.batch import commands as batch
+
+            jobs = cli_batch.read_jobs(args)
+            return batch.run(args, jobs, arguments, out, lambda job: Plain(job, out, sys.stderr).show)
         if args.command == "worker":
             from backend.worker.desk import serve
 
@@ -106,27 +110,6 @@ def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin
     if isinstance(end, Failed) or not reader:
         return _exit_code(end)
     return INTERRUPTED if isinstance(end, Cancelled) else OK
-
-
-class Interrupts:
-    """Lets the first Ctrl-C or SIGTERM wait for the end of an iteration, once there is something to keep."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.may_wait = False
-
-    def __enter__(self) -> Interrupts:
-        self._before = {number: signal.signal(number, self._handle) for number in STOPS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked or not self.may_wait:
-            raise KeyboardInterrupt
-        self.asked = True
 
 
 def _for_people(job: Job, out: TextIO) -> Display:

@@ -31,12 +31,21 @@ from typing import NoReturn
 import bpy
 
 from .backlog import work
-from .backlog.prompts import OPTIONS, BadPrompts, Line, read_prompts
 from .client.client import Client
 from .contract import words
 from .contract.files import write_json
 from .contract.jobfolder import JobFolder, slug
 from .contract.options import add_options, typed
+from .contract.prompts import (
+    OPTIONS,
+    BadPrompts,
+    Line,
+    in_shard,
+    job_fields,
+    read_prompts,
+    read_shard,
+    shard_of_array,
+)
 from .contract.protocol import Event, Job, Progress, Started, Warning
 from .contract.settings import read_setting
 from .scene import assets, glb_height, objects
@@ -113,8 +122,17 @@ def _parser(program: str) -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", default=[], metavar="STAGE.SETTING=VALUE", type=typed(read_setting)
     )
+    p.add_argument(
+        "--shard", metavar="I/N", type=typed(read_shard),
+        help="only the I-th of N shares of the list (default: a SLURM array job's own)",
+    )  # fmt: skip
     p.add_argument("--python", type=Path, metavar="FILE", help="the backend's Python (default: as set up)")
-    p.add_argument("--report", type=Path, metavar="FILE", help="default: DIR/report.json")
+    p.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="default: DIR/report.json, or report-I-of-N.json",
+    )
     return p
 
 
@@ -137,7 +155,8 @@ def main(arguments: list[str], program: str = "blender -b -P batch.py --") -> in
         return BAD_INPUT
     except SystemExit as end:  # --help
         return int(end.code or 0)
-    report = args.report or args.out / "report.json"
+    part = "-{}-of-{}".format(*args.shard) if args.shard else ""  # of an array job, each has its own
+    report = args.report or args.out / f"report{part}.json"
     interpreter = args.python or service.python()
     if interpreter is None:
         print("dreamflow: not set up; press Set up in the preferences, or name a --python.", file=sys.stderr)
@@ -169,24 +188,22 @@ def _jobs(args: argparse.Namespace) -> list[tuple[Job, float]]:
         lines += read_prompts(args.prompts)
     if not lines:
         raise BadPrompts("Give a prompt with --prompt or --prompts.")
-    return [_job(line, args) for line in lines]
+    jobs = [_job(line, args) for line in lines]
+    try:
+        args.shard = args.shard or shard_of_array()
+    except ValueError as error:
+        raise BadPrompts(f"This array job does not say its shard: {error}.") from error
+    return [(job, height) for job, height in jobs if in_shard(job, args.shard)]
 
 
 def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
-    said = {**vars(args), **line.values}
-    overrides = {**dict(args.set), **line.overrides}
-    if said["faces"]:
-        overrides["delivery.max_faces"] = said["faces"]
-    if said["texture"]:
-        overrides["delivery.texture_size"] = said["texture"]
-    fields = {name: said[name] for name in OPTIONS}
     try:
-        job = work.new_job(args.out, line.prompt, overrides=overrides, snapshot_faces=0, **fields)
+        job = work.new_job(args.out, line.prompt, snapshot_faces=0, **job_fields(line, vars(args)))
         if job.prior == work.BUILT_IN:
             models.read_as(job.prompt, job.negative)
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
-    height = float(said["height"])
+    height = float(line.values.get("height", args.height))
     if not 0 < height <= MAX_HEIGHT:  # nan is neither
         where = f"Line {line.number}: " if line.number else ""
         raise BadPrompts(

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 
 from .settings import addon
+from .translations import OWN
 
 DEVICE_ITEMS = [
     ("auto", "Automatic", "The fastest device that works"),
@@ -38,7 +40,12 @@ def keep_absolute(name: str) -> Callable[[Any, bpy.types.Context], None]:
             setattr(preferences, name, str(Path(bpy.path.abspath(path)).resolve()))
         else:
             setattr(preferences, name, "")
-            tell(context, f"“{path}” is relative to this file, which is not saved: choose a full path.")
+            tell(
+                context,
+                translated(
+                    "“{path}” is relative to this file, which is not saved: choose a full path."
+                ).format(path=path),
+            )
 
     return update
 
@@ -48,6 +55,7 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
 
     environment_folder: StringProperty(  # type: ignore[valid-type]
         name="Backend",
+        translation_context=OWN,
         description="Folder for DreamFlow's own Python, several gigabytes; empty = in Blender's user folder",
         subtype="DIR_PATH",
         update=keep_absolute("environment_folder"),
@@ -76,6 +84,7 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
     proxy: StringProperty(  # type: ignore[valid-type]
         name="Proxy",
+        translation_context=OWN,
         description="Such as http://user:password@host:port; empty = the system's proxy",
         subtype="PASSWORD",
     )

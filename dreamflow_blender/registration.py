@@ -7,7 +7,7 @@ from typing import Any
 
 import bpy
 
-from . import batch, preferences
+from . import batch, preferences, translations
 from .ops import generate as ops_generate
 from .ops import history as ops_history
 from .ops import importing as ops_importing
@@ -42,7 +42,7 @@ _command: Any = None
 
 def register() -> None:
     global _command
-    for module in (generate_settings, refine_settings, history_settings, preferences, pictures):
+    for module in (translations, generate_settings, refine_settings, history_settings, preferences, pictures):
         module.register()
     for cls in CLASSES:
         bpy.utils.register_class(cls)
@@ -67,5 +67,5 @@ def unregister() -> None:
     bpy.types.STATUSBAR_HT_header.remove(sidebar.draw_status)
     for cls in reversed(CLASSES):
         bpy.utils.unregister_class(cls)
-    for module in (pictures, preferences, history_settings, refine_settings, generate_settings):
+    for module in (pictures, preferences, history_settings, refine_settings, generate_settings, translations):
         module.unregister()

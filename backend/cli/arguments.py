@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from backend import __version__
-from backend.cli import doctor, evidence
+from backend.cli import batch, doctor, evidence
 from backend.cli import jobs as cli_jobs
 from backend.cli import models as cli_models
 from backend.cli import settings as cli_settings
@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     cli_settings.add_parser(commands)
     doctor.add_parser(commands)
     cli_jobs.add(commands)
+    batch.add(commands)
     evidence.add(commands)
     return top
 

@@ -5,7 +5,9 @@ The command line, batches and their CSV columns are built from this table (optio
 
 from __future__ import annotations
 
+import json
 from dataclasses import Field, dataclass, field, fields
+from hashlib import sha256
 from typing import Any
 
 from .wire import Message, check_types, clean_text, dump, expect
@@ -96,6 +98,11 @@ class Job(Message):
     def is_same(self, other: Job) -> bool:
         """Whether both would give the same object on one machine; which folder, threads or device does not count."""
         return all(getattr(self, name) == getattr(other, name) for name in _SAME)
+
+    def key(self) -> str:
+        """64 hexadecimal digits that are equal for two jobs that are the same, on every machine."""
+        said = {name: getattr(self, name) for name in _SAME}
+        return sha256(json.dumps(said, sort_keys=True).encode("ascii")).hexdigest()
 
     def __post_init__(self) -> None:
         check_types(self)

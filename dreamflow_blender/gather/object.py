@@ -14,6 +14,7 @@ from typing import Any
 
 import bpy
 import numpy as np
+from bpy.app.translations import pgettext_iface as translated
 from mathutils import Vector
 from numpy.typing import NDArray
 
@@ -49,22 +50,23 @@ def cannot_refine_reason(obj: bpy.types.Object | None) -> str:
     if obj is None:
         return "Select the object to refine"
     if obj.type == "EMPTY" and obj.instance_type == "COLLECTION":
-        return f"{obj.name} shows a collection: make its objects real first (Object > Apply > Make Instances Real)"
+        said = "{name} shows a collection: make its objects real first (Object > Apply > Make Instances Real)"
+        return translated(said).format(name=obj.name)
     if obj.type in _CONVERTIBLE:
-        return f"{obj.name} is not a mesh: convert it first (Object > Convert > Mesh)"
+        return translated("{name} is not a mesh: convert it first (Object > Convert > Mesh)").format(
+            name=obj.name
+        )
     if obj.type != "MESH":
-        return f"{obj.name} is not a mesh"
+        return translated("{name} is not a mesh").format(name=obj.name)
     if obj.mode not in _MODES:
         return "Switch to Object Mode first"
     if obj.library is not None and all(c.library for c in obj.users_collection):
-        return (
-            f"{obj.name} is in a linked collection: make a library override first"
-            " (Object > Library Override > Make)"
-        )
+        said = "{name} is in a linked collection: make a library override first (Object > Library Override > Make)"
+        return translated(said).format(name=obj.name)
     if not obj.visible_get():
-        return f"{obj.name} is hidden: show it first"
+        return translated("{name} is hidden: show it first").format(name=obj.name)
     if obj.mode != "EDIT" and not len(obj.data.polygons) and not len(obj.modifiers):
-        return f"{obj.name} has no faces"
+        return translated("{name} has no faces").format(name=obj.name)
     return ""
 
 

@@ -3,6 +3,7 @@
 # No postponed annotations here: Blender reads the properties from them.
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from bpy.props import StringProperty
 
 from ..backlog.store import Entry
@@ -29,7 +30,7 @@ class BaseOperator(bpy.types.Operator):
     def poll(cls, context: bpy.types.Context) -> bool:
         reason = cls.unavailable(context)
         if reason:
-            cls.poll_message_set(reason)
+            cls.poll_message_set(translated(reason))
         return not reason
 
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
@@ -44,10 +45,10 @@ class BaseOperator(bpy.types.Operator):
         try:
             report = self.run(context)
         except ERRORS as error:
-            self.report({"ERROR"}, str(error) or "The job was stopped")
+            self.report({"ERROR"}, translated(str(error) or "The job was stopped"))
             return {"CANCELLED"}
         if report:
-            self.report({"INFO"}, report)
+            self.report({"INFO"}, translated(report))
         return {"FINISHED"}
 
     def run(self, context: bpy.types.Context) -> str | None:

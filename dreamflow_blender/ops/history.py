@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from bpy.props import BoolProperty, StringProperty
 
 from ..backlog import bug_report
@@ -88,7 +89,7 @@ class DREAMFLOW_OT_open_folder(JobOperator):
     def run(self, context: bpy.types.Context) -> None:
         folder = self.entry().folder
         if not folder.is_dir():
-            raise ValueError(f"The folder {folder} no longer exists")
+            raise ValueError(translated("The folder {folder} no longer exists").format(folder=folder))
         bpy.ops.wm.path_open(filepath=str(folder))
 
 

@@ -5,6 +5,7 @@
 from pathlib import Path
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from bpy.props import BoolProperty, FloatProperty, FloatVectorProperty, StringProperty
 
 from ..contract.jobfolder import JobFolder
@@ -58,8 +59,13 @@ class DREAMFLOW_OT_import_result(JobOperator):
             importing.remember_selection(layer)
         where = obj.users_collection[0]
         aside = collection and where == scene.collection
-        note = f", not in the collection “{collection}”, which is hidden here" if aside else ""
-        return f"{obj.name}: {len(obj.data.polygons):,} faces{note}"
+        said = (
+            "{name}: {count} faces, not in the collection “{collection}”, which is hidden here"
+            if aside
+            else "{name}: {count} faces"
+        )
+        count = f"{len(obj.data.polygons):,}"
+        return translated(said).format(name=obj.name, count=count, collection=collection)
 
 
 class DREAMFLOW_OT_import_now(BaseOperator):
@@ -98,7 +104,8 @@ class DREAMFLOW_OT_mark_asset(BaseOperator):
         entry = jobs.get_store().find(str(obj.get("dreamflow_job", "")))
         picture = JobFolder(entry.job.folder if entry else "").preview
         assets.mark(obj, str(obj["dreamflow_prompt"]), picture)
-        return f"{obj.name} is an asset of this file: save it in a folder of an asset library to have it in other files"
+        said = "{name} is an asset of this file: save it in a folder of an asset library to have it in other files"
+        return translated(said).format(name=obj.name)
 
 
 class DREAMFLOW_OT_save_textures(BaseOperator):
@@ -117,7 +124,8 @@ class DREAMFLOW_OT_save_textures(BaseOperator):
         images = objects.packed_images(context.object)
         for image in images:
             image.unpack(method="WRITE_ORIGINAL")
-        return f"Saved next to the file: {', '.join(image.name for image in images)}"
+        names = ", ".join(image.name for image in images)
+        return translated("Saved next to the file: {names}").format(names=names)
 
 
 CLASSES = (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 
 from ..backlog import entries, work
 from ..gather.object import cannot_refine_reason, front_of
@@ -98,7 +99,8 @@ class DREAMFLOW_OT_show_refined(JobOperator):
         shown = scene_refined.apply_result(scene_refined.read(entry.folder), target, obj, context)
         if shown != obj and active == obj:
             select_only(shown, context.view_layer)
-        return f"{shown.name} is refined: compare, apply or discard it in the sidebar"
+        said = "{name} is refined: compare, apply or discard it in the sidebar"
+        return translated(said).format(name=shown.name)
 
 
 class RefinedOperator(BaseOperator):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from bpy.props import BoolProperty, StringProperty
 
 from ..client import command
@@ -172,9 +173,14 @@ class DREAMFLOW_OT_fetch_model(BackendOperator):
         size, licence = float(known.get("size", 0)) / 1e9, known.get("licence", "see its page")
         if not known and self.model in STATED:
             _, size, licence = STATED[self.model]
-        message = f"About {size:.1f} GB. Licence: {licence}" if size else "Several gigabytes."
+        stated = translated("About {size} GB. License: {licence}").format(size=f"{size:.1f}", licence=licence)
+        message = stated if size else "Several gigabytes."
         return context.window_manager.invoke_confirm(
-            self, event, title=f"Fetch {self.model}?", message=message, confirm_text="Fetch"
+            self,
+            event,
+            title=translated("Fetch {name}?").format(name=self.model),
+            message=message,
+            confirm_text="Fetch",
         )
 
     def run(self, context: bpy.types.Context) -> None:

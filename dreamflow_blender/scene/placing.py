@@ -7,8 +7,6 @@ from collections.abc import Iterable
 import bpy
 from mathutils import Vector
 
-from .preview import MARK
-
 Box = tuple[Vector, Vector]  # the lowest and the highest corner, metres
 GAP = 0.25  # of the result's height, between it and what is there
 
@@ -31,7 +29,7 @@ def free_place(scene: bpy.types.Scene, height: float, taken: Iterable[tuple[Vect
 
 
 def _takes_room(obj: bpy.types.Object) -> bool:
-    return obj.type in {"MESH", "CURVE", "SURFACE", "FONT", "META"} and MARK not in obj and obj.visible_get()
+    return obj.type in {"MESH", "CURVE", "SURFACE", "FONT", "META"} and obj.visible_get()
 
 
 def _box(obj: bpy.types.Object) -> Box:

@@ -1,29 +1,56 @@
-"""The growing mesh of the running job, where its result will stand: one object outside the user's file.
+"""The growing mesh of the running job, where its result will stand: drawn in the viewports, and part of no scene.
 
-It cannot be selected and is not rendered. Blender leaves run-time data out of saved files; undo and autosave
-do hold it, so whatever undo, redo or opening a file brings back is taken away at once. The job's own is put
-where it was by the next snapshot. It is known by a mark, never by its name or by a kept reference.
+There is no object, mesh, material or image of it, so that whatever reads the scene (an exporter, a script, a render,
+undo, autosave) cannot meet it. Without a window nothing is drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bpy
+import gpu
+import numpy as np
 from bpy.app.handlers import persistent
+from gpu_extras.batch import batch_for_shader
+from numpy.typing import NDArray
 
 from ..contract import meshfile
-from ..contract.colour import to_linear
+from ..contract.colour import to_linear, to_srgb
 from ..contract.meshfile import BadMeshFile, SnapshotArrays
-from .objects import make_material, set_colours, set_triangles, stand
+from . import windows
+from .objects import stand
 
-MARK = "dreamflow_preview"
-NAME = "DreamFlow preview"
+Floats = NDArray[np.float32]
+LAMP = np.array((-0.37, -0.56, 0.74), np.float32)  # where the light comes from, in the world
+AMBIENT = 0.3  # the light of what faces away from it, linear
 
-_shown: tuple[SnapshotArrays, float, tuple[float, ...], int] | None = (
-    None  # what stands where, to put it back
-)
+
+@dataclass(frozen=True)
+class Part:
+    """Triangles in colours of their own, or under one picture."""
+
+    v_pos: Floats  # [V,3] metres in the world
+    t_pos_idx: NDArray[np.int32]  # [F,3]
+    colour: Floats  # [V,3] sRGB with its light; under a picture, the light alone
+    uv: Floats | None = None  # [V,2]
+    file: Path | None = None  # of the picture
+    picture: Floats | None = None  # [H,W,4] linear, its first row the lowest
+
+
+@dataclass(frozen=True)
+class Shown:
+    parts: tuple[Part, ...]
+    scene: int  # the session_uid of the one that it is drawn in
+    job_id: str
+
+
+_shown: Shown | None = None
+_batches: list[tuple[Any, Any, Any, Any, Any]] | None = None  # of _shown, made when it is first drawn
+_handler: Any = None
 
 
 def read(path: Path) -> SnapshotArrays | None:
@@ -34,74 +61,106 @@ def read(path: Path) -> SnapshotArrays | None:
         return None
 
 
-def show(arrays: SnapshotArrays, height: float, location: Sequence[float], scene: bpy.types.Scene) -> None:
-    """Put this mesh in the scene, in the place of the one before."""
-    global _shown
-    _shown = (arrays, height, tuple(location), scene.session_uid)
-    if not len(arrays.t_pos_idx) or scene.library is not None:
+def read_picture(path: Path) -> Floats:
+    """A PNG as Part wants it. Raises RuntimeError where it is none."""
+    image = bpy.data.images.load(str(path), check_existing=False)
+    try:
+        width, height = image.size
+        pixels = np.empty((height, width, 4), np.float32)
+        image.pixels.foreach_get(pixels.ravel())
+    finally:
+        bpy.data.images.remove(image)
+    pixels[..., :3] = to_linear(pixels[..., :3])
+    return pixels
+
+
+def show(
+    arrays: SnapshotArrays, height: float, location: Sequence[float], scene: bpy.types.Scene, job_id: str = ""
+) -> None:
+    """Draw this mesh in the scene, in place of the one before; nothing where it has no faces."""
+    if not len(arrays.t_pos_idx):
         return
-    obj = find()
-    if obj is not None and obj.name not in scene.objects:  # the last job's, in another scene
-        remove()
-        obj = None
-    if obj is None:
-        obj = _make(scene)
-    obj.location = location
-    _fill(obj.data, arrays, height)
+    v_pos = stand(arrays.v_pos, height) + np.array(location, np.float32)
+    shade = light(_normals(v_pos, arrays.t_pos_idx))
+    colour = to_srgb(to_linear(arrays.colour) * shade)
+    show_parts((Part(v_pos, arrays.t_pos_idx, colour),), scene, job_id)
 
 
-def find() -> bpy.types.Object | None:
-    """The one with the mark, if it is there."""
-    return next((o for o in bpy.data.objects if MARK in o and o.library is None), None)
+def show_parts(parts: tuple[Part, ...], scene: bpy.types.Scene, job_id: str) -> None:
+    """Draw these in the scene, in place of those before."""
+    global _shown, _batches
+    _shown, _batches = Shown(parts, scene.session_uid, job_id), None
+    windows.redraw_views()
+
+
+def shown() -> Shown | None:
+    """What is drawn now."""
+    return _shown
 
 
 def clear() -> None:
     """The job has ended: nothing of it stays."""
-    global _shown
-    _shown = None
-    remove()
-
-
-def remove() -> None:
-    """Take away every object, mesh, material and image with the mark."""
-    for blocks in (bpy.data.objects, bpy.data.meshes, bpy.data.materials, bpy.data.images):
-        for block in [b for b in blocks if MARK in b and b.library is None]:
-            blocks.remove(block)
-
-
-def _make(scene: bpy.types.Scene) -> bpy.types.Object:
-    mesh = bpy.data.meshes.new(NAME)
-    material = make_material(NAME, b"", (0.8, 0.8, 0.8))
-    mesh.materials.append(material)
-    obj = bpy.data.objects.new(NAME, mesh)
-    obj.hide_select = obj.hide_render = True
-    for block in (obj, mesh, material):
-        block[MARK] = True
-        block.is_runtime_data = True
-    scene.collection.objects.link(obj)
-    return obj
-
-
-def _fill(mesh: bpy.types.Mesh, arrays: SnapshotArrays, height: float) -> None:
-    """In place: the object and its material stay what they were."""
-    mesh.clear_geometry()
-    set_triangles(mesh, stand(arrays.v_pos, height), arrays.t_pos_idx)
-    set_colours(mesh, arrays.colour)
-    mesh.shade_smooth()
-    mesh.update(calc_edges=True)
-    material = mesh.materials[0]
-    material.diffuse_color = (*to_linear(arrays.colour.mean(axis=0)), 1.0)
-
-
-@persistent
-def _put_back(*_: object) -> None:
-    """After undo and redo."""
-    remove()
+    global _shown, _batches
     if _shown is not None:
-        arrays, height, location, uid = _shown
-        for scene in bpy.data.scenes:
-            if scene.session_uid == uid:
-                show(arrays, height, location, scene)
+        _shown, _batches = None, None
+        windows.redraw_views()
+
+
+def light(normal: Floats) -> Floats:
+    """[N,1] linear: soft, from one side, and dark nowhere."""
+    return AMBIENT + (1 - AMBIENT) * (0.5 + 0.5 * (normal @ LAMP)[:, None])
+
+
+def _normals(v_pos: Floats, faces: NDArray[np.int32]) -> Floats:
+    """[V,3] of each vertex: of its faces, the larger the more."""
+    a, b, c = (v_pos[faces[:, i]] for i in range(3))
+    across = np.cross(b - a, c - a)
+    total = np.zeros_like(v_pos)
+    for axis in range(3):
+        for corner in range(3):
+            total[:, axis] += np.bincount(faces[:, corner], across[:, axis], len(v_pos))
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def _draw() -> None:
+    """Called by Blender for each viewport, behind what stands before it."""
+    global _batches
+    if _shown is None or bpy.context.scene.session_uid != _shown.scene:
+        return
+    if _batches is None:
+        _batches = [_batch(part) for part in _shown.parts]
+    gpu.state.depth_test_set("LESS_EQUAL")
+    gpu.state.depth_mask_set(True)
+    for coloured, colours, painted, pictures, texture in _batches:
+        if texture is not None:
+            painted.uniform_sampler("image", texture)
+            pictures.draw(painted)
+            gpu.state.blend_set("MULTIPLY")  # by the light
+        colours.draw(coloured)
+        gpu.state.blend_set("NONE")
+    gpu.state.depth_mask_set(False)
+    gpu.state.depth_test_set("NONE")
+
+
+def _batch(part: Part) -> tuple[Any, Any, Any, Any, Any]:
+    """The shader and the triangles of its colours; of its picture, where it has one; and that as a texture."""
+    faces = np.ascontiguousarray(part.t_pos_idx, np.int32)
+    v_pos = np.ascontiguousarray(part.v_pos, np.float32)
+    colour = np.ones((len(v_pos), 4), np.float32)
+    colour[:, :3] = part.colour
+    coloured = gpu.shader.from_builtin("SMOOTH_COLOR")
+    colours = batch_for_shader(coloured, "TRIS", {"pos": v_pos, "color": colour}, indices=faces)
+    if part.picture is None or part.uv is None:
+        return coloured, colours, None, None, None
+    # both take linear values; from 5.0 the one of the older name takes what is shown as it is
+    painted = gpu.shader.from_builtin(
+        "IMAGE_SCENE_LINEAR_TO_REC709_SRGB" if bpy.app.version >= (5, 0) else "IMAGE"
+    )
+    pictures = batch_for_shader(painted, "TRIS", {"pos": v_pos, "texCoord": part.uv}, indices=faces)
+    height, width, _ = part.picture.shape
+    values = gpu.types.Buffer("FLOAT", part.picture.size, part.picture.ravel())
+    texture = gpu.types.GPUTexture((width, height), format="RGBA16F", data=values)
+    return coloured, colours, painted, pictures, texture
 
 
 @persistent
@@ -111,19 +170,16 @@ def _forget(*_: object) -> None:
 
 
 def register() -> None:
-    handlers = bpy.app.handlers
-    handlers.undo_post.append(_put_back)
-    handlers.redo_post.append(_put_back)
-    handlers.load_post.append(_forget)
+    global _handler
+    _handler = bpy.types.SpaceView3D.draw_handler_add(_draw, (), "WINDOW", "POST_VIEW")
+    bpy.app.handlers.load_post.append(_forget)
 
 
 def unregister() -> None:
-    handlers = bpy.app.handlers
-    for listed, handler in (
-        (handlers.undo_post, _put_back),
-        (handlers.redo_post, _put_back),
-        (handlers.load_post, _forget),
-    ):
-        if handler in listed:
-            listed.remove(handler)
+    global _handler
+    if _handler is not None:
+        bpy.types.SpaceView3D.draw_handler_remove(_handler, "WINDOW")
+        _handler = None
+    if _forget in bpy.app.handlers.load_post:
+        bpy.app.handlers.load_post.remove(_forget)
     clear()

@@ -11,21 +11,10 @@ def first() -> bpy.types.Window | None:
     return windows[0] if windows else None
 
 
-def exporting() -> bool:
-    """Whether a file browser is open for an export."""
-    spaces = (
-        area.spaces.active
-        for window in bpy.context.window_manager.windows
-        for area in window.screen.areas
-        if area.type == "FILE_BROWSER"
-    )
-    operators = (space.active_operator for space in spaces)
-    return any(operator is not None and "export" in operator.bl_idname.lower() for operator in operators)
-
-
 def redraw_views() -> None:
-    """The viewports: an image that was read again does not ask for it."""
-    for window in bpy.context.window_manager.windows:
+    """The viewports: what is drawn into them does not ask for it."""
+    manager = bpy.context.window_manager  # None while Blender exits
+    for window in manager.windows if manager is not None else ():
         for area in window.screen.areas:
             if area.type == "VIEW_3D":
                 area.tag_redraw()

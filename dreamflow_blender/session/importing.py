@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from mathutils import Vector
 
 from ..backlog.store import Entry, Store
@@ -131,7 +132,9 @@ def import_due(store: Store) -> bool:
     scene = _scene(begun)
     if scene is None and entry.job.kind != "refine":
         raise RuntimeError(
-            f"The scene that “{entry.job.prompt}” was made for has been deleted: import it from History."
+            translated(
+                "The scene that “{prompt}” was made for has been deleted: import it from History."
+            ).format(prompt=entry.job.prompt)
         )
     window = windows.first()
     over = {"window": window} if window is not None else {}
@@ -186,6 +189,5 @@ def show_preview(entry: Entry, path: Path) -> None:
         return
     arrays = preview.read(path) if scene is not None else None
     if arrays is not None:
-        preview.show(
-            arrays, float(entry.place.get("height", 0)), entry.place.get("location", (0, 0, 0)), scene
-        )
+        height, location = float(entry.place.get("height", 0)), entry.place.get("location", (0, 0, 0))
+        preview.show(arrays, height, location, scene, entry.job.id)

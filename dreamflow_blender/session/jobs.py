@@ -174,8 +174,6 @@ def _tick() -> bool:
         for event in service.client.poll():
             _hear(event)
             changed = True
-    if windows.exporting():  # what is exported is the user's scene, without the growing mesh
-        preview.remove()
     if running is None and not queue_paused:
         changed |= _begin_next()
     if not _one_slow_thing() and running is None:
@@ -192,8 +190,7 @@ def _one_slow_thing() -> bool:
             pictures.show(pictures.LIVE, path)
         elif now.snapshot is not None:
             path, now.snapshot, now.pictured = now.snapshot, None, False
-            wanted = addon.setting("live_mesh", True) and now.asked not in ("finish", "discard")
-            if wanted and not windows.exporting():
+            if addon.setting("live_mesh", True) and now.asked not in ("finish", "discard"):
                 importing.show_preview(now.entry, path)
         return True
     if importing.due():

@@ -16,6 +16,7 @@ from bpy.props import (
 
 from ..contract.protocol import MAX_PROMPT, MAX_SEED, PRESETS
 from ..contract.settings import read_setting
+from ..translations import OWN
 
 PRESET_ITEMS = [
     ("draft", "Draft", "A first look within minutes"),
@@ -46,6 +47,7 @@ PLACE_ITEMS = [
 class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
     prompt: StringProperty(  # type: ignore[valid-type]
         name="Prompt",
+        translation_context=OWN,
         description="What to make, in a few words",
         default="a red mug",
         maxlen=MAX_PROMPT,

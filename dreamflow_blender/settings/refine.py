@@ -11,6 +11,7 @@ import bpy
 from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
 
 from ..contract.protocol import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, MIN_STRENGTH
+from ..translations import OWN
 from .generate import PRESET_ITEMS
 
 MODEL_ITEMS = [
@@ -61,6 +62,7 @@ STRENGTHS = (
 class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
     prompt: StringProperty(  # type: ignore[valid-type]
         name="Prompt",
+        translation_context=OWN,
         description="What the object is, in a few words",
         maxlen=MAX_PROMPT,
         options={"TEXTEDIT_UPDATE"},

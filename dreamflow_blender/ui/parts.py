@@ -18,7 +18,7 @@ from ..settings import addon
 Layout = Any  # bpy.types.UILayout, or a fake one in tests
 
 STAGE_NAMES = {
-    "": "Starting",
+    "": "Starting up",
     "fit": "Learning the colours",
     "nerf": "Outline",
     "geometry": "Shape",
@@ -90,6 +90,13 @@ def paragraph(
             column.label(text=line, translate=False, icon=icon if number == 0 else "BLANK1")
 
 
+def button_row(layout: Layout, context: bpy.types.Context, *texts: str) -> Layout:
+    """A row for buttons with these texts and icons; a column where a text would be cut in it."""
+    each = room(context) / len(texts)
+    fits = all(measure(translated(text)) + ICON + 10 <= each for text in texts)
+    return layout.row(align=True) if fits else layout.column(align=True)
+
+
 def big_button(layout: Layout, operator: str, text: str, icon: str) -> Any:
     """The one thing to do next."""
     row = layout.row()
@@ -137,4 +144,4 @@ def time_left(now: Running) -> str:
     if not now.stage:  # a network is loaded, a kernel compiled: the clock shows that it is running
         return words.clock(time.monotonic() - now.began)
     left = now.whole_seconds_left()
-    return f"{words.clock(left)} {translated('left')}" if left is not None else ""
+    return translated("{time} left").format(time=words.clock(left)) if left is not None else ""

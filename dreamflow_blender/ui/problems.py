@@ -50,7 +50,8 @@ def problems(layout: Layout, context: bpy.types.Context) -> None:
     entry = wrong.entry
     if entry is not None:
         column = box.column(align=True)
-        retry = column.row(align=True)
+        first = "Change the prompt" if wrong.failed.kind == "input" else "Retry"
+        retry = ui_parts.button_row(column, context, first, "Copy report")
         if wrong.failed.kind == "input":  # it would fail again: the prompt or a setting has to change
             retry.operator(
                 "dreamflow.use_settings", text="Change the prompt", icon="EYEDROPPER"

@@ -13,6 +13,7 @@ from ..contract.language.reading import NotUnderstood
 from ..contract.language.vocabulary import COLOURS
 from ..session import findings, models, tasks
 from ..settings import addon
+from ..translations import OWN
 from . import parts as ui_parts
 from .parts import Layout
 
@@ -22,7 +23,7 @@ def draw_prompt(layout: Layout, context: bpy.types.Context, settings: Any, refin
     built_in = settings.model == "BUILT_IN" and bool(models.known_kinds())
     wrong, note = read(settings) if built_in and settings.prompt.strip() else ("", "")
     column = layout.column(align=True)
-    column.label(text="Prompt")
+    column.label(text="Prompt", text_ctxt=OWN)
     field = column.row()
     field.alert = bool(wrong)
     if hasattr(field, "textbox"):  # from Blender 5.2: several lines

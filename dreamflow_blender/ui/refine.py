@@ -63,7 +63,7 @@ def draw_decide(layout: Layout, context: bpy.types.Context, after: bool) -> None
     row.operator(
         "dreamflow.before_after", text="Show before" if after else "Show after", icon="ARROW_LEFTRIGHT"
     )
-    buttons = layout.row(align=True)
+    buttons = ui_parts.button_row(layout, context, "Apply", "Discard")
     buttons.operator("dreamflow.apply_refined", icon="CHECKMARK")
     buttons.operator("dreamflow.discard_refined", icon="X")
 

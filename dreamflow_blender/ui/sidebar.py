@@ -88,7 +88,7 @@ def draw_running(layout: Layout, context: bpy.types.Context) -> None:
     ui_parts.bar(line, now.whole(), f"{now.share()}  {ui_parts.time_left(now)}".rstrip())
     if context.preferences.view.show_developer_ui and len(now.losses) > 1:
         line.label(text=f"{translated('Loss')}  {words.sparkline(now.losses, 24)}", translate=False)
-    buttons = box.row(align=True)
+    buttons = ui_parts.button_row(box, context, "Resume" if now.paused else "Pause", "Stop here")
     if now.paused:
         buttons.operator("dreamflow.pause_job", text="Resume", icon="PLAY")
     else:
@@ -131,7 +131,7 @@ def draw_offer(layout: Layout, context: bpy.types.Context) -> None:
         box = layout.box()
         text = f"{translated('Interrupted')}: {entry.job.prompt}{f', {entry.note}' if entry.note else ''}"
         ui_parts.paragraph(box, context, text, "RECOVER_LAST")
-        row = box.row(align=True)
+        row = ui_parts.button_row(box, context, "Resume", "Not now")
         row.operator("dreamflow.resume_job", icon="PLAY").job_id = entry.job.id
         row.operator("dreamflow.leave_job", icon="X").job_id = entry.job.id
 
@@ -215,7 +215,7 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
             text = "Mark as asset" if obj.asset_data is None else "Update asset"
             self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
         if objects.packed_images(obj):
-            self.layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
+            self.layout.operator("dreamflow.save_textures", text="Save textures", icon="FILE_IMAGE")
 
 
 def draw_status(self: bpy.types.Header, context: bpy.types.Context) -> None:

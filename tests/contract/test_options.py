@@ -10,9 +10,8 @@ import pytest
 
 from backend.cli import arguments as cli
 from backend.errors import InputError
-from dreamflow_blender.backlog import prompts
+from dreamflow_blender.contract import prompts, wire
 from dreamflow_blender.contract import protocol as p
-from dreamflow_blender.contract import wire
 from dreamflow_blender.contract.options import FIELDS, add_options, read_option
 
 JOB = p.Job("1", "generate", "a red mug", "out", overrides={"nerf.levels": 3})

@@ -1,5 +1,7 @@
 """A layout that records what a panel draws, and complains where Blender would."""
 
+from typing import ClassVar
+
 import bpy
 
 KNOWN_ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items.keys())
@@ -7,6 +9,8 @@ KNOWN_ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"
 
 class Fake:
     """Layout, and what it was told: `texts`, `operators` (id, text, properties), `props`, `bars`."""
+
+    language: ClassVar[dict[str, str]] = {}  # English -> what is shown
 
     def __init__(self, top=None, open_panels=True):
         self.top = top or self
@@ -37,7 +41,7 @@ class Fake:
     def label(self, text="", icon="NONE", translate=True, **_):
         self._icon(icon)
         assert isinstance(text, str)
-        self.top.texts.append(text)
+        self.top.texts.append(self.language.get(text, text) if translate else text)
 
     def operator(self, idname, text=None, icon="NONE", emboss=True, **_):
         self._icon(icon)

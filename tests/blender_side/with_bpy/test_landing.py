@@ -42,7 +42,7 @@ def test_a_scene_that_was_renamed_or_left(user, left):  # noqa: F811
     set_up(user, "good")
     home = bpy.context.scene
     generate("a red mug")
-    tick_until(lambda: preview.find() is not None)
+    tick_until(lambda: preview.shown() is not None)
     home.name = "Renamed"
     other = bpy.data.scenes.new("Scene")
     over = {"scene": other, "view_layer": other.view_layers[0]} if left else {}

@@ -7,6 +7,7 @@ import bpy
 import pytest
 
 import dreamflow_blender
+from dreamflow_blender import translations
 from dreamflow_blender.backlog.running import Running
 from dreamflow_blender.backlog.store import Entry
 from dreamflow_blender.contract import protocol as p
@@ -14,7 +15,7 @@ from dreamflow_blender.ops import generate as ops_generate
 from dreamflow_blender.scene import pictures
 from dreamflow_blender.session import findings, jobs, models, service
 from dreamflow_blender.settings import addon
-from dreamflow_blender.ui import history, menus, parts, prompt, sidebar
+from dreamflow_blender.ui import history, menus, parts, problems, prompt, sidebar
 from dreamflow_blender.ui import refine as ui_refine
 from dreamflow_blender.ui import setup as ui_setup
 from tests.blender_side.with_bpy import fake, layout
@@ -119,10 +120,16 @@ def test_one_progress_and_buttons_that_stay(enabled, monkeypatch):
     assert main().icons == []
 
 
+@pytest.mark.parametrize("language", ["en", "de"])
 @pytest.mark.parametrize(("width", "scale"), WIDTHS)
-def test_no_sentence_is_cut(enabled, monkeypatch, width, scale):
-    """At a scale of 200 %, a region of the same width has half the room."""
+def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
+    """At a scale of 200 %, a region of the same width has half the room. bpy as a module has no languages: a table."""
     fits = width / scale
+    if language != "en":
+        table = translations.read(language)
+        monkeypatch.setattr(layout.Fake, "language", table)
+        for module in (history, parts, problems, prompt, sidebar, ui_refine, ui_setup):
+            monkeypatch.setattr(module, "translated", lambda text: table.get(text, text))
     monkeypatch.setattr(parts, "_width", lambda context: parts._dialog or fits)
     drawings = []
     for text in ("a red mug", "a wooden chair", "a big red cup"):
@@ -138,6 +145,10 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale):
     failed = p.Failed("memory", "There is not enough memory for this job.", "Close other programs.")
     jobs.problem = jobs.Problem(failed, Entry(ops_generate.make_job(enabled)))
     drawings.append(main())
+    for state in ("failed", "cancelled", "finished"):
+        ended = Entry(ops_generate.make_job(enabled), state=state, error=failed, note="61 %", seconds=99.0)
+        jobs.get_store().put(replace(ended, ended=100.0))
+    drawings.append(layout.draw(history.DREAMFLOW_PT_history))
     room = max(60.0, fits - parts.MARGINS)
     for drawn in drawings:
         assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
@@ -152,6 +163,13 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale):
     ui_setup.draw_preferences(drawn, addon.preferences())
     assert licence in " ".join(drawn.texts)
     assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
+
+
+@pytest.mark.parametrize(("width", "expected"), [(190, "column"), (291, "row")])
+def test_buttons_stand_below_each_other_where_a_text_would_be_cut(monkeypatch, width, expected):
+    monkeypatch.setattr(parts, "_width", lambda context: width)
+    shown = SimpleNamespace(row=lambda align: "row", column=lambda align: "column")
+    assert parts.button_row(shown, bpy.context, "Pause", "Stop here") == expected
 
 
 def test_blenders_menus_lead_here_and_back(enabled):

@@ -5,6 +5,7 @@ import pytest
 
 import dreamflow_blender
 from dreamflow_blender.contract.options import FIELDS
+from dreamflow_blender.translations import CONTEXTS, OWN
 
 SAME = {
     "dreamflow": ("negative", "seed", "preset"),
@@ -35,3 +36,12 @@ def test_the_strength_is_the_job_s():
     ours = bpy.context.scene.dreamflow_refine.bl_rna.properties["strength"]
     job = FIELDS["strength"].metadata
     assert (ours.hard_min, ours.hard_max) == pytest.approx((job["low"], job["high"]))
+
+
+def test_words_that_blender_has_in_another_sense_are_ours():
+    """Blender's own table comes first: in French its "Prompt" is a command line's."""
+    for group in SAME:
+        properties = getattr(bpy.context.scene, group).bl_rna.properties
+        assert properties["prompt"].translation_context == OWN
+        assert properties["seed"].translation_context == "*"
+    assert OWN in CONTEXTS

@@ -49,7 +49,7 @@ def test_generate(enabled):
         begun = time.thread_time()
         jobs.tick()
         took.append(1000 * (time.thread_time() - begun))
-        seen = seen or preview.find() is not None
+        seen = seen or preview.shown() is not None
         time.sleep(0.05)
     assert jobs.problem is None, jobs.problem
     (made,) = bpy.context.scene.objects

@@ -48,11 +48,11 @@ def tick_until(done, seconds=60.0):
     took, until = [], time.monotonic() + seconds
     while not done():
         assert time.monotonic() < until, (jobs.running, jobs.problem)
-        objects_before = len(bpy.data.objects) - (preview.find() is not None)
+        objects_before = len(bpy.data.objects)
         began, wall = time.thread_time(), time.perf_counter()
         jobs.tick()
         once = 1000 * (time.thread_time() - began), 1000 * (time.perf_counter() - wall)
-        if objects_before == len(bpy.data.objects) - (preview.find() is not None):
+        if objects_before == len(bpy.data.objects):
             took.append(once)
         time.sleep(0.02)
     return took
@@ -108,7 +108,7 @@ def test_generate_from_the_button_to_the_object(enabled):
     grown = []
 
     def done():
-        if preview.find() is not None:
+        if preview.shown() is not None:
             grown.append(len(bpy.data.objects))
         return idle()
 
@@ -121,7 +121,7 @@ def test_generate_from_the_button_to_the_object(enabled):
     assert cpu[len(cpu) // 2] < 10
     assert cpu[9 * len(cpu) // 10] < 3 * 30  # the very first shader and picture take Blender longer
     assert jobs.problem is None
-    assert grown and set(grown) == {1}  # one preview, and nothing else
+    assert set(grown) == {0}  # it grows, and is in no scene
     (made,) = scene.objects
     assert made.name == "Red mug" and tuple(made.location) == (1, 2, 3)
     assert made.dimensions.z == pytest.approx(0.12, abs=1e-3)
@@ -164,9 +164,9 @@ def test_edit_mode_is_waited_for(enabled):
 
 def test_another_file_gets_nothing(enabled, tmp_path):
     press_generate()
-    tick_until(lambda: preview.find() is not None)
+    tick_until(lambda: preview.shown() is not None)
     bpy.ops.wm.read_homefile(use_empty=True)
-    assert preview.find() is None
+    assert preview.shown() is None
     tick_until(lambda: jobs.running is None)
     for _ in range(5):
         jobs.tick()
@@ -200,14 +200,14 @@ def test_stop_here_imports_what_there_is(enabled):
     bpy.ops.dreamflow.finish_job()
     assert not bpy.ops.dreamflow.finish_job.poll()
     tick_until(idle)
-    assert "Red mug" in bpy.data.objects and preview.find() is None
+    assert "Red mug" in bpy.data.objects and preview.shown() is None
     assert jobs.get_store().history()[0].note
 
 
 def test_discard_leaves_nothing(enabled):
     enabled("slow", 1.0)
     press_generate()
-    tick_until(lambda: preview.find() is not None)
+    tick_until(lambda: preview.shown() is not None)
     folder = jobs.running.entry.folder
     assert folder.is_dir()
     bpy.ops.dreamflow.discard_job()
@@ -233,7 +233,7 @@ def test_failures_are_shown_and_retried(enabled, behaviour):
     enabled(behaviour, 0.1)
     press_generate()
     tick_until(lambda: jobs.problem is not None)
-    assert preview.find() is None and jobs.running is None
+    assert preview.shown() is None and jobs.running is None
     drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
     wanted = "Change the prompt" if jobs.problem.failed.kind == "input" else "Retry"  # which would fail again
     assert wanted in drawn.buttons() and "Copy report" in drawn.buttons()
@@ -325,7 +325,7 @@ def test_queue_order(enabled):
 def test_disabled_during_a_job_and_offered_again(enabled):
     enabled("slow", 1.0)
     press_generate()
-    tick_until(lambda: preview.find() is not None)
+    tick_until(lambda: preview.shown() is not None)
     pid = service.client.pid
     dreamflow_blender.unregister()
     assert not bpy.data.objects and not Path(f"/proc/{pid}").exists()

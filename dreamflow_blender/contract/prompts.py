@@ -1,4 +1,4 @@
-"""A list of prompts: a text file, one a line, `#` begins a comment; or a CSV with a header. No `bpy`.
+"""A list of prompts: a text file, one a line, `#` begins a comment; or a CSV with a header. Standard library only.
 
     prompt,seed,preset,height,nerf.levels
     a red mug,1,draft,0.1,
@@ -14,16 +14,17 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..contract.options import read_option, whole_number
-from ..contract.protocol import STAGES, clean_text
-from ..contract.settings import read_value
+from .options import read_option, whole_number
+from .protocol import STAGES, Job, clean_text
+from .settings import read_value
 
 OPTIONS = ("preset", "prior", "refiner", "phi", "seed", "stages", "negative", "device", "threads")  # of a Job
 COLUMNS: dict[str, Callable[[str], Any]] = {
@@ -132,3 +133,60 @@ def _line(number: int, cells: dict[str, str], decimal_commas: bool) -> Line:
         except ValueError as error:
             raise BadPrompts(f"Line {number}: {name} needs a number, got {cell!r}.") from error
     return Line(number, prompt, values, overrides)
+
+
+def job_fields(line: Line, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's options and overrides: the line's own cells over what the command line has given for all lines.
+
+    given  OPTIONS by name, "set" as pairs of a setting and its value, and "faces" and "texture" where it has them
+    """
+    values = {**given, **line.values}
+    overrides = {**dict(given["set"]), **line.overrides}
+    if values.get("faces"):
+        overrides["delivery.max_faces"] = values["faces"]
+    if values.get("texture"):
+        overrides["delivery.texture_size"] = values["texture"]
+    return {**{name: values[name] for name in OPTIONS}, "overrides": overrides}
+
+
+Shard = tuple[int, int]  # which one, from 1, of how many
+
+
+def read_shard(text: str, environment: Mapping[str, str] = os.environ) -> Shard:
+    """ "3/8"; or "/8", with which one it is from the array job that this process belongs to. Raises ValueError."""
+    index, slash, count = (part.strip() for part in text.partition("/"))
+    if not slash:
+        raise ValueError(f"expected I/N as in 3/8, got {text[:40]!r}")
+    if not index and "JOB_COMPLETION_INDEX" in environment:
+        index = str(whole_number(environment["JOB_COMPLETION_INDEX"]) + 1)
+    elif not index and "SLURM_ARRAY_TASK_ID" in environment:
+        index = str(_place_in_array(environment))
+    elif not index:
+        raise ValueError(
+            f"{text!r} leaves out which shard this is, and neither JOB_COMPLETION_INDEX nor SLURM_ARRAY_TASK_ID says it"
+        )
+    shard = whole_number(index), whole_number(count)
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"expected I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
+    return shard
+
+
+def shard_of_array(environment: Mapping[str, str] = os.environ) -> Shard | None:
+    """Of a SLURM array job, where this process belongs to one. Raises ValueError."""
+    if not {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"} <= set(environment):
+        return None
+    return read_shard(f"{_place_in_array(environment)}/{environment['SLURM_ARRAY_TASK_COUNT']}")
+
+
+def _place_in_array(environment: Mapping[str, str]) -> int:
+    """From 1, whatever number the array begins with (--array=0-7, 1-8 or 0-14:2)."""
+    number, first, step = (
+        whole_number(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
+        for name, default in (("ID", ""), ("MIN", "0"), ("STEP", "1"))
+    )
+    return (number - first) // max(1, step) + 1
+
+
+def in_shard(job: Job, shard: Shard | None) -> bool:
+    """Whether the job belongs to this shard. Its own key decides, so that another line in the list moves no job."""
+    return shard is None or int(job.key(), 16) % shard[1] == shard[0] - 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamflow_blender.backlog.prompts import BadPrompts, Line, read_prompts
+from dreamflow_blender.contract.prompts import BadPrompts, Line, read_prompts
 
 MUG = [Line(2, "a red mug", {"seed": 1, "height": 0.5})]
 

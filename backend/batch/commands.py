@@ -1,0 +1,177 @@
+"""`batch`: a list of prompts, by this process or by several that it starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from backend.batch.report import PAGE, REPORT, write_report
+from backend.batch.share import DONE, FAILED, CannotContinue, Share, state_of
+from backend.files import disk_errors
+from backend.interrupts import STOPS, Interrupts
+from backend.jobs.drive import Begin, Control, End, Events, begin, drive
+from dreamflow_blender.contract.prompts import in_shard
+from dreamflow_blender.contract.protocol import Event, Job, Warning
+from dreamflow_blender.contract.wire import show_text
+
+OK, SOME_FAILED, BAD_INPUT = (
+    0,
+    1,
+    2,
+)  # exit codes, as those of Blender's batch; 128 + the signal where stopped
+SMI_SECONDS = 30
+Run = Callable[[Begin, Control], Events]
+Show = Callable[[Event], None]
+
+
+def run(
+    args: argparse.Namespace, jobs: Sequence[Job], typed: Sequence[str], out: TextIO,
+    display: Callable[[Job], Show], run: Run = begin,
+) -> int:  # fmt: skip
+    """The exit code. Raises DiskError where the folder will not do.
+
+    jobs     of the whole list
+    typed    the arguments as they came, which `--workers` gives to its processes
+    display  of a job: what shows its events
+    """
+    with disk_errors(args.out):
+        args.out.mkdir(parents=True, exist_ok=True)
+    mine = [job for job in jobs if in_shard(job, args.shard)]
+    batch = Batch(mine, out, display, run)
+    share = Share(args.out, mine, args.retry, batch.run, batch.stopped)
+    before = {job.folder for job in jobs if state_of(job, None) == DONE}
+    if args.shard:
+        batch.say(f"Shard {args.shard[0]} of {args.shard[1]}: {len(mine)} of {len(jobs)} prompts.")
+    try:
+        code = in_workers(args.workers, typed, args.device, out) if args.workers > 1 else batch.work(share)
+    finally:
+        counts = write_report(args.out, jobs, share, before)
+    batch.say(
+        ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        + f": {show_text(str(args.out / REPORT))}, {show_text(str(args.out / PAGE))}"
+    )
+    if code == OK and any(share.state(job) == FAILED for job in mine):
+        return SOME_FAILED
+    return code
+
+
+class Batch:
+    """This process's jobs, one after the other, and what it says about them."""
+
+    def __init__(self, jobs: Sequence[Job], out: TextIO, display: Callable[[Job], Show], run: Run) -> None:
+        self._places = {job.folder: number for number, job in enumerate(jobs, 1)}
+        self._out, self._display, self._begin = out, display, run
+        self._interrupts = Interrupts()
+
+    def say(self, text: str) -> None:
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
+    def work(self, share: Share) -> int:
+        """The exit code."""
+        try:
+            with self._interrupts:
+                share.work()
+        except KeyboardInterrupt:
+            pass
+        except CannotContinue as error:
+            self.say(f"{show_text(str(error))} The same command goes on when that is mended.")
+            return SOME_FAILED
+        if self.stopped():
+            self.say("Stopped. The same command goes on.")
+            return 128 + self._interrupts.signal
+        return OK
+
+    def run(self, job: Job, request: Begin) -> tuple[End, list[str]]:
+        """Drive one job; its last event and its warnings."""
+        warnings: list[str] = []
+        display = self._display(job)
+        self.say(f"[{self._places[job.folder]}/{len(self._places)}] {show_text(job.prompt)}: {job.folder}")
+
+        def show(event: Event) -> None:
+            self._interrupts.may_wait = True
+            if isinstance(event, Warning):
+                warnings.append(event.message)
+            display(event)
+            if self._interrupts.asked:
+                self.say("Stopping, and keeping what there is. Sent again, it stops at once.")
+                raise KeyboardInterrupt
+
+        end = drive(request, lambda: None, show, run=self._begin)
+        self._interrupts.may_wait = False
+        display(end)
+        _free_memory()
+        return end, warnings[-20:]
+
+    def stopped(self) -> bool:
+        """Whether a signal has come: then no other job begins."""
+        return self._interrupts.signal != 0
+
+
+def _free_memory() -> None:
+    if "torch" in sys.modules:
+        from backend.stages.memory import collect
+
+        collect()
+
+
+def in_workers(count: int, typed: Sequence[str], device: str, out: TextIO) -> int:
+    """The same command in so many processes, one a card where there are cards; the exit code."""
+    children: list[subprocess.Popen[bytes]] = []
+    heard: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        for child in children:
+            child.send_signal(number) if os.name != "nt" else child.terminate()
+
+    before = {number: signal.signal(number, forward) for number in STOPS}
+    cards = cards_of(os.environ) if device in ("auto", "cuda") else []
+    root = str(Path(__file__).parents[2])
+    try:
+        for number in range(count):
+            own = os.environ | {
+                "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
+                "PYTHONUNBUFFERED": "1",
+            }
+            if cards:
+                own["CUDA_VISIBLE_DEVICES"] = cards[number % len(cards)]
+            if not heard:
+                command = [sys.executable, "-m", "backend", *typed, "--workers", "1"]
+                # a session of its own: a terminal's Ctrl-C reaches this process, which passes it on once
+                children.append(subprocess.Popen(command, env=own, start_new_session=True))
+        codes = [child.wait() for child in children]
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+    for code in codes:
+        if code not in (OK, SOME_FAILED, BAD_INPUT) and not heard:
+            out.write(f"A worker ended with code {code}. The same command goes on with what it left.\n")
+    if heard:
+        return 128 + heard[0]
+    return BAD_INPUT if BAD_INPUT in codes else OK if not any(codes) else SOME_FAILED
+
+
+def cards_of(environment: Mapping[str, str]) -> list[str]:
+    """NVIDIA's cards as CUDA_VISIBLE_DEVICES names them: those that it allows, else all that the driver lists."""
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        listed = subprocess.run(
+            [program, "-L"], capture_output=True, text=True, timeout=SMI_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"\(UUID: (GPU-[^)]+)\)", listed.stdout)

@@ -1,0 +1,110 @@
+"""What lies in examples/farm is what schedulers take, and runs the commands that there are."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend.cli.arguments import parser
+from dreamflow_blender.contract.prompts import read_shard, shard_of_array
+
+ROOT = Path(__file__).parents[1]
+FARM = ROOT / "examples" / "farm"
+needs_bash = pytest.mark.skipif(
+    os.name == "nt" or not shutil.which("bash"), reason="a script for Linux's bash"
+)
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Path:
+    """Stands in for the backend's Python: adds its arguments to calls.txt, a JSON list a line."""
+    program = tmp_path / "python"
+    code = f"import json, sys; open({str(tmp_path / 'calls.txt')!r}, 'a').write(json.dumps(sys.argv[1:]) + chr(10))"
+    program.write_text(f'#!/bin/sh\nexec \'{sys.executable}\' -c "{code}" "$@"\n')
+    program.chmod(0o755)
+    return program
+
+
+def calls(recorder: Path) -> list[Any]:
+    lines = recorder.with_name("calls.txt").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert all(call[:2] == ["-m", "backend"] for call in found)
+    return [parser().parse_args(call[2:]) for call in found]
+
+
+@needs_bash
+def test_the_sbatch_script_runs_batch_with_whole_paths(tmp_path: Path, recorder: Path) -> None:
+    (tmp_path / "my prompts.txt").write_text("a red mug\n")
+    ran = subprocess.run(
+        ["bash", FARM / "batch.sbatch", "my prompts.txt", "mesh es", "--preset", "fast"], cwd=tmp_path,
+        env=os.environ | {"DREAMFLOW": str(ROOT), "DREAMFLOW_PYTHON": str(recorder)}, check=False,
+    )  # fmt: skip
+    (call,) = calls(recorder)
+    assert ran.returncode == 0 and call.command == "batch" and call.preset == "fast"
+    assert (call.list, call.out) == (tmp_path / "my prompts.txt", tmp_path / "mesh es")
+
+
+def test_the_kubernetes_job_has_a_shard_for_each_completion() -> None:
+    job = yaml.safe_load((FARM / "kubernetes.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
+    spec = job["spec"]
+    assert spec["completionMode"] == "Indexed"  # else there is no JOB_COMPLETION_INDEX
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["restartPolicy"] in ("OnFailure", "Never")  # all that a Job takes
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    typed = container["command"]
+    assert typed[1:3] == ["-m", "backend"]
+    last = {"JOB_COMPLETION_INDEX": str(spec["completions"] - 1)}
+    shard = typed[typed.index("--shard") + 1]
+    assert read_shard(shard, last) == (spec["completions"], spec["completions"])
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"ID": "0", "COUNT": "4", "MIN": "0"}, (1, 4)),
+        ({"ID": "4", "COUNT": "4", "MIN": "1"}, (4, 4)),
+        ({"ID": "6", "COUNT": "4", "MIN": "0", "STEP": "2"}, (4, 4)),
+        ({"ID": "6"}, None),
+        ({}, None),
+    ],
+)
+def test_slurm_s_array_is_a_shard_whatever_it_counts_from(said: dict[str, str], expected: Any) -> None:
+    assert shard_of_array({f"SLURM_ARRAY_TASK_{name}": value for name, value in said.items()}) == expected
+
+
+def test_an_array_with_gaps_is_refused_rather_than_left_out() -> None:
+    with pytest.raises(ValueError, match="I from 1 to N"):
+        shard_of_array({f"SLURM_ARRAY_TASK_{k}": v for k, v in {"ID": "5", "MIN": "3", "COUNT": "2"}.items()})
+
+
+@needs_bash
+@pytest.mark.slow
+def test_openjd_runs_every_shard_once(tmp_path: Path, recorder: Path) -> None:
+    pytest.importorskip("openjd.model", reason="openjd-cli is not installed")
+    (tmp_path / "list.txt").write_text("a red mug\n")
+    given = {
+        "List": tmp_path / "list.txt",
+        "Out": tmp_path / "out",
+        "Dreamflow": ROOT,
+        "Python": recorder,
+        "Shards": 3,
+    }
+    ran = subprocess.run(
+        [Path(sys.executable).with_name("openjd"), "run", FARM / "openjd.yaml",
+         *(word for name, value in given.items() for word in ("-p", f"{name}={value}"))],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout[-2000:]
+    assert [(call.shard, call.list) for call in calls(recorder)] == [
+        ((n, 3), tmp_path / "list.txt") for n in (1, 2, 3)
+    ]
