@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             from backend.batch import commands as batch
 
             jobs = cli_batch.read_jobs(args)
-            return batch.run(args, jobs, arguments, out, lambda job: Plain(job, out, sys.stderr).show)
+            return batch.run(
+                args, jobs, arguments, out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
+            )
         if args.command == "worker":
             from backend.worker.desk import serve
 

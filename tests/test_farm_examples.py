@@ -108,3 +108,39 @@ def test_openjd_runs_every_shard_once(tmp_path: Path, recorder: Path) -> None:
     assert [(call.shard, call.list) for call in calls(recorder)] == [
         ((n, 3), tmp_path / "list.txt") for n in (1, 2, 3)
     ]
+
+
+FLAMENCO = """
+const job = {settings: %s, tasks: [], addTask(task) { this.tasks.push(task); }};
+const author = {
+    Task: (name, type) => ({name, type, commands: [], addCommand(command) { this.commands.push(command); }}),
+    Command: (name, parameters) => ({name, parameters}),
+};
+%s
+compileJob(job);
+console.log(JSON.stringify({settings: JOB_TYPE.settings, tasks: job.tasks}));
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+def test_the_flamenco_job_has_a_task_for_each_shard() -> None:
+    given = {"batch_py": "/x/batch.py", "list": "/s/my list.txt", "out": "/s/out", "shards": 3, "preset": "fast",
+             "prior": "mini", "python": ""}  # fmt: skip
+    script = FLAMENCO % (json.dumps(given), (FARM / "dreamflow.js").read_text())
+    ran = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    made = json.loads(ran.stdout)
+    assert {one["key"] for one in made["settings"]} == set(given)
+    assert [task["name"] for task in made["tasks"]] == [f"shard-{n}-of-3" for n in (1, 2, 3)]
+    source = (ROOT / "dreamflow_blender" / "batch.py").read_text()
+    for number, task in enumerate(made["tasks"], 1):
+        ((command),) = task["commands"]
+        assert (task["type"], command["name"], command["parameters"]["exe"]) == (
+            "blender",
+            "exec",
+            "{blender}",
+        )
+        args = command["parameters"]["args"]
+        own = args[args.index("--") + 1 :]
+        assert own == ["--prompts", "/s/my list.txt", "--out", "/s/out", "--preset", "fast", "--prior", "mini",
+                       "--shard", f"{number}/3"]  # fmt: skip
+        assert f'"{own[0]}"' in source and '"--shard"' in source

@@ -35,13 +35,13 @@ Show = Callable[[Event], None]
 
 def run(
     args: argparse.Namespace, jobs: Sequence[Job], typed: Sequence[str], out: TextIO,
-    display: Callable[[Job], Show], run: Run = begin,
+    display: Callable[[Job, str], Show], run: Run = begin,
 ) -> int:  # fmt: skip
     """The exit code. Raises DiskError where the folder will not do.
 
     jobs     of the whole list
     typed    the arguments as they came, which `--workers` gives to its processes
-    display  of a job: what shows its events
+    display  of a job and the label of its lines: what shows its events
     """
     with disk_errors(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,9 @@ def run(
 class Batch:
     """This process's jobs, one after the other, and what it says about them."""
 
-    def __init__(self, jobs: Sequence[Job], out: TextIO, display: Callable[[Job], Show], run: Run) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], out: TextIO, display: Callable[[Job, str], Show], run: Run
+    ) -> None:
         self._places = {job.folder: number for number, job in enumerate(jobs, 1)}
         self._out, self._display, self._begin = out, display, run
         self._interrupts = Interrupts()
@@ -94,8 +96,9 @@ class Batch:
     def run(self, job: Job, request: Begin) -> tuple[End, list[str]]:
         """Drive one job; its last event and its warnings."""
         warnings: list[str] = []
-        display = self._display(job)
-        self.say(f"[{self._places[job.folder]}/{len(self._places)}] {show_text(job.prompt)}: {job.folder}")
+        label = f"[{self._places[job.folder]}/{len(self._places)}] "
+        display = self._display(job, label)
+        self.say(f"{label}{show_text(job.prompt)}: {show_text(job.folder)}")
 
         def show(event: Event) -> None:
             self._interrupts.may_wait = True

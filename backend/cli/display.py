@@ -132,10 +132,15 @@ class Json:
 
 
 class Plain:
-    """Lines that read well in a file; progress at most every few seconds. Failures go to `err`."""
+    """Lines that read well in a file; progress at most every few seconds. Failures go to `err`.
 
-    def __init__(self, job: Job, out: TextIO, err: TextIO, now: Callable[[], float] = time.monotonic) -> None:
-        self._job, self._out, self._err, self._now = job, out, err, now
+    label  begins every line, where several processes write to one terminal
+    """
+
+    def __init__(
+        self, job: Job, out: TextIO, err: TextIO, now: Callable[[], float] = time.monotonic, label: str = ""
+    ) -> None:
+        self._job, self._out, self._err, self._now, self._label = job, out, err, now, label
         self._last = -PLAIN_EVERY
 
     def __enter__(self) -> Plain:
@@ -145,7 +150,7 @@ class Plain:
 
     def show(self, event: Event) -> None:
         if isinstance(event, Failed):
-            print(show_lines(sentence(event, self._job)), file=self._err, flush=True)
+            self._write(sentence(event, self._job), self._err)
         elif isinstance(event, Started):
             self._last = self._now()
             self.note(f"{event.stage}: {_begun(event)}")
@@ -159,7 +164,10 @@ class Plain:
             self.note(words)
 
     def note(self, text: str) -> None:
-        print(show_lines(text), file=self._out, flush=True)
+        self._write(text, self._out)
+
+    def _write(self, text: str, stream: TextIO) -> None:
+        print("\n".join(self._label + line for line in show_lines(text).split("\n")), file=stream, flush=True)
 
 
 class Live:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -63,9 +66,7 @@ def batch(tmp_path: Path, jobs: Jobs) -> Callable[..., int]:
         (tmp_path / name).write_text(text, encoding="utf-8")
         typed = ["batch", str(tmp_path / name), "--out", str(tmp_path / "out"), *more]
         args = parser().parse_args(typed)
-        return commands.run(
-            args, read_jobs(args), typed, io.StringIO(), lambda _job: lambda _event: None, jobs
-        )
+        return commands.run(args, read_jobs(args), typed, io.StringIO(), lambda *_: lambda _event: None, jobs)
 
     return run
 
@@ -263,3 +264,41 @@ def test_cards_are_those_that_the_environment_allows_or_the_driver_lists(
 def test_a_bad_list_ends_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["batch", str(tmp_path / "nowhere.txt"), "--out", str(tmp_path / "o")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script stands in for Python")
+def test_workers_are_the_same_command_each_with_a_card_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES $@" >> {tmp_path}/calls\nexit ${{CODE:-0}}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    typed = ["batch", "l.txt", "--out", "o", "--workers", "3"]
+    out = io.StringIO()
+    assert commands.in_workers(3, typed, "auto", out) == 0 and out.getvalue() == ""
+    said = "-m backend batch l.txt --out o --workers 3 --workers 1"
+    assert sorted((tmp_path / "calls").read_text().splitlines()) == [f"4 {said}", f"4 {said}", f"6 {said}"]
+    for code, expected in ((1, 1), (2, 2), (9, 1)):
+        monkeypatch.setenv("CODE", str(code))
+        assert commands.in_workers(1, typed, "cpu", out) == expected
+    assert "ended with code 9" in out.getvalue()
+
+
+@pytest.mark.slow
+def test_eight_processes_do_sixty_jobs_once_each(tmp_path: Path) -> None:
+    prompts = [f"thing number {n}" for n in range(60)]
+    (tmp_path / "l.txt").write_text("\n".join(prompts))
+    child = Path(__file__).with_name("share_child.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(child), str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        )
+        for _ in range(8)
+    ]  # fmt: skip
+    ran = [json.loads(process.communicate()[0]) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8
+    assert sorted(prompt for own in ran for prompt in own) == sorted(prompts)
+    assert set(states(tmp_path)) <= {"done", "skipped"}
