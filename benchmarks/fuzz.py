@@ -3,11 +3,12 @@
     python -m benchmarks.fuzz --what meshes --seconds 600 [--first-seed 1]
     python -m benchmarks.fuzz --what jobs --seconds 600
     python -m benchmarks.fuzz --what wire --seconds 600
+    python -m benchmarks.fuzz --what checkpoints --seconds 600
 
 Each seed is a child process that reads 100 of one kind (meshes: .glb, .gltf, .obj, .ply, .npz; a job's folder; a
-request to the worker), each a good one of which numbers, names, lines or bytes were changed. It prints what became of
-them, and of whatever is a fault the seed that repeats it; the exit code is 1 where there is one. What is smaller than
-1 MB may take 5 s of processor time and 1 GB.
+request to the worker; a checkpoint to resume from), each a good one of which numbers, names, lines or bytes were
+changed. It prints what became of them, and of whatever is a fault the seed that repeats it; the exit code is 1 where
+there is one. What is smaller than 1 MB may take 5 s of processor time and 1 GB.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ import time
 import warnings
 from pathlib import Path
 
-from backend.errors import DiskError, InputError
+from backend.errors import DiskError, InputError, NumericsError
 from benchmarks.fuzz_files import KINDS, make
 
 PER_SEED = 100
 MOST_SECONDS, MOST_BYTES = 5.0, 1 << 30
 HANGS = 60.0  # seconds: what waits longer is lost
-WHAT = {"meshes": sorted(KINDS), "jobs": ["job"], "wire": ["wire"]}
+WHAT = {"meshes": sorted(KINDS), "jobs": ["job"], "wire": ["wire"], "checkpoints": ["checkpoint"]}
 ROOT = Path(__file__).parents[1]
 ROOM = 4 << 30  # of address space in a child: an allocation beyond it is a fault
 
@@ -84,16 +85,20 @@ def drive(seconds: float, seed: int, kinds: list[str]) -> int:
 
 def try_all(kind: str, seed: int, folder: Path) -> None:
     """A line of JSON for each trial of a seed."""
-    attempt = {"job": _folder, "wire": _request}.get(kind, _mesh)
+    attempt = {"job": _folder, "wire": _request, "checkpoint": _checkpoint}.get(kind, _mesh)
     warnings.simplefilter("ignore")
     limit_memory()
+    if kind == "checkpoint":
+        from benchmarks.fuzz_checkpoints import make_checkpoints
+
+        make_checkpoints(folder)
     for number in range(PER_SEED):
         before, began = peak(), time.process_time()
         end, said, fault = "read", "", False
         faulthandler.dump_traceback_later(HANGS, exit=True)
         try:
             attempt(kind, f"{seed}/{number}", folder)
-        except (InputError, DiskError) as error:
+        except (InputError, DiskError, NumericsError) as error:
             end, said = "refused", str(error)
             fault = not re.fullmatch(r"[^\n\x00-\x1f]{10,600}", said)  # a sentence that can be shown
         except Exception as error:  # noqa: BLE001 - what this program looks for
@@ -127,6 +132,12 @@ def _request(kind: str, seed: str, folder: Path) -> None:
     from benchmarks.fuzz_jobs import try_request
 
     try_request(seed, folder)
+
+
+def _checkpoint(kind: str, seed: str, folder: Path) -> None:
+    from benchmarks.fuzz_checkpoints import try_checkpoint
+
+    try_checkpoint(seed, folder)
 
 
 def limit_memory() -> None:

@@ -268,10 +268,11 @@ def job_so_far(job: Job) -> Resume | Finished | None:
 
 def read_job(folder: Path) -> Job:
     """The job of this folder, wherever the folder has been moved to. Raises InputError and DiskError."""
-    path = JobFolder(folder).job
+    files = JobFolder(folder)
+    path = files.job
     with disk_errors(path):
         try:
-            return JobFolder(folder).read_job()
+            return files.read_job()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise InputError(
                 f"{folder} holds no job: there is no {path.name} in it.", "Give a job's folder."

@@ -15,6 +15,7 @@ from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.locks import is_held
 from dreamflow_blender.contract.protocol import Cancelled, Failed, Finished
 
+JOB = JobFolder("").job.name
 DEPTH = 3  # folders below the root that are looked into
 ENDS: dict[type, str] = {Finished: "finished", Cancelled: "cancelled", Failed: "failed"}
 
@@ -42,7 +43,7 @@ def find_jobs(root: Path, depth: int = DEPTH) -> list[Path]:
             there = list(entries)
     except OSError:  # not ours to look into, or gone
         return []
-    if any(entry.name == JobFolder(root).job.name for entry in there):
+    if any(entry.name == JOB for entry in there):
         return [root]
     below = sorted(entry.name for entry in there if _is_folder(entry))
     return [job for name in below for job in find_jobs(root / name, depth - 1)] if depth else []

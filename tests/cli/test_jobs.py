@@ -11,7 +11,9 @@ import pytest
 
 from backend import __main__ as cli
 from backend.jobs.folder import job_so_far
+from backend.jobs.listing import list_jobs
 from dreamflow_blender.contract import protocol as p
+from dreamflow_blender.contract.jobfolder import JobFolder
 from tests.cli.test_display import here as here
 from tests.cli.test_display import script
 
@@ -153,3 +155,24 @@ def test_a_wrong_setting_is_told_the_nearest() -> None:
     for wrong, near in (("nerf.level", "nerf.levels"), ("textur.size", "texture.size")):
         with pytest.raises(InputError, match=f"Did you mean .*{near}"):
             resolve("draft", {"job": {wrong: 1}})
+
+
+def test_a_list_makes_a_jobs_names_twice_at_most(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files lie beside them: they were made for each of these, which was half of the time."""
+    folder = here / "out" / "a"
+    folder.mkdir(parents=True)
+    (folder / "job.json").write_text(
+        json.dumps({"job": asdict(p.Job("1", "generate", "a mug", str(folder)))})
+    )
+    for number in range(20):
+        (folder / f"{number}.png").touch()
+    made: list[object] = []
+    real = JobFolder.__init__
+
+    def counted(self: JobFolder, path: Path | str) -> None:
+        made.append(path)
+        real(self, path)
+
+    monkeypatch.setattr(JobFolder, "__init__", counted)
+    assert [job.state for job in list_jobs(here / "out")] == ["interrupted"]
+    assert len(made) <= 2

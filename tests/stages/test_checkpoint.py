@@ -361,6 +361,7 @@ WRONG = {
     "a grid without a box": ("geometry", boxed(10, 0.0)),
     "a view without opacity": ("geometry", drop("seen.opacity")),
     "a face that leads out of the mesh": ("texture", outwards),
+    "a NaN": ("nerf", lambda tensors, _: tensors["field.table"].view(-1)[:1].fill_(float("nan"))),
     "no mesh": ("texture", drop("mesh.v_pos")),
     "a hundred thousand threads": ("nerf", noted(threads=100_000)),
     "a rung that there is not": ("nerf", noted(rung=99)),
