@@ -23,7 +23,7 @@ from benchmarks.fuzz_files import damaged
 from benchmarks.fuzz_jobs import changed
 from dreamflow_blender.contract import protocol as p
 from dreamflow_blender.contract.jobfolder import JobFolder
-from tests.meshes.test_glb import a_glb
+from tests.tools.made_meshes import a_glb
 from tests.tools.refine_run import refine_job, shorten
 from tests.tools.tiny import tiny_job
 

@@ -84,17 +84,20 @@ def page(rows: Sequence[dict[str, Any]], counts: dict[str, int]) -> str:
 def _card(row: dict[str, Any]) -> str:
     files = {name: html.escape(quote(path)) for name, path in row["files"].items()}
     prompt = html.escape(row["prompt"])
-    shown = files.get("preview.png")
+    named = JobFolder("")
+    shown = files.get(named.preview.name)
     picture = f'<img loading="lazy" src="{shown}" alt="{prompt}">' if shown else '<div class="none"></div>'
-    if turn := files.get("turntable.webp"):
+    if turn := files.get(named.turntable.name):
         picture = f'<a href="{turn}">{picture}</a>'
-    names = (
-        ("mesh.glb", "GLB"),
-        ("turntable.webp", "turntable"),
-        ("views.png", "views"),
-        ("albedo.png", "albedo"),
+    labels = {
+        named.mesh_glb: "GLB",
+        named.turntable: "turntable",
+        named.views: "views",
+        named.albedo: "albedo",
+    }
+    links = " · ".join(
+        f'<a href="{files[path.name]}">{label}</a>' for path, label in labels.items() if path.name in files
     )
-    links = " · ".join(f'<a href="{files[name]}">{label}</a>' for name, label in names if name in files)
     took = f", {duration(row['seconds'])}" if row["seconds"] else ""
     error = html.escape(row["error"].get("message", ""))
     about = f"seed {row['seed']}, {html.escape(row['preset'])}, {row['state']}{took}"

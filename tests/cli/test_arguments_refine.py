@@ -14,7 +14,7 @@ import pytest
 from backend import __main__ as cli
 from backend.meshes.glb import parse
 from backend.meshes.glb_scene import read_glb
-from tests.meshes.test_glb import a_glb
+from tests.tools.made_meshes import a_glb
 from tests.tools.refine_run import OVERRIDES, shorten
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,8 +16,8 @@ from backend.stages.checkpoint_writer import listed
 from backend.worker.desk import run_with_log
 from dreamflow_blender.contract import protocol as p
 from tests.jobs.test_bad_disk import full_for, small_disk
-from tests.meshes.test_glb import a_glb
 from tests.tools.events import read_events
+from tests.tools.made_meshes import a_glb
 from tests.tools.oracle import Oracle
 from tests.tools.refine_run import refine_job, shorten
 from tests.tools.worker_client import fresh

@@ -15,7 +15,7 @@ import pytest
 
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Finished
-from tests.meshes.test_glb import a_glb
+from tests.tools.made_meshes import a_glb
 from tests.tools.worker_client import CHILD, ENVIRONMENT, PATIENCE
 
 KILLS = int(os.environ.get("KILLS", "6"))

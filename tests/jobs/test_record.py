@@ -18,8 +18,8 @@ from backend.jobs.drive import begin_again
 from backend.jobs.record import check_settings, resolve_job
 from backend.stages import setup
 from dreamflow_blender.contract.protocol import Finished, Job, Refine, Started
-from tests.meshes.test_glb import a_glb
 from tests.tools.command import tree
+from tests.tools.made_meshes import a_glb
 from tests.tools.oracle import Oracle
 from tests.tools.refine_run import OVERRIDES, shorten
 from tests.tools.tiny import tiny_job

@@ -13,8 +13,7 @@ from backend.scene.mesh import Mesh
 from backend.texture.bake import sample_texture, texels_of
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.protocol import Cancelled, Finished, Started, Warning
-from tests.meshes.test_glb import a_glb
-from tests.tools.made_meshes import painted_ball, stripes
+from tests.tools.made_meshes import a_glb, painted_ball, stripes
 from tests.tools.refine_run import refine_job, run_arrays, run_file, shorten
 
 

@@ -11,37 +11,9 @@ import pytest
 
 from backend.meshes.glb import parse
 from backend.meshes.glb_scene import read_glb
-from backend.meshes.parts import from_parts
-from backend.meshes.write import glb_bytes, png_bytes
-from backend.results.deliver_refined import result_arrays
-from backend.scene.mesh import Sheet
 from dreamflow_blender.contract.meshfile import BadMeshFile
-from tests.tools.made_meshes import grid_ball, stripes
+from tests.tools.made_meshes import a_glb, stripes
 from tests.tools.refine_run import run_file, shorten
-
-
-def a_glb(**material: object) -> bytes:
-    """An exported ball with an extra attribute, a camera, a name and a moved node."""
-    import torch
-
-    v, tri, uv, polygon = grid_ball()
-    arrays = from_parts(v, tri, uv=uv, polygon=polygon)
-    sheet = Sheet(np.arange(0), np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), np.zeros(0, bool), 1, 1,
-                  None, (), False, "")  # fmt: skip
-    mesh = result_arrays(arrays, [sheet])
-    glb = parse(glb_bytes(mesh, png_bytes(torch.from_numpy(stripes())), {"prompt": "é 🦆"}))
-    document = glb.document
-    primitive = document["meshes"][0]["primitives"][0]
-    count = document["accessors"][0]["count"]
-    joints = np.arange(4 * count, dtype=np.uint8).tobytes()
-    made = {"bufferView": glb.append(joints), "componentType": 5121, "type": "VEC4", "count": count}
-    document["accessors"].append(made)
-    primitive["attributes"]["JOINTS_0"] = len(document["accessors"]) - 1
-    document["cameras"] = [{"type": "perspective", "perspective": {"yfov": 1, "znear": 0.1}}]
-    document["nodes"][0] |= {"translation": [5, 6, 7], "scale": [2, 2, -2], "extras": {"mine": [1, 2]}}
-    document["materials"][0] |= {"alphaMode": "MASK", "emissiveFactor": [0.1, 0, 0]}
-    document["materials"][0]["pbrMetallicRoughness"] |= material
-    return glb.content()
 
 
 @pytest.fixture(autouse=True, scope="module")
