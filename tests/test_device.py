@@ -52,8 +52,8 @@ def test_a_large_networks_activations_go_back_to_the_system() -> None:
         )
         return float(done.stdout)
 
-    # Of 16 blocks of 16 MB; where the system has put the heap decides whether 16, 8 or 4 are kept.
-    assert kept("as it is") > 3 and kept("give back") < 1
+    # Of 16 blocks of 16 MB; where the system has put the heap decides whether 16, 8, 4 or, seldom, none are kept.
+    assert any(kept("as it is") > 3 for _ in range(5)) and kept("give back") < 1
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
