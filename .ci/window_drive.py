@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from window_hands import (
-    DISPLAY,
     HOME,
     Failed,
-    clean_up,
     click,
     environment,
     focus,
     gone,
     key,
     kill,
+    on_a_screen,
     open_tab,
     order,
     picture,
@@ -267,22 +266,5 @@ def expect(what: str, code: int, *arguments: str) -> None:
     print(f"  {what}: code {code}, {time.monotonic() - began:.1f} s", flush=True)
 
 
-def main() -> int:
-    screen = subprocess.Popen(["Xvfb", DISPLAY, "-screen", "0", "1600x900x24"], stderr=subprocess.DEVNULL)
-    time.sleep(1)
-    began = time.monotonic()
-    try:
-        drive(Path(sys.argv[1]), Path(sys.argv[2]))
-    except Failed as failed:
-        subprocess.run(["scrot", "--overwrite", "/tmp/failed.png"], env=environment())
-        print(f"FAILED: {failed}\n{json.dumps(told())}")
-        return 1
-    finally:
-        clean_up()
-        screen.terminate()
-    print(f"window: all held, {time.monotonic() - began:.0f} s")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(on_a_screen("all", drive))

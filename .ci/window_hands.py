@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,24 @@ def focus() -> None:
     """Without a window manager no keys come else."""
     window = run("xdotool", "search", "--onlyvisible", "--class", "blender").split()[0]
     run("xdotool", "windowfocus", window)
+
+
+def on_a_screen(what: str, drive: Callable[[Path, Path], None]) -> int:
+    """Drive with the ZIP and PICTURES of the command line, on a screen of its own; the exit code."""
+    screen = subprocess.Popen(["Xvfb", DISPLAY, "-screen", "0", "1600x900x24"], stderr=subprocess.DEVNULL)
+    time.sleep(1)
+    began = time.monotonic()
+    try:
+        drive(Path(sys.argv[1]), Path(sys.argv[2]))
+    except Failed as failed:
+        subprocess.run(["scrot", "--overwrite", "/tmp/failed.png"], env=environment())
+        print(f"FAILED: {failed}\n{json.dumps(told())}")
+        return 1
+    finally:
+        clean_up()
+        screen.terminate()
+    print(f"window: {what} held, {time.monotonic() - began:.0f} s")
+    return 0
 
 
 def clean_up() -> None:

@@ -5,13 +5,9 @@
 With DREAMFLOW_PYTHON: a backend's Python, or what pretends to be one.
 """
 
-# ruff: noqa: T201  it is a command
-
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -77,23 +73,5 @@ def drive(zip_file: Path, pictures: Path) -> None:
     hands.picture(pictures / "after-narrow-german.png")
 
 
-def main() -> int:
-    screen = subprocess.Popen(
-        ["Xvfb", hands.DISPLAY, "-screen", "0", "1600x900x24"], stderr=subprocess.DEVNULL
-    )
-    time.sleep(1)
-    try:
-        drive(Path(sys.argv[1]), Path(sys.argv[2]))
-    except hands.Failed as failed:
-        subprocess.run(["scrot", "--overwrite", "/tmp/failed.png"], env=hands.environment())
-        print(f"FAILED: {failed}\n{json.dumps(hands.told())}")
-        return 1
-    finally:
-        hands.clean_up()
-        screen.terminate()
-    print("window: panels held")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(hands.on_a_screen("panels", drive))

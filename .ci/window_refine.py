@@ -10,7 +10,6 @@ With DREAMFLOW_PYTHON: a backend's Python, or what pretends to be one.
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -166,21 +165,7 @@ def main() -> int:
     hands.ORDER = hands.WATCH.with_suffix(".do")
     for left in (hands.WATCH, hands.ORDER):
         left.unlink(missing_ok=True)
-    screen = subprocess.Popen(
-        ["Xvfb", hands.DISPLAY, "-screen", "0", "1600x900x24"], stderr=subprocess.DEVNULL
-    )
-    time.sleep(1)
-    began = time.monotonic()
-    try:
-        drive(Path(sys.argv[1]), Path(sys.argv[2]))
-    except hands.Failed as failed:
-        subprocess.run(["scrot", "--overwrite", "/tmp/failed.png"], env=hands.environment())
-        print(f"FAILED: {failed}\n{json.dumps(hands.told())}")
-        return 1
-    finally:
-        screen.terminate()
-    print(f"window: refine held, {time.monotonic() - began:.0f} s")
-    return 0
+    return hands.on_a_screen("refine", drive)
 
 
 if "bpy" in sys.modules:

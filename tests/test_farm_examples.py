@@ -43,6 +43,9 @@ def calls(recorder: Path) -> list[Any]:
 @needs_bash
 def test_the_sbatch_script_runs_batch_with_whole_paths(tmp_path: Path, recorder: Path) -> None:
     (tmp_path / "my prompts.txt").write_text("a red mug\n")
+    assert (
+        "#SBATCH --signal=B:TERM@" in (FARM / "batch.sbatch").read_text()
+    )  # without B: only srun's steps hear it
     ran = subprocess.run(
         ["bash", FARM / "batch.sbatch", "my prompts.txt", "mesh es", "--preset", "fast"], cwd=tmp_path,
         env=os.environ | {"DREAMFLOW": str(ROOT), "DREAMFLOW_PYTHON": str(recorder)}, check=False,

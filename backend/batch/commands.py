@@ -23,11 +23,8 @@ from dreamflow_blender.contract.prompts import in_shard
 from dreamflow_blender.contract.protocol import Event, Job, Warning
 from dreamflow_blender.contract.wire import show_text
 
-OK, SOME_FAILED, BAD_INPUT = (
-    0,
-    1,
-    2,
-)  # exit codes, as those of Blender's batch; 128 + the signal where stopped
+# Exit codes, as those of Blender's batch; 128 + the signal where stopped
+OK, SOME_FAILED, BAD_INPUT = 0, 1, 2
 SMI_SECONDS = 30
 Run = Callable[[Begin, Control], Events]
 Show = Callable[[Event], None]

@@ -29,15 +29,16 @@ img,.none{width:100%;aspect-ratio:1;object-fit:contain;background:#eee}
 figcaption{overflow-wrap:anywhere}small{color:#666}.failed{border-color:#c0392b}.error{color:#c0392b}"""
 
 
-def write_report(root: Path, jobs: Sequence[Job], share: Share, began: set[str]) -> dict[str, int]:
+def write_report(root: Path, jobs: Sequence[Job], share: Share, before: set[str]) -> dict[str, int]:
     """All three files, of the whole list as it is now; how many jobs are in which state. Raises DiskError.
 
-    began  folders of the jobs that were done before this process began: they count as skipped
+    before  folders of the jobs that were done before this process began: they count as skipped
+
     Several processes write the same files, one after the other: the last one has seen what the others did.
     """
     lock = root / ".batch" / "report.lock"
     with disk_errors(lock), locked(lock):
-        rows = [row_of(job, share.state(job), share.record(job), began) for job in jobs]
+        rows = [row_of(job, share.state(job), share.record(job), before) for job in jobs]
         counts = Counter(row["state"] for row in rows)
         said = {state: counts[state] for state in STATES}
         write_json(root / REPORT, {**said, "prompts": rows})

@@ -24,14 +24,14 @@ from dreamflow_blender.contract.locks import hold, is_held, remove
 from dreamflow_blender.contract.protocol import Cancelled, Failed, Finished, Job
 
 RECORDS = ".batch"
-DONE, SKIPPED, FAILED, STOPPED, RUNNING, WAITING = (
+DONE, SKIPPED, FAILED, STOPPED, RUNNING, WAITING = [
     "done",
     "skipped",
     "failed",
     "stopped",
     "running",
     "waiting",
-)
+]
 # What is wrong with the machine, not with the job: such a job is tried again without being asked to
 OF_THE_MACHINE = ("disk", "device", "card", "model")
 ENDS_THE_PROCESS = ("disk", "device", "card")  # the next job would fare no better
@@ -118,9 +118,8 @@ class Share:
         )
         if isinstance(end, Failed):
             record.error = {"kind": end.kind, "message": end.message, "todo": end.todo}
-            if (
-                end.kind in OF_THE_MACHINE or self._stopped()
-            ):  # a library may make an error of its own of a signal
+            # a library may make an error of its own of a signal
+            if end.kind in OF_THE_MACHINE or self._stopped():
                 record.state = STOPPED
         with suppress(OSError):  # a full disk: the job's own events say it too
             write_json(self._path(job, "json"), asdict(record))

@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from backend.config import resolve
 from backend.errors import DreamFlowError, InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import read_json
-from dreamflow_blender.contract.language import reading
 from dreamflow_blender.contract.options import add_options, typed, whole_number
 from dreamflow_blender.contract.prompts import (
     OPTIONS,
@@ -28,6 +26,7 @@ from dreamflow_blender.contract.settings import read_setting
 
 KEY = 8  # digits of a job's key in its folder's name: lines that differ in any setting never share a folder
 WORKERS = 64  # at most
+BUILT_IN = Path(__file__).parents[1] / "mini" / "base" / "dreamflow.json"  # says which kinds that prior knows
 EXAMPLES = """\
 examples:
   python -m backend batch prompts.txt --out batch
@@ -80,11 +79,15 @@ def read_jobs(args: argparse.Namespace) -> list[Job]:
 
     Their folders depend on nothing but the job, so that every process finds the same ones. Raises InputError.
     """
+    from backend.config import resolve  # neither is needed by another command's start
+    from dreamflow_blender.contract.language import reading
+
     try:
         lines = read_prompts(args.list)
         args.shard = args.shard or shard_of_array()
     except ValueError as error:  # BadPrompts too
         raise InputError(f"{error}".rstrip(".") + ".", "See python -m backend batch --help.") from error
+    kinds = tuple((read_json(BUILT_IN) or {}).get("kinds", ()))
     seen: set[str] = set()
     jobs: dict[str, Job] = {}
     for line in lines:
@@ -93,7 +96,8 @@ def read_jobs(args: argparse.Namespace) -> list[Job]:
         try:
             if settings not in seen:
                 resolve(job.preset, {"job": job.overrides})
-            _check_words(job)
+            if job.prior == "mini" and kinds:  # it knows some words alone; without torch, which takes seconds
+                reading.read_object(job.prompt, job.negative, kinds)
         except (DreamFlowError, reading.NotUnderstood) as error:
             raise InputError(f"Line {line.number}: {error.message}", error.todo) from error
         seen.add(settings)
@@ -110,11 +114,3 @@ def _job(line: Line, args: argparse.Namespace) -> Job:
     key = job.key()
     folder = default_folder(prompt, job.seed, args.out)
     return replace(job, id=key[:12], folder=str(folder.with_name(f"{folder.name}-{key[:KEY]}")))
-
-
-def _check_words(job: Job) -> None:
-    """Of the built-in prior, which knows some words alone; raises NotUnderstood. Without torch, which takes seconds."""
-    if job.prior == "mini":
-        stated = read_json(Path(__file__).parents[1] / "mini" / "base" / "dreamflow.json") or {}
-        if kinds := stated.get("kinds"):
-            reading.read_object(job.prompt, job.negative, tuple(kinds))

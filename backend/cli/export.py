@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, TextIO
 
+from dreamflow_blender.contract.files import is_link
 from dreamflow_blender.contract.wire import show_text
 
 FORMATS = "glb,obj,ply,stl,3mf,usdz"
@@ -41,12 +42,16 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """The exit code. Raises DreamFlowError."""
+    from backend.errors import InputError
     from backend.jobs.folder import read_job
     from backend.results.export import Placing, export
 
     formats = [name.strip().lower() for name in args.format.split(",") if name.strip()]
     placing = Placing(args.height, args.origin, args.up)
-    done = export(read_job(args.folder), formats, placing, args.out or args.folder / "export")
+    where = args.out or args.folder / "export"
+    if args.out is None and is_link(where):  # in a job's folder that somebody sent
+        raise InputError(f"{where} is a link to another place.", "Choose a folder of your own with --out.")
+    done = export(read_job(args.folder), formats, placing, where)
     if args.json:
         paths = [str(path) for path in done.paths]
         out.write(json.dumps({"files": paths, "size": done.size, "open_edges": done.open_edges}) + "\n")

@@ -88,7 +88,7 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
     for name in formats:
         if name not in UP:
             raise InputError(f"There is no format {name!r}.", f"Choose of {', '.join(UP)}.")
-        if placing.up not in ("", UP[name]) and name in FIXED_UP:
+        if name in FIXED_UP and placing.up not in ("", UP[name]):
             raise InputError(
                 f"{name.upper()} is always {UP[name]} up: {FIXED_UP[name]}.", "Leave out --up, or the format."
             )
@@ -100,11 +100,12 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
         "ply": lambda mesh, png, name: ply_files(mesh, png, name),
         "stl": lambda mesh, _, name: {f"{name}.stl": stl_bytes(mesh)},
         "3mf": lambda mesh, _, name: {f"{name}.3mf": threemf_bytes(mesh, job.prompt)},
-        "usdz": lambda mesh, png, name: {f"{name}.usdz": usdz_bytes(turned(mesh), png, name)},
+        "usdz": lambda mesh, png, name: {f"{name}.usdz": usdz_bytes(mesh, png, name)},
     }
     files: dict[str, bytes] = {}
     for name in formats:  # all of them before the first is written
-        upright = turned(mesh) if (placing.up or UP[name]) == "y" and name not in FIXED_UP else mesh
+        turn = (placing.up or UP[name]) == "y" and name != "glb"  # its writer turns the mesh itself
+        upright = turned(mesh) if turn else mesh
         files |= write[name](upright, png, slug(job.prompt))
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -186,6 +186,7 @@ def test_without_usd_core_it_says_what_to_install(job, monkeypatch):
 
 def test_the_command_line(job, capfd):
     from backend.__main__ import main
+    from backend.cli.export import FORMATS
 
     folder = Path(job.folder)
     (folder / "job.json").write_text(
@@ -197,5 +198,18 @@ def test_the_command_line(job, capfd):
     assert said[-1] == "0.500 x 1.000 x 1.000 m, closed"
     assert main(["export", job.folder, "--format", "obj", "--height", "1", "--json"]) == 0
     assert json.load(io.StringIO(capfd.readouterr().out))["open_edges"] == 0
+    assert tuple(FORMATS.split(",")) == tuple(UP)  # what --help names
     assert main(["export", job.folder, "--format", "fbx"]) == 2
     assert "no format 'fbx'" in capfd.readouterr().err
+
+
+def test_a_link_in_the_jobs_folder_leads_nothing_elsewhere(job, tmp_path, capsys):
+    from backend.__main__ import main
+
+    folder, mine = Path(job.folder), tmp_path / "mine"
+    mine.mkdir()
+    (folder / "export").symlink_to(mine, target_is_directory=True)
+    said = {"job": {"id": "1", "kind": "generate", "prompt": "a mug", "folder": "x"}}
+    (folder / "job.json").write_text(json.dumps(said))
+    assert main(["export", job.folder, "--format", "obj"]) == 2
+    assert "link" in capsys.readouterr().err and list(mine.iterdir()) == []
