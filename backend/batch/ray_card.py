@@ -22,6 +22,7 @@ from backend.jobs.drive import Begin, End
 from backend.jobs.folder import versions
 from dreamflow_blender.contract import protocol as p
 
+THREADS = "DREAMFLOW_KEEPS_OMP"  # set where OMP_NUM_THREADS is the user's
 HELD_SECONDS = 15.0  # for the worker of a card that was lost, which ends by itself
 TEXT = 2000  # characters of a log that are sent
 
@@ -29,7 +30,7 @@ TEXT = 2000  # characters of a log that are sent
 class Card:
     """A Ray actor. `work` takes one job at a time; the others answer meanwhile."""
 
-    def __init__(self, root: str, store: str, cwd: str, retry: bool) -> None:
+    def __init__(self, root: str, store: str, cwd: str, retry: bool, command: tuple[str, ...]) -> None:
         import ray
         from ray.util import metrics
 
@@ -38,9 +39,9 @@ class Card:
         self._root, self._retry = Path(root), retry
         self._store = Store(store) if store else None
         environment = dict(os.environ)
-        if environment.get("DREAMFLOW_OMP_THREADS") is None:  # Ray's own, which would change a job's bytes
+        if not environment.pop(THREADS, ""):  # Ray's own, which would change a job's bytes
             environment.pop("OMP_NUM_THREADS", None)
-        self._worker = ResidentWorker(environment)
+        self._worker = ResidentWorker(environment, command)
         self._stopped = threading.Event()
         self._now: dict[str, Any] = {}
         self._node = f"{platform.node()} ({ray.util.get_node_ip_address()})"

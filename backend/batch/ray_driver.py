@@ -13,11 +13,11 @@ import os
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from backend.batch.ray_card import THREADS, Card
 from backend.batch.resident_worker import CRASHED
 from backend.batch.share import DONE, ENDS_THE_PROCESS, RUNNING, SKIPPED, STOPPED, WAITING, Share, state_of
 from backend.batch.store import Store
@@ -29,6 +29,7 @@ TRIES = 10  # of a job that is cut short again and again, by its process's or it
 HELD = 40  # times that a job is found in other hands before it is left to them
 TICK = 1.0  # seconds between two looks at the cards
 SHOWN_EVERY = 30.0  # seconds between two lines about what is running
+LOST_SECONDS = 300.0  # to wait for a lost card where there is no other
 LEAVE = 60.0  # seconds that running jobs have for their checkpoint
 INSTALL = "Install it into the backend's environment: pip install -r requirements-ray.txt"
 LOCAL = "local"  # --ray without an address: a cluster of this machine alone
@@ -37,41 +38,54 @@ OK, SOME_FAILED = 0, 1
 Say = Callable[[str], None]
 
 
-def run_on_ray(args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say) -> int:
-    """The exit code. Raises InputError where Ray is missing or nodes have other versions, DeviceError without cards."""
+def run_on_ray(
+    args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say, command: tuple[str, ...] = ()
+) -> int:
+    """The exit code. Raises InputError where Ray is missing or nodes have other versions, DeviceError without cards.
+
+    command  what a card starts in place of its Python's backend
+    """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: a job is no background task
     try:
         import ray
     except ImportError as error:
         raise InputError("--ray needs the package ray, which is not installed.", INSTALL) from error
     local = {"_node_ip_address": "127.0.0.1"} if args.ray == LOCAL else {"address": args.ray}
     passed = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    passed |= {
-        name: os.environ[name] for name in ("DREAMFLOW_CACHE", "OMP_NUM_THREADS") if name in os.environ
-    }
+    kept = ("DREAMFLOW_CACHE", "OMP_NUM_THREADS")
+    passed |= {name: os.environ[name] for name in kept if name in os.environ}
+    passed |= {THREADS: "yes"} if "OMP_NUM_THREADS" in os.environ else {}
+    driver = Driver(args, jobs, share, say, command)
+    before = {number: signal.signal(number, driver.stop) for number in STOPS}
     try:
         ray.init(
             **local, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             runtime_env={"env_vars": passed},
         )  # fmt: skip
+        for number in STOPS:  # Ray has put its own there
+            signal.signal(number, driver.stop)
+        return driver.work()
     except (ConnectionError, RuntimeError, ValueError) as error:
+        if ray.is_initialized():
+            raise
         raise InputError(
             f"The Ray cluster at {args.ray} cannot be joined: {str(error).splitlines()[0]}",
             "Check the address, and that ~/.ray/auth_token is the cluster's (ray get-auth-token).",
         ) from error
-    driver = Driver(args, jobs, share, say)
-    try:
-        with driver.listening():
-            return driver.work()
     finally:
         ray.shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Driver:
     """The cards of a cluster and what is left of the list."""
 
-    def __init__(self, args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say) -> None:
-        self._args, self._share, self._say = args, share, say
+    def __init__(
+        self, args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say, command: tuple[str, ...]
+    ) -> None:
+        self._args, self._share, self._say, self._command = args, share, say, command
         self._places = {job.folder: number for number, job in enumerate(jobs, 1)}
         self._store = Store(args.store) if args.store else None
         self._left: deque[Job] = deque(jobs)
@@ -79,50 +93,63 @@ class Driver:
         self._held: Counter[str] = Counter()
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, Job]] = {}  # by Ray's reference
+        self._lost: dict[Any, Any] = {}  # cards, by the reference that says that they are there again
         self._failed = 0
         self._signal = 0
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """SIGINT and SIGTERM are taken down: the jobs that run then keep what there is."""
-
-        def heard(number: int, _frame: object) -> None:
-            self._signal = number
-
-        before = {number: signal.signal(number, heard) for number in STOPS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def stop(self, number: int, _frame: object) -> None:
+        """SIGINT's and SIGTERM's handler: the jobs that run keep what there is, and no other one begins."""
+        self._signal = number
 
     def work(self) -> int:
         """The exit code."""
         import ray
 
+        if self._signal:
+            return self._stop()
         self._left = deque(job for job in self._left if self._is_due(job))
         if not self._left:
             return OK
         self._idle = self._cards(min(len(self._left), self._count()))
-        shown = time.monotonic()
-        while self._running or (self._left and self._idle and not self._signal):
+        shown = worked = time.monotonic()
+        while self._running or (self._left and (self._idle or self._lost) and not self._signal):
             while self._left and self._idle and not self._signal:  # one job a card: no queue builds up in Ray
                 card, job = self._idle.pop(), self._left.popleft()
                 self._running[card.work.remote(encode_job(job))] = card, job
                 self._line(job, f"{job.prompt}: {job.folder}")
-            ended, _ = ray.wait(list(self._running), timeout=TICK)
+            ended, _ = ray.wait([*self._running, *self._lost], timeout=TICK)
             for reference in ended:
-                self._take(reference)
+                self._look_for(reference) if reference in self._lost else self._take(reference)
             if self._signal:
                 return self._stop()
-            if time.monotonic() - shown > SHOWN_EVERY:
-                shown = time.monotonic()
+            now = time.monotonic()
+            if self._running:
+                worked = now
+            elif now - worked > LOST_SECONDS:
+                break
+            if now - shown > SHOWN_EVERY:
+                shown = now
                 self._show()
         if self._signal:
             return self._stop()
         if self._left:
             self._say("No card is left that can work. The same command goes on when that is mended.")
         return SOME_FAILED if self._left or self._failed else OK
+
+    def _look_for(self, reference: Any) -> None:
+        """A card that was lost: whether Ray has started it again, on another node where there is room."""
+        import ray
+
+        card = self._lost.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.ActorUnavailableError:
+            time.sleep(TICK)
+            self._lost[card.about.remote()] = card
+        except ray.exceptions.RayActorError:
+            return  # never
+        else:
+            self._idle.append(card)
 
     def _is_due(self, job: Job) -> bool:
         if self._store:
@@ -151,12 +178,17 @@ class Driver:
         """Actors, on whichever nodes have room. InputError where their versions are not this process's."""
         import ray
 
-        from backend.batch.ray_card import Card
         from backend.jobs.folder import versions
 
         gpus = self._args.gpus_per_job if self._on_cards(ray.cluster_resources()) else 0
         actor = ray.remote(Card).options(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_concurrency=4)
-        place = (str(self._args.out), self._args.store or "", str(Path.cwd()), self._args.retry)
+        place = (
+            str(self._args.out),
+            self._args.store or "",
+            str(Path.cwd()),
+            self._args.retry,
+            self._command,
+        )
         cards = [actor.remote(*place) for _ in range(count)]
         own = {**versions(), "ray": ray.__version__}
         abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
@@ -176,10 +208,8 @@ class Driver:
         card, job = self._running.pop(reference)
         try:
             said = json.loads(ray.get(reference))
-        except (
-            ray.exceptions.RayActorError
-        ) as error:  # Ray starts the actor again, on another node where one is lost
-            self._idle.append(card)
+        except ray.exceptions.RayActorError as error:
+            self._lost[card.about.remote()] = card
             self._again(job, f"its node or process was lost ({type(error).__name__})")
             return
         state, node = said["state"], said["node"]

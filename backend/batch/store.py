@@ -39,6 +39,7 @@ class Store:
         there = f"{self._root}/{folder.name}"
         with disk_errors(folder):
             found = {f"{there}/{path.relative_to(folder).as_posix()}": path for path in _files(folder)}
+            sent: dict[str, tuple[int, int]] = {}
             with self._disk.transaction:
                 for address, path in found.items():
                     status = path.stat()
@@ -47,7 +48,8 @@ class Store:
                         self._disk.makedirs(address.rpartition("/")[0], exist_ok=True)
                         with self._disk.open(address, "wb") as out, path.open("rb") as source:
                             shutil.copyfileobj(source, out, 1 << 20)
-                        self._sent[address] = mark
+                        sent[address] = mark
+            self._sent |= sent  # none before all have arrived
             for address in self._listed(there):
                 if address not in found:
                     self._disk.rm_file(address)
