@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from backend.diffusion.camera_label import camera_label
-from backend.diffusion.denoiser import from_prediction, scale_in
+from backend.diffusion.convention import CONVENTIONS, scale_in
 from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.objects.sphere_trace import Views
@@ -61,7 +61,7 @@ class Judge:
             v = self.unet(
                 z * scale_in(level), t, encoder_hidden_states=hidden, class_labels=self.label
             ).sample
-            found.append(from_prediction(v, z, level, "v_prediction"))
+            found.append(CONVENTIONS["v_prediction"].denoised(v, z, level))
         return found[0] if guidance == 1 else found[1] + guidance * (found[0] - found[1])
 
     def sample(self, prompt: str, frames: int, seed: int) -> Tensor:

@@ -87,7 +87,7 @@ def _list(args: argparse.Namespace, out: TextIO) -> int:
             out.write(json.dumps(asdict(job)) + "\n")
         else:
             about = f"{job.state:<11}  {megabytes(job.size):>9}  {job.progress:<18}"
-            out.write(f"{about}  {show_text(job.folder)}   {show_text(job.prompt)}\n")
+            out.write(show_text(f"{about}  {job.folder}   {job.prompt}") + "\n")
     if not found and not args.json:
         out.write(f"There are no jobs in {show_text(str(args.root))}.\n")
     return 0
@@ -115,9 +115,9 @@ def _show(args: argparse.Namespace, out: TextIO) -> int:
         "set": "  ".join(f"{name}={json.dumps(value)}" for name, value in job.overrides.items()),
         "files": "  ".join(record["files"]),
     }  # fmt: skip
-    out.writelines(f"{name:<12} {show_text(value)}\n" for name, value in rows.items() if value)
+    out.writelines(show_text(f"{name:<12} {value}") + "\n" for name, value in rows.items() if value)
     if listed.state not in ("running", "finished", "unreadable"):
-        out.write(to_go_on(args.folder) + "\n")
+        out.write(show_text(to_go_on(args.folder)) + "\n")
     return 0
 
 

@@ -1,7 +1,6 @@
-"""Epsilon and v networks as one function D(z, level), in variance-exploding variables.
+"""Networks as one function D(z, level), in variance-exploding variables: z = x + sigma n, n ~ N(0, I).
 
-z = x + sigma n, n ~ N(0, I). A network trained on sqrt(alpha_bar) x + sqrt(1 - alpha_bar) n sees
-z / sqrt(1 + sigma^2), since 1 / sqrt(1 + sigma^2) = sqrt(alpha_bar), and a timestep that may be fractional.
+What a network sees of z and what it answers is its convention (convention.py).
 """
 
 from __future__ import annotations
@@ -9,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from backend.diffusion.convention import CONVENTIONS, Convention, Prediction
 from backend.diffusion.graphs import Graphs, Inputs
 from backend.diffusion.schedule import NoiseLevel
-
-Prediction = Literal["epsilon", "v_prediction"]
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,24 @@ class Network:
     takes_camera: bool = False  # whether it takes the camera as a label, or in words alone
     frames: int = 1  # views of a ring, neighbours in a batch, that its self-attention joins
 
+    @property
+    def convention(self) -> Convention:
+        """How it reads z and what it answers."""
+        return CONVENTIONS[self.prediction]
+
     def predict(
         self, z: Tensor, level: NoiseLevel, text: Text, who: str = "D_p", camera: Tensor | None = None
     ) -> Tensor:
-        """The raw output, epsilon or v, [B,C,h,w] float32, for z [B,C,h,w] and B rows of text.
+        """The raw output, as its convention has it, [B,C,h,w] float32, for z [B,C,h,w] and B rows of text.
 
         who     tells D_p from D_phi, which may be the same UNet with adapters
         camera  [B,E] float32, D_phi's: added to what the UNet makes of the timestep
         """
         inputs = {
-            "sample": (z * scale_in(level)).to(self.dtype),
-            "timestep": torch.full((len(z),), level.timestep, dtype=torch.float32, device=z.device),
+            "sample": (z * self.convention.scale_in(level)).to(self.dtype),
+            "timestep": torch.full(
+                (len(z),), self.convention.timestep(level), dtype=torch.float32, device=z.device
+            ),
             "hidden": text.hidden.to(self.dtype),
         }
         if text.pooled is not None:
@@ -147,35 +152,9 @@ def added_to_time(unet: Any, extra: Tensor | None) -> Iterator[None]:
         hook.remove()
 
 
-def scale_in(level: NoiseLevel) -> float:
-    """1 / sqrt(1 + sigma^2), which is sqrt(alpha_bar)."""
-    return float((1 + level.sigma**2) ** -0.5)
-
-
-def from_prediction(output: Tensor, z: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
-    """D(z) from a network's output, both [B,C,h,w].
-
-    epsilon: z - sigma eps;  v: z / (1 + sigma^2) - sigma / sqrt(1 + sigma^2) v
-    """
-    c = scale_in(level)
-    if prediction == "epsilon":
-        return z - level.sigma * output
-    return z * c**2 - level.sigma * c * output
-
-
-def to_prediction(x: Tensor, noise: Tensor, level: NoiseLevel, prediction: Prediction) -> Tensor:
-    """What a perfect network would answer for z = x + sigma noise: the target of its training.
-
-    epsilon: n;  v: sqrt(alpha_bar) n - sqrt(1 - alpha_bar) x
-    """
-    if prediction == "epsilon":
-        return noise
-    return scale_in(level) * (noise - level.sigma * x)
-
-
 def denoise(network: Network, z: Tensor, level: NoiseLevel, text: Text) -> Tensor:
     """D(z) [B,C,h,w], conditional, unguided."""
-    return from_prediction(network.predict(z, level, text), z, level, network.prediction)
+    return network.convention.denoised(network.predict(z, level, text), z, level)
 
 
 def denoise_guided(
@@ -192,6 +171,6 @@ def denoise_guided(
         negative = negative.repeated(len(z)).seen_from(text.label)
     twice = torch.cat((z, z))
     output = network.predict(twice, level, join(text, negative))
-    both = from_prediction(output, twice, level, network.prediction)
+    both = network.convention.denoised(output, twice, level)
     with_text, without = both.chunk(2)
     return without + guidance_scale * (with_text - without)

@@ -16,7 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Generator, Tensor, nn
 
 from backend.diffusion.camera_label import camera_label
-from backend.diffusion.denoiser import Network, Text, from_prediction, to_prediction
+from backend.diffusion.denoiser import Network, Text
 from backend.diffusion.schedule import NoiseLevel
 from backend.errors import ModelError
 from backend.scene.camera import Camera
@@ -78,7 +78,7 @@ class LoRAPhi:
         """
         x = x.detach()
         noise = torch.randn(x.shape, generator=generator, device=generator.device).to(x)
-        target = to_prediction(x, noise, level, self.network.prediction)
+        target = self.network.convention.answer(x, noise, level)
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate * min(1.0, (self.steps + 1) / max(1, self.warmup))
         self._optimizer.zero_grad(set_to_none=True)
@@ -94,7 +94,7 @@ class LoRAPhi:
         """D_phi(z) [B,C,h,w], without a gradient."""
         with self._active():
             output = self._predict(z, level, camera)
-        return from_prediction(output, z, level, self.network.prediction)
+        return self.network.convention.denoised(output, z, level)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, AdamW's moments and the step count, as tensors that safetensors can hold."""

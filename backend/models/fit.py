@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.diffusion.camera_label import CAMERA_NUMBERS
-from backend.diffusion.denoiser import Prediction
+from backend.diffusion.convention import Prediction
 from backend.diffusion.prior import PriorSpec
 from backend.errors import ModelError
 

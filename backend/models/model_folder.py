@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from backend.diffusion.denoiser import Prediction
+from backend.diffusion.convention import Prediction
 from backend.diffusion.prior import PriorSpec
 from backend.errors import ModelError
 from backend.models import mvdream

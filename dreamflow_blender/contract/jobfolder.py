@@ -7,11 +7,11 @@ import os
 import re
 import unicodedata
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from .files import is_file, open_plain, read_plain
-from .protocol import BadMessage, Event, Job, Progress, decode, decode_job
+from .protocol import BadMessage, Event, Job, Progress, decode
+from .wire import build
 
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 NUMBERED = re.compile(r"(albedo|snapshot|original)_[0-9]+\.png")
@@ -109,12 +109,11 @@ class JobFolder:
         """The job, wherever its folder is now. Raises OSError, and BadMessage where job.json describes none."""
         text = read_plain(self.job, MOST)
         try:
-            job = decode_job(json.dumps(json.loads(text)["job"]))
+            return build(Job, json.loads(text)["job"] | {"folder": str(self.path)})
         except BadMessage:
             raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadMessage(self.job.name, "a job", error) from error
-        return replace(job, folder=str(self.path))
 
     def last_event(self) -> Event | None:
         """The newest event; None where none can be read. A line that a crash has torn does not count."""

@@ -5,19 +5,11 @@ from typing import Any, cast
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from backend.diffusion.denoiser import (
-    Network,
-    Prediction,
-    Text,
-    denoise,
-    denoise_guided,
-    join,
-    scale_in,
-    to_prediction,
-)
+from backend.diffusion.convention import CONVENTIONS, Prediction, flow_time, scale_in
+from backend.diffusion.denoiser import Network, Text, denoise, denoise_guided, join
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 from tests.tools import tiny_models
 from tests.tools.tiny_models import BETAS
@@ -41,12 +33,12 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", CONVENTIONS)
 @pytest.mark.parametrize("p", [1.0, 0.5, 0.0123])
 def test_a_perfect_network_denoises_to_x(prediction: Prediction, p: float) -> None:
     level = NoiseLevel(min(999, 1000 * p), sigma_at(min(999, 1000 * p)), 0)
     x, n = noise(2, 4, 8, 8), noise(2, 4, 8, 8, seed=1)
-    answer = to_prediction(x, n, level, prediction)
+    answer = CONVENTIONS[prediction].answer(x, n, level)
     network = Network(lambda *_, **__: SimpleNamespace(sample=answer), prediction)
     d = denoise(network, x + level.sigma * n, level, Text(torch.zeros(2, 1, 1)))
     torch.testing.assert_close(d, x, rtol=1e-4, atol=1e-5 * max(1, level.sigma**2))
@@ -58,8 +50,44 @@ def test_predictions_are_diffusers_own(timestep: int) -> None:
     level = NoiseLevel(timestep, sigma_at(timestep), 0)
     x, n = noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
     velocity = scheduler.get_velocity(x, n, torch.tensor([timestep]))
-    torch.testing.assert_close(to_prediction(x, n, level, "v_prediction"), velocity, rtol=1e-4, atol=1e-5)
-    assert to_prediction(x, n, level, "epsilon") is n
+    torch.testing.assert_close(
+        CONVENTIONS["v_prediction"].answer(x, n, level), velocity, rtol=1e-4, atol=1e-5
+    )
+    assert CONVENTIONS["epsilon"].answer(x, n, level) is n
+
+
+@pytest.mark.parametrize("prediction", CONVENTIONS)
+def test_every_convention_gives_the_mean_of_a_gaussian_prior(prediction: Prediction) -> None:
+    """x ~ N(mu, s^2): the best network answers the mean of its target given z, and D(z) is the mean of x given z."""
+    mu, s, told = 0.7, 0.4, CONVENTIONS[prediction]
+    level = NoiseLevel(500, 1.3, 0)
+    z = noise(1, 4, 8, 8)
+    gain = s**2 / (s**2 + level.sigma**2)
+    x_mean, n_mean = mu + gain * (z - mu), (1 - gain) * (z - mu) / level.sigma
+
+    def best(sample: Tensor, timestep: Tensor, **_: Any) -> SimpleNamespace:
+        torch.testing.assert_close(sample, z * told.scale_in(level))
+        assert float(timestep) == pytest.approx(told.timestep(level))
+        return SimpleNamespace(sample=told.answer(x_mean, n_mean, level))  # targets are linear in x and n
+
+    torch.testing.assert_close(
+        denoise(Network(best, prediction), z, level, Text(torch.zeros(1, 1, 1))), x_mean
+    )
+
+
+def test_a_flow_is_a_straight_path() -> None:
+    """z_t = (1 - t) x + t n and D = z_t - t v, with t = sigma / (1 + sigma), as diffusers' flow scheduler steps it."""
+    level = NoiseLevel(500, 0.25, 0)
+    t, x, n = flow_time(level), noise(1, 4, 8, 8), noise(1, 4, 8, 8, seed=1)
+    flow, z = CONVENTIONS["flow"], x + level.sigma * n
+    assert t == pytest.approx(0.2) and flow.timestep(level) == pytest.approx(200)
+    z_t = z * flow.scale_in(level)
+    torch.testing.assert_close(z_t, (1 - t) * x + t * n)
+    v = noise(1, 4, 8, 8, seed=2)
+    torch.testing.assert_close(flow.denoised(v, z, level), z_t - t * v)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(sigmas=[t])  # one step, to sigma = 0
+    torch.testing.assert_close(scheduler.step(v, scheduler.timesteps[0], z_t).prev_sample, z_t - t * v)
 
 
 def test_the_network_sees_a_scaled_input_and_a_fractional_timestep() -> None:

@@ -9,7 +9,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load, save
 from torch import Tensor
 
-from backend.diffusion.denoiser import Network, Text, denoise, to_prediction
+from backend.diffusion.convention import CONVENTIONS
+from backend.diffusion.denoiser import Network, Text, denoise
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.schedule import noise_levels
 from backend.errors import ModelError
@@ -89,7 +90,7 @@ def test_fit_minimises_the_error_of_the_networks_own_prediction_at_a_draw_of_its
     n = noise(1, 4, 8, 8, seed=7)
     with torch.no_grad():
         output = network.predict(X + LEVEL.sigma * n, LEVEL, TEXT)
-    expected = (output - to_prediction(X, n, LEVEL, "epsilon")).square().mean()
+    expected = (output - CONVENTIONS["epsilon"].answer(X, n, LEVEL)).square().mean()
     torch.testing.assert_close(loss, expected)
     assert not loss.requires_grad
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, camera_label
-from backend.diffusion.denoiser import scale_in
+from backend.diffusion.convention import scale_in
 from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel, sigma_at

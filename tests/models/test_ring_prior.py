@@ -12,7 +12,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, camera_label
-from backend.diffusion.denoiser import scale_in
+from backend.diffusion.convention import scale_in
 from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError

@@ -9,7 +9,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from backend.diffusion.denoiser import Text, denoise, scale_in
+from backend.diffusion.convention import scale_in
+from backend.diffusion.denoiser import Text, denoise
 from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.diffusion.view_words import VIEWS

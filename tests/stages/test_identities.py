@@ -13,7 +13,8 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler
 from torch import Generator, Tensor
 
-from backend.diffusion.denoiser import Network, Prediction, Text, denoise, denoise_guided, scale_in
+from backend.diffusion.convention import Prediction, scale_in
+from backend.diffusion.denoiser import Network, Text, denoise, denoise_guided
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 from backend.models.latent_prior import LatentPrior
 from backend.scene.camera import Camera, RenderOutput, orbit
