@@ -23,6 +23,7 @@ from backend.jobs.folder import default_folder, job_so_far
 from dreamflow_blender.contract.files import is_file, read_json, write_json
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
+    CANDIDATE_SHARE,
     MAX_SEED,
     Cancelled,
     Event,
@@ -34,7 +35,6 @@ from dreamflow_blender.contract.protocol import (
 )
 from dreamflow_blender.contract.wire import show_text
 
-SHARE = 0.1  # of stage 1
 SHEET, RECORD = "candidates.png", "candidates.json"
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 Show = Callable[[Event], None]
@@ -72,7 +72,7 @@ def run(
     try:
         with driver.interrupts:
             for each in jobs:
-                end = driver.begin(each, begun[each.folder], args.until or SHARE, args.overwrite)
+                end = driver.begin(each, begun[each.folder], args.until or CANDIDATE_SHARE, args.overwrite)
                 if isinstance(end, Failed) and end.kind == InputError.kind:
                     return BAD_INPUT
                 if driver.interrupts.signal:

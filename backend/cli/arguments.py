@@ -16,7 +16,7 @@ from backend.errors import InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import is_file
 from dreamflow_blender.contract.options import add_options, typed, whole_number
-from dreamflow_blender.contract.protocol import BadMessage, Job, clean_text
+from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
 
 BOTH = ("preset", "prior", "refiner", "phi", "seed", "negative", "device", "threads")
@@ -125,7 +125,7 @@ def _add_candidates(command: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     command.add_argument(
         "--until", metavar="SHARE", type=typed(_share),
-        help="how much of stage 1 a candidate runs (default: 0.1)",
+        help=f"how much of stage 1 a candidate runs (default: {CANDIDATE_SHARE})",
     )  # fmt: skip
     command.add_argument(
         "--pick",

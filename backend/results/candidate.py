@@ -19,11 +19,11 @@ from dreamflow_blender.contract.jobfolder import JobFolder
 
 VIEWS, SIZE = 4, 192  # from the front, the right, the back and the left; pixels
 WINDOW = 0.25  # the newest share of the iterations, which the score is of
-HAZE = 0.3, 0.8  # opacities that are shown as none, and as all
+HAZE = 0.5, 0.95  # opacities that are shown as none, and as all
 
 
 def write_candidate(files: JobFolder, scene: Scene, curves: dict[str, Tensor]) -> None:
-    """candidate.png, VIEWS views in a row, and candidate.json, the figures of `score`. Raises DiskError.
+    """candidate.png, the four views in two rows, and candidate.json, the figures of `score`. Raises DiskError.
 
     curves  "gap" of stage 1, [iterations], on the CPU
     """
@@ -32,7 +32,8 @@ def write_candidate(files: JobFolder, scene: Scene, curves: dict[str, Tensor]) -
     with torch.no_grad():
         views = render_views(scene.field, scene.occupancy, cameras, background, scene.sampling)
     clear = without_haze(views.image, views.opacity, background).cpu()
-    write_bytes(files.candidate_png, png_bytes(torch.cat(list(clear), dim=1)))
+    rows = [torch.cat([clear[i], clear[i + 1]], dim=1) for i in (0, 2)]
+    write_bytes(files.candidate_png, png_bytes(torch.cat(rows)))  # square, as the panel's pictures are
     with disk_errors(files.candidate):
         write_json(files.candidate, score(curves))
 
@@ -65,5 +66,5 @@ def score(curves: dict[str, Tensor]) -> dict[str, float]:
 def read_views(path: Path) -> Tensor:
     """[VIEWS,H,W,3] in [0,1] of a candidate.png. Raises OSError."""
     with Image.open(path, formats=["PNG"]) as image:
-        strip = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255
-    return torch.stack(list(strip.chunk(VIEWS, dim=1)))
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255
+    return torch.stack([view for row in pixels.chunk(2) for view in row.chunk(2, dim=1)])

@@ -72,6 +72,7 @@ from .wire import Message, build, dump, expect, load
 from .wire import clean_text as clean_text
 
 VERSION = 1
+CANDIDATE_SHARE = 0.1  # of stage 1, unless another is asked for
 
 
 @dataclass(frozen=True)

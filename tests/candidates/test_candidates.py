@@ -10,7 +10,7 @@ from PIL import Image
 from backend.__main__ import main
 from backend.jobs import generate, listing, resume
 from backend.jobs import run as running
-from backend.results.candidate import VIEWS, score, without_haze
+from backend.results.candidate import SIZE, VIEWS, read_views, score, without_haze
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Cancelled, Finished
 from tests.tools.oracle import Oracle
@@ -76,9 +76,9 @@ def test_each_seed_stops_at_its_share_and_all_are_on_the_sheet(begun) -> None:
         figures = json.loads(files.candidate.read_text())
         assert figures["iterations"] == 10 and figures["score"] == one["score"]  # 0.4 of 24, rounded up
         assert isinstance(files.last_event(), Cancelled)
-        width, height = Image.open(files.candidate_png).size
-        assert width == VIEWS * height
-    assert Image.open(begun / "candidates.png").size[1] > 3 * height
+        assert Image.open(files.candidate_png).size == (2 * SIZE, 2 * SIZE)
+        assert read_views(files.candidate_png).shape == (VIEWS, SIZE, SIZE, 3)
+    assert Image.open(begun / "candidates.png").size[1] > 3 * SIZE
 
 
 def test_the_same_command_again_begins_nothing(begun, options, capsys) -> None:
@@ -143,7 +143,7 @@ def test_the_score_is_of_the_newest_quarter() -> None:
 
 def test_haze_goes_and_what_is_there_keeps_its_colour() -> None:
     background, red = torch.full((3,), 0.9), torch.tensor([0.8, 0.1, 0.1])
-    opacity = torch.tensor([0.0, 0.2, 0.8, 1.0]).reshape(1, 1, 4, 1)
+    opacity = torch.tensor([0.0, 0.5, 0.95, 1.0]).reshape(1, 1, 4, 1)
     image = red * opacity + background * (1 - opacity)
     shown = without_haze(image, opacity, background)
     torch.testing.assert_close(shown[0, 0], torch.stack([background, background, red, red]))
