@@ -107,7 +107,7 @@ def test_candidates_wait_on_the_disk_until_one_is_chosen(user):
     assert [entry.job.seed for entry in rest] == [42, 44, 45]
     assert bpy.ops.dreamflow.leave_candidates(group=rest[0].candidate_of) == {"FINISHED"}
     assert not jobs.get_store().to_choose() and not jobs.get_store().to_offer()
-    left = jobs.get_store().history()[0]
+    left = next(entry for entry in jobs.get_store().history() if entry.state == "cancelled")
     assert history.what_became(left).startswith("candidate, not chosen") and left.can_resume
     assert bpy.ops.dreamflow.resume_job(job_id=left.job.id) == {
         "FINISHED"
