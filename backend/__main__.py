@@ -58,8 +58,10 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
                 args, jobs, arguments, out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
             )
         if args.command == "worker":
+            from backend.models.resident import RESIDENT
             from backend.worker.desk import serve
 
+            RESIDENT.keeping = args.keep_models
             serve()
         if args.command == "resume":
             job = read_job(args.folder)

@@ -20,6 +20,7 @@ from backend.files import disk_errors
 from backend.interrupts import Interrupts
 from backend.jobs.drive import Begin, Control, End, Events, begin, drive
 from backend.jobs.folder import default_folder, job_so_far
+from backend.models.resident import RESIDENT
 from dreamflow_blender.contract.files import is_file, read_json, write_json
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
@@ -69,6 +70,7 @@ def run(
         each.folder: None if args.overwrite else job_so_far(each) for each in jobs
     }  # all before any is begun
     driver = Driver(out, display, begin, {each.folder: number for number, each in enumerate(jobs, 1)})
+    RESIDENT.keeping = True  # the networks are read once for all of them
     try:
         with driver.interrupts:
             for each in jobs:

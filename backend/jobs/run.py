@@ -30,6 +30,7 @@ from backend.jobs.record import (
 )
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
+from backend.models.resident import RESIDENT
 from backend.objects import grammar
 from backend.results.deliver import STEPS, Delivered
 from backend.stages.checkpoint import RunState
@@ -56,7 +57,7 @@ THREADS = torch.get_num_threads()  # torch's own choice, whatever the jobs of th
 def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Event, None, None]:
     """The events of the job in this folder, which stays locked until its end."""
     with locked(folder):
-        began = time.monotonic()
+        began, RESIDENT.read = time.monotonic(), 0
         started = start()
         work, saved = started.work, started.saved
         setup = prepare(work, saved, started.record)
@@ -239,6 +240,7 @@ def deliver(
     took = time.monotonic() - began
     figures = delivered.figures | {f"seconds_{name}": s for name, s in recorder.log.seconds.items()}
     figures["seconds"] = round(took, 2)
+    figures["networks_read"] = RESIDENT.read
     figures["memory_gb"] = round(peak_gb(setup.device), 2)
     clock = recorder.clock
     figures["share_checkpoints"] = (clock.checkpoint.spent + recorder.writer.seconds) / took

@@ -50,7 +50,7 @@ A job has exactly one of finished, cancelled and failed, and it is the last. `st
 one of STAGES, "deliver" (charts, bake, export), or at the beginning of a refine job "fit" (its colours are learnt).
 The snapshots of a refine job are pictures: the texture as it stands, in the UVs that the result will have.
 `figures` are numbers by name: "seconds" and "seconds_STAGE" (s), "memory_gb" (the most that the process held so far),
-"faces", "texture_px", and whatever else was measured.
+"networks_read" (from the disk), "faces", "texture_px", and whatever else was measured.
 """
 
 from __future__ import annotations
