@@ -127,7 +127,7 @@ class DREAMFLOW_OT_roll_seed(BaseOperator):
     bl_idname = "dreamflow.roll_seed"
     bl_label = "Random seed"
     bl_description = "Pick a random seed"
-    bl_options = {"UNDO", "INTERNAL"}  # noqa: RUF012
+    bl_options = {"UNDO"}  # noqa: RUF012
 
     def run(self, context: bpy.types.Context) -> None:
         context.scene.dreamflow.seed = random.randrange(100_000)
@@ -137,13 +137,15 @@ class DREAMFLOW_OT_put_word(BaseOperator):
     bl_idname = "dreamflow.put_word"
     bl_label = "Use this word"
     bl_description = "Put this word into the prompt"
-    bl_options = {"UNDO", "INTERNAL"}  # noqa: RUF012
+    bl_options = {"UNDO"}  # noqa: RUF012
 
     kind: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     colour: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     refine: BoolProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
 
     def run(self, context: bpy.types.Context) -> None:
+        if not (self.kind or self.colour):  # as from the search
+            raise ValueError("Choose a word in the menus Things and Colors")
         settings = context.scene.dreamflow_refine if self.refine else context.scene.dreamflow
         settings.prompt = put_word(settings.prompt, models.known_kinds(), self.kind, self.colour)
 

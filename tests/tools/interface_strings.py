@@ -21,7 +21,7 @@ MODULES = (
     ROOT / "gather" / "object.py",
 )
 MORE = {  # single words that are drawn in the middle of a line
-    "of", "at", "seed", "stopped", "interrupted", "failed", "licence", "about", "included", "none", "sharpens",
+    "of", "at", "seed", "stopped", "interrupted", "failed", "about", "included", "none", "sharpens",
     "repaints",
 }  # fmt: skip
 NAMES = {  # of Blender's own, of data, or the same in every language

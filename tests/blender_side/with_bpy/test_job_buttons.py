@@ -52,6 +52,25 @@ def test_mark_as_asset(user, tmp_path, monkeypatch):
         assert tuple(made.preview.image_size) == (64, 64)
     assert "Update asset" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
 
+    made.asset_clear()  # a copy goes into the library, and this file has no second asset of it
+    preferences = addon.preferences()
+    preferences.asset_author, preferences.asset_license = "Zoë", "CC0"
+    bpy.ops.preferences.asset_library_add(directory=str(tmp_path))
+    library = bpy.context.preferences.filepaths.asset_libraries[-1].name
+    try:
+        assert bpy.ops.dreamflow.mark_asset(library=library) == {"FINISHED"} and made.asset_data is None
+    finally:
+        bpy.ops.preferences.asset_library_remove(
+            index=len(bpy.context.preferences.filepaths.asset_libraries) - 1
+        )
+    with bpy.data.libraries.load(
+        str(tmp_path / f"{bpy.path.clean_name(made.name)}.blend"), assets_only=True
+    ) as (there, here):
+        here.objects = there.objects
+    assert (here.objects[0].asset_data.author, here.objects[0].asset_data.license) == ("Zoë", "CC0")
+    bpy.data.objects.remove(here.objects[0])
+    assert bpy.ops.dreamflow.mark_asset() == {"FINISHED"} and made.asset_data.author == "Zoë"
+
     (past,) = jobs.get_store().history()
     bpy.ops.dreamflow.import_result(job_id=past.job.id)
     (tmp_path / "preview.png").write_bytes((past.folder / "preview.png").read_bytes())

@@ -186,13 +186,17 @@ def test_blenders_menus_lead_here_and_back(enabled):
 
 def test_every_operator_is_described_and_fails_politely(enabled, monkeypatch):
     """Called without what it needs, as from the search, each says what to do."""
-    for cls in dreamflow_blender.registration.CLASSES:
-        if issubclass(cls, bpy.types.Operator):
-            assert cls.bl_description and cls.bl_label
+    classes = [cls for cls in dreamflow_blender.registration.CLASSES if issubclass(cls, bpy.types.Operator)]
+    for cls in classes:
+        assert cls.bl_description and cls.bl_label and "INTERNAL" not in cls.bl_options
+    drawn = layout.Fake()  # what F3 looks through: menus
+    for draw in (menus.draw_add, *(menu.draw for menu in menus.CLASSES)):
+        draw(SimpleNamespace(layout=drawn), bpy.context)
+    found = {name for name, _, _ in drawn.operators}
     monkeypatch.setattr(addon, "offline_reason", lambda: "")
-    for name in ("resume_job", "delete_job", "move_queued", "vary_job", "import_result", "fetch_model"):
+    for name in sorted({cls.bl_idname for cls in classes} - found - {"dreamflow.refine_built_in"}):
         with pytest.raises(RuntimeError, match="Choose a"):
-            getattr(bpy.ops.dreamflow, name)()
+            getattr(bpy.ops.dreamflow, name.partition(".")[2])()
 
 
 def test_history_has_pages_reasons_favourites_and_a_filter(enabled):
