@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from backend.candidates import candidates
 from backend.cli import batch as cli_batch
 from backend.cli import doctor
 from backend.cli import export as cli_export
@@ -59,12 +60,18 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
                 args, jobs, arguments, out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
             )
         if args.command == "worker":
+            from backend.models.resident import RESIDENT
             from backend.worker.desk import serve
 
+            RESIDENT.keeping = args.keep_models
             serve()
         if args.command == "resume":
             job = read_job(args.folder)
             request: Begin | Finished = begin_again(job) if args.overwrite else Resume(str(args.folder))
+        elif args.command == "generate" and any((args.candidates, args.until, args.pick)):
+            return candidates.run(
+                args, to_job(args), out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
+            )
         else:
             job = to_job(args)
             request = as_request(job)

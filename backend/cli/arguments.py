@@ -15,11 +15,12 @@ from backend.cli import settings as cli_settings
 from backend.errors import InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import is_file
-from dreamflow_blender.contract.options import add_options, typed
-from dreamflow_blender.contract.protocol import BadMessage, Job, clean_text
+from dreamflow_blender.contract.options import add_options, typed, whole_number
+from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
 
 BOTH = ("preset", "prior", "refiner", "phi", "seed", "negative", "device", "threads")
+MOST_CANDIDATES = 16
 GENERATE = (*BOTH, "stages")
 REFINE = ("strength", "texture_size", "material", "front", *BOTH)
 
@@ -30,6 +31,7 @@ examples:
   python -m backend generate "a red duck" --set delivery.max_faces=null --set delivery.texture_size=2048
   python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
+  python -m backend generate "a red mug" --candidates 4
   python -m backend generate "a red mug" --continue
 
 The last one begins the job, goes on with it, or does nothing where it is done: a script may repeat it.
@@ -71,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
     add_options(g, GENERATE)
     _add_job_arguments(g, "out/PROMPT-SEED")
+    _add_candidates(g)
     r = commands.add_parser(
         "refine",
         help="give an object of your own a better texture",
@@ -113,6 +116,36 @@ def _add_job_arguments(command: argparse.ArgumentParser, folder: str) -> None:
     command.add_argument(
         "--json", action="store_true", help="one JSON event a line, and nothing else on stdout"
     )
+
+
+def _add_candidates(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--candidates", metavar="N", type=typed(_count),
+        help="begin N seeds, from --seed on, and show them side by side: go on with the one that you like",
+    )  # fmt: skip
+    command.add_argument(
+        "--until", metavar="SHARE", type=typed(_share),
+        help=f"how much of stage 1 a candidate runs (default: {CANDIDATE_SHARE})",
+    )  # fmt: skip
+    command.add_argument(
+        "--pick",
+        choices=("best",),
+        help="go on at once with the candidate that the prior is most content with",
+    )
+
+
+def _count(text: str) -> int:
+    number = whole_number(text)
+    if not 2 <= number <= MOST_CANDIDATES:
+        raise ValueError(f"expected 2 to {MOST_CANDIDATES}, got {number}")
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share < 1:
+        raise ValueError(f"expected more than 0 and less than 1, got {text[:40]!r}")
+    return share
 
 
 def to_job(args: argparse.Namespace) -> Job:
