@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from backend.jobs.folder import job_so_far, read_job
 from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Job, Resume
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+READER_GONE = errno.EPIPE, errno.EIO  # of whoever read our output: a program, a terminal
 
 
 def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None = None) -> int:
@@ -105,8 +107,10 @@ def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin
             try:
                 if reader:
                     display.show(event)
-            except BrokenPipeError:  # the program that read our output has gone: keep what there is
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            except OSError as error:
+                if error.errno not in READER_GONE:
+                    raise
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep what there is
                 reader, interrupts.asked = False, True
             if interrupts.asked and not isinstance(event, End):
                 if reader:
