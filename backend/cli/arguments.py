@@ -40,7 +40,8 @@ examples:
   python -m backend generate "a red mug" --continue
 
 The last one begins the job, goes on with it, or does nothing where it is done: a script may repeat it.
-Ctrl-C, SIGTERM or closing the terminal stops after the iteration that is running and keeps what there is; sent twice, at once.
+Ctrl-C, SIGTERM or closing the terminal stops after the iteration that is running and keeps what there is;
+Ctrl-C twice stops at once.
 Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped.
 """
 
