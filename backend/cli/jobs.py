@@ -20,7 +20,7 @@ examples:
   python -m backend jobs list --root elsewhere  those below another folder
   python -m backend jobs show out/a-red-mug-42  one of them: its settings, its files, and how to go on with it
   python -m backend jobs rm out/a-red-mug-42    remove a job's files, and its folder where nothing else lies in it
-  python -m backend jobs clean                  remove the checkpoints of finished jobs
+  python -m backend jobs clean                  remove the checkpoints of finished jobs, and of candidates not chosen
 """
 
 RESUME_EXAMPLES = """\

@@ -23,6 +23,7 @@ from backend.batch.share import Share
 from backend.cli.arguments import parser
 from backend.cli.batch import read_jobs
 from backend.errors import DiskError, InputError, NumericsError
+from backend.interrupts import STOPS
 from backend.jobs.drive import Control, Events
 from backend.jobs.folder import EventLog, locked, read_job
 from dreamflow_blender.contract.jobfolder import JobFolder
@@ -96,7 +97,7 @@ def test_a_line_s_cells_are_its_job_s(batch: Callable[..., int], jobs: Jobs, tmp
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_stops_after_the_iteration_and_the_job_is_resumed(
     batch: Callable[..., int], jobs: Jobs, tmp_path: Path, number: int
 ) -> None:
