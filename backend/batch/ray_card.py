@@ -22,7 +22,6 @@ from backend.jobs.drive import Begin, End
 from backend.jobs.folder import versions
 from dreamflow_blender.contract import protocol as p
 
-THREADS = "DREAMFLOW_KEEPS_OMP"  # set where OMP_NUM_THREADS is the user's
 HELD_SECONDS = 15.0  # for the worker of a card that was lost, which ends by itself
 TEXT = 2000  # characters of a log that are sent
 
@@ -30,7 +29,9 @@ TEXT = 2000  # characters of a log that are sent
 class Card:
     """A Ray actor. `work` takes one job at a time; the others answer meanwhile."""
 
-    def __init__(self, root: str, store: str, cwd: str, retry: bool, command: tuple[str, ...]) -> None:
+    def __init__(
+        self, root: str, store: str, cwd: str, retry: bool, command: tuple[str, ...], variables: str
+    ) -> None:
         import ray
         from ray.util import metrics
 
@@ -39,8 +40,8 @@ class Card:
         self._root, self._retry = Path(root), retry
         self._store = Store(store) if store else None
         environment = dict(os.environ)
-        if not environment.pop(THREADS, ""):  # Ray's own, which would change a job's bytes
-            environment.pop("OMP_NUM_THREADS", None)
+        environment.pop("OMP_NUM_THREADS", None)  # Ray's own, which would change a job's bytes
+        environment |= json.loads(variables)
         self._worker = ResidentWorker(environment, command)
         self._stopped = threading.Event()
         self._now: dict[str, Any] = {}

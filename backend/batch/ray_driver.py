@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.batch.ray_card import THREADS, Card
+from backend.batch.ray_card import Card
 from backend.batch.resident_worker import CRASHED
 from backend.batch.share import DONE, ENDS_THE_PROCESS, RUNNING, SKIPPED, STOPPED, WAITING, Share, state_of
 from backend.batch.store import Store
@@ -32,6 +32,7 @@ SHOWN_EVERY = 30.0  # seconds between two lines about what is running
 LOST_SECONDS = 300.0  # to wait for a lost card where there is no other
 LEAVE = 60.0  # seconds that running jobs have for their checkpoint
 INSTALL = "Install it into the backend's environment: pip install -r requirements-ray.txt"
+PASSED = ("DREAMFLOW_", "OMP_NUM_THREADS", "HF_H")  # variables of this process that a card's worker gets
 LOCAL = "local"  # --ray without an address: a cluster of this machine alone
 OK, SOME_FAILED = 0, 1
 
@@ -52,16 +53,13 @@ def run_on_ray(
     except ImportError as error:
         raise InputError("--ray needs the package ray, which is not installed.", INSTALL) from error
     local = {"_node_ip_address": "127.0.0.1"} if args.ray == LOCAL else {"address": args.ray}
-    passed = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    kept = ("DREAMFLOW_CACHE", "OMP_NUM_THREADS")
-    passed |= {name: os.environ[name] for name in kept if name in os.environ}
-    passed |= {THREADS: "yes"} if "OMP_NUM_THREADS" in os.environ else {}
+    code = str(Path(__file__).parents[2])
     driver = Driver(args, jobs, share, say, command)
     before = {number: signal.signal(number, driver.stop) for number in STOPS}
     try:
         ray.init(
             **local, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            runtime_env={"env_vars": passed},
+            runtime_env={"env_vars": {"PYTHONPATH": code}},
         )  # fmt: skip
         for number in STOPS:  # Ray has put its own there
             signal.signal(number, driver.stop)
@@ -182,14 +180,10 @@ class Driver:
 
         gpus = self._args.gpus_per_job if self._on_cards(ray.cluster_resources()) else 0
         actor = ray.remote(Card).options(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_concurrency=4)
-        place = (
-            str(self._args.out),
-            self._args.store or "",
-            str(Path.cwd()),
-            self._args.retry,
-            self._command,
-        )
-        cards = [actor.remote(*place) for _ in range(count)]
+        passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+        place = str(self._args.out), self._args.store or "", str(Path.cwd())
+        given = (*place, self._args.retry, self._command, json.dumps(passed))
+        cards = [actor.remote(*given) for _ in range(count)]
         own = {**versions(), "ray": ray.__version__}
         abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
         for about in abouts:

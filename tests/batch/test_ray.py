@@ -66,7 +66,7 @@ def test_a_missing_ray_is_one_sentence_with_the_command(
 def test_a_list_over_two_actors(tmp_path: Path) -> None:
     store = tmp_path / "the store"
     (tmp_path / "l.txt").write_text("a red mug\na blue duck\na crash tree\nit fails\na green tree\n")
-    ran = alone(HERE / "ray_child.py", tmp_path, "0.5", "--ray", "--workers", 2, "--store", store.as_uri())
+    ran = alone(HERE / "ray_child.py", tmp_path, "0.5", "--ray", "--workers", 2, "--store", f"file://{store}")
     assert ran.returncode == 1, ran.stdout + ran.stderr
     counts = Counter((what, prompt) for what, prompt, *_ in log_of(tmp_path))
     assert counts == Counter(

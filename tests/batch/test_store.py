@@ -17,7 +17,7 @@ from dreamflow_blender.contract.protocol import Finished
 @pytest.fixture(params=["memory", "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place that is empty."""
-    return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else (tmp_path / "the store").as_uri()
+    return f"memory://{uuid.uuid4().hex}" if request.param == "memory" else f"file://{tmp_path}/the store"
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -56,7 +56,7 @@ def test_a_folder_goes_from_node_to_node(url: str, tmp_path: Path) -> None:
 def test_a_store_that_is_full_is_as_it_was_before(tmp_path: Path) -> None:
     import resource
 
-    url = (tmp_path / "store").as_uri()
+    url = f"file://{tmp_path}/store"
     folder, store = fill(tmp_path / "job", a_txt="old", b_txt="old"), Store(url)
     store.push(folder)
     fill(folder, a_txt="newer", b_txt="newer" * 20_000)
