@@ -18,6 +18,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("backend", "dreamflow_blender")
 BESIDE = ("blender_manifest.toml", "LICENSE", "requirements.txt")
+PAGES = ("blender.md", "refine.md")  # of docs/, as one text that every system opens
 TEXT = {".py", ".json", ".txt", ".toml", ""}  # everything else but weights stays out
 WEIGHTS = {".safetensors"}
 LEFT_OUT = ("backend/training/",)  # made the built-in prior; nothing that ships imports it
@@ -45,6 +46,8 @@ def contents(root: Path) -> dict[str, bytes]:
             continue
         raw = path.read_bytes()
         found[name] = raw.replace(b"\r\n", b"\n") if path.suffix in TEXT else raw
+    pages = [(root / "docs" / name).read_text(encoding="utf-8") for name in PAGES]
+    found["documentation.txt"] = "\n\n".join(pages).encode()
     return dict(sorted(found.items()))
 
 

@@ -152,6 +152,12 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
         description="Mark results as assets, tagged with the words of their prompts",
         default=False,
     )
+    asset_author: StringProperty(  # type: ignore[valid-type]
+        name="Author", description="Author of results that are marked as assets; empty = none"
+    )
+    asset_license: StringProperty(  # type: ignore[valid-type]
+        name="License", description="License of results that are marked as assets; empty = none"
+    )
     collection: StringProperty(  # type: ignore[valid-type]
         name="Collection",
         description="Collection for results; empty = the scene's own collection",

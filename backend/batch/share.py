@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from backend.batch.page import write_sheet
 from backend.errors import DreamFlowError
 from backend.files import disk_errors
 from backend.jobs.drive import Begin, End, as_request
@@ -70,6 +71,7 @@ class Share:
         run: Run,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._root = root
         self._records, self._jobs, self._retry, self._run = root / RECORDS, jobs, retry, run
         self._stopped = stopped
         with disk_errors(self._records):
@@ -110,6 +112,8 @@ class Share:
             end, warnings = self._run(job, prepare(job))
         except DreamFlowError as error:  # another job is in its folder, say
             end = Failed(error.kind, error.message, error.todo)
+        if isinstance(end, Finished):
+            write_sheet(self._root, job.folder)
         record = Record(
             {Finished: DONE, Cancelled: STOPPED}.get(type(end), FAILED),
             round((before.seconds if before else 0.0) + time.monotonic() - began, 1),

@@ -20,7 +20,7 @@ examples:
   python -m backend jobs list --root elsewhere  those below another folder
   python -m backend jobs show out/a-red-mug-42  one of them: its settings, its files, and how to go on with it
   python -m backend jobs rm out/a-red-mug-42    remove a job's files, and its folder where nothing else lies in it
-  python -m backend jobs clean                  remove the checkpoints of finished jobs
+  python -m backend jobs clean                  remove the checkpoints of finished jobs, and of candidates not chosen
 """
 
 RESUME_EXAMPLES = """\
@@ -60,13 +60,17 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "--root", metavar="DIR", type=Path, default=Path("out"), help="where to look (default: out)"
     )
     j.add_argument("--json", action="store_true", help="one JSON object a line")
-    commands.add_parser(
+    w = commands.add_parser(
         "worker",
         help="serve one client on standard input and output",
         description="Requests in, events out, one JSON object a line: dreamflow_blender/contract/protocol.py.",
         epilog=WORKER_EXAMPLES,
         formatter_class=raw,
     )
+    w.add_argument(
+        "--keep-models", action="store_true",
+        help="between jobs, in the machine's memory while half of it is free",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
@@ -87,7 +91,7 @@ def _list(args: argparse.Namespace, out: TextIO) -> int:
             out.write(json.dumps(asdict(job)) + "\n")
         else:
             about = f"{job.state:<11}  {megabytes(job.size):>9}  {job.progress:<18}"
-            out.write(f"{about}  {show_text(job.folder)}   {show_text(job.prompt)}\n")
+            out.write(show_text(f"{about}  {job.folder}   {job.prompt}") + "\n")
     if not found and not args.json:
         out.write(f"There are no jobs in {show_text(str(args.root))}.\n")
     return 0
@@ -115,9 +119,9 @@ def _show(args: argparse.Namespace, out: TextIO) -> int:
         "set": "  ".join(f"{name}={json.dumps(value)}" for name, value in job.overrides.items()),
         "files": "  ".join(record["files"]),
     }  # fmt: skip
-    out.writelines(f"{name:<12} {show_text(value)}\n" for name, value in rows.items() if value)
+    out.writelines(show_text(f"{name:<12} {value}") + "\n" for name, value in rows.items() if value)
     if listed.state not in ("running", "finished", "unreadable"):
-        out.write(to_go_on(args.folder) + "\n")
+        out.write(show_text(to_go_on(args.folder)) + "\n")
     return 0
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import json
+from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from backend.diffusion.savings import Savings
 from backend.errors import ModelError
 from backend.models import mvdream
 from backend.models.model_folder import ModelFolder
+from backend.models.resident import RESIDENT
 from backend.models.single_file import load_part, prefix_of, tokenizer
 from backend.weights.tokens import END, check_vocabulary, expected_filler, filler
 
@@ -40,7 +42,14 @@ def load_network(model: ModelFolder, device: torch.device) -> Network:
     """The UNet, frozen."""
     dtype = network_dtype(device)
     if model.pipeline == mvdream.PIPELINE:
-        unet = _placed(mvdream.load_unet(model.path, model.configs["unet"], model.weights, dtype), device)
+        files = tuple(file for part in ("unet", mvdream.CAMERA) for file in model.weights.get(part, ()))
+        unet: Any = RESIDENT.get(
+            json.dumps(model.configs["unet"]),
+            files,
+            dtype,
+            lambda: mvdream.load_unet(model.path, model.configs["unet"], model.weights, dtype),
+        )
+        _placed(unet, device)
     else:
         unet = _load(UNet2DConditionModel, model, "unet", device, torch_dtype=dtype)
     assert isinstance(unet, UNet2DConditionModel)
@@ -112,8 +121,15 @@ def _tokenizer(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> CLIPTo
 
 
 def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, **dtype: torch.dtype) -> Any:
+    (numbers,) = dtype.values()
+    read = partial(_read, kind, model, component, **dtype)
+    config = json.dumps([component, model.configs[component]])
+    return _placed(RESIDENT.get(config, model.weights[component], numbers, read), device)
+
+
+def _read(kind: Any, model: ModelFolder, component: str, **dtype: torch.dtype) -> nn.Module:
     if model.family:
-        return _placed(load_part(model, component, *dtype.values()), device)
+        return load_part(model, component, *dtype.values())
     variant = "fp16" if ".fp16" in model.weights[component][0].name else None
     try:
         module, info = kind.from_pretrained(
@@ -135,7 +151,8 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
             f"{model.home(component) / component} lacks {len(missing)} tensors, {missing[0]} first.",
             "Copy the model again.",
         )
-    return _placed(module, device)
+    found: nn.Module = module
+    return found
 
 
 def _placed(module: Any, device: torch.device) -> Any:

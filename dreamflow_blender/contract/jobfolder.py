@@ -7,11 +7,11 @@ import os
 import re
 import unicodedata
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from .files import is_file, open_plain, read_plain
-from .protocol import BadMessage, Event, Job, Progress, decode, decode_job
+from .protocol import BadMessage, Event, Job, Progress, decode
+from .wire import build
 
 RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 NUMBERED = re.compile(r"(albedo|snapshot|original)_[0-9]+\.png")
@@ -42,6 +42,10 @@ class JobFolder:
         self.lock = self.path / "lock"  # held while the job runs
         self.checkpoints = self.path / "checkpoints"  # folders, named 000012-texture-400
         self.snapshot = self.path / "snapshot.npz"  # the newest coarse mesh
+        self.candidate = (
+            self.path / "candidate.json"
+        )  # of a job that was begun to be chosen or not: its score
+        self.candidate_png = self.path / "candidate.png"  # and its views
         # delivered
         self.mesh_glb = self.path / "mesh.glb"
         self.mesh_npz = self.path / "mesh.npz"  # for Blender: meshfile.py
@@ -77,10 +81,11 @@ class JobFolder:
         return {path.name: str(path) for path in self._results if is_file(path)}
 
     def recoverable_files(self) -> dict[str, str]:
-        """The results, the newest snapshot and the newest checkpoint: what a cancelled job leaves."""
+        """The results, the newest snapshot and checkpoint, and a candidate's views: what a cancelled job leaves."""
         found = self.result_files()
-        if is_file(self.snapshot):
-            found[self.snapshot.name] = str(self.snapshot)
+        for path in (self.snapshot, self.candidate, self.candidate_png):
+            if is_file(path):
+                found[path.name] = str(path)
         with suppress(OSError):
             names = [p.name for p in self.checkpoints.iterdir() if not p.name.startswith(".")]
             if names:
@@ -104,12 +109,11 @@ class JobFolder:
         """The job, wherever its folder is now. Raises OSError, and BadMessage where job.json describes none."""
         text = read_plain(self.job, MOST)
         try:
-            job = decode_job(json.dumps(json.loads(text)["job"]))
+            return build(Job, json.loads(text)["job"] | {"folder": str(self.path)})
         except BadMessage:
             raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise BadMessage(self.job.name, "a job", error) from error
-        return replace(job, folder=str(self.path))
 
     def last_event(self) -> Event | None:
         """The newest event; None where none can be read. A line that a crash has torn does not count."""

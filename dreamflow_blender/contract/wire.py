@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from dataclasses import fields
+from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -103,9 +104,15 @@ def check_types(message: Any) -> None:
             raise BadMessage(f.name, f.type, value)
 
 
+@cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a type is made of; thousands of jobs are listed, and each field is looked at."""
+    return get_origin(hint), get_args(hint)
+
+
 def _is_a(value: Any, hint: Any) -> bool:
     """Whether a value is of this type; numbers must be finite, and True is no number."""
-    origin, args = get_origin(hint), get_args(hint)
+    origin, args = _parts(hint)
     if origin is UnionType:
         return any(_is_a(value, arg) for arg in args)
     if origin is tuple:

@@ -18,7 +18,7 @@ ERRORS = (ValueError, OSError, SetupError, CannotImport, JobFailed, JobCancelled
 class BaseOperator(bpy.types.Operator):
     """A subclass says `unavailable` and `run`; what `run` returns is reported, and so are ERRORS."""
 
-    bl_options = {"INTERNAL"}  # noqa: RUF012
+    bl_options: set[str] = set()  # noqa: RUF012  not INTERNAL: the search would not find it
     confirm: tuple[str, str, str] | None = None  # title, message, button
 
     @classmethod

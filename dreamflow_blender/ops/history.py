@@ -63,7 +63,7 @@ class DREAMFLOW_OT_use_settings(JobOperator):
     bl_idname = "dreamflow.use_settings"
     bl_label = "Use this prompt"
     bl_description = "Copy this job's prompt, seed and preset into the panel"
-    bl_options = {"INTERNAL", "UNDO"}  # noqa: RUF012
+    bl_options = {"UNDO"}  # noqa: RUF012
 
     def run(self, context: bpy.types.Context) -> None:
         job = self.entry().job
@@ -131,16 +131,17 @@ class DREAMFLOW_OT_copy_report(BaseOperator):
 
     def run(self, context: bpy.types.Context) -> str:
         versions = {"DreamFlow": addon.VERSION, "Blender": bpy.app.version_string}
+        job = ready = None
         if tasks.problem is not None:
             failed = p.Failed("setup", tasks.problem.message, tasks.problem.todo, tasks.problem.log)
-            text = bug_report.make(failed, versions, None, None, False)
         elif jobs.problem is not None:
+            failed, ready = jobs.problem.failed, jobs.last_ready
             job = jobs.problem.entry.job if jobs.problem.entry else None
-            text = bug_report.make(jobs.problem.failed, versions, job, jobs.last_ready, self.with_prompt)
-        else:
-            raise ValueError("There is no error to report")
+        else:  # for what looks wrong without an error
+            failed, ready = p.Failed("none", "No error."), jobs.last_ready
+        text = bug_report.make(failed, versions, job, ready, self.with_prompt)
         context.window_manager.clipboard = text
-        return "Copied the report to the clipboard"
+        return "Copied the report to the clipboard: paste it into an issue of the repository"
 
 
 CLASSES = (

@@ -3,15 +3,18 @@
 # ruff: noqa: N801  Blender's own naming
 
 from pathlib import Path
+from typing import Any
 
 import bpy
 from bpy.app.translations import pgettext_iface as translated
-from bpy.props import BoolProperty, FloatProperty, FloatVectorProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, FloatVectorProperty, StringProperty
 
 from ..contract.jobfolder import JobFolder
 from ..scene import assets, objects
 from ..session import importing, jobs
 from ..settings import addon
+from ..ui import asset as ui_asset
+from ..ui.parts import DIALOG, in_dialog
 from .base import BaseOperator, JobOperator
 
 
@@ -85,13 +88,30 @@ class DREAMFLOW_OT_import_now(BaseOperator):
         jobs.import_result()
 
 
+def _library_items(self: Any, context: bpy.types.Context | None) -> list[tuple[str, str, str]]:
+    """This file, and every asset library."""
+    this = (THIS_FILE, "This file", "The object itself becomes an asset of this file")
+    found = [(name, name, str(folder)) for name, folder in assets.libraries().items()]
+    _shown[:] = [this, *found]  # Blender reads the strings later
+    return _shown
+
+
+THIS_FILE = "*"  # no library's name
+_shown: list[tuple[str, str, str]] = []
+
+
 class DREAMFLOW_OT_mark_asset(BaseOperator):
     bl_idname = "dreamflow.mark_asset"
     bl_label = "Mark as asset"
     bl_description = (
-        "Mark this object as an asset, tagged with the words of its prompt and with its preview image"
+        "Mark this object as an asset of this file, or save a copy of it in an asset library; with its preview"
+        " image, tagged with the words of its prompt"
     )
-    bl_options = {"REGISTER", "UNDO"}  # noqa: RUF012
+    bl_options = {"UNDO"}  # noqa: RUF012  no REGISTER: to adjust it would save another copy
+
+    library: EnumProperty(  # type: ignore[valid-type]
+        name="Where", description="Where the asset is kept", items=_library_items, options={"SKIP_SAVE"}
+    )
 
     @classmethod
     def unavailable(cls, context: bpy.types.Context) -> str:
@@ -99,13 +119,31 @@ class DREAMFLOW_OT_mark_asset(BaseOperator):
         made_here = obj is not None and "dreamflow_prompt" in obj and obj.library is None
         return "" if made_here else "Select an object made by DreamFlow"
 
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        if bpy.app.background:
+            return self.execute(context)
+        return context.window_manager.invoke_props_dialog(self, width=DIALOG, confirm_text="Mark as asset")
+
+    def draw(self, context: bpy.types.Context) -> None:
+        with in_dialog(DIALOG):
+            ui_asset.draw_dialog(
+                self.layout, context, self, "" if self.library == THIS_FILE else self.library
+            )
+
     def run(self, context: bpy.types.Context) -> str:
-        obj = context.object
+        obj, library = context.object, "" if self.library == THIS_FILE else self.library
+        was_marked = obj.asset_data is not None
+        obj.update_from_editmode()
         entry = jobs.get_store().find(str(obj.get("dreamflow_job", "")))
-        picture = JobFolder(entry.job.folder if entry else "").preview
-        assets.mark(obj, str(obj["dreamflow_prompt"]), picture)
-        said = "{name} is an asset of this file: save it in a folder of an asset library to have it in other files"
-        return translated(said).format(name=obj.name)
+        assets.mark(obj, str(obj["dreamflow_prompt"]), JobFolder(entry.job.folder if entry else "").preview)
+        if not library:
+            return translated("{name} is an asset of this file").format(name=obj.name)
+        try:
+            path = assets.save_copy(obj, library)
+        finally:
+            if not was_marked:  # the asset is the copy
+                obj.asset_clear()
+        return translated("A copy is an asset of “{library}”: {path}").format(library=library, path=path)
 
 
 class DREAMFLOW_OT_save_textures(BaseOperator):

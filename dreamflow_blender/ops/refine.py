@@ -150,7 +150,7 @@ class DREAMFLOW_OT_refine_built_in(BaseOperator):
     bl_idname = "dreamflow.refine_built_in"
     bl_label = "Use built-in"
     bl_description = "Refine with the built-in model, which knows this kind of object and needs no download"
-    bl_options = {"INTERNAL", "UNDO"}  # noqa: RUF012
+    bl_options = {"UNDO"}  # noqa: RUF012
 
     def run(self, context: bpy.types.Context) -> None:
         context.scene.dreamflow_refine.model = "BUILT_IN"

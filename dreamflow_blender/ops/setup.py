@@ -236,6 +236,15 @@ class DREAMFLOW_OT_open_preferences(BaseOperator):
         bpy.ops.preferences.addon_show(module=addon.NAME)
 
 
+class DREAMFLOW_OT_open_documentation(BaseOperator):
+    bl_idname = "dreamflow.open_documentation"
+    bl_label = "Documentation"
+    bl_description = "Open the documentation, which is on this machine"
+
+    def run(self, context: bpy.types.Context) -> None:
+        bpy.ops.wm.path_open(filepath=str(addon.DOCUMENTATION))
+
+
 CLASSES = (
     DREAMFLOW_OT_set_up,
     DREAMFLOW_OT_remove_setup,
@@ -245,4 +254,5 @@ CLASSES = (
     DREAMFLOW_OT_cancel_task,
     DREAMFLOW_OT_open_log,
     DREAMFLOW_OT_open_preferences,
+    DREAMFLOW_OT_open_documentation,
 )

@@ -12,6 +12,9 @@ CODE = (
     Path(__file__).resolve().parents[2]
 )  # holds `backend` and `dreamflow_blender`; nothing is written there
 REQUIREMENTS = CODE / "requirements.txt"
+DOCUMENTATION = CODE / "documentation.txt"  # in the zip
+if not DOCUMENTATION.is_file():
+    DOCUMENTATION = CODE / "docs" / "blender.md"  # in a clone
 VERSION = str(tomllib.loads((CODE / "blender_manifest.toml").read_text(encoding="utf-8"))["version"])
 
 

@@ -27,6 +27,47 @@ class DREAMFLOW_MT_object(bpy.types.Menu):
         layout.separator()
         layout.operator("dreamflow.mark_asset", icon="ASSET_MANAGER")
         layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
+        layout.separator()
+        layout.menu("DREAMFLOW_MT_jobs")
+        layout.menu("DREAMFLOW_MT_setup")
+
+
+class DREAMFLOW_MT_jobs(bpy.types.Menu):
+    bl_label = "Jobs"
+    bl_description = "The running job and the queue"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.operator_context = "INVOKE_DEFAULT"
+        for name in JOBS:
+            layout.operator(f"dreamflow.{name}")
+
+
+class DREAMFLOW_MT_setup(bpy.types.Menu):
+    bl_label = "Set-up"
+    bl_description = "DreamFlow's installation, models and documentation"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        layout.operator_context = "INVOKE_DEFAULT"
+        for name in SETUP:
+            layout.operator(f"dreamflow.{name}")
+
+
+JOBS = (
+    "generate",
+    "pause_job",
+    "finish_job",
+    "discard_job",
+    "import_now",
+    "resume_queue",
+    "roll_seed",
+    "dismiss",
+)
+SETUP = (
+    "set_up", "cancel_task", "check_setup", "list_models", "remove_setup", "open_preferences", "open_log",
+    "copy_report", "open_documentation",
+)  # fmt: skip
 
 
 def draw_add(self: Any, context: bpy.types.Context) -> None:
@@ -49,7 +90,7 @@ PLACES = (
     ("ASSETSHELF_MT_context_menu", draw_object),  # where this Blender has it
     ("ASSETBROWSER_MT_context_menu", draw_object),
 )
-CLASSES = (DREAMFLOW_MT_object,)
+CLASSES = (DREAMFLOW_MT_object, DREAMFLOW_MT_jobs, DREAMFLOW_MT_setup)
 _keys: list[tuple[Any, Any]] = []
 
 

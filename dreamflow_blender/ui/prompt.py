@@ -68,7 +68,7 @@ def draw_fetch(layout: Layout, context: bpy.types.Context, name: str) -> None:
     title, size, licence = models.STATED[name]
     known = next((item for item in findings.models if item.get("name") == name), {})
     size = float(known.get("size", 0)) / 1e9 or size
-    ui_parts.paragraph(layout, context, f"{title}: {size:.1f} GB, {translated('licence')} {licence}")
+    ui_parts.paragraph(layout, context, f"{title}: {size:.1f} GB, {translated('License')}: {licence}")
     ui_parts.big_button(
         layout, "dreamflow.fetch_model", f"{translated('Fetch it')} ({size:.1f} GB)", "IMPORT"
     ).model = name

@@ -21,6 +21,8 @@ PLACEHOLDERS = {  # what an empty field means
     "proxy": "the system's",
     "prior_folder": "none",
     "refiner_folder": "none: the model itself refines",
+    "asset_author": "none",
+    "asset_license": "none",
     "collection": "the scene's own collection",
 }
 CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
@@ -42,8 +44,19 @@ def draw_preferences(layout: Layout, preferences: Any) -> None:
     header.label(text="In the scene")
     if body:
         column = _column(body)
-        for name in ("live_mesh", "picture_size", "auto_import", "mark_asset", "collection"):
+        for name in (
+            "live_mesh",
+            "picture_size",
+            "auto_import",
+            "mark_asset",
+            "asset_author",
+            "asset_license",
+            "collection",
+        ):
             _field(column, preferences, name)
+    row = ui_parts.button_row(layout, context, "Documentation", "Copy report")
+    row.operator("dreamflow.open_documentation", icon="HELP")
+    row.operator("dreamflow.copy_report", icon="COPYDOWN")
 
 
 def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
@@ -67,8 +80,10 @@ def draw_backend(layout: Layout, context: bpy.types.Context, preferences: Any) -
         row.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
         row.operator("dreamflow.remove_setup", icon="TRASH")
         row.operator("dreamflow.open_log", icon="TEXT")
+    listed = {model.get("name") for model in findings.models}  # with their buttons under Models
     for check in findings.checks:
-        draw_check(body, context, check)
+        if check.get("name") not in listed:
+            draw_check(body, context, check)
     column = _column(body)
     for name in ("environment_folder", "python", "torch_index", "proxy"):
         _field(column, preferences, name)
@@ -87,10 +102,8 @@ def draw_check(layout: Layout, context: bpy.types.Context, check: dict[str, Any]
         case "repair":
             side.operator("dreamflow.set_up", text="Repair", icon="TOOL_SETTINGS").repair = True
         case "models":
-            known = {model.get("name") for model in findings.models}
-            if check.get("name") in known or not known:
-                fetch = side.operator("dreamflow.fetch_model", text="Fetch", icon="IMPORT")
-                fetch.model = str(check.get("name", ""))
+            fetch = side.operator("dreamflow.fetch_model", text="Fetch", icon="IMPORT")
+            fetch.model = str(check.get("name", ""))
         case _:
             if check.get("todo") and check.get("state") == "problem":
                 ui_parts.paragraph(layout, context, str(check["todo"]))
@@ -121,7 +134,7 @@ def draw_model(layout: Layout, model: dict[str, Any]) -> None:
     size = f"{about}{float(model.get('size', 0)) / 1e9:.1f} GB"
     if not here:
         row.operator("dreamflow.fetch_model", icon="IMPORT").model = str(model.get("name", ""))
-    about_it = f"{size}, {translated('licence')} {model.get('licence', '')}"
+    about_it = f"{size}, {translated('License')}: {model.get('licence', '')}"
     ui_parts.paragraph(layout, bpy.context, about_it, "BLANK1")
 
 

@@ -53,6 +53,7 @@ def test_what_is_in_it(made):
         "blender_manifest.toml",
         "LICENSE",
         "requirements.txt",
+        "documentation.txt",
         "backend",
         "dreamflow_blender",
     }
@@ -84,11 +85,15 @@ def test_the_version_is_the_manifest_s_everywhere():
 def test_the_same_bytes_from_any_clone(made, tmp_path):
     """Other dates, other line ends, another order of writing, and what a run leaves behind."""
     clone = tmp_path / "clone"
-    files = [name for name in build_package.contents(ROOT) if name != "__init__.py"]
+    made_here = {"__init__.py", "documentation.txt"}
+    files = [name for name in build_package.contents(ROOT) if name not in made_here]
+    files += [f"docs/{name}" for name in build_package.PAGES]
     for name in reversed(files):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         raw = (ROOT / name).read_bytes()
-        (clone / name).write_bytes(raw.replace(b"\n", b"\r\n") if name.endswith((".py", ".toml")) else raw)
+        (clone / name).write_bytes(
+            raw.replace(b"\n", b"\r\n") if name.endswith((".py", ".toml", ".md")) else raw
+        )
     (clone / "backend" / "__pycache__").mkdir()
     (clone / "backend" / "__pycache__" / "x.cpython-311.pyc").write_bytes(b"x")
     (clone / "backend" / ".hidden.py").write_bytes(b"x")
@@ -114,6 +119,7 @@ def test_the_manifest_keeps_to_the_rules():
     manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))
     assert "Blender" not in manifest["name"]
     assert set(manifest["permissions"]) <= {"files", "network", "clipboard", "camera", "microphone"}
+    assert manifest["website"].startswith("https://")
     for text in (manifest["tagline"], *manifest["permissions"].values()):
         assert len(text) <= 64 and text[-1].isalnum()
 

@@ -78,6 +78,7 @@ def test_an_odd_folder_is_one_line(here: Path, capfd: pytest.CaptureFixture[str]
     (folders[6] / "job.json").symlink_to(good / "job.json")
     os.mkfifo(folders[7] / "job.json")
     evil = a_job(here / "out" / "x\x1b[31m\u202e\nforged", STEP, prompt="a red\u202emug\x1b[2J")
+    staged = a_job(here / "out" / "stage", replace(STEP, stage="\x1b]52;c;x\x07"))
     odd_events = [a_job(here / "out" / name) for name in ("pipe", "zero", "dead")]
     for folder in odd_events:
         (folder / "events.jsonl").unlink()
@@ -86,11 +87,12 @@ def test_an_odd_folder_is_one_line(here: Path, capfd: pytest.CaptureFixture[str]
     (odd_events[2] / "events.jsonl").symlink_to("nowhere")
     code, out = said(capfd, "jobs")
     rows = out.splitlines()
-    assert code == 0 and len(rows) == 13
+    assert code == 0 and len(rows) == 14
     assert sum(row.startswith("unreadable") for row in rows) == 9  # the evil prompt is none
     assert all(c == "\n" or c.isprintable() for c in out) and "\u202e" not in out
+    assert all(c == "\n" or c.isprintable() for c in said(capfd, "jobs", "show", str(staged))[1])
     assert "x\\x1b[31m\\u202e\\nforged" in out and evil.is_dir()
-    assert len(said(capfd, "jobs", "--json")[1].splitlines()) == 13
+    assert len(said(capfd, "jobs", "--json")[1].splitlines()) == 14
     assert said(capfd, "jobs", "clean")[0] == 0
     assert said(capfd, "resume", str(folders[1]))[0] == 1
 

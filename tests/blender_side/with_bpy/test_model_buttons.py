@@ -87,7 +87,7 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     assert listed == MODELS
     drawn = preferences()
     for model in findings.models:
-        assert said(drawn, model["title"], f"about {model['size'] / 1e9:.1f} GB, licence {model['licence']}")
+        assert said(drawn, model["title"], f"about {model['size'] / 1e9:.1f} GB, License: {model['licence']}")
     assert fetches(drawn) == {*MODELS}
     asked = {}
     window = SimpleNamespace(invoke_confirm=lambda *_, **words: asked.update(words))

@@ -8,6 +8,7 @@ import pytest
 
 import dreamflow_blender
 from dreamflow_blender import translations
+from dreamflow_blender.backlog.entries import CANDIDATE
 from dreamflow_blender.backlog.running import Running
 from dreamflow_blender.backlog.store import Entry
 from dreamflow_blender.contract import protocol as p
@@ -15,7 +16,7 @@ from dreamflow_blender.ops import generate as ops_generate
 from dreamflow_blender.scene import pictures
 from dreamflow_blender.session import findings, jobs, models, service
 from dreamflow_blender.settings import addon
-from dreamflow_blender.ui import history, menus, parts, problems, prompt, sidebar
+from dreamflow_blender.ui import candidates, history, menus, parts, problems, prompt, sidebar
 from dreamflow_blender.ui import refine as ui_refine
 from dreamflow_blender.ui import setup as ui_setup
 from tests.blender_side.with_bpy import fake, layout
@@ -128,7 +129,7 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
     if language != "en":
         table = translations.read(language)
         monkeypatch.setattr(layout.Fake, "language", table)
-        for module in (history, parts, problems, prompt, sidebar, ui_refine, ui_setup):
+        for module in (candidates, history, parts, problems, prompt, sidebar, ui_refine, ui_setup):
             monkeypatch.setattr(module, "translated", lambda text: table.get(text, text))
     monkeypatch.setattr(parts, "_width", lambda context: parts._dialog or fits)
     drawings = []
@@ -149,6 +150,9 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
         ended = Entry(ops_generate.make_job(enabled), state=state, error=failed, note="61 %", seconds=99.0)
         jobs.get_store().put(replace(ended, ended=100.0))
     drawings.append(layout.draw(history.DREAMFLOW_PT_history))
+    jobs.get_store().put(Entry(ops_generate.make_job(enabled), {CANDIDATE: "a"}, state="candidate"))
+    drawings.append(main())
+    assert "dreamflow.choose_candidate" in [name for name, *_ in drawings[-1].operators]
     room = max(60.0, fits - parts.MARGINS)
     for drawn in drawings:
         assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
@@ -186,13 +190,17 @@ def test_blenders_menus_lead_here_and_back(enabled):
 
 def test_every_operator_is_described_and_fails_politely(enabled, monkeypatch):
     """Called without what it needs, as from the search, each says what to do."""
-    for cls in dreamflow_blender.registration.CLASSES:
-        if issubclass(cls, bpy.types.Operator):
-            assert cls.bl_description and cls.bl_label
+    classes = [cls for cls in dreamflow_blender.registration.CLASSES if issubclass(cls, bpy.types.Operator)]
+    for cls in classes:
+        assert cls.bl_description and cls.bl_label and "INTERNAL" not in cls.bl_options
+    drawn = layout.Fake()  # what F3 looks through: menus
+    for draw in (menus.draw_add, *(menu.draw for menu in menus.CLASSES)):
+        draw(SimpleNamespace(layout=drawn), bpy.context)
+    found = {name for name, _, _ in drawn.operators}
     monkeypatch.setattr(addon, "offline_reason", lambda: "")
-    for name in ("resume_job", "delete_job", "move_queued", "vary_job", "import_result", "fetch_model"):
+    for name in sorted({cls.bl_idname for cls in classes} - found - {"dreamflow.refine_built_in"}):
         with pytest.raises(RuntimeError, match="Choose a"):
-            getattr(bpy.ops.dreamflow, name)()
+            getattr(bpy.ops.dreamflow, name.partition(".")[2])()
 
 
 def test_history_has_pages_reasons_favourites_and_a_filter(enabled):

@@ -44,8 +44,10 @@ def test_check_setup(user, tmp_path, monkeypatch):
     assert str(python.parents[1]) in found["Python"]["message"] and found["torch"]["state"] == "good"
     assert str(tmp_path / "other disk") in found["jobs"]["message"]
     drawn = preferences()
-    for check in findings.checks:
-        assert said(drawn, f"{check['name']}: {check['message']}")
+    for check in findings.checks:  # each model once: under Models, with its size and its license
+        listed = check["name"] in MODELS
+        assert said(drawn, f"{check['name']}: {check['message']}") != listed
+    assert [text for text in drawn.buttons() if text == "Fetch"] == ["Fetch"] * len(MODELS)
     assert "rich 0.1" in found["packages"]["message"]
     assert mends(found["packages"])[1] == [("dreamflow.set_up", {"repair": True})]
     assert mends({**found["packages"], "fix": "setup"})[1] == [("dreamflow.set_up", {})]
