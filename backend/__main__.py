@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from backend.candidates import candidates
 from backend.cli import batch as cli_batch
 from backend.cli import doctor
 from backend.cli import export as cli_export
@@ -24,6 +26,7 @@ from backend.jobs.folder import job_so_far, read_job
 from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Job, Resume
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+READER_GONE = errno.EPIPE, errno.EIO  # of whoever read our output: a program, a terminal
 
 
 def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None = None) -> int:
@@ -57,12 +60,18 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
                 args, jobs, arguments, out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
             )
         if args.command == "worker":
+            from backend.models.resident import RESIDENT
             from backend.worker.desk import serve
 
+            RESIDENT.keeping = args.keep_models
             serve()
         if args.command == "resume":
             job = read_job(args.folder)
             request: Begin | Finished = begin_again(job) if args.overwrite else Resume(str(args.folder))
+        elif args.command == "generate" and any((args.candidates, args.until, args.pick)):
+            return candidates.run(
+                args, to_job(args), out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
+            )
         else:
             job = to_job(args)
             request = as_request(job)
@@ -98,8 +107,10 @@ def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin
             try:
                 if reader:
                     display.show(event)
-            except BrokenPipeError:  # the program that read our output has gone: keep what there is
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            except OSError as error:
+                if error.errno not in READER_GONE:
+                    raise
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # keep what there is
                 reader, interrupts.asked = False, True
             if interrupts.asked and not isinstance(event, End):
                 if reader:

@@ -51,13 +51,13 @@ from .contract.settings import read_setting
 from .scene import assets, glb_height, objects
 from .session import models, service
 
-OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes; 130 and 143 after SIGINT and SIGTERM, as a shell has them
+OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes; 128 and a signal's number after it, as a shell has them
 MAX_HEIGHT = 1000.0  # metres
 CLOSE_SECONDS = 2.5  # for the worker, when stopped by a signal
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM has come: `code` is the exit code."""
+    """A signal has come: `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"exit code {code}")
@@ -66,7 +66,10 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """The first SIGINT or SIGTERM raises Interrupted, further ones do nothing. Blender's own handler exits with 2."""
+    """The first SIGINT, SIGTERM or SIGHUP (unless ignored: nohup) raises Interrupted, further ones do nothing.
+
+    Blender's own handler exits with 2.
+    """
     heard: list[int] = []
 
     def handler(number: int, frame: object) -> None:
@@ -74,7 +77,10 @@ def interruptible() -> Iterator[None]:
             heard.append(number)
             raise Interrupted(128 + number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
     before = [signal.signal(number, handler) for number in numbers]
     try:
         yield

@@ -14,11 +14,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from backend.batch.ray_driver import run_on_ray
 from backend.batch.report import PAGE, REPORT, write_report
 from backend.batch.share import DONE, FAILED, CannotContinue, Share, state_of
 from backend.files import disk_errors
 from backend.interrupts import STOPS, Interrupts
 from backend.jobs.drive import Begin, Control, End, Events, begin, drive
+from backend.models.resident import RESIDENT
 from dreamflow_blender.contract.prompts import in_shard
 from dreamflow_blender.contract.protocol import Event, Job, Warning
 from dreamflow_blender.contract.wire import show_text
@@ -49,7 +51,12 @@ def run(
     if args.shard:
         batch.say(f"Shard {args.shard[0]} of {args.shard[1]}: {len(mine)} of {len(jobs)} prompts.")
     try:
-        code = in_workers(args.workers, typed, args.device, out) if args.workers > 1 else batch.work(share)
+        if args.ray:
+            code = run_on_ray(args, mine, share, batch.say)
+        elif args.workers > 1:
+            code = in_workers(args.workers, typed, args.device, out)
+        else:
+            code = batch.work(share)
     finally:
         counts = write_report(args.out, jobs, share, before)
     batch.say(
@@ -77,6 +84,7 @@ class Batch:
 
     def work(self, share: Share) -> int:
         """The exit code."""
+        RESIDENT.keeping = True
         try:
             with self._interrupts:
                 share.work()

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from backend.batch.page import write_sheet
 from backend.errors import DreamFlowError
 from backend.files import disk_errors
 from backend.jobs.drive import Begin, End, as_request
@@ -33,7 +34,7 @@ DONE, SKIPPED, FAILED, STOPPED, RUNNING, WAITING = [
     "waiting",
 ]
 # What is wrong with the machine, not with the job: such a job is tried again without being asked to
-OF_THE_MACHINE = ("disk", "device", "card", "model")
+OF_THE_MACHINE = ("disk", "device", "card", "model", "worker")
 ENDS_THE_PROCESS = ("disk", "device", "card")  # the next job would fare no better
 
 
@@ -70,6 +71,7 @@ class Share:
         run: Run,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._root = root
         self._records, self._jobs, self._retry, self._run = root / RECORDS, jobs, retry, run
         self._stopped = stopped
         with disk_errors(self._records):
@@ -80,12 +82,12 @@ class Share:
         """Run what is to be run, until nothing is left or another process has it. Raises DiskError, CannotContinue."""
         left = list(self._jobs)
         while True:
-            held = [job for job in left if not self._attempt(job)]
+            held = [job for job in left if not self.attempt(job)]
             if len(held) == len(left):
                 return
             left = held  # whoever had these may have died since
 
-    def _attempt(self, job: Job) -> bool:
+    def attempt(self, job: Job) -> bool:
         """Whether there is nothing more to be done about it; False where another process has it."""
         if self._stopped() or not self._is_due(job):
             return True
@@ -110,6 +112,8 @@ class Share:
             end, warnings = self._run(job, prepare(job))
         except DreamFlowError as error:  # another job is in its folder, say
             end = Failed(error.kind, error.message, error.todo)
+        if isinstance(end, Finished):
+            write_sheet(self._root, job.folder)
         record = Record(
             {Finished: DONE, Cancelled: STOPPED}.get(type(end), FAILED),
             round((before.seconds if before else 0.0) + time.monotonic() - began, 1),

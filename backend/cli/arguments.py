@@ -15,25 +15,33 @@ from backend.cli import settings as cli_settings
 from backend.errors import InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import is_file
-from dreamflow_blender.contract.options import add_options, typed
-from dreamflow_blender.contract.protocol import BadMessage, Job, clean_text
+from dreamflow_blender.contract.options import add_options, typed, whole_number
+from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
 
 BOTH = ("preset", "prior", "refiner", "phi", "seed", "negative", "device", "threads")
+MOST_CANDIDATES = 16
 GENERATE = (*BOTH, "stages")
 REFINE = ("strength", "texture_size", "material", "front", *BOTH)
+SIZES = {  # of what `generate` delivers: the option's value, its help, and the setting that it is
+    "faces": ("N", "at most so many triangles (default: the preset's)", "delivery.max_faces"),
+    "texture_size": ("PIXELS", "a side of the texture (default: the preset's)", "delivery.texture_size"),
+}
 
 EXAMPLES = """\
 examples:
   python -m backend generate "a red mug"
   python -m backend generate "a blue teapot with a yellow lid" --preset fast --seed 7 --out teapots/blue
-  python -m backend generate "a red duck" --set delivery.max_faces=null --set delivery.texture_size=2048
+  python -m backend generate "a red duck" --faces 1500 --texture-size 512
+  python -m backend generate "a red duck" --set delivery.max_faces=null
   python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
+  python -m backend generate "a red mug" --candidates 4
   python -m backend generate "a red mug" --continue
 
 The last one begins the job, goes on with it, or does nothing where it is done: a script may repeat it.
-Ctrl-C or SIGTERM stops after the iteration that is running and keeps what there is; sent twice, it stops at once.
+Ctrl-C, SIGTERM or closing the terminal stops after the iteration that is running and keeps what there is;
+Ctrl-C twice stops at once.
 Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped.
 """
 
@@ -70,7 +78,10 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
     add_options(g, GENERATE)
+    for name, (metavar, what, _) in SIZES.items():
+        g.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=typed(whole_number), help=what)
     _add_job_arguments(g, "out/PROMPT-SEED")
+    _add_candidates(g)
     r = commands.add_parser(
         "refine",
         help="give an object of your own a better texture",
@@ -115,6 +126,36 @@ def _add_job_arguments(command: argparse.ArgumentParser, folder: str) -> None:
     )
 
 
+def _add_candidates(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--candidates", metavar="N", type=typed(_count),
+        help="begin N seeds, from --seed on, and show them side by side: go on with the one that you like",
+    )  # fmt: skip
+    command.add_argument(
+        "--until", metavar="SHARE", type=typed(_share),
+        help=f"how much of stage 1 a candidate runs (default: {CANDIDATE_SHARE})",
+    )  # fmt: skip
+    command.add_argument(
+        "--pick",
+        choices=("best",),
+        help="go on at once with the candidate that the prior is most content with",
+    )
+
+
+def _count(text: str) -> int:
+    number = whole_number(text)
+    if not 2 <= number <= MOST_CANDIDATES:
+        raise ValueError(f"expected 2 to {MOST_CANDIDATES}, got {number}")
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share < 1:
+        raise ValueError(f"expected more than 0 and less than 1, got {text[:40]!r}")
+    return share
+
+
 def to_job(args: argparse.Namespace) -> Job:
     """The job of `generate` or `refine` that the arguments describe; raises InputError."""
     prompt = clean_prompt(args.prompt)
@@ -130,11 +171,16 @@ def to_job(args: argparse.Namespace) -> Job:
             "keep_uvs": not args.new_uvs,
             "stages": ("texture", "refine") if args.texture else ("refine",),
         }
+    overrides = dict(args.set)
+    for name, (_, _, setting) in () if refine else SIZES.items():
+        value = getattr(args, name)
+        if value is not None and setting in overrides:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} and --set {setting} are the same setting.", "Give one of them.")
+        overrides |= {} if value is None else {setting: value}
     given["negative"] = clean_text(args.negative)
     folder = args.out or default_folder(prompt, args.seed, Path("out"), args.command)
     try:
-        return Job(
-            uuid.uuid4().hex[:12], args.command, prompt, str(folder), overrides=dict(args.set), **given
-        )
+        return Job(uuid.uuid4().hex[:12], args.command, prompt, str(folder), overrides=overrides, **given)
     except BadMessage as error:
         raise InputError(str(error), f"See python -m backend {args.command} --help.") from error

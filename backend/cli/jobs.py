@@ -20,7 +20,7 @@ examples:
   python -m backend jobs list --root elsewhere  those below another folder
   python -m backend jobs show out/a-red-mug-42  one of them: its settings, its files, and how to go on with it
   python -m backend jobs rm out/a-red-mug-42    remove a job's files, and its folder where nothing else lies in it
-  python -m backend jobs clean                  remove the checkpoints of finished jobs
+  python -m backend jobs clean                  remove the checkpoints of finished jobs, and of candidates not chosen
 """
 
 RESUME_EXAMPLES = """\
@@ -60,13 +60,17 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "--root", metavar="DIR", type=Path, default=Path("out"), help="where to look (default: out)"
     )
     j.add_argument("--json", action="store_true", help="one JSON object a line")
-    commands.add_parser(
+    w = commands.add_parser(
         "worker",
         help="serve one client on standard input and output",
         description="Requests in, events out, one JSON object a line: dreamflow_blender/contract/protocol.py.",
         epilog=WORKER_EXAMPLES,
         formatter_class=raw,
     )
+    w.add_argument(
+        "--keep-models", action="store_true",
+        help="between jobs, in the machine's memory while half of it is free",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:

@@ -53,11 +53,11 @@ def begin(request: Begin, control: Control) -> Events:
 
     match request:
         case Resume():
-            return resume.resume(Path(request.folder), control)
+            return resume.resume(Path(request.folder), control, request.until)
         case Refine():
             return refine.refine(request.job, control)
         case Generate():
-            return generate.generate(request.job, control)
+            return generate.generate(request.job, control, request.until)
 
 
 def drive(

@@ -20,13 +20,15 @@ from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Event, Job
 
 
-def generate(job: Job, control: Control = no_control) -> Events[Event, None, None]:
+def generate(job: Job, control: Control = no_control, until: float = 0.0) -> Events[Event, None, None]:
     """Run a job in its existing folder, from its start. `control` is looked at between iterations.
+
+    until  a candidate stops after this share of stage 1, with a checkpoint that it goes on from; 0: all of the job
 
     Closing the generator, or a KeyboardInterrupt in it, keeps what there is: a mesh is delivered from the
     last finished iteration before the exception goes on.
     """
-    return run(Path(job.folder), lambda: Start(Generating(job)), control)
+    return run(Path(job.folder), lambda: Start(Generating(job), until=until), control)
 
 
 class Generating:

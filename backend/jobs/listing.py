@@ -11,6 +11,7 @@ from pathlib import Path
 from backend.errors import DreamFlowError
 from backend.files import disk_errors
 from backend.jobs.folder import locked, read_job
+from dreamflow_blender.contract.files import is_file
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.locks import is_held
 from dreamflow_blender.contract.protocol import Cancelled, Failed, Finished
@@ -23,9 +24,8 @@ ENDS: dict[type, str] = {Finished: "finished", Cancelled: "cancelled", Failed: "
 @dataclass(frozen=True)
 class Listed:
     folder: str
-    state: (
-        str  # "running", "finished", "cancelled", "failed", "interrupted": it can be resumed; or "unreadable"
-    )
+    # "running", "finished", "unreadable", or one that can be resumed: "candidate", "cancelled", "failed", "interrupted"
+    state: str
     prompt: str  # of an unreadable one, why
     progress: str  # "texture 120/200", "" if there was none
     size: int  # bytes
@@ -50,14 +50,19 @@ def find_jobs(root: Path, depth: int = DEPTH) -> list[Path]:
 
 
 def clean_jobs(root: Path) -> int:
-    """Remove the checkpoints of finished jobs; the bytes that this freed. Raises DiskError."""
+    """Remove the checkpoints of finished jobs, and of candidates beside which one was chosen and finished.
+
+    The bytes that this freed. Raises DiskError.
+    """
     freed = 0
-    for folder in find_jobs(root):
-        files = JobFolder(folder)
+    jobs = {folder: JobFolder(folder) for folder in find_jobs(root)}
+    finished = {folder for folder, files in jobs.items() if isinstance(files.last_event(), Finished)}
+    chosen = {folder.parent for folder in finished if is_file(jobs[folder].candidate)}
+    for folder, files in jobs.items():
         if (
             files.checkpoints.is_dir()
             and not files.checkpoints.is_symlink()
-            and isinstance(files.last_event(), Finished)
+            and (folder in finished or (folder.parent in chosen and is_file(files.candidate)))
             and not is_held(files.lock)
         ):
             freed += size_of(files.checkpoints)
@@ -118,6 +123,8 @@ def look(folder: Path) -> Listed:
         state = "running"
     else:
         state = ENDS.get(type(files.last_event()), "interrupted")
+        if state == "cancelled" and is_file(files.candidate):
+            state = "candidate"
     step = files.last_progress()
     progress = f"{step.stage} {step.iteration}/{step.total}" if step else ""
     return Listed(str(folder), state, job.prompt, progress, size_of(folder))

@@ -18,6 +18,7 @@ from torch import Tensor
 from backend.errors import SceneError
 from backend.jobs.record import add_note
 from backend.jobs.telemetry import Curves, RunClock, RunLog
+from backend.results.candidate import write_candidate
 from backend.results.deliver import Delivered
 from backend.results.look import BACKGROUND, render_clay, render_scene, turntable_cameras
 from backend.results.pictures import write_preview
@@ -87,6 +88,7 @@ class Start:
     saved: RunState | None = None  # None: from its start
     notes: tuple[str, ...] = ()
     record: dict[str, Any] | None = None  # a resumed job's job.json
+    until: float = 0.0  # a candidate's share of stage 1; 0: to the end
 
 
 SHEET = 8, 192  # views in a circle, and pixels a side of each
@@ -180,6 +182,19 @@ class Recorder:
         if saved is not None:
             self.log.restore(saved)
         return saved
+
+    def leave_candidate(self) -> None:
+        """What a candidate is chosen by, with a checkpoint to go on from; nothing where it is past stage 1 already.
+
+        Raises DiskError.
+        """
+        at = self.at
+        assert isinstance(at, Reached), "a stage has begun"
+        if at.stage.name != "nerf":
+            return
+        write_candidate(JobFolder(self._folder), at.scene, self.log.curves[at.stage.name].arrays())
+        self.save()
+        self.writer.wait()
 
     def let_stage_go(self) -> None:
         """After the end of a stage: its D_phi may go, and the network under it."""

@@ -18,9 +18,10 @@ from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Event, Finished
 
 
-def resume(folder: Path, control: Control = no_control) -> Events[Event, None, None]:
+def resume(folder: Path, control: Control = no_control, until: float = 0.0) -> Events[Event, None, None]:
     """Go on with the job in this folder, from its newest checkpoint that can be read, or from its start.
 
+    until  as generate's
     Raises InputError where there is nothing to go on with.
     """
     job = read_job(folder)
@@ -43,6 +44,6 @@ def resume(folder: Path, control: Control = no_control) -> Events[Event, None, N
             work = Refining.again(job)
         record = read_record(folder)
         check_unchanged(job, record, saved)
-        return Start(work, saved, tuple(notes), record)
+        return Start(work, saved, tuple(notes), record, until)
 
     return run(folder, start, control)

@@ -15,7 +15,7 @@ import torch
 
 from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
-from backend.jobs.folder import locked, notation_note
+from backend.jobs.folder import locked, notation_note, versions
 from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import (
     begun_as,
@@ -25,16 +25,16 @@ from backend.jobs.record import (
     recorded_threads,
     resolve_job,
     settings_of,
-    versions,
     write_job,
 )
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
+from backend.models.resident import RESIDENT
 from backend.objects import grammar
 from backend.results.deliver import STEPS, Delivered
 from backend.stages.checkpoint import RunState
 from backend.stages.damage import Damaged
-from backend.stages.happenings import StageBegan, StageEnded, Stepped
+from backend.stages.happenings import Reached, StageBegan, StageEnded, Stepped
 from backend.stages.memory import as_out_of_memory, collect, peak_gb
 from backend.stages.setup import Setup, set_up, stages_left
 from dreamflow_blender.contract.jobfolder import JobFolder
@@ -56,7 +56,7 @@ THREADS = torch.get_num_threads()  # torch's own choice, whatever the jobs of th
 def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Event, None, None]:
     """The events of the job in this folder, which stays locked until its end."""
     with locked(folder):
-        began = time.monotonic()
+        began, RESIDENT.read = time.monotonic(), 0
         started = start()
         work, saved = started.work, started.saved
         setup = prepare(work, saved, started.record)
@@ -66,7 +66,7 @@ def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Ev
             yield Warning(note)
         if saved is not None:
             recorder.log.restore(saved)
-        cancelled = yield from iterate(setup, work, recorder, control, saved)
+        cancelled = yield from iterate(setup, work, recorder, control, saved, started.until)
         if not cancelled:
             cancelled = yield from deliver(setup, work, recorder, control, began)
         if cancelled:
@@ -86,7 +86,7 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
         device, saved.notes["threads"] if saved else _threads(job, device, record is not None)
     )
     prior = open_prior(job.prior, device, job.phi or None)
-    finer = job.refiner or default_refiner(job.prior)
+    finer = job.refiner or default_refiner(job.prior, prior.spec.refiner)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
     if record is None:
         settings = resolve_job(job, prior, refiner)
@@ -141,9 +141,14 @@ def notes_about(setup: Setup, saved: RunState | None) -> list[str]:
 
 
 def iterate(
-    setup: Setup, work: Work, recorder: Recorder, control: Control, saved: RunState | None
+    setup: Setup,
+    work: Work,
+    recorder: Recorder,
+    control: Control,
+    saved: RunState | None,
+    until: float = 0.0,
 ) -> Events[Event, None, bool]:
-    """The stages, from the checkpoint where there is one; whether they were cancelled.
+    """The stages, from the checkpoint where there is one; whether they were cancelled, which a candidate is by itself.
 
     Where memory runs out, more of it is saved and the run resumes from its newest checkpoint. Closed or interrupted,
     it delivers what there is. Raises whatever stops a stage; OutOfMemory where nothing more can be saved.
@@ -178,6 +183,9 @@ def iterate(
             yield from recorder.record(happening)
             if isinstance(happening, StageBegan | Stepped | StageEnded):
                 place = happening.at.stage.name, happening.at.done
+            if until and isinstance(happening, StageBegan | Stepped) and _is_past(happening.at, until):
+                recorder.leave_candidate()
+                return True
             happening = None
             if control() == "pause":
                 recorder.save()
@@ -206,6 +214,11 @@ def iterate(
     return False
 
 
+def _is_past(at: Reached, until: float) -> bool:
+    """Whether a candidate ends here."""
+    return at.stage.name != "nerf" or at.done >= until * at.stage.schedule.iterations
+
+
 def deliver(
     setup: Setup, work: Work, recorder: Recorder, control: Control, began: float
 ) -> Events[Event, None, bool]:
@@ -226,6 +239,7 @@ def deliver(
     took = time.monotonic() - began
     figures = delivered.figures | {f"seconds_{name}": s for name, s in recorder.log.seconds.items()}
     figures["seconds"] = round(took, 2)
+    figures["networks_read"] = RESIDENT.read
     figures["memory_gb"] = round(peak_gb(setup.device), 2)
     clock = recorder.clock
     figures["share_checkpoints"] = (clock.checkpoint.spent + recorder.writer.seconds) / took

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from backend.errors import CardFailed
+from backend.interrupts import STOPS
 from backend.jobs.drive import Begin, Control, Events, begin, drive, folder_of
 from backend.worker.streams import Output, lines, take_streams
 from dreamflow_blender.contract import protocol as p
@@ -47,7 +48,8 @@ def serve() -> NoReturn:
     inward, outward = take_streams()
     worker = Worker(outward)
     signal.signal(signal.SIGINT, worker.pause_in_handler)  # and a terminal's Ctrl-C is the client's business
-    signal.signal(signal.SIGTERM, lambda *_: worker.inbox.put(GONE))
+    for number in set(STOPS) - {signal.SIGINT}:
+        signal.signal(number, lambda *_: worker.inbox.put(GONE))
     threading.Thread(target=worker.read, args=(inward,), name="reader", daemon=True).start()
     threading.Thread(target=worker.run_loop, name="desk", daemon=True).start()
     worker.work()

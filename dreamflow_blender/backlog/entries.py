@@ -13,7 +13,7 @@ from ..contract.files import is_file
 from ..contract.jobfolder import JobFolder
 from ..contract.wire import BadMessage
 
-STATES = ("waiting", "running", "interrupted", "finished", "cancelled", "failed")
+STATES = ("waiting", "running", "interrupted", "candidate", "finished", "cancelled", "failed")
 OPEN = ("waiting", "running")
 
 
@@ -23,7 +23,8 @@ class Entry:
 
     job: p.Job
     place: dict[str, Any] = field(default_factory=dict)  # where the result goes, and the like: JSON
-    state: str = "waiting"  # one of STATES; "interrupted": Blender or the backend died at it
+    # one of STATES; "interrupted": Blender or the backend died at it; "candidate": it waits to be chosen
+    state: str = "waiting"
     error: p.Failed | None = None
     note: str = ""  # "61 %", where it was stopped
     seconds: float = 0.0  # that were spent on it
@@ -39,8 +40,15 @@ class Entry:
 
     @property
     def thumbnail(self) -> Path | None:
-        """The newest picture."""
-        return _there(JobFolder(self.folder).preview)
+        """The newest picture; a candidate's from four sides."""
+        files = JobFolder(self.folder)
+        return _there(files.candidate_png if self.state == "candidate" else files.preview)
+
+    @property
+    def candidate_of(self) -> str:
+        """The name of the group among which one is to be chosen; "" for an ordinary job, and once that is done."""
+        group = self.place.get(CANDIDATE, "")
+        return group if isinstance(group, str) else ""
 
     @property
     def result(self) -> Path | None:
@@ -66,7 +74,7 @@ class Entry:
     @property
     def can_resume(self) -> bool:
         """It stopped before its end, and the backend knows what was asked."""
-        return self.state not in (*OPEN, "finished") and is_file(JobFolder(self.folder).job)
+        return self.state not in (*OPEN, "candidate", "finished") and is_file(JobFolder(self.folder).job)
 
 
 def find_jobs(folder: Path) -> list[Entry]:
@@ -95,6 +103,8 @@ def as_found(entry: Entry) -> Entry:
             return replace(entry, state="failed", ended=ended, error=last)
     if not is_file(folder.job):  # it had not begun: it waits again
         return replace(entry, state="waiting", session="")
+    if entry.candidate_of and is_file(folder.candidate):
+        return replace(entry, state="candidate", ended=ended)
     # A `cancelled` here was written by a worker whose Blender was gone, not asked for: it is offered again.
     return replace(entry, state="interrupted", ended=ended)
 
@@ -103,4 +113,6 @@ def _there(path: Path) -> Path | None:
     return path if is_file(path) else None
 
 
-PLACE = "refine"  # the key in an entry's `place`
+# Keys in an entry's `place`
+PLACE = "refine"
+CANDIDATE = "candidate"  # the group; "": one that was not chosen

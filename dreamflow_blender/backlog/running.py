@@ -45,6 +45,11 @@ class Running:
             case p.Progress():
                 self.stage, self.seconds_left = event.stage, event.seconds_left
                 self.fraction = event.iteration / event.total if event.total else 0.0
+                if self.entry.candidate_of:  # which ends before the stage does
+                    share = p.CANDIDATE_SHARE
+                    if self.seconds_left is not None and self.fraction < 1:
+                        self.seconds_left *= max(0.0, share - self.fraction) / (1 - self.fraction)
+                    self.fraction = min(1.0, self.fraction / share)
                 if event.loss is not None:
                     self.losses.append(event.loss)
                     del self.losses[:-LOSSES]

@@ -69,12 +69,20 @@ class Store:
 
     def history(self) -> list[Entry]:
         """What has been, the newest first."""
-        over = [entry for entry in self.entries() if entry.state not in OPEN]
+        over = [entry for entry in self.entries() if entry.state not in (*OPEN, "candidate")]
         return sorted(over, key=lambda entry: entry.ended or entry.added, reverse=True)
 
     def to_offer(self) -> list[Entry]:
         """What was running when Blender or the machine died, the newest first."""
         return [entry for entry in self.history() if entry.state == "interrupted" and entry.can_resume]
+
+    def to_choose(self) -> list[list[Entry]]:
+        """Candidates, by the group among which one is to be chosen, the newest group first."""
+        groups: dict[str, list[Entry]] = {}
+        for entry in self.entries():
+            if entry.state == "candidate":
+                groups.setdefault(entry.candidate_of, []).append(entry)
+        return list(reversed(groups.values()))
 
     def find(self, job_id: str) -> Entry | None:
         """The entry of this job's id."""

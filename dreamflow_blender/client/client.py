@@ -97,13 +97,13 @@ class Client:
         with self.changed:
             self._need_worker()
 
-    def submit(self, job: p.Job) -> None:
-        """Begin a job. RuntimeError while another is running: the queue is the caller's."""
-        self._begin(p.Refine(job) if job.kind == "refine" else p.Generate(job), job.folder)
+    def submit(self, job: p.Job, until: float = 0.0) -> None:
+        """Begin a job, a candidate `until` this share of stage 1. RuntimeError while another is running."""
+        self._begin(p.Refine(job) if job.kind == "refine" else p.Generate(job, until), job.folder)
 
-    def resume(self, folder: str | Path) -> None:
+    def resume(self, folder: str | Path, until: float = 0.0) -> None:
         """Go on with the job in this folder. RuntimeError while another is running."""
-        self._begin(p.Resume(str(folder)), str(folder))
+        self._begin(p.Resume(str(folder), until), str(folder))
 
     def pause(self) -> bool:
         """Stand still after this iteration: `Paused`. False where that cannot be asked now, here and below."""

@@ -42,6 +42,10 @@ class JobFolder:
         self.lock = self.path / "lock"  # held while the job runs
         self.checkpoints = self.path / "checkpoints"  # folders, named 000012-texture-400
         self.snapshot = self.path / "snapshot.npz"  # the newest coarse mesh
+        self.candidate = (
+            self.path / "candidate.json"
+        )  # of a job that was begun to be chosen or not: its score
+        self.candidate_png = self.path / "candidate.png"  # and its views
         # delivered
         self.mesh_glb = self.path / "mesh.glb"
         self.mesh_npz = self.path / "mesh.npz"  # for Blender: meshfile.py
@@ -77,10 +81,11 @@ class JobFolder:
         return {path.name: str(path) for path in self._results if is_file(path)}
 
     def recoverable_files(self) -> dict[str, str]:
-        """The results, the newest snapshot and the newest checkpoint: what a cancelled job leaves."""
+        """The results, the newest snapshot and checkpoint, and a candidate's views: what a cancelled job leaves."""
         found = self.result_files()
-        if is_file(self.snapshot):
-            found[self.snapshot.name] = str(self.snapshot)
+        for path in (self.snapshot, self.candidate, self.candidate_png):
+            if is_file(path):
+                found[path.name] = str(path)
         with suppress(OSError):
             names = [p.name for p in self.checkpoints.iterdir() if not p.name.startswith(".")]
             if names:

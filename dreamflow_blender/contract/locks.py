@@ -21,15 +21,18 @@ else:
 BYTE = 1 << 20  # the byte of the file that Windows locks: one that is never read or written
 
 
-# Linux's locks of an open file can be asked about; set and get. flock's, and Windows's, can only be tried.
-OWNED: tuple[int, int] | None = None
-if sys.platform == "linux":
-    OWNED = (fcntl.F_OFD_SETLK, fcntl.F_OFD_GETLK)
+# struct flock as fcntl takes it, and the place of its kind. Linux's locks of an open file can be asked about; so can
+# macOS's flock, which its kernel keeps in one list with fcntl's (XNU, bsd/kern/kern_lockf.c). Windows's can only be
+# tried.
+LAYOUTS = {"linux": ("hhqqi4x", 0), "darwin": ("qqihh", 3)}
 
 
-def _flock(kind: int) -> bytes:
-    """struct flock, of the whole file."""
-    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)
+def _flock(kind: int, system: str = sys.platform) -> bytes:
+    """struct flock, of the whole file from its start."""
+    layout, place = LAYOUTS[system]
+    values = [0] * 5
+    values[place : place + 2] = kind, os.SEEK_SET  # l_whence is the next one
+    return struct.pack(layout, *values)
 
 
 def hold(path: Path, seconds: float = 0.0) -> IO[bytes] | None:
@@ -64,10 +67,12 @@ def is_held(path: Path) -> bool:
     """Whether a process holds this file's lock. Where the system can say so, the lock is not taken for that."""
     try:
         with open_plain(path, "r+") as file:
-            if OWNED is None:
+            if sys.platform not in LAYOUTS:
                 return not take(file.fileno())  # closing it lets go again
-            kind = fcntl.fcntl(file.fileno(), OWNED[1], _flock(fcntl.F_WRLCK))[:2]
-            return bool(struct.unpack("h", kind)[0] != fcntl.F_UNLCK)
+            ask = fcntl.F_OFD_GETLK if sys.platform == "linux" else fcntl.F_GETLK
+            layout, place = LAYOUTS[sys.platform]
+            answer = struct.unpack(layout, fcntl.fcntl(file.fileno(), ask, _flock(fcntl.F_WRLCK)))
+            return bool(answer[place] != fcntl.F_UNLCK)
     except OSError:
         return False
 
@@ -90,8 +95,8 @@ def take(handle: int) -> bool:
             os.lseek(handle, BYTE, os.SEEK_SET)
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
             os.lseek(handle, 0, os.SEEK_SET)
-        elif OWNED is not None:
-            fcntl.fcntl(handle, OWNED[0], _flock(fcntl.F_WRLCK))
+        elif sys.platform == "linux":
+            fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK))
         else:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

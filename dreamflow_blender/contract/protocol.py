@@ -9,10 +9,12 @@ those of a job's events lie in the job's folder. Fields that a table does not na
 
     request      fields     meaning
     hello        protocol   asks for `ready`; refused where the versions differ
-    generate     job        run it; `job` has the fields of Job (job.py), of which id, kind, prompt and folder must be
-                            given; the folder is new or empty
+    generate     job,       run it; `job` has the fields of Job (job.py), of which id, kind, prompt and folder must be
+                 until      given; the folder is new or empty. `until`, 0 for all of it: a candidate, `cancelled` after
+                            this share of stage 1 with candidate.png and candidate.json; `resume` goes on with it
     refine       job        the same, from the mesh file that `job.mesh` names: meshfile.py says what object.npz holds
-    resume       folder     go on with the job in this folder, from its newest checkpoint
+    resume       folder,    go on with the job in this folder, from its newest checkpoint
+                 until
     pause                   stand still: `paused`, within 2 s
     continue                go on after that
     finish                  end the running stage now, then deliver what there is: `finished`, in up to half a minute
@@ -48,7 +50,7 @@ A job has exactly one of finished, cancelled and failed, and it is the last. `st
 one of STAGES, "deliver" (charts, bake, export), or at the beginning of a refine job "fit" (its colours are learnt).
 The snapshots of a refine job are pictures: the texture as it stands, in the UVs that the result will have.
 `figures` are numbers by name: "seconds" and "seconds_STAGE" (s), "memory_gb" (the most that the process held so far),
-"faces", "texture_px", and whatever else was measured.
+"networks_read" (from the disk), "faces", "texture_px", and whatever else was measured.
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ from .wire import Message, build, dump, expect, load
 from .wire import clean_text as clean_text
 
 VERSION = 1
+CANDIDATE_SHARE = 0.1  # of stage 1, unless another is asked for
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,11 @@ class Hello(Message):
 @dataclass(frozen=True)
 class Generate(Message):
     job: Job
+    until: float = 0.0  # a share of stage 1; 0: to the end
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_share(self.until)
 
 
 @dataclass(frozen=True)
@@ -174,9 +182,11 @@ class Refine(Message):
 @dataclass(frozen=True)
 class Resume(Message):
     folder: str
+    until: float = 0.0  # as Generate's
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_share(self.until)
         expect("folder", "a path", self.folder, self.folder.strip() != "" and "\0" not in self.folder)
 
 
@@ -202,6 +212,10 @@ class Status(Message): ...
 
 @dataclass(frozen=True)
 class Shutdown(Message): ...
+
+
+def _check_share(until: float) -> None:
+    expect("until", "a share from 0 to less than 1", until, 0 <= until < 1)
 
 
 Request = Hello | Generate | Refine | Resume | Pause | Continue | Finish | Cancel | Status | Shutdown

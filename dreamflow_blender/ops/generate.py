@@ -8,6 +8,7 @@ import bpy
 from bpy.props import BoolProperty, IntProperty, StringProperty
 
 from ..backlog import work
+from ..backlog.entries import CANDIDATE
 from ..contract import protocol as p
 from ..contract.language.reading import put_word
 from ..session import importing, jobs, models, service
@@ -30,14 +31,15 @@ def model_of(settings: bpy.types.PropertyGroup) -> dict[str, str]:
     return {"prior": work.BUILT_IN, "refiner": ""}
 
 
-def make_job(settings: bpy.types.PropertyGroup) -> p.Job:
-    """What the panel says. Raises ValueError with a sentence for the user."""
-    folder = work.new_folder(addon.jobs_folder(), settings.prompt, settings.seed)
+def make_job(settings: bpy.types.PropertyGroup, seed: int | None = None) -> p.Job:
+    """What the panel says, with this seed or its own. Raises ValueError with a sentence for the user."""
+    seed = settings.seed if seed is None else seed
+    folder = work.new_folder(addon.jobs_folder(), settings.prompt, seed)
     return work.new_job(
         folder,
         settings.prompt,
         settings.negative,
-        seed=settings.seed,
+        seed=seed,
         preset=settings.preset,
         stages=generate_settings.stages(settings),
         overrides=generate_settings.overrides(settings),
@@ -48,6 +50,19 @@ def make_job(settings: bpy.types.PropertyGroup) -> p.Job:
         snapshot_faces=5_000 if addon.setting("live_mesh", True) else 0,
         **model_of(settings),
     )
+
+
+def add_to_queue(context: bpy.types.Context) -> None:
+    """The panel's job, or its candidates: all for the same place, since one is to be chosen. Raises ValueError."""
+    settings = context.scene.dreamflow
+    count = int(settings.candidates)
+    first = min(settings.seed, p.MAX_SEED + 1 - count)
+    made = [make_job(settings, first + number) for number in range(count)]
+    target = importing.import_target(context, jobs.open_entries())
+    if count > 1:
+        target[CANDIDATE] = work.new_id()
+    for job in made:
+        jobs.add(job, target)
 
 
 class DREAMFLOW_OT_generate(BaseOperator):
@@ -75,11 +90,10 @@ class DREAMFLOW_OT_generate(BaseOperator):
         if bpy.app.background:
             return self.execute(context)
         try:
-            job = make_job(context.scene.dreamflow)
+            add_to_queue(context)
         except ValueError as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
-        jobs.add(job, importing.import_target(context, jobs.open_entries()))
         return {"FINISHED"}
 
     def run(self, context: bpy.types.Context) -> None:

@@ -22,6 +22,7 @@ from ..backlog.store import Entry, Store
 from ..contract import meshfile
 from ..contract import protocol as p
 from ..contract.files import read_plain, write_atomic
+from ..contract.jobfolder import JobFolder
 from ..scene import pictures, preview, windows
 from ..settings import addon
 from . import importing, service, tasks
@@ -239,14 +240,17 @@ def _begin_next() -> bool:
         return False
     entry = get_store().put(replace(waiting[0], state="running"))
     client = service.get_client(interpreter)
-    running = Running(entry, (*entry.job.stages, "deliver"), measured=_measured(entry.job))
+    candidate = bool(entry.candidate_of)
+    stages = entry.job.stages[:1] if candidate else (*entry.job.stages, "deliver")
+    running = Running(entry, stages, measured={} if candidate else _measured(entry.job))
     if problem is not None:
         problem = replace(problem, folded=True)
     pictures.drop(pictures.LIVE)
+    until = p.CANDIDATE_SHARE if candidate else 0.0
     if work.can_resume(entry.folder):
-        client.resume(entry.folder)
+        client.resume(entry.folder, until)
     else:
-        client.submit(entry.job)
+        client.submit(entry.job, until)
     return True
 
 
@@ -274,7 +278,8 @@ def _end(now: Running, event: p.Finished | p.Cancelled | p.Failed) -> None:
     if isinstance(event, p.Finished):
         entry = replace(entry, state="finished", figures=dict(event.figures))
     elif isinstance(event, p.Cancelled):
-        entry = replace(entry, state="cancelled")
+        shown = entry.candidate_of and not now.asked and JobFolder(entry.folder).candidate.name in event.paths
+        entry = replace(entry, state="candidate" if shown else "cancelled")
     else:
         entry = replace(entry, state="failed", error=event)
     get_store().put(entry)

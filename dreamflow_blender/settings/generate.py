@@ -38,6 +38,11 @@ TEXTURE_ITEMS = [
     ("PRESET", "Preset", "The size set by the preset"),
     *((str(size), f"{size} px", f"{size} by {size} pixels") for size in (512, 1024, 2048, 4096)),
 ]
+CANDIDATE_ITEMS = [
+    ("1", "One object", "Make the object of this seed"),
+    ("4", "Choose from 4", "Begin four seeds and show them early: choose what to finish"),
+    ("9", "Choose from 9", "Begin nine seeds and show them early: choose what to finish"),
+]
 PLACE_ITEMS = [
     ("CURSOR", "3D cursor", "At the 3D cursor where it was moved; otherwise next to the other objects"),
     ("ORIGIN", "World origin", "At the origin of the world"),
@@ -71,6 +76,9 @@ class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
         description="Image model that guides the shape and the texture",
         items=MODEL_ITEMS,
         default="BUILT_IN",
+    )
+    candidates: EnumProperty(  # type: ignore[valid-type]
+        name="Candidates", description="How many seeds to begin", items=CANDIDATE_ITEMS, default="1"
     )
     geometry: BoolProperty(  # type: ignore[valid-type]
         name="Tune the shape", description="Sharpen the shape after the first outline", default=True

@@ -7,6 +7,7 @@ from __future__ import annotations
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
+from ..backlog.entries import CANDIDATE
 from ..backlog.store import Entry
 from ..contract import words
 from ..scene import pictures
@@ -101,6 +102,8 @@ def what_became(entry: Entry) -> str:
         took = f"   {words.duration(seconds)}" if seconds else ""
         stopped = f"{translated('stopped early')}{at}   " if entry.note else ""
         return f"{stopped}{translated('seed')} {entry.job.seed}{took}"
+    if entry.state == "cancelled" and CANDIDATE in entry.place:
+        return f"{translated('candidate, not chosen')}   {translated('seed')} {entry.job.seed}"
     said = {"cancelled": "stopped", "interrupted": "interrupted", "failed": "failed"}[entry.state]
     return f"{translated(said)}{at}"
 

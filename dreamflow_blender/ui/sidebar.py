@@ -12,6 +12,7 @@ from ..scene import objects, pictures
 from ..session import estimates, importing, jobs, models, service, tasks
 from ..settings import addon
 from ..setup import torch_build
+from . import candidates as ui_candidates
 from . import parts as ui_parts
 from . import problems as ui_problems
 from . import prompt as ui_prompt
@@ -48,6 +49,7 @@ class DREAMFLOW_PT_main(_Sidebar, bpy.types.Panel):
         else:
             draw_offer(layout, context)
         draw_queue(layout, context)
+        ui_candidates.draw_candidates(layout, context)
         draw_waiting_import(layout, context)
         draw_form(layout, context)
 
@@ -156,6 +158,7 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
     seed = form.row(align=True)
     seed.prop(settings, "seed")
     seed.operator("dreamflow.roll_seed", text="", icon="FILE_REFRESH")
+    form.prop(settings, "candidates")
 
     header, body = layout.panel("dreamflow_shape", default_closed=True)
     header.label(text="Shape and texture")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from backend import __main__ as cli
+from backend import interrupts
 from backend.cli import arguments as cli_arguments
 from backend.cli import display as cli_display
 from backend.errors import DiskError, InputError, ModelError
@@ -224,9 +225,10 @@ def test_json_is_events_and_nothing_else(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 @pytest.mark.parametrize(
-    ("arguments", "sent"), [([], signal.SIGINT), ([], signal.SIGTERM), (["--json"], signal.SIGTERM)]
+    ("arguments", "sent"),
+    [([], signal.SIGINT), ([], signal.SIGTERM), (["--json"], interrupts.STOPS[-1])],
 )
-def test_ctrl_c_and_sigterm_keep_what_there_is_and_say_so(tmp_path, arguments, sent):
+def test_a_signal_keeps_what_there_is_and_say_so(tmp_path, arguments, sent):
     child = start(tmp_path, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     lines = [child.stdout.readline() for _ in range(2 if arguments else 3)]
     child.send_signal(sent)
@@ -252,6 +254,30 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
         child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=10)
     assert child.returncode == 130 and "Stopped" in out and "Traceback" not in err
+
+
+@pytest.mark.skipif(interrupts.HANGUP not in interrupts.STOPS, reason="no SIGHUP: Windows, or below nohup")
+def test_a_closed_terminal_waits_for_the_iteration_and_is_written_to_no_more():
+    """The shell and the system send SIGHUP both, which ended the process at once."""
+    ours, its = os.openpty()
+    before = os.dup(1)
+    os.dup2(its, 1)
+    os.close(its)
+    try:
+        with interrupts.Interrupts() as heard:
+            heard.may_wait = True
+            os.close(ours)
+            with pytest.raises(OSError, match="Input/output"):
+                os.write(1, b"a terminal that is gone")
+            for _ in range(2):
+                signal.raise_signal(signal.SIGHUP)
+            assert heard.asked and heard.signal == signal.SIGHUP
+            os.write(1, b"nowhere")
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="closes a pipe")

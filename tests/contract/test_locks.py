@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def test_a_look_at_a_lock_does_not_take_it(tmp_path: Path, monkeypatch: pytest.M
 
     def asked(handle: int, what: int, lock: bytes) -> bytes:
         answer = real(handle, what, lock)
-        file = hold(path) if what == locks.OWNED[1] else None  # while the looker has it open
+        file = hold(path) if what == fcntl.F_OFD_GETLK else None  # while the looker has it open
         kinds.append((what, file is not None))
         if file is not None:
             file.close()
@@ -98,7 +99,20 @@ def test_a_look_at_a_lock_does_not_take_it(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(fcntl, "fcntl", asked)
     assert not is_held(path)
-    assert (locks.OWNED[1], True) in kinds
+    assert (fcntl.F_OFD_GETLK, True) in kinds
+
+
+def test_macos_is_asked_in_its_own_layout() -> None:
+    """Of its sys/fcntl.h: l_start, l_len, l_pid, l_type, l_whence; F_WRLCK is 3 there."""
+
+    class Flock(ctypes.Structure):
+        _fields_ = [
+            ("start", ctypes.c_int64), ("len", ctypes.c_int64), ("pid", ctypes.c_int32),
+            ("type", ctypes.c_int16), ("whence", ctypes.c_int16),
+        ]  # fmt: skip
+
+    asked = locks._flock(3, "darwin")
+    assert asked == bytes(Flock(type=3, whence=os.SEEK_SET)) and len(asked) == 24
 
 
 def test_waiting_has_an_end(tmp_path: Path) -> None:

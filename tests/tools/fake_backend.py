@@ -129,6 +129,10 @@ class Fake:
         for number, stage in enumerate(stages):
             self.say(p.Started(stage, STEPS))
             for step in range(STEPS):
+                if getattr(request, "until", 0.0) and step >= request.until * STEPS:
+                    write_png(folder / "candidate.png", (20, 30, 20 * (job.seed % 10)))
+                    (folder / "candidate.json").write_text('{"score": 1.0}')
+                    return p.Cancelled(self.paths(folder))
                 self.say(self.progress(stage, step))
                 if step % 5 == 0:
                     grown = (number + step / STEPS) / len(stages)
@@ -221,7 +225,9 @@ class Fake:
 
     @staticmethod
     def paths(folder: Path) -> dict[str, str]:
-        names = ("mesh.npz", "albedo.png", "preview.png", "snapshot.npz")
+        names = (
+            "mesh.npz", "albedo.png", "preview.png", "snapshot.npz", "candidate.png", "candidate.json",
+        )  # fmt: skip
         return {name: str(folder / name) for name in names if (folder / name).is_file()}
 
 

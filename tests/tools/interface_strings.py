@@ -22,7 +22,7 @@ MODULES = (
 )
 MORE = {  # single words that are drawn in the middle of a line
     "of", "at", "seed", "stopped", "interrupted", "failed", "about", "included", "none", "sharpens",
-    "repaints",
+    "repaints", "candidate, not chosen",
 }  # fmt: skip
 NAMES = {  # of Blender's own, of data, or the same in every language
     "DreamFlow", "UVMap", "3D View", "Stable Diffusion", "SDXL refiner", "Image", "Mesh", "Blender",

@@ -200,7 +200,7 @@ def test_the_height_reaches_mesh_glb_and_an_older_blend(tmp_path, backend):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGTERM)])
 def test_one_signal_keeps_the_work_and_ends_it(tmp_path, number):
     environment = {
         **os.environ,

@@ -6,9 +6,11 @@ import addon_utils
 import bpy
 import pytest
 
+from dreamflow_blender.ops.generate import add_to_queue
+from dreamflow_blender.scene import pictures
 from dreamflow_blender.session import jobs
 from dreamflow_blender.settings import addon
-from dreamflow_blender.ui import sidebar
+from dreamflow_blender.ui import history, sidebar
 from tests.blender_side.with_bpy import layout
 from tests.blender_side.with_bpy.user import generate, idle, posix, refused, set_up, tick_until, user
 
@@ -78,6 +80,40 @@ def test_mark_as_asset(user, tmp_path, monkeypatch):
     bpy.ops.dreamflow.delete_job(job_id=past.job.id)
     assert bpy.ops.dreamflow.mark_asset() == {"FINISHED"} and bpy.context.object != made
     assert bpy.context.object.asset_data and bpy.context.object.preview is None
+
+
+@posix
+def test_candidates_wait_on_the_disk_until_one_is_chosen(user):
+    set_up(user, "good")
+    bpy.context.scene.dreamflow.candidates, bpy.context.scene.dreamflow.extra = "4", "geometry.size=64"
+    add_to_queue(bpy.context)
+    tick_until(idle)
+    (group,) = jobs.get_store().to_choose()
+    assert [entry.job.seed for entry in group] == [42, 43, 44, 45] and not jobs.get_store().history()
+    assert len({tuple(entry.place["location"]) for entry in group}) == 1 and not bpy.data.objects
+    jobs.store.close()
+    jobs.store = None  # Blender is closed, and opened again
+    drawn = layout.draw(sidebar.DREAMFLOW_PT_main)
+    tick_until(lambda: not pictures.wanted())
+    assert len(drawn.icons) == 4 and all(f"{entry.job.id} candidate" in pictures._icons for entry in group)
+    _, second, *_ = (chosen for name, _, chosen in drawn.operators if name == "dreamflow.choose_candidate")
+    assert bpy.ops.dreamflow.choose_candidate(job_id=second.job_id) == {"FINISHED"}
+    with pytest.raises(RuntimeError, match="not waiting to be chosen"):
+        bpy.ops.dreamflow.choose_candidate(job_id=second.job_id)
+    tick_until(idle)
+    (made,) = jobs.get_store().history()
+    assert made.state == "finished" and made.job.seed == 43 and "Red mug" in bpy.data.objects
+    (rest,) = jobs.get_store().to_choose()
+    assert [entry.job.seed for entry in rest] == [42, 44, 45]
+    assert bpy.ops.dreamflow.leave_candidates(group=rest[0].candidate_of) == {"FINISHED"}
+    assert not jobs.get_store().to_choose() and not jobs.get_store().to_offer()
+    left = next(entry for entry in jobs.get_store().history() if entry.state == "cancelled")
+    assert history.what_became(left).startswith("candidate, not chosen") and left.can_resume
+    assert bpy.ops.dreamflow.resume_job(job_id=left.job.id) == {
+        "FINISHED"
+    }  # later all the same, and to its end
+    tick_until(idle)
+    assert jobs.get_store().find(left.job.id).state == "finished"
 
 
 def test_another_seed_and_the_way_to_the_preferences(user, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 import dreamflow_blender
 from dreamflow_blender import translations
+from dreamflow_blender.backlog.entries import CANDIDATE
 from dreamflow_blender.backlog.running import Running
 from dreamflow_blender.backlog.store import Entry
 from dreamflow_blender.contract import protocol as p
@@ -15,7 +16,7 @@ from dreamflow_blender.ops import generate as ops_generate
 from dreamflow_blender.scene import pictures
 from dreamflow_blender.session import findings, jobs, models, service
 from dreamflow_blender.settings import addon
-from dreamflow_blender.ui import history, menus, parts, problems, prompt, sidebar
+from dreamflow_blender.ui import candidates, history, menus, parts, problems, prompt, sidebar
 from dreamflow_blender.ui import refine as ui_refine
 from dreamflow_blender.ui import setup as ui_setup
 from tests.blender_side.with_bpy import fake, layout
@@ -131,7 +132,7 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
     if language != "en":
         table = translations.read(language)
         monkeypatch.setattr(layout.Fake, "language", table)
-        for module in (history, parts, problems, prompt, sidebar, ui_refine, ui_setup):
+        for module in (candidates, history, parts, problems, prompt, sidebar, ui_refine, ui_setup):
             monkeypatch.setattr(module, "translated", lambda text: table.get(text, text))
     monkeypatch.setattr(parts, "_width", lambda context: parts._dialog or fits)
     drawings = []
@@ -152,6 +153,9 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
         ended = Entry(ops_generate.make_job(enabled), state=state, error=failed, note="61 %", seconds=99.0)
         jobs.get_store().put(replace(ended, ended=100.0))
     drawings.append(layout.draw(history.DREAMFLOW_PT_history))
+    jobs.get_store().put(Entry(ops_generate.make_job(enabled), {CANDIDATE: "a"}, state="candidate"))
+    drawings.append(main())
+    assert "dreamflow.choose_candidate" in [name for name, *_ in drawings[-1].operators]
     room = max(60.0, fits - parts.MARGINS)
 
     def button(text):

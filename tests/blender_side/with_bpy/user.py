@@ -27,7 +27,8 @@ import json, threading
 import fake_backend as f
 class Small(f.Fake):
     def job(self, folder, request):
-        size = request.job.overrides.get("geometry.size", 512)
+        resumed = isinstance(request, f.p.Resume)
+        size = 256 if resumed else request.job.overrides.get("geometry.size", 512)
         if size <= 256:
             return super().job(folder, request)
         folder.mkdir(parents=True)

@@ -1,0 +1,149 @@
+"""Candidates: each stops where it should, is shown, and goes on as if it had never stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from backend.__main__ import main
+from backend.jobs import generate, listing, resume
+from backend.jobs import run as running
+from backend.results.candidate import SIZE, VIEWS, read_views, score, without_haze
+from dreamflow_blender.contract.jobfolder import JobFolder
+from dreamflow_blender.contract.protocol import Cancelled, Finished
+from tests.tools.oracle import Oracle
+from tests.tools.tiny import OVERRIDES, tiny_job
+
+ITERATIONS = OVERRIDES["nerf.levels"] * OVERRIDES["nerf.views"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ball():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "open_prior", lambda *_: Oracle())
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> list[str]:
+    """Of a command with three candidates of one stage, whose folder is the last."""
+    settings = [
+        part for name, value in OVERRIDES.items() for part in ("--set", f"{name}={json.dumps(value)}")
+    ]
+    root = tmp_path_factory.mktemp("é candidates") / "out"
+    return [
+        "generate",
+        "a ball",
+        "--candidates",
+        "3",
+        "--threads",
+        "1",
+        *settings,
+        "--stages",
+        "nerf",
+        "--out",
+        str(root),
+    ]
+
+
+@pytest.fixture(scope="module")
+def begun(options) -> Path:
+    assert main([*options, "--until", "0.4"]) == 0
+    return Path(options[-1])
+
+
+def test_a_candidate_goes_on_to_the_bytes_of_its_seed_alone(tmp_path) -> None:
+    alone, candidate = tmp_path / "alone", tmp_path / "candidate"
+    assert isinstance(list(generate.generate(tiny_job(alone, stages=("nerf",))))[-1], Finished)
+    stopped = list(generate.generate(tiny_job(candidate, stages=("nerf",)), until=0.3))[-1]
+    assert isinstance(stopped, Cancelled) and {"candidate.png", "candidate.json", "checkpoint"} <= set(
+        stopped.paths
+    )
+    assert isinstance(list(resume.resume(candidate))[-1], Finished)
+    for name in ("mesh.npz", "mesh.glb", "albedo.png"):
+        assert (candidate / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+def test_each_seed_stops_at_its_share_and_all_are_on_the_sheet(begun) -> None:
+    record = json.loads((begun / "candidates.json").read_text())
+    assert sorted(one["seed"] for one in record["candidates"]) == [42, 43, 44]
+    scores = [one["score"] for one in record["candidates"]]
+    assert scores == sorted(scores), "the best is not the first"
+    for one in record["candidates"]:
+        files = JobFolder(begun / one["folder"])
+        figures = json.loads(files.candidate.read_text())
+        assert figures["iterations"] == 10 and figures["score"] == one["score"]  # 0.4 of 24, rounded up
+        assert isinstance(files.last_event(), Cancelled)
+        assert Image.open(files.candidate_png).size == (2 * SIZE, 2 * SIZE)
+        assert read_views(files.candidate_png).shape == (VIEWS, SIZE, SIZE, 3)
+    assert Image.open(begun / "candidates.png").size[1] > 3 * SIZE
+
+
+def test_the_same_command_again_begins_nothing(begun, options, capsys) -> None:
+    before = {path: path.stat().st_mtime_ns for path in begun.glob("*/*")}
+    assert main([*options, "--until", "0.4"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in begun.glob("*/*")} == before
+    assert "python -m backend resume" in capsys.readouterr().out
+
+
+def test_one_that_was_interrupted_is_begun_again(begun, options) -> None:
+    worst = json.loads((begun / "candidates.json").read_text())["candidates"][-1]
+    files = JobFolder(begun / worst["folder"])
+    shown = files.candidate_png.read_bytes()
+    files.candidate.unlink()  # as where it was killed before its end
+    assert main([*options, "--until", "0.4"]) == 0
+    assert files.candidate_png.read_bytes() == shown
+    assert json.loads(files.candidate.read_text())["score"] == worst["score"]
+
+
+def test_the_best_one_is_finished_where_nobody_chooses(begun, options) -> None:
+    best, *others = json.loads((begun / "candidates.json").read_text())["candidates"]
+    assert main([*options, "--pick", "best"]) == 0
+    assert isinstance(JobFolder(begun / best["folder"]).last_event(), Finished)
+    assert [listing.look(begun / one["folder"]).state for one in (best, *others)] == [
+        "finished",
+        "candidate",
+        "candidate",
+    ]
+    assert listing.clean_jobs(begun) > 0
+    assert not any(JobFolder(begun / one["folder"]).checkpoints.exists() for one in (best, *others))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--candidates", "1"], "expected 2 to 16"),
+        (["--candidates", "4", "--until", "1"], "less than 1"),
+        (["--pick", "best"], "Add --candidates N"),
+        (["--candidates", "4", "--json"], "candidates.json"),
+        (["--candidates", "3", "--seed", str(2**31 - 2)], "smaller --seed"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_made(given, said, tmp_path, capfd) -> None:
+    assert main(["generate", "a ball", *given, "--out", str(tmp_path / "out")]) == 2
+    captured = capfd.readouterr()
+    assert said in captured.out + captured.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_another_job_stops_all_before_the_first(options, tmp_path, capfd) -> None:
+    other = tiny_job(tmp_path / "out" / "a-ball-43", stages=("nerf",), seed=7)
+    list(generate.generate(other, until=0.1))
+    assert main([*options[:-1], str(tmp_path / "out")]) == 2
+    assert "holds another job" in capfd.readouterr().err
+    assert not (tmp_path / "out" / "a-ball-42").exists()
+
+
+def test_the_score_is_of_the_newest_quarter() -> None:
+    gap = torch.tensor([9.0] * 6 + [1.0, 3.0])
+    assert score({"gap": gap}) == {"iterations": 8, "gap": 2.0, "spread": 0.5, "score": 3.0}
+
+
+def test_haze_goes_and_what_is_there_keeps_its_colour() -> None:
+    background, red = torch.full((3,), 0.9), torch.tensor([0.8, 0.1, 0.1])
+    opacity = torch.tensor([0.0, 0.5, 0.95, 1.0]).reshape(1, 1, 4, 1)
+    image = red * opacity + background * (1 - opacity)
+    shown = without_haze(image, opacity, background)
+    torch.testing.assert_close(shown[0, 0], torch.stack([background, background, red, red]))
