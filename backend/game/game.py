@@ -14,12 +14,14 @@ from PIL import Image
 from scipy.spatial import ConvexHull
 from torch import Generator, Tensor
 
+from backend import __version__
 from backend.errors import InputError
 from backend.files import disk_errors, write_bytes
 from backend.game.details import Surface, bake_normals, even_directions, occlusion
 from backend.game.lods import lighter
 from backend.game.tangents import Frames, tangents
-from backend.meshes.write import Group, glb_of_groups, png_bytes, split_seams, to_arrays
+from backend.meshes.glb import write_glb
+from backend.meshes.write import Group, glb_of_groups, png_bytes, split_seams, to_arrays, y_up
 from backend.results.export import Placing, about, place, read_mesh, read_texture
 from backend.scene.mesh import Mesh
 from backend.scene.simplify import deliver
@@ -29,7 +31,7 @@ from dreamflow_blender.contract.job import Job
 from dreamflow_blender.contract.jobfolder import slug
 from dreamflow_blender.contract.meshfile import MeshArrays
 
-HULL_POINTS = 64  # an engine's physics wants few
+HULL_POINTS = 64  # an engine's physics wants few; its name begins with UCX_, as Unreal wants it
 LEAST_FACES = 100
 
 
@@ -156,7 +158,7 @@ def glb_of(arrays: MeshArrays, name: str, pngs: dict[str, bytes], info: dict[str
 
 
 def hull_glb(mesh: Mesh, name: str, info: dict[str, Any]) -> bytes:
-    """The convex hull of the mesh's outermost points in HULL_POINTS directions, named as Unreal wants it."""
+    """The convex hull of the mesh's outermost points in HULL_POINTS directions, and nothing but its shape."""
     v = mesh.v_pos.double().numpy()
     outermost = np.unique((v @ even_directions(HULL_POINTS).double().numpy().T).argmax(0))
     points = v[outermost]
@@ -165,8 +167,23 @@ def hull_glb(mesh: Mesh, name: str, info: dict[str, Any]) -> bytes:
     a, b, c = (points[faces[:, i]] for i in range(3))
     inward = (np.cross(b - a, c - a) * hull.equations[:, :3]).sum(1) < 0
     faces[inward] = faces[inward][:, ::-1]
-    shell = Mesh(
-        torch.from_numpy(points).float(), torch.from_numpy(faces),
-        torch.zeros(1, 2), torch.zeros(len(faces), 3, dtype=torch.int64),
-    )  # fmt: skip
-    return glb_of_groups(to_arrays(shell), [Group(np.arange(len(faces)), name, None)], {**info, "name": name})
+    position = y_up(points.astype(np.float32))
+    blobs = [position.tobytes(), faces.astype(np.uint16).tobytes()]
+    starts = (0, len(blobs[0]))
+    bounds = {"min": position.min(0).tolist(), "max": position.max(0).tolist()}
+    document = {
+        "asset": {"version": "2.0", "generator": f"DreamFlow {__version__}", "extras": info},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"name": name, "mesh": 0}],
+        "meshes": [{"name": name, "primitives": [{"attributes": {"POSITION": 0}, "indices": 1}]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": len(points), "type": "VEC3", **bounds},
+            {"bufferView": 1, "componentType": 5123, "count": faces.size, "type": "SCALAR"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": start, "byteLength": len(blob), "target": target}
+            for start, blob, target in zip(starts, blobs, (34962, 34963), strict=True)
+        ],
+    }
+    return write_glb(document, blobs)
