@@ -149,6 +149,7 @@ def run_prompts(out: Path, kill: Callable[[psutil.Process, Path], None] | None =
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(os.name == "nt", reason="its signals are POSIX's")
 def test_prompts_by_openjd_that_are_killed_once_each_have_the_undisturbed_bytes(tmp_path: Path) -> None:
     pytest.importorskip("openjd.model", reason="openjd-cli is not installed")
