@@ -1,6 +1,6 @@
 """How much memory an iteration needs with networks of the real size: counted, without such a machine.
 
-    python -m benchmarks.memory [--dtype float32] [--only sd refiner mvdream]
+    python -m benchmarks.memory [--dtype float32] [--only sd sdxl refiner mvdream] [--no-phi]
 
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
@@ -29,17 +29,26 @@ from backend.diffusion.savings import SAVINGS, Savings, save_network, save_vae
 from backend.diffusion.schedule import noise_levels
 from backend.models.latent_prior import to_latent
 from backend.scene.camera import orbit
+from tests.tools.published_configs import SDXL_BASE
 from tests.tools.tiny_models import NUMBERS, unet, vae
 
 LEVEL = noise_levels(0.5, 0.1, 10)[5]
-SIDES = {"sd": (512, 512), "refiner": (1024, 1024), "mvdream": (256, 256)}  # native, fed
-FRAMES = {"sd": 1, "refiner": 1, "mvdream": 4}  # views of an update
+SIDES = {
+    "sd": (512, 512),
+    "sdxl": (1024, 1024),
+    "refiner": (1024, 1024),
+    "mvdream": (256, 256),
+}  # native, fed
+FRAMES = {"sd": 1, "sdxl": 1, "refiner": 1, "mvdream": 4}  # views of an update
 
 
 def network_of(kind: str, dtype: torch.dtype) -> Network:
     """A UNet of the real size, on the device that is torch's just now."""
     name: Any = "refiner" if kind == "refiner" else "sd21-base"
-    net = unet(name, NUMBERS[name, "full"])
+    if kind == "sdxl":
+        net = UNet2DConditionModel.from_config(SDXL_BASE["unet/config.json"])
+    else:
+        net = unet(name, NUMBERS[name, "full"])
     if kind == "mvdream":
         net = UNet2DConditionModel.from_config({**net.config, **CAMERA_CONFIG})
         join_frames(net, FRAMES[kind])
@@ -47,6 +56,15 @@ def network_of(kind: str, dtype: torch.dtype) -> Network:
     return Network(
         net.to(dtype).requires_grad_(False), "epsilon", dtype, takes_camera=takes_camera, frames=FRAMES[kind]
     )
+
+
+def text_of(kind: str, rows: int) -> Text:
+    """Of the real widths."""
+    width = {"sd": 1024, "mvdream": 1024, "sdxl": 2048, "refiner": 1280}[kind]
+    hidden = torch.empty(rows, 77, width)
+    if kind not in ("sdxl", "refiner"):
+        return Text(hidden)
+    return Text(hidden, torch.empty(rows, 1280), torch.empty(rows, 6 if kind == "sdxl" else 5))
 
 
 class Alive(TorchDispatchMode):
@@ -113,9 +131,7 @@ def iteration(kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = 
         weights = alive.peak = (
             alive.now
         )  # what it took to build them, in float32 at first, is not an iteration's
-        row = torch.empty(1, 77, numbers.text_width)
-        refined = {"pooled": torch.empty(1, numbers.projection), "time_ids": torch.empty(1, 5)}
-        text = Text(row, **refined) if kind == "refiner" else Text(row)
+        text = text_of(kind, 1)
         views = FRAMES[kind]
         image = torch.empty(views, side, side, 3, requires_grad=True)
         with torch.device("cpu"):
@@ -140,14 +156,12 @@ def iteration(kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = 
 
 def captured(kind: str, dtype: torch.dtype) -> float:
     """GB that guided D_p's pass keeps where it is captured as a CUDA graph: the most that is alive in it."""
-    numbers, rows = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"], 2 * FRAMES[kind]
+    rows = 2 * FRAMES[kind]
     alive = Alive()
     with torch.device("meta"), alive, torch.no_grad():
         network = network_of(kind, dtype)
         weights = alive.peak = alive.now
-        sized = (torch.empty(rows, numbers.projection), torch.empty(rows, 5)) if kind == "refiner" else ()
-        text = Text(torch.empty(rows, 77, numbers.text_width), *sized)
-        text = text.seen_from(torch.empty(rows, 16) if network.takes_camera else None)
+        text = text_of(kind, rows).seen_from(torch.empty(rows, 16) if network.takes_camera else None)
         side = SIDES[kind][0] // 8
         network.predict(torch.empty(rows, 4, side, side), LEVEL, text)
     return (alive.peak - weights) / 1e9
@@ -157,12 +171,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the UNets")
     parser.add_argument("--only", choices=tuple(SIDES), nargs="+", default=tuple(SIDES))
+    parser.add_argument("--no-phi", action="store_true", help="D_phi(x) = x, as --phi none has it")
     options = parser.parse_args()
     nn.functional.scaled_dot_product_attention = attend
     logging.set_verbosity_error()
     for kind in options.only:
         for words, savings in SAVINGS:
-            weights, peak = iteration(kind, savings, getattr(torch, options.dtype))
+            weights, peak = iteration(kind, savings, getattr(torch, options.dtype), not options.no_phi)
             print(
                 f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB",
                 flush=True,

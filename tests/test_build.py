@@ -135,6 +135,7 @@ def test_set_up_once_mended_when_broken(clone):
     assert "NOTE: torch 2.0 is built for CUDA 13.0 and finds no NVIDIA card" in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(UV is None, reason="no uv here")
 @pytest.mark.parametrize("setting", ["target = {here}/elsewhere", "user = true", "require-hashes = true"])
 def test_pip_conf_of_the_user_s_is_not_in_the_way(clone, tmp_path, setting):

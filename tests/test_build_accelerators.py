@@ -155,6 +155,7 @@ def test_a_toolkit_that_is_only_a_compiler(build):
     assert ran.returncode == 1 and "only its compiler (no cusparse.h): install the whole" in ran.stderr
 
 
+@pytest.mark.slow
 def test_for_several_cards_with_a_whole_toolkit(build):
     ran = build(whole=True, TORCH_CUDA_ARCH_LIST="8.6;8.9+PTX 12.0", MAX_JOBS="1")
     said = build.said()
@@ -162,6 +163,7 @@ def test_for_several_cards_with_a_whole_toolkit(build):
     assert said["TCNN_CUDA_ARCHITECTURES"] == "86,89,120"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble, told", [("does not compile", "could not be compiled"), ("does not load", "undefined symbol")]
 )
@@ -177,6 +179,7 @@ def test_what_fails_is_not_left_behind(build, place, trouble, told):
     assert build.installed() == before
 
 
+@pytest.mark.slow
 def test_without_a_card_tiny_cuda_nn_is_not_tried(build, place):
     """Its import raises there whatever it is."""
     write(place / "sources/nvdiffrast/nvdiffrast/torch/__init__.py", "")

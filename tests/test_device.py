@@ -39,6 +39,7 @@ print((psutil.Process().memory_info().rss - before) / 2**24 - 1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's allocator")
 def test_a_large_networks_activations_go_back_to_the_system() -> None:
     def kept(how: str) -> float:

@@ -23,19 +23,25 @@ BOTH = ("preset", "prior", "refiner", "phi", "seed", "negative", "device", "thre
 MOST_CANDIDATES = 16
 GENERATE = (*BOTH, "stages")
 REFINE = ("strength", "texture_size", "material", "front", *BOTH)
+SIZES = {  # of what `generate` delivers: the option's value, its help, and the setting that it is
+    "faces": ("N", "at most so many triangles (default: the preset's)", "delivery.max_faces"),
+    "texture_size": ("PIXELS", "a side of the texture (default: the preset's)", "delivery.texture_size"),
+}
 
 EXAMPLES = """\
 examples:
   python -m backend generate "a red mug"
   python -m backend generate "a blue teapot with a yellow lid" --preset fast --seed 7 --out teapots/blue
-  python -m backend generate "a red duck" --set delivery.max_faces=null --set delivery.texture_size=2048
+  python -m backend generate "a red duck" --faces 1500 --texture-size 512
+  python -m backend generate "a red duck" --set delivery.max_faces=null
   python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
   python -m backend generate "a red mug" --candidates 4
   python -m backend generate "a red mug" --continue
 
 The last one begins the job, goes on with it, or does nothing where it is done: a script may repeat it.
-Ctrl-C, SIGTERM or closing the terminal stops after the iteration that is running and keeps what there is; twice Ctrl-C stops at once.
+Ctrl-C, SIGTERM or closing the terminal stops after the iteration that is running and keeps what there is;
+Ctrl-C twice stops at once.
 Exit codes: 0 done, 1 failed, 2 the request cannot be carried out as written, 130 stopped.
 """
 
@@ -72,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     )
     g.add_argument("prompt", metavar="PROMPT", help='what to make, as in "a red mug"')
     add_options(g, GENERATE)
+    for name, (metavar, what, _) in SIZES.items():
+        g.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=typed(whole_number), help=what)
     _add_job_arguments(g, "out/PROMPT-SEED")
     _add_candidates(g)
     r = commands.add_parser(
@@ -163,11 +171,16 @@ def to_job(args: argparse.Namespace) -> Job:
             "keep_uvs": not args.new_uvs,
             "stages": ("texture", "refine") if args.texture else ("refine",),
         }
+    overrides = dict(args.set)
+    for name, (_, _, setting) in () if refine else SIZES.items():
+        value = getattr(args, name)
+        if value is not None and setting in overrides:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{option} and --set {setting} are the same setting.", "Give one of them.")
+        overrides |= {} if value is None else {setting: value}
     given["negative"] = clean_text(args.negative)
     folder = args.out or default_folder(prompt, args.seed, Path("out"), args.command)
     try:
-        return Job(
-            uuid.uuid4().hex[:12], args.command, prompt, str(folder), overrides=dict(args.set), **given
-        )
+        return Job(uuid.uuid4().hex[:12], args.command, prompt, str(folder), overrides=overrides, **given)
     except BadMessage as error:
         raise InputError(str(error), f"See python -m backend {args.command} --help.") from error

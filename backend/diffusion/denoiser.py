@@ -24,7 +24,7 @@ class Text:
 
     hidden    [B,L,E] hidden states of a text encoder
     pooled    [B,P] projected sentence embedding, for SDXL alone
-    time_ids  [B,5] SDXL's sizes and aesthetic score
+    time_ids  [B,6] SDXL's sizes and crop; [B,5] with its refiner, which has an aesthetic score
     label     [B,16] where the camera stands (camera_label.py), for networks that take it
     """
 

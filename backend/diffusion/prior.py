@@ -108,6 +108,10 @@ class PriorSpec:
     lora: bool = True  # whether D_phi is learned unless a stage says otherwise; False: D_phi(x) = x
     # "stage.setting": value, over every preset's, such as {"nerf.size": 64}; a job's overrides win
     settings: dict[str, Any] = field(default_factory=dict)
+    refiner: str = ""  # the model that does the last stage where it has been fetched; empty: this one
+    prediction: str = (
+        ""  # "epsilon" or "v_prediction" where the model's own files say it wrongly or not at all
+    )
     vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
     vae_scale: float = 1.0  # of that VAE's latents, times its own scaling_factor
 

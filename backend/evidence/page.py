@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from backend.evidence.cells import Result, Terms
 from backend.files import write_text
-from backend.results.pictures import PANELS
+from backend.results.curves import PANELS
 from dreamflow_blender.contract.settings import METHODS
 
 COLOURS = ("#2a78b8", "#8559a8", "#d9772b", "#c0392b", "#3a9152", "#777777")  # of METHODS

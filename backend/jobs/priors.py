@@ -28,12 +28,15 @@ def canonical_prompt(prompt: str, negative: str, kinds: tuple[str, ...]) -> str:
     return grammar.canonical_prompt(prompt, negative, kinds)
 
 
-def default_refiner(prior: str) -> str:
-    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's and MVDream's is the SDXL
-    refiner where it has been fetched, all others refine themselves (""). ModelError where it is not whole."""
+def default_refiner(prior: str, stated: str = "") -> str:
+    """The refiner that belongs to a prior: the built-in one has its own, Stable Diffusion's, MVDream's and SDXL's is
+    the SDXL refiner where it has been fetched, all others refine themselves (""). ModelError where it is not whole.
+
+    stated  the prior's PriorSpec.refiner
+    """
     if prior == "mini":
         return "mini-refiner" if built_in("mini-refiner").exists() else ""
-    if prior not in ("sd", "mvdream"):
+    if prior not in ("sd", "mvdream") and not stated:
         return ""
     from backend.weights.sources import find_if_fetched
 
@@ -70,8 +73,8 @@ def open_prior(
         raise ModelError(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
             f"Give 'mini', 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
-            " or the path of a folder in diffusers' layout, the one that holds model_index.json"
-            " (Stable Diffusion 2.1, 2.1-base, MVDream, or the SDXL refiner).",
+            " or the path of a model's .safetensors file, or of a folder in diffusers' layout, the one that holds"
+            " model_index.json (Stable Diffusion 1 or 2, SDXL, MVDream, or the SDXL refiner).",
         )
     from backend.models.latent_prior import LatentPrior
 

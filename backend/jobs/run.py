@@ -15,7 +15,7 @@ import torch
 
 from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
-from backend.jobs.folder import locked, notation_note
+from backend.jobs.folder import locked, notation_note, versions
 from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import (
     begun_as,
@@ -25,7 +25,6 @@ from backend.jobs.record import (
     recorded_threads,
     resolve_job,
     settings_of,
-    versions,
     write_job,
 )
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
@@ -87,7 +86,7 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
         device, saved.notes["threads"] if saved else _threads(job, device, record is not None)
     )
     prior = open_prior(job.prior, device, job.phi or None)
-    finer = job.refiner or default_refiner(job.prior)
+    finer = job.refiner or default_refiner(job.prior, prior.spec.refiner)
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
     if record is None:
         settings = resolve_job(job, prior, refiner)

@@ -14,7 +14,6 @@ from backend.diffusion.prior import PriorSpec
 from backend.errors import ModelError
 
 OTHERS = {  # what a pipeline that we do not take is, for one sentence
-    "StableDiffusionXLPipeline": "SDXL itself, Turbo and Lightning included, reads two text encoders",
     "StableDiffusionInpaintPipeline": "an inpainting model's network reads a mask as well",
     "StableDiffusionXLInpaintPipeline": "an inpainting model's network reads a mask as well",
     "StableDiffusionDepth2ImgPipeline": "its network reads a depth map as well",
@@ -62,24 +61,24 @@ def check_scheduler(path: Path, config: dict[str, Any]) -> Prediction:
     return "v_prediction" if prediction == "v_prediction" else "epsilon"
 
 
-def check_distilled(path: Path, scheduler: dict[str, Any], guidance: float | None) -> None:
-    """ModelError for a model distilled for a few steps (SD-Turbo, LCM), unless its guidance is stated.
+def distilled_sign(scheduler: dict[str, Any]) -> str:
+    """What tells a folder's model that was distilled for a few steps (SD-Turbo, LCM); "" where nothing does.
 
     Its configuration is Stable Diffusion's but for the scheduler, which comes with the spacing or the class of such
-    models. Why it is refused: docs/decisions.md.
+    models.
     """
-    signs = []
     if scheduler.get("timestep_spacing") == "trailing":
-        signs.append("timestep_spacing trailing")
-    if scheduler.get("_class_name") in FEW_STEPS:
-        signs.append(f"class {scheduler['_class_name']}")
-    if signs and guidance is None:
-        raise ModelError(
-            f"{path} looks distilled for a few steps, as SD-Turbo and LCM are (its scheduler has {signs[0]}): it does"
-            " not denoise in small steps and wants no guidance, where the presets use 5 to 100.",
-            'Use Stable Diffusion 2.1-base (sd). To try it all the same, write {"guidance": 1} into its'
-            " dreamflow.json; if it is not distilled, write its training's guidance there.",
-        )
+        return "timestep_spacing trailing in its scheduler"
+    return f"class {scheduler['_class_name']}" if scheduler.get("_class_name") in FEW_STEPS else ""
+
+
+def distilled_note(path: Path, sign: str) -> str:
+    """For the user of such a model, which is run without guidance: docs/decisions.md."""
+    return (
+        f"{path} looks distilled for a few steps, as Turbo, Lightning and LCM are ({sign}): its guidance is set to 1,"
+        " and results may be poor, since it was not trained to denoise in small steps. If it is not distilled, write"
+        ' {"guidance": 7.5} into its dreamflow.json.'
+    )
 
 
 def check_plain(path: Path, component: str, config: dict[str, Any]) -> None:
@@ -140,7 +139,7 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]], spec: PriorSpec) -
         if unet.get(name) is not None and not (name == "class_embed_type" and spec.camera == "c2w"):
             raise ModelError(
                 f"{path}: the UNet needs {needed} as well ({name} is {unet[name]}).",
-                "Use a plain text-to-image model: Stable Diffusion 1 or 2.",
+                "Use a plain text-to-image model: Stable Diffusion 1, 2 or XL.",
             )
     for name in ("shift_factor", "latents_mean", "latents_std"):
         if vae.get(name) is not None:
@@ -158,15 +157,25 @@ def check_fit(path: Path, configs: dict[str, dict[str, Any]], spec: PriorSpec) -
 
 def _pairs(configs: dict[str, dict[str, Any]], camera: str) -> list[tuple[str, Any, str, Any]]:
     """What has to be equal: name and value as got, name and value as expected."""
-    refiner = "text_encoder_2" in configs
+    xl, base = "text_encoder_2" in configs, "text_encoder" in configs
     unet, vae = configs["unet"], configs["vae"]
-    text = configs["text_encoder_2" if refiner else "text_encoder"]
-    tokenizer = configs["tokenizer_2" if refiner else "tokenizer"]
+    encoders = [configs[name] for name in encoders_of(configs)]
+    widths: list[Any] = [text.get("hidden_size") for text in encoders]
+    lengths = [
+        (
+            f"{name.replace('text_encoder', 'tokenizer')} model_max_length",
+            configs[name.replace("text_encoder", "tokenizer")].get("model_max_length"),
+            "text max_position_embeddings",
+            configs[name].get("max_position_embeddings", 77),
+        )
+        for name in encoders_of(configs)
+    ]
     reads_camera = camera == "c2w"
     reader = "a camera's matrix, as dreamflow.json states" if reads_camera else "Stable Diffusion's"
-    pooled: Any = text.get("projection_dim", 512)
+    pooled: Any = encoders[-1].get("projection_dim", 512)
     ids: Any = unet.get("addition_time_embed_dim")
-    pooled_and_ids = pooled + 5 * ids if is_count(pooled) and is_count(ids) else "a number"
+    numbers = 6 if base else 5  # sizes and crop, and with the refiner an aesthetic score (models/text.py)
+    pooled_and_ids = pooled + numbers * ids if is_count(pooled) and is_count(ids) else "a number"
     return [
         ("UNet in_channels", unet.get("in_channels"), "VAE latent_channels", vae.get("latent_channels")),
         ("UNet out_channels", unet.get("out_channels"), "VAE latent_channels", vae.get("latent_channels")),
@@ -174,25 +183,20 @@ def _pairs(configs: dict[str, dict[str, Any]], camera: str) -> list[tuple[str, A
             "UNet cross_attention_dim",
             unet.get("cross_attention_dim"),
             "text hidden_size",
-            text.get("hidden_size"),
+            sum(widths) if all(map(is_count, widths)) else widths,
         ),
-        (
-            "tokenizer model_max_length",
-            tokenizer.get("model_max_length"),
-            "text max_position_embeddings",
-            text.get("max_position_embeddings", 77),
-        ),
+        *lengths,
         (
             "UNet addition_embed_type",
             unet.get("addition_embed_type"),
-            "the refiner's" if refiner else "Stable Diffusion's",
-            "text_time" if refiner else None,
+            "SDXL's" if xl else "Stable Diffusion's",
+            "text_time" if xl else None,
         ),
         (
             "UNet projection_class_embeddings_input_dim",
             unet.get("projection_class_embeddings_input_dim"),
-            "pooled text and five numbers" if refiner else reader,
-            pooled_and_ids if refiner else CAMERA_NUMBERS if reads_camera else None,
+            f"pooled text and {numbers} numbers" if xl else reader,
+            pooled_and_ids if xl else CAMERA_NUMBERS if reads_camera else None,
         ),
         (
             "UNet class_embed_type",
@@ -209,6 +213,11 @@ def _pairs(configs: dict[str, dict[str, Any]], camera: str) -> list[tuple[str, A
         ),
         ("VAE scaling_factor is a number", is_scale(vae.get("scaling_factor", 0.18215)), "above zero", True),
     ]
+
+
+def encoders_of(configs: dict[str, dict[str, Any]]) -> list[str]:
+    """The text encoders, in the order in which their hidden states are joined."""
+    return sorted(name for name in configs if name.startswith("text_encoder"))
 
 
 def is_count(value: Any) -> bool:

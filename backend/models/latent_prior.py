@@ -1,8 +1,7 @@
-"""D_p and D_phi by latent diffusion models: Stable Diffusion 2.1(-base), and the SDXL refiner (stage 3).
+"""D_p and D_phi by latent diffusion models: Stable Diffusion 1 and 2, SDXL and its refiner (stage 3).
 
-Images are NHWC in [0, 1] outside and NCHW in [-1, 1] in this file alone. The refiner reads the OpenCLIP bigG encoder
-only, its last but one hidden states and its pooled projection, and is given the image's size, crop and an aesthetic
-score (SDXL's micro-conditioning, in the refiner's form).
+Images are NHWC in [0, 1] outside and NCHW in [-1, 1] in this file alone. What each is told beside the noise and the
+time: models/text.py.
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_indices
 from backend.errors import InputError, ModelError
 from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
-from backend.models.model_folder import ModelFolder, describe, open_folder
+from backend.models.model_folder import ModelFolder, describe
 from backend.models.prior_spec import fill
-from backend.models.text import Embedding, encode_sentences, tokenize
+from backend.models.single_file import open_model
+from backend.models.text import TEXT_INPUTS, Embedding, encode_sentences, tokenize
 from backend.scene.camera import Camera
 
 # (prompt, negative, kinds) -> the prompt in the words that a model of these kinds was taught
@@ -49,7 +49,7 @@ class Conditioning:
 
 
 class LatentPrior:
-    """A Prior over a folder in diffusers' layout; epsilon or v prediction as its scheduler says.
+    """A Prior over a folder in diffusers' layout or a model in one file; epsilon or v prediction as that says.
 
     phi_folder        a model for D_phi in the same latent space (SD 2.1, v prediction); None: D_p's own UNet, with
                       the adapter switched, which takes less memory
@@ -64,11 +64,11 @@ class LatentPrior:
         canonical_prompt: CanonicalPrompt | None = None,
     ) -> None:  # fmt: skip
         self._device, self._canonical_prompt = torch.device(device), canonical_prompt
-        self._model = open_folder(folder)
-        self._phi_model = self._model if phi_folder is None else open_folder(phi_folder)
+        self._model = open_model(folder)
+        self._phi_model = self._model if phi_folder is None else open_model(phi_folder)
         check_same_latents(self._model, self._phi_model)
         self.spec = self._model.spec
-        self.name = self._model.path.name
+        self.name = self._model.path.stem if self._model.family else self._model.path.name
         self.factor = self._model.factor
         self.channels = int(self._model.configs["vae"]["latent_channels"])
         self._savings = Savings()
@@ -118,7 +118,7 @@ class LatentPrior:
     def take_notes(self) -> list[str]:
         """See Prior."""
         loaded = [self.__dict__[name] for name in ("_network", "_phi_network") if name in self.__dict__]
-        return notes_of(loaded)
+        return [*self._model.notes, *notes_of(loaded)]
 
     def footprint(self, size: int, savings: Savings) -> float:
         """See Prior."""
@@ -129,22 +129,27 @@ class LatentPrior:
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
         sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
-        tokenize(load_tokenizer(self._model), sentences)
+        for encoder in self._model.encoders:
+            tokenize(load_tokenizer(self._model, encoder), sentences)
         encoder_input_size(size, size, self.spec.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
         """All sentences through the text encoder, or out of the cache; the encoder is released afterwards."""
         sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
         side, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
-        rows = encode_sentences(self._model, sentences, self._device, reader(self._model))
+        rows = encode_sentences(self._model, sentences, self._device)
         n = len(self.spec.view_words)
-        own = shared = text_of(rows, slice(n + 1, None), side, AESTHETIC_SCORE)
+        if self._model.empty_is_zeros and not negative:
+            for row in rows.values():
+                row[n].zero_()
+        ids = TEXT_INPUTS[self._model.pipeline].time_ids
+        good, bad = ([] if ids is None else ids(side, s) for s in (AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE))
+        own = shared = text_of(rows, slice(n + 1, None), good)
         if not self._shared:
-            read = encode_sentences(self._phi_model, sentences[-1:], self._device, reader(self._phi_model))
-            own = text_of(read, slice(None), side, AESTHETIC_SCORE)
+            own = text_of(encode_sentences(self._phi_model, sentences[-1:], self._device), slice(None), good)
         return Conditioning(
-            views=text_of(rows, slice(n), side, AESTHETIC_SCORE),
-            negative=text_of(rows, slice(n, n + 1), side, NEGATIVE_AESTHETIC_SCORE),
+            views=text_of(rows, slice(n), good),
+            negative=text_of(rows, slice(n, n + 1), bad),
             phi=own,
             shared=shared,
         )
@@ -223,29 +228,13 @@ def write_sentences(
     return [*sentences, negative, prompt]
 
 
-def reader(model: ModelFolder) -> Callable[[nn.Module, Tensor], Embedding]:
-    """What its UNet reads of the text encoder."""
-    return read_sdxl_text if "text_encoder_2" in model.configs else read_text
-
-
-def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
-    """The last hidden states."""
-    return {"hidden": encoder(tokens).last_hidden_state}
-
-
-def read_sdxl_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
-    """The last but one hidden states and the pooled projection."""
-    output = encoder(tokens, output_hidden_states=True)
-    return {"hidden": output.hidden_states[-2], "pooled": output.text_embeds}
-
-
-def text_of(rows: Embedding, which: slice, side: int, score: float) -> Text:
-    """Those rows; for SDXL also the size in pixels at which images are encoded, no crop, and the aesthetic score."""
+def text_of(rows: Embedding, which: slice, time_ids: list[float]) -> Text:
+    """Those rows; for SDXL also its micro-conditioning, the same for each."""
     hidden = rows["hidden"][which]
-    if "pooled" not in rows:
+    if not time_ids:
         return Text(hidden)
-    time_ids = torch.tensor([[side, side, 0, 0, score]], device=hidden.device).expand(len(hidden), -1)
-    return Text(hidden, rows["pooled"][which], time_ids)
+    ids = torch.tensor([time_ids], dtype=torch.float32, device=hidden.device).expand(len(hidden), -1)
+    return Text(hidden, rows["pooled"][which], ids)
 
 
 def encoder_input_size(height: int, width: int, native: int, factor: int) -> tuple[int, int]:

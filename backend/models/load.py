@@ -24,7 +24,8 @@ from backend.errors import ModelError
 from backend.models import mvdream
 from backend.models.model_folder import ModelFolder
 from backend.models.resident import RESIDENT
-from backend.weights.tokens import check_vocabulary, filler
+from backend.models.single_file import load_part, prefix_of, tokenizer
+from backend.weights.tokens import END, check_vocabulary, expected_filler, filler
 
 LARGE = 2**30  # bytes of a network
 transformers_logging.disable_progress_bar()  # the terminal belongs to the command line
@@ -66,25 +67,32 @@ def load_vae(model: ModelFolder, device: torch.device) -> AutoencoderKL:
     return vae
 
 
-def load_text(model: ModelFolder, device: torch.device) -> tuple[CLIPTokenizer, nn.Module]:
-    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller releases them."""
-    refiner = "text_encoder_2" in model.configs
-    kind = CLIPTextModelWithProjection if refiner else CLIPTextModel
-    encoder = _load(kind, model, "text_encoder_2" if refiner else "text_encoder", device, dtype=torch.float32)
-    tokenizer = load_tokenizer(model)
-    if len(tokenizer) > encoder.config.vocab_size:
+def load_text(
+    model: ModelFolder, device: torch.device, component: str = ""
+) -> tuple[CLIPTokenizer, nn.Module]:
+    """Tokenizer and text encoder in float32. They are needed once a prompt, so the caller releases them.
+
+    component  one of model.encoders; the first where it is left out
+    """
+    component = component or model.encoders[0]
+    kind = CLIPTextModelWithProjection if component == "text_encoder_2" else CLIPTextModel
+    encoder = _load(kind, model, component, device, dtype=torch.float32)
+    words = load_tokenizer(model, component)
+    if len(words) > encoder.config.vocab_size:
         raise ModelError(
-            f"{model.path}: tokenizer with {len(tokenizer)} tokens, expected at most {encoder.config.vocab_size}"
+            f"{model.path}: tokenizer with {len(words)} tokens, expected at most {encoder.config.vocab_size}"
             " (text encoder).",
             "Use a folder whose parts belong together.",
         )
-    return tokenizer, encoder
+    return words, encoder
 
 
-def load_tokenizer(model: ModelFolder) -> CLIPTokenizer:
-    """Quick, without the encoder's weights. Remembered while the files' sizes and times stay the same: a job asks for
-    it in each of its stages."""
-    folder = model.path / ("tokenizer_2" if "text_encoder_2" in model.configs else "tokenizer")
+def load_tokenizer(model: ModelFolder, component: str = "") -> CLIPTokenizer:
+    """Of one of model.encoders, by default the first. Quick, without the encoder's weights. Remembered while the files'
+    sizes and times stay the same: a job asks for it in each of its stages."""
+    if model.family:
+        return tokenizer(expected_filler(model.configs[component or model.encoders[0]]) or END)
+    folder = model.path / (component or model.encoders[0]).replace("text_encoder", "tokenizer")
     try:
         stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
     except OSError as error:
@@ -97,19 +105,19 @@ def _tokenizer(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> CLIPTo
     expected = filler(folder)
     check_vocabulary(folder)
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder.parent, subfolder=folder.name, local_files_only=True)
+        read = CLIPTokenizer.from_pretrained(folder.parent, subfolder=folder.name, local_files_only=True)
     except Exception as error:
         if type(error) is not Exception and not isinstance(
             error, OSError | ValueError | TypeError | KeyError
         ):
             raise
         raise ModelError(f"{folder}: {error!s:.300}", "Copy the model again.") from error
-    if tokenizer.pad_token != expected:
+    if read.pad_token != expected:
         raise ModelError(
-            f"{folder}: transformers fills sentences up with {tokenizer.pad_token!r}, expected {expected!r}.",
+            f"{folder}: transformers fills sentences up with {read.pad_token!r}, expected {expected!r}.",
             "Install the versions of the requirements.",
         )
-    return tokenizer
+    return read
 
 
 def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, **dtype: torch.dtype) -> Any:
@@ -120,6 +128,8 @@ def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, *
 
 
 def _read(kind: Any, model: ModelFolder, component: str, **dtype: torch.dtype) -> nn.Module:
+    if model.family:
+        return load_part(model, component, *dtype.values())
     variant = "fp16" if ".fp16" in model.weights[component][0].name else None
     try:
         module, info = kind.from_pretrained(
@@ -159,6 +169,8 @@ def _placed(module: Any, device: torch.device) -> Any:
 COUNTED = {
     ("sd", torch.bfloat16): (4.23, 1.78, 1.73),
     ("sd", torch.float32): (4.78, 2.33, 1.47),
+    ("sdxl", torch.bfloat16): (20.71, 10.91, 4.98),
+    ("sdxl", torch.float32): (24.27, 14.47, 5.15),  # the refiner's, and by how much that is more in bfloat16
     ("refiner", torch.bfloat16): (20.24, 10.44, 4.95),
     ("refiner", torch.float32): (23.80, 14.00, 5.12),
 }
@@ -167,11 +179,13 @@ COUNTED = {
 CAPTURED = {
     ("sd", torch.bfloat16): 0.14,
     ("sd", torch.float32): 0.28,
+    ("sdxl", torch.bfloat16): 0.40,
+    ("sdxl", torch.float32): 0.80,
     ("refiner", torch.bfloat16): 0.40,
     ("refiner", torch.float32): 0.80,
 }
-SIDE = {"sd": 512, "refiner": 1024}  # pixels, at which that was
-WIDTH = {"sd": 320, "refiner": 384}  # channels of the UNet's first block
+SIDE = {"sd": 512, "sdxl": 1024, "refiner": 1024}  # pixels, at which that was
+WIDTH = {"sd": 320, "sdxl": 320, "refiner": 384}  # channels of the UNet's first block
 VAE_WIDTH = 128  # likewise
 
 
@@ -183,7 +197,9 @@ def footprint(
     weights = parameters(model, "unet") * bytes_each + parameters(model, "vae") * 4
     if phi is not None:
         weights += parameters(phi, "unet") * bytes_each
-    kind = "refiner" if "text_encoder_2" in model.configs else "sd"
+    kind = (
+        "sd" if "text_encoder_2" not in model.configs else "sdxl" if len(model.encoders) == 2 else "refiner"
+    )
     rung = savings.checkpoint_encode + savings.checkpoint_fit
     width: float = max(
         model.configs["unet"]["block_out_channels"][0] / WIDTH[kind],
@@ -197,8 +213,9 @@ def footprint(
 
 def parameters(model: ModelFolder, component: str) -> int:
     """How many numbers a component's files hold."""
-    count = 0
+    count, prefix = 0, prefix_of(model, component)
     for path in model.weights[component]:
         with safe_open(path, "pt") as file:
-            count += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  no mapping
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  no mapping
+            count += sum(prod(file.get_slice(name).get_shape()) for name in names)
     return count

@@ -17,11 +17,21 @@ from backend.diffusion.convention import Prediction
 from backend.diffusion.prior import PriorSpec
 from backend.errors import ModelError
 from backend.models import mvdream
-from backend.models.fit import OTHERS, check_counts, check_distilled, check_fit, check_plain, check_scheduler
+from backend.models.fit import (
+    OTHERS,
+    check_counts,
+    check_fit,
+    check_plain,
+    check_scheduler,
+    distilled_note,
+    distilled_sign,
+    encoders_of,
+)
 from backend.models.prior_spec import make_spec
 from backend.weights.layout import COMPONENTS, WEIGHT_STEMS, config_file, read_json
 from backend.weights.tokens import check_tokenizer
 
+SDXL = "StableDiffusionXLPipeline"  # the base model
 A_FOLDER = "Give the path of a folder in diffusers' layout, the one that holds model_index.json."
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 WHOLE = (
@@ -36,7 +46,7 @@ WHOLE = (
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder in diffusers' layout that passed every check that needs no weight."""
+    """A folder in diffusers' layout, or one file, that passed every check that needs no weight."""
 
     path: Path
     pipeline: str  # a key of COMPONENTS
@@ -44,6 +54,14 @@ class ModelFolder:
     weights: dict[str, tuple[Path, ...]]  # component to its safetensors files
     prediction: Prediction
     spec: PriorSpec
+    empty_is_zeros: bool = False  # an empty negative prompt is embedded as zeros, not as an empty sentence
+    notes: tuple[str, ...] = ()  # what the user should know of it
+    family: str = ""  # of a model in one file (single_file.py): which of published.json; `path` is that file
+
+    @property
+    def encoders(self) -> list[str]:
+        """Its text encoders, in the order in which their hidden states are joined."""
+        return encoders_of(self.configs)
 
     @property
     def factor(self) -> int:
@@ -94,10 +112,10 @@ def _open_folder(path: Path) -> ModelFolder:
         why = f" ({OTHERS[pipeline]})" if pipeline in OTHERS else ""
         raise ModelError(
             f"{path} holds a {pipeline}{why}, expected one of {', '.join(COMPONENTS)}.",
-            "Use Stable Diffusion 2.1 (or 2.1-base), MVDream or the SDXL refiner.",
+            "Use Stable Diffusion 1 or 2, SDXL, MVDream or the SDXL refiner.",
         )
     stated, rings = path / "dreamflow.json", pipeline == mvdream.PIPELINE
-    usual = mvdream.STATED if rings else {}
+    usual = mvdream.STATED if rings else {"refiner": "sdxl-refiner"} if pipeline == SDXL else {}
     spec = make_spec(usual | (read_json(stated) if stated.is_file() else {}), stated)
     configs, weights = {}, {}
     components = COMPONENTS[pipeline]
@@ -122,15 +140,21 @@ def _open_folder(path: Path) -> ModelFolder:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
     if rings:
         configs["unet"] = mvdream.unet_config(path, index, configs["unet"])
+    if spec.prediction:
+        configs["scheduler"]["prediction_type"] = spec.prediction
     prediction = check_scheduler(path, configs["scheduler"])
     check_fit(path, configs, spec)
-    check_distilled(path, configs["scheduler"], spec.guidance)
-    suffix = "_2" if "tokenizer_2" in configs else ""
-    check_tokenizer(path / f"tokenizer{suffix}", configs[f"text_encoder{suffix}"])
+    notes = []
+    if (sign := distilled_sign(configs["scheduler"])) and spec.guidance is None:
+        notes.append(distilled_note(path, sign))
+        spec = replace(spec, guidance=1.0)
+    for encoder in encoders_of(configs):
+        check_tokenizer(path / encoder.replace("text_encoder", "tokenizer"), configs[encoder])
     if not spec.native_size:
         native_size = configs["unet"]["sample_size"] * latent_factor(configs)
         spec = replace(spec, native_size=native_size)
-    return ModelFolder(path, pipeline, configs, weights, prediction, spec)
+    zeros = pipeline == SDXL and index.get("force_zeros_for_empty_prompt", True) is True
+    return ModelFolder(path, pipeline, configs, weights, prediction, spec, zeros, tuple(notes))
 
 
 def latent_factor(configs: dict[str, dict[str, Any]]) -> int:
@@ -207,7 +231,7 @@ def refuse_single_files(path: Path) -> None:
 def describe(model: ModelFolder) -> dict[str, Any]:
     """Folder, class and the sha256 of every weight file in use, for job.json."""
     files = {
-        file.relative_to(model.home(component)).as_posix(): file
+        file.name if model.family else file.relative_to(model.home(component)).as_posix(): file
         for component, parts in model.weights.items()
         for file in parts
     }

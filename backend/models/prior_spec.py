@@ -49,6 +49,10 @@ def make_spec(stated: dict[str, Any], path: Path) -> PriorSpec:
             raise TypeError(f"frames is a whole number from 1 to {MOST_FRAMES}")
         if not isinstance(spec.settings, dict):
             raise TypeError("settings is an object")
+        if spec.prediction not in ("", "epsilon", "v_prediction"):
+            raise ValueError("prediction is epsilon or v_prediction")
+        if spec.refiner not in ("", "sdxl-refiner"):
+            raise ValueError("refiner is sdxl-refiner or empty")
         if Path(spec.vae).name != spec.vae:
             raise ValueError("vae is the name of a folder beside this one")
         if not isinstance(spec.vae_scale, int | float) or not spec.vae_scale > 0:

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from backend.errors import DiskError, InputError
 from backend.files import write_bytes
 from backend.models.load import load_text, load_tokenizer
 from backend.models.model_folder import ModelFolder, file_hash
+from backend.models.single_file import MERGES
 
 VERSION = 1  # of what is in a file
 KEPT = 500  # files; one of Stable Diffusion's has 0.3 MB
@@ -33,26 +35,62 @@ KEPT = 500  # files; one of Stable Diffusion's has 0.3 MB
 Embedding = dict[str, Tensor]  # rows of one: "hidden" [1,L,E], and for SDXL "pooled" [1,P]
 
 
-@torch.no_grad()
-def encode_sentences(
-    model: ModelFolder,
-    sentences: Sequence[str],
-    device: torch.device,
-    read: Callable[[nn.Module, Tensor], Embedding],
-) -> Embedding:
-    """The rows of all sentences, float32, on `device`; read(encoder, tokens [1,L]) gives one.
+@dataclass(frozen=True)
+class TextInput:
+    """How a pipeline's UNet is given a sentence, beside the hidden states of its encoders side by side.
 
-    InputError for a sentence that is too long. ModelError where the encoder is needed and cannot be loaded.
+    read      (encoder, tokens [1,L]) to what it takes of each encoder
+    time_ids  (side in pixels, aesthetic score) to SDXL's micro-conditioning; None: it takes none
     """
-    known = _identity(model, device)
+
+    read: Callable[[nn.Module, Tensor], Embedding]
+    time_ids: Callable[[int, float], list[float]] | None = None
+
+
+def read_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
+    """The last hidden states."""
+    return {"hidden": encoder(tokens).last_hidden_state}
+
+
+def read_sdxl_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
+    """The last but one hidden states, and of the encoder that has one the pooled projection."""
+    output = encoder(tokens, output_hidden_states=True)
+    hidden = {"hidden": output.hidden_states[-2]}
+    return hidden | ({"pooled": output.text_embeds} if "text_embeds" in output else {})
+
+
+TEXT_INPUTS = {  # by pipeline; sizes are those at which an image is encoded, never cropped
+    "StableDiffusionPipeline": TextInput(read_text),
+    "MVDreamPipeline": TextInput(read_text),
+    "StableDiffusionXLPipeline": TextInput(read_sdxl_text, lambda side, _: [side, side, 0, 0, side, side]),
+    "StableDiffusionXLImg2ImgPipeline": TextInput(
+        read_sdxl_text, lambda side, score: [side, side, 0, 0, score]
+    ),
+}
+
+
+def encode_sentences(model: ModelFolder, sentences: Sequence[str], device: torch.device) -> Embedding:
+    """The rows of all sentences, float32, on `device`: every encoder's, one encoder in memory at a time.
+
+    InputError for a sentence that is too long. ModelError where an encoder is needed and cannot be loaded.
+    """
+    found = [_encode(model, component, sentences, device) for component in model.encoders]
+    return found[-1] | {"hidden": torch.cat([rows["hidden"] for rows in found], -1)}
+
+
+@torch.no_grad()
+def _encode(model: ModelFolder, component: str, sentences: Sequence[str], device: torch.device) -> Embedding:
+    """Of one encoder."""
+    read = TEXT_INPUTS[model.pipeline].read
+    known = _identity(model, component, device)
     paths = {
         text: _folder() / f"{sha256((known + text).encode()).hexdigest()}.safetensors" for text in sentences
     }
     rows = {text: found for text, path in paths.items() if (found := _read(path)) is not None}
     missing = [text for text in paths if text not in rows]
     if missing:
-        tokens = tokenize(load_tokenizer(model), missing)
-        _, encoder = load_text(model, device)
+        tokens = tokenize(load_tokenizer(model, component), missing)
+        _, encoder = load_text(model, device, component)
         for text, row in zip(missing, tokens.to(device), strict=True):
             rows[text] = {name: value.float().cpu() for name, value in read(encoder, row[None]).items()}
         del encoder  # gigabytes, before anything else is loaded
@@ -84,13 +122,12 @@ def _folder() -> Path:
     return root / "text"
 
 
-def _identity(model: ModelFolder, device: torch.device) -> str:
+def _identity(model: ModelFolder, encoder: str, device: torch.device) -> str:
     """Everything but the sentence that an embedding depends on."""
-    encoder, tokenizer = (
-        next(name for name in model.configs if name.startswith(part))
-        for part in ("text_encoder", "tokenizer")
-    )
-    words = sorted(path for path in (model.path / tokenizer).iterdir() if path.is_file())
+    tokenizer = encoder.replace("text_encoder", "tokenizer")
+    words = [MERGES]
+    if not model.family:
+        words = sorted(path for path in (model.path / tokenizer).iterdir() if path.is_file())
     return json.dumps(
         {
             "version": VERSION,

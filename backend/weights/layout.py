@@ -20,7 +20,16 @@ COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components tha
         "tokenizer": "CLIPTokenizer",
         "scheduler": None,  # of any class: only its betas and prediction type are read
     },
-    "StableDiffusionXLImg2ImgPipeline": {
+    "StableDiffusionXLPipeline": {
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+        "text_encoder": "CLIPTextModel",
+        "tokenizer": "CLIPTokenizer",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "tokenizer_2": "CLIPTokenizer",
+        "scheduler": None,
+    },
+    "StableDiffusionXLImg2ImgPipeline": {  # the refiner
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderKL",
         "text_encoder_2": "CLIPTextModelWithProjection",

@@ -265,12 +265,12 @@ def shortfall(model: Model, source: Hub) -> str | None:
 
 def tokenizer_problem(model: Model, folder: Path) -> str:
     """What is wrong with how a model's folder fills sentences up, "" if nothing."""
-    (tokenizer,) = (name.split("/")[0] for name in model.files if name.endswith("tokenizer_config.json"))
-    config = folder / tokenizer.replace("tokenizer", "text_encoder") / "config.json"
-    try:
-        check_tokenizer(folder / tokenizer, read_json(config))
-    except ModelError as error:
-        return error.message.rstrip(".")
+    for tokenizer in (name.split("/")[0] for name in model.files if name.endswith("tokenizer_config.json")):
+        config = folder / tokenizer.replace("tokenizer", "text_encoder") / "config.json"
+        try:
+            check_tokenizer(folder / tokenizer, read_json(config))
+        except ModelError as error:
+            return error.message.rstrip(".")
     return ""
 
 

@@ -20,7 +20,10 @@ PYTHON = os.environ.get("DREAMFLOW_BPY_PYTHON") or (
 MINUTES = (
     "test_real_backend",
     "test_refine_real",
-)  # whole jobs of the real backend: with one Blender, by .ci/blender
+    "test_installed",
+    "test_model_buttons",
+    "test_setup_buttons",
+)  # whole jobs of the real backend, and what is pressed once: with one Blender, by .ci/blender
 SECONDS = 540  # a busy machine with two cores; it takes a tenth of that alone
 
 

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 from tests.tools.published_configs import (
-    END,
-    OPENAI,
-    REFINER,
-    SDXL_UNET,
-    SDXL_VAE,
     Json,
     index,
     scheduler,
     sd2,
-    special_tokens,
-    text,
-    tokenizer,
     unet,
     vae,
 )
@@ -35,36 +27,6 @@ SD2_INPAINTING["unet/config.json"] = {
     "in_channels": 9,
 }
 SD2_INPAINTING["vae/config.json"]["sample_size"] = 512
-SDXL_BASE: dict[str, Json] = {
-    "model_index.json": REFINER["model_index.json"]
-    | {
-        "_class_name": "StableDiffusionXLPipeline",
-        "force_zeros_for_empty_prompt": True,
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-    },
-    "scheduler/scheduler_config.json": REFINER["scheduler/scheduler_config.json"],
-    "text_encoder/config.json": text(OPENAI, torch_dtype="float16", transformers_version="4.32.0.dev0"),
-    "text_encoder_2/config.json": REFINER["text_encoder_2/config.json"],
-    "tokenizer/special_tokens_map.json": special_tokens(END),
-    "tokenizer/tokenizer_config.json": tokenizer(END, clean_up_tokenization_spaces=True),
-    "tokenizer_2/special_tokens_map.json": special_tokens("!"),
-    "tokenizer_2/tokenizer_config.json": tokenizer("!", clean_up_tokenization_spaces=True),
-    "unet/config.json": unet(
-        **SDXL_UNET,
-        attention_head_dim=[5, 10, 20],
-        cross_attention_dim=2048,
-        projection_class_embeddings_input_dim=2816,
-        transformer_layers_per_block=[1, 2, 10],
-    )
-    | {
-        "block_out_channels": [320, 640, 1280],
-        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    },
-    "vae/config.json": SDXL_VAE,
-}
-del SDXL_BASE["model_index.json"]["requires_aesthetics_score"]
 X4_UPSCALER: dict[str, Json] = sd2("hf-models/stable-diffusion-x4-upscaler", "", "DDIMScheduler") | {
     "model_index.json": index(
         "StableDiffusionUpscalePipeline",

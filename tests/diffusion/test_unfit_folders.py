@@ -27,7 +27,6 @@ def nested(depth: int) -> list[Any]:
 
 def others() -> dict[str, tuple[dict[str, published.Json], str]]:
     """Folders that people have, and what is said of them."""
-    turbo = published.SD_TURBO
 
     def changed(
         name: str, start: dict[str, published.Json] = published.SD21, **values: Any
@@ -39,8 +38,6 @@ def others() -> dict[str, tuple[dict[str, published.Json], str]]:
 
     scheduler, unet, vae = "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json"
     return {
-        "sd-turbo": (turbo, r"distilled.*timestep_spacing trailing.*dreamflow\.json"),
-        "lcm": (changed(scheduler, _class_name="LCMScheduler"), "distilled.*class LCMScheduler"),
         "lcm-unet": (changed(unet, time_cond_proj_dim=256), "needs the guidance scale as well"),
         "lcm-pipeline": (pipeline("LatentConsistencyModelPipeline"), "distilled for a few steps"),
         "sd2-inpainting": (rejected.SD2_INPAINTING, "reads a mask as well"),
@@ -56,10 +53,14 @@ def others() -> dict[str, tuple[dict[str, published.Json], str]]:
             changed(unet, class_embed_type="projection"),
             "needs a class or an embedding as well",
         ),
-        "sdxl-base": (rejected.SDXL_BASE, "reads two text encoders"),
         "sdxl-base-as-refiner": (
-            changed("model_index.json", rejected.SDXL_BASE, _class_name="StableDiffusionXLImg2ImgPipeline"),
+            changed("model_index.json", published.SDXL_BASE, _class_name="StableDiffusionXLImg2ImgPipeline"),
             "cross_attention_dim 2048, expected 1280",
+        ),
+        "refiner-as-sdxl-base": (
+            changed("model_index.json", published.SDXL_BASE, requires_aesthetics_score=True)
+            | {"unet/config.json": published.REFINER["unet/config.json"]},
+            "cross_attention_dim 1280, expected 2048",
         ),
         "sd3": (pipeline("StableDiffusion3Pipeline"), "flow model"),
         "flux": (pipeline("FluxPipeline"), "flow model"),

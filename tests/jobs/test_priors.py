@@ -30,9 +30,11 @@ def test_stable_diffusion_takes_its_own_phi_unless_it_is_told_to_share(
 
 def test_the_refiner_of_stable_diffusion_is_sdxls_where_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "find", lambda model: Path("somewhere"))
+    xl = "sdxl-refiner"  # as an SDXL folder states
     assert default_refiner("sd") == default_refiner("mvdream") == "sdxl-refiner"
+    assert default_refiner("/a/folder", xl) == "sdxl-refiner" and default_refiner("/a/folder") == ""
     monkeypatch.setattr(sources, "find", lambda model: None)
-    assert default_refiner("sd") == "" and default_refiner("exact") == default_refiner("/a/folder") == ""
+    assert default_refiner("sd") == default_refiner("exact") == default_refiner("/a", xl) == ""
 
 
 def test_the_command_line_takes_phi() -> None:

@@ -18,6 +18,7 @@ def modules():
             yield f"{name}-{features}", kernel.module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [pytest.param(m, id=name) for name, m in modules()])
 def test_compiles_for_every_architecture(module, tmp_path):
     written = wp.compile_aot_module(module, arch=ARCHITECTURES, module_dir=tmp_path, use_ptx=True)

@@ -37,6 +37,7 @@ def test_output_comes_back_after_an_error(capfd):
     assert capfd.readouterr() == ("here again\n", "the reason\n")
 
 
+@pytest.mark.slow
 def test_a_process_without_output_starts_too():
     code = "import os; os.close(1); os.close(2); import backend.kernels.hashgrid_warp; os._exit(7)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=300).returncode == 7

@@ -95,6 +95,7 @@ def without(folder: Path, end: str) -> Path:
         ("sd21", "v_prediction", 96, 0.18215),
         ("refiner", "epsilon", 64, 0.13025),
         ("sd15", "epsilon", 64, 0.18215),
+        ("sdxl", "epsilon", 64, 0.13025),
     ],
 )
 def test_every_tensor_of_a_published_folder_arrives(
@@ -128,7 +129,9 @@ def test_every_tensor_of_a_published_folder_arrives(
 
 
 @pytest.mark.parametrize(
-    ("kind", "pad"), [("sd21-base", 0), ("sd21", 0), ("refiner", 0), ("sd15", 49407)], ids=str
+    ("kind", "pad"),
+    [("sd21-base", 0), ("sd21", 0), ("refiner", 0), ("sd15", 49407), ("sdxl", 49407)],
+    ids=str,
 )
 def test_sentences_are_filled_up_as_the_encoders_were_trained(
     kind: str, pad: int, folders: dict[str, Path]
@@ -302,10 +305,22 @@ def test_the_hubs_cache_counts_only_with_the_right_pad_token(hub: HubServer, bas
     assert sources.find(sd) is None
 
 
+def test_a_distilled_model_is_taken_without_guidance_and_says_so(base: Path) -> None:
+    for sign in ({"timestep_spacing": "trailing"}, {"_class_name": "LCMScheduler"}):
+        edit(base / "scheduler/scheduler_config.json", **sign)
+        prior = open_prior(base, "cpu")
+        assert prior.spec.guidance == 1
+        assert (
+            next(iter(sign.values())) in prior.take_notes()[0]
+            and "guidance is set to 1" in prior.take_notes()[0]
+        )
+        edit(base / "scheduler/scheduler_config.json", timestep_spacing="leading")
+
+
 def test_a_distilled_model_is_taken_with_a_guidance_stated(folders: dict[str, Path], tmp_path: Path) -> None:
     turbo = shutil.copytree(folders["sd-turbo"], tmp_path / "sd-turbo")
     (turbo / "dreamflow.json").write_text('{"guidance": 1}', "utf-8")
-    assert open_prior(turbo, "cpu").spec.guidance == 1
+    assert open_prior(turbo, "cpu").spec.guidance == 1 and open_prior(turbo, "cpu").take_notes() == []
     assert ids_of(turbo, "") == padded([49406, 49407], 0)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from backend.errors import InputError
 from backend.models import text
-from backend.models.latent_prior import LatentPrior, read_text
+from backend.models.latent_prior import LatentPrior
 from backend.models.model_folder import open_folder
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref]:
 
 
 def encode(folder: Path, *sentences: str) -> torch.Tensor:
-    return text.encode_sentences(open_folder(folder), sentences, CPU, read_text)["hidden"]
+    return text.encode_sentences(open_folder(folder), sentences, CPU)["hidden"]
 
 
 def test_the_encoder_runs_once_and_is_let_go_of(

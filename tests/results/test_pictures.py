@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from backend.errors import DiskError, NumericsError
+from backend.results import curves as curve_pictures
 from backend.results import pictures
 
 
@@ -97,7 +98,7 @@ def test_more_stages_more_rows(tmp_path):
 
 
 def test_running_median():
-    got = pictures._running_median(np.array([1.0, 100.0, 3.0, np.nan, 5.0]))
+    got = curve_pictures._running_median(np.array([1.0, 100.0, 3.0, np.nan, 5.0]))
     assert got.tolist() == [50.5, 3.0, 51.5, 4.0, 5.0]
 
 

@@ -93,6 +93,7 @@ def test_resumed_is_the_same(kept, tmp_path, stage, iteration, ended):
     assert results(resumed(kept, tmp_path, path)) == results(kept)
 
 
+@pytest.mark.slow
 def test_a_job_whose_last_stage_had_ended_is_delivered_as_it_was(tmp_path, monkeypatch):
     """Killed between the end of its geometry and its delivery: what is left to do is the same as without a break."""
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -171,6 +172,7 @@ def test_a_damaged_one_is_passed_over(kept, tmp_path):
     assert results(folder) == results(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["fsync", "rename"])
 def test_a_full_disk_leaves_nothing_corrupt(kept, tmp_path, monkeypatch, where):
     full = tmp_path / "full"

@@ -85,6 +85,7 @@ def run(folder: Path, fast: bool) -> Tensor:
     return picture.detach()
 
 
+@pytest.mark.slow
 def test_twenty_iterations_give_the_same_picture(folder: Path) -> None:
     fast, plain = run(folder, True), run(folder, False)
     start = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))

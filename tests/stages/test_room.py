@@ -74,6 +74,7 @@ def test_the_hand_over_is_tried_again_without_networks(
     assert len(networks) == 3  # and geometry, which has no D_phi, loads D_p's again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "told"),
     [

@@ -26,6 +26,7 @@ CHECKPOINTS = {
     "refiner": "sd_xl_refiner_1.0",
     "sd15": "v1-5-pruned-emaonly",
     "sd-turbo": "sd_turbo",
+    "sdxl": "sd_xl_base_1.0",
 }
 UNET_WIDTHS = {320: 8, 640: 16, 1280: 16, 384: 8, 768: 16, 1536: 16}  # 256 and 512 of others are not built
 HEADS = {5: 1, 10: 2, 20: 2, 6: 1, 12: 2, 24: 2}
@@ -40,16 +41,17 @@ def reduced(files: dict[str, Json]) -> dict[str, Json]:
     unet["block_out_channels"] = [UNET_WIDTHS[width] for width in unet["block_out_channels"]]
     heads = unet["attention_head_dim"]
     unet["attention_head_dim"] = [HEADS[count] for count in heads] if isinstance(heads, list) else 2
+    encoders = sum(name.startswith("text_encoder") for name in files)
     unet |= {
-        "cross_attention_dim": TEXT_WIDTH,
+        "cross_attention_dim": encoders * TEXT_WIDTH,
         "norm_num_groups": 8,
         "sample_size": unet["sample_size"] // 8 if unet["sample_size"] < 128 else 8,
     }
     if unet.get("addition_time_embed_dim"):
         unet |= {
             "addition_time_embed_dim": TIME_IDS,
-            "projection_class_embeddings_input_dim": PROJECTION + 5 * TIME_IDS,
-            "transformer_layers_per_block": 2,
+            "projection_class_embeddings_input_dim": PROJECTION + (6 if encoders == 2 else 5) * TIME_IDS,
+            "transformer_layers_per_block": [1, 2, 3] if encoders == 2 else 2,
         }
     files["vae/config.json"] |= {"block_out_channels": [8] * 4, "norm_num_groups": 8}
     for name, text in files.items():

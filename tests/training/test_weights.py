@@ -114,6 +114,7 @@ def test_the_vae_is_right_on_renders_and_on_fog(mini):
         assert -10 * (again - image).square().mean((1, 2, 3)).log10().mean() >= least
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_refiner_mends_a_dull_picture_and_keeps_a_clean_one():
     """One D_p at t = 0.3, where stage 3 begins: of a render made four times coarser, and of the render itself."""

@@ -78,6 +78,7 @@ def test_a_job_that_cannot_begin_leaves_nothing(start, tmp_path):
     client.until(p.Started)
 
 
+@pytest.mark.slow
 def test_requests_out_of_order_change_nothing(start, tmp_path):
     client = start()
     client.until(p.Ready)

@@ -151,6 +151,7 @@ def test_a_failure_leaves_the_old_one_at_work(place):
     assert place.toy_version() == "2.0" and place.environments() == begun[1:]
 
 
+@pytest.mark.slow
 @posix
 def test_cancel_while_it_downloads(place, monkeypatch):
     working(place)
@@ -169,6 +170,7 @@ def test_cancel_while_it_downloads(place, monkeypatch):
     assert place.toy_version() == "1.0"
 
 
+@pytest.mark.slow
 @posix
 def test_repair_builds_anew(place):
     python = working(place)
@@ -181,6 +183,7 @@ def test_repair_builds_anew(place):
     assert place.environments() != before and place.toy_version() == "1.0"
 
 
+@pytest.mark.slow
 @posix
 def test_a_worker_keeps_its_environment(place):
     """A repair while a job runs: the old files stay as long as the worker does."""
@@ -200,6 +203,7 @@ def test_a_worker_keeps_its_environment(place):
     assert len(place.environments()) == 1 and place.toy_version() == "2.0"
 
 
+@pytest.mark.slow
 @posix
 def test_remove(place):
     working(place)
@@ -222,6 +226,7 @@ def test_a_disk_that_is_too_small(place, monkeypatch):
     assert place.python() == python and place.environments() == ["env-1"]
 
 
+@pytest.mark.slow
 @posix
 def test_a_disk_that_fills_up(place, monkeypatch):
     monkeypatch.setenv("TOY_UV", "full")
@@ -264,6 +269,7 @@ def test_two_blenders_at_once(place):
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux's registry has the build for CUDA")
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize(
     ("own", "card", "build", "asked"),
@@ -298,6 +304,7 @@ def test_torch_comes_in_the_build_that_fits(place, monkeypatch, own, card, build
     assert f"{torch_build.TORCH_INDEX}/{build} " in call or asked == "torch==2.0"
 
 
+@pytest.mark.slow
 @linux
 def test_no_gigabytes_of_cuda_unasked(place, monkeypatch):
     torch(place, "2.0", "13.0", False)
@@ -316,6 +323,7 @@ def test_no_gigabytes_of_cuda_unasked(place, monkeypatch):
     assert place.look().torch == "2.0" and "finds no NVIDIA card" in place.look().note
 
 
+@pytest.mark.slow
 @posix
 def test_another_driver_wants_another_build(place):
     """After the driver was mended, Set up brings the card's build; before, nothing happens twice."""
@@ -338,6 +346,7 @@ def test_a_build_that_there_is_not(place):
         place.install()
 
 
+@pytest.mark.slow
 @posix
 def test_a_card_beside_a_torch_for_the_processor(place):
     torch(place, "2.0", "", False)
@@ -350,6 +359,7 @@ def test_a_card_beside_a_torch_for_the_processor(place):
     assert place.look().note == ""
 
 
+@pytest.mark.slow
 @posix
 def test_a_torch_that_does_not_load(place):
     torch(place, "2.0", "", False, "raise OSError('[WinError 126] c10.dll')")
@@ -379,6 +389,7 @@ def wheel_of_torch(place, version, cuda, usable, code=""):
             archive.writestr(name, content)
 
 
+@pytest.mark.slow
 def test_where_uv_cannot_be_had(tmp_path, monkeypatch):
     """The real pip, which is to bring it, and the user's own index, which has none: the setting is named."""
     place = Place(tmp_path, monkeypatch)
@@ -390,6 +401,7 @@ def test_where_uv_cannot_be_had(tmp_path, monkeypatch):
     assert "uv" in failed.value.log and place.look().state == "absent"
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("broken", ["diffusers", "warp-lang", "kernels"])
 def test_set_up_is_said_only_when_everything_imports(place, broken):
@@ -440,6 +452,7 @@ OF_USERS = {  # what a user may have told pip and uv for other work: (pip.conf, 
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(UV is None, reason="no uv here")
 @pytest.mark.parametrize("name", OF_USERS)
 def test_what_the_user_has_told_pip_and_uv_for_other_work_is_not_in_the_way(tmp_path, monkeypatch, name):
@@ -477,6 +490,7 @@ def test_a_folder_of_wheels_that_lacks_one_is_named_with_its_file(tmp_path, monk
         assert f"{setting} ({tmp_path / 'pip.conf'})" in failed.value.message
 
 
+@pytest.mark.slow
 @posix
 def test_no_python_at_all(place, monkeypatch):
     place.options = Options(python="/nowhere/python3.11", fallback=sys.executable)

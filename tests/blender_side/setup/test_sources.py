@@ -51,6 +51,7 @@ def test_the_last_place_wins_and_says_where_it_is():
     )
 
 
+@pytest.mark.slow
 def test_what_the_real_pip_says_is_read(tmp_path, monkeypatch):
     (tmp_path / "pip.conf").write_text(
         "[global]\nindex-url = https://u:word@mine/simple\nfind-links =\n    /one\n    /two\n"

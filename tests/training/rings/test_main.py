@@ -70,6 +70,7 @@ def run(folder: Path, albums: list[RingAlbum], pictures: int) -> dict[str, torch
     }
 
 
+@pytest.mark.slow
 def test_going_on_ends_with_the_same_bytes(tmp_path: Path, albums: list[RingAlbum]) -> None:
     whole = run(tmp_path / "whole", albums, 56)
     run(tmp_path / "torn", albums, 24)
