@@ -26,9 +26,9 @@ class DREAMFLOW_OT_make_game_ready(BackendOperator):
         " hull as files; the light mesh is imported beside the object"
     )
 
-    faces: IntProperty(
+    faces: IntProperty(  # type: ignore[valid-type]
         name="Faces", description="Maximum number of triangles", default=1500, min=100, max=200_000
-    )  # type: ignore[valid-type]
+    )
     texture_size: EnumProperty(  # type: ignore[valid-type]
         name="Texture", description="Size of the maps in pixels", items=SIZES, default="1024"
     )
@@ -72,7 +72,9 @@ class DREAMFLOW_OT_make_game_ready(BackendOperator):
 
 def add_game_mesh(name: str, uid: int, said: list[Any]) -> None:
     """Import the light mesh that the backend has named, in an undo step of its own."""
-    files = next((one["files"] for one in reversed(said) if isinstance(one, dict) and "files" in one), [])
+    files: list[str] = next(
+        (one["files"] for one in reversed(said) if isinstance(one, dict) and "files" in one), []
+    )
     path = next((file for file in files if file.endswith(".glb")), "")
     source = bpy.data.objects.get(name)
     beside = name if source is not None and source.session_uid == uid else ""
