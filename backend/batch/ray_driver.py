@@ -52,13 +52,14 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise InputError("--ray needs the package ray, which is not installed.", INSTALL) from error
-    local = {"_node_ip_address": "127.0.0.1"} if args.ray == LOCAL else {"address": args.ray}
+    # named, else Ray joins whatever cluster RAY_ADDRESS or a file in its folder names
+    place = {"address": args.ray} | ({"_node_ip_address": "127.0.0.1"} if args.ray == LOCAL else {})
     code = str(Path(__file__).parents[2])
     driver = Driver(args, jobs, share, say, command)
     before = {number: signal.signal(number, driver.stop) for number in STOPS}
     try:
         ray.init(
-            **local, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            **place, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
             runtime_env={"env_vars": {"PYTHONPATH": code}},
         )  # fmt: skip
         for number in STOPS:  # Ray has put its own there

@@ -77,7 +77,10 @@ def test_a_cluster_whose_token_is_not_here_is_one_sentence(
 
 
 @pytest.mark.slow
-def test_a_list_over_two_actors(tmp_path: Path) -> None:
+def test_a_list_over_two_actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        "RAY_ADDRESS", "127.0.0.1:1"
+    )  # another cluster, which --ray without an address is not to join
     store = tmp_path / "the store"
     (tmp_path / "l.txt").write_text("a red mug\na blue duck\na crash tree\nit fails\na green tree\n")
     ran = alone(HERE / "ray_child.py", tmp_path, "0.5", "--ray", "--workers", 2, "--store", f"file://{store}")
