@@ -137,6 +137,8 @@ def other_buttons(pictures: Path) -> None:
     time.sleep(1)
     focus()
     order("operator", "mark_asset")
+    time.sleep(3)
+    run("xdotool", "key", "Return")  # its dialog comes up under the mouse
     wait("marked as an asset", lambda t: t["assets"] == [NAME], 15)
 
 
@@ -148,8 +150,10 @@ def words(pictures: Path) -> None:
     order("settings", {"model": "STABLE_DIFFUSION"})
     picture(pictures / "panel-weights.png")
     order("scale", 1.5)
+    time.sleep(3)  # the areas are drawn again with the next event
     picture(pictures / "panel-150-percent.png")
     order("scale", 1.0)
+    time.sleep(3)
     order("settings", {"model": "BUILT_IN"})
     order("operator", "add_object")
     time.sleep(2)

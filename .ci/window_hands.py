@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ HERE = Path(__file__).parent
 HOME = HERE / "home"  # of a user who has never had Blender
 WATCH = Path("/tmp/dreamflow-watch.json")
 ORDER = WATCH.with_suffix(".do")
-DISPLAY = ":77"
+DISPLAY = ""  # chosen by on_a_screen
 
 _blenders: list[subprocess.Popen[bytes]] = []
 
@@ -72,8 +73,16 @@ def focus() -> None:
     run("xdotool", "windowfocus", window)
 
 
+def free_display() -> str:
+    """The first number that no screen has, in this Debian's folder or another: two windows may run at once."""
+    taken = Path("/proc/net/unix").read_text()
+    return next(f":{n}" for n in range(77, 1000) if not re.search(rf"/\.X11-unix/X{n}$", taken, re.MULTILINE))
+
+
 def on_a_screen(what: str, drive: Callable[[Path, Path], None]) -> int:
     """Drive with the ZIP and PICTURES of the command line, on a screen of its own; the exit code."""
+    global DISPLAY
+    DISPLAY = free_display()
     screen = subprocess.Popen(["Xvfb", DISPLAY, "-screen", "0", "1600x900x24"], stderr=subprocess.DEVNULL)
     time.sleep(1)
     began = time.monotonic()

@@ -46,6 +46,7 @@ def in_blender() -> None:
         material.node_tree.links.new(node.outputs["Color"], shader.inputs["Base Color"])
         settings = bpy.context.scene.dreamflow_refine
         settings.prompt, settings.model = "a red mug", "BUILT_IN"
+        settings.prompt_of = str(made.session_uid)  # or the dialog takes the object's name
         settings.strength = 0.5
         for area in window_start.sidebars():
             area.spaces.active.shading.color_type = "TEXTURE"
@@ -160,7 +161,7 @@ def start(hands: Any) -> subprocess.Popen[bytes]:
 def main() -> int:
     import window_hands as hands
 
-    hands.DISPLAY, hands.HOME = ":78", hands.HERE / "home of refine"  # beside another run
+    hands.HOME = hands.HERE / "home of refine"  # beside another run
     hands.WATCH = Path("/tmp/dreamflow-refine.json")
     hands.ORDER = hands.WATCH.with_suffix(".do")
     for left in (hands.WATCH, hands.ORDER):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import bpy
+from mathutils import Vector
 
 WATCH = Path(os.environ["DREAMFLOW_WATCH"])
 ORDER = WATCH.with_suffix(".do")
@@ -133,6 +134,10 @@ def tell() -> float:
         "enabled": EXTENSION in bpy.context.preferences.addons,
         "objects": sorted(o.name for o in bpy.data.objects),
         "sidebar": sidebar(),
+        "boxes": {o.name: box(o) for o in bpy.context.scene.objects if o.type == "MESH"},
+        "rendered": sorted(
+            o.name for o in bpy.context.scene.objects if o.type == "MESH" and not o.hide_render
+        ),
         "meshes": len(bpy.data.meshes),
         "selected": sorted(o.name for o in bpy.context.view_layer.objects.selected),
         "file": Path(bpy.data.filepath).name,
@@ -227,6 +232,42 @@ def remove(name: str) -> None:
     bpy.context.view_layer.update()
 
 
+def box(obj: bpy.types.Object) -> list[list[float]]:
+    """The corners with the smallest and the largest coordinates, in the world."""
+    corners = [obj.matrix_world @ Vector(corner) for corner in obj.bound_box]
+    return [[reach(corner[i] for corner in corners) for i in range(3)] for reach in (min, max)]
+
+
+def cube() -> None:
+    """The default one, and nothing else."""
+    for made in list(bpy.data.objects):
+        if made.type == "MESH":
+            bpy.data.objects.remove(made)
+    bpy.ops.mesh.primitive_cube_add(size=2)
+    bpy.context.object.name = "Cube"
+
+
+def without_uvs(name: str) -> None:
+    """This object, selected, without UVs and under a modifier that makes faces."""
+    made = bpy.data.objects[name]
+    while made.data.uv_layers:
+        made.data.uv_layers.remove(made.data.uv_layers[0])
+    made.modifiers.new("Bevel", "BEVEL")
+    for other in bpy.context.view_layer.objects:
+        other.select_set(other == made)
+    bpy.context.view_layer.objects.active = made
+    settings = bpy.context.scene.dreamflow_refine
+    settings.prompt, settings.model, settings.without_uvs = "a red mug", "BUILT_IN", "COPY"
+    settings.prompt_of = str(made.session_uid)
+
+
+def render(path: str) -> None:
+    scene = bpy.context.scene
+    scene.render.engine, scene.render.filepath = "BLENDER_WORKBENCH", path
+    scene.render.resolution_x, scene.render.resolution_y = 480, 320
+    bpy.ops.render.render(write_still=True)
+
+
 DEEDS: dict[str, Callable[..., Any]] = {
     "scale": scale,
     "language": language,
@@ -239,6 +280,10 @@ DEEDS: dict[str, Callable[..., Any]] = {
     "shading": shading,
     "operator": operator,
     "stage": stage,
+    "cube": cube,
+    "without uvs": without_uvs,
+    "render": render,
+    "export": lambda path: bpy.ops.export_scene.gltf(filepath=path),
     "close preferences": close_preferences,
     "quit": lambda: bpy.ops.wm.quit_blender(),
 }

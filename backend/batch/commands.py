@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from backend.batch.ray_driver import run_on_ray
 from backend.batch.report import PAGE, REPORT, write_report
 from backend.batch.share import DONE, FAILED, CannotContinue, Share, state_of
 from backend.files import disk_errors
@@ -50,7 +51,12 @@ def run(
     if args.shard:
         batch.say(f"Shard {args.shard[0]} of {args.shard[1]}: {len(mine)} of {len(jobs)} prompts.")
     try:
-        code = in_workers(args.workers, typed, args.device, out) if args.workers > 1 else batch.work(share)
+        if args.ray:
+            code = run_on_ray(args, mine, share, batch.say)
+        elif args.workers > 1:
+            code = in_workers(args.workers, typed, args.device, out)
+        else:
+            code = batch.work(share)
     finally:
         counts = write_report(args.out, jobs, share, before)
     batch.say(

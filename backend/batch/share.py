@@ -34,7 +34,7 @@ DONE, SKIPPED, FAILED, STOPPED, RUNNING, WAITING = [
     "waiting",
 ]
 # What is wrong with the machine, not with the job: such a job is tried again without being asked to
-OF_THE_MACHINE = ("disk", "device", "card", "model")
+OF_THE_MACHINE = ("disk", "device", "card", "model", "worker")
 ENDS_THE_PROCESS = ("disk", "device", "card")  # the next job would fare no better
 
 
@@ -82,12 +82,12 @@ class Share:
         """Run what is to be run, until nothing is left or another process has it. Raises DiskError, CannotContinue."""
         left = list(self._jobs)
         while True:
-            held = [job for job in left if not self._attempt(job)]
+            held = [job for job in left if not self.attempt(job)]
             if len(held) == len(left):
                 return
             left = held  # whoever had these may have died since
 
-    def _attempt(self, job: Job) -> bool:
+    def attempt(self, job: Job) -> bool:
         """Whether there is nothing more to be done about it; False where another process has it."""
         if self._stopped() or not self._is_due(job):
             return True

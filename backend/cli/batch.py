@@ -64,6 +64,18 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "--shard", metavar="I/N", type=typed(read_shard),
         help="only the I-th of N shares of the list; /N takes I from the array job (default: a SLURM array job's own)",
     )  # fmt: skip
+    b.add_argument(
+        "--ray", metavar="ADDRESS", nargs="?", const="local",
+        help="over the cards of this Ray cluster, or without an address of this machine (docs/farm.md)",
+    )  # fmt: skip
+    b.add_argument(
+        "--gpus-per-job", metavar="N", type=typed(_gpus), default=1.0,
+        help="of Ray: how much of a card a job takes, as in 0.5 (default: 1)",
+    )  # fmt: skip
+    b.add_argument(
+        "--store", metavar="URL",
+        help="of Ray without a shared disk: where jobs' folders are kept, as in s3://bucket/meshes",
+    )  # fmt: skip
     b.add_argument("--retry", action="store_true", help="try again what has failed")
 
 
@@ -71,6 +83,13 @@ def _workers(text: str) -> int:
     number = whole_number(text)
     if not 1 <= number <= WORKERS:
         raise ValueError(f"expected 1 to {WORKERS}, got {number}")
+    return number
+
+
+def _gpus(text: str) -> float:
+    number = float(text)
+    if not (0 < number < 1 or (number >= 1 and number == int(number))):
+        raise ValueError(f"expected a share of one card as 0.5, or whole cards, got {text[:40]}")
     return number
 
 
@@ -82,6 +101,8 @@ def read_jobs(args: argparse.Namespace) -> list[Job]:
     from backend.config import resolve  # neither is needed by another command's start
     from dreamflow_blender.contract.language import reading
 
+    if args.store and not args.ray:
+        raise InputError("--store is for --ray.", "Without Ray, all processes share the disk of --out.")
     try:
         lines = read_prompts(args.list)
         args.shard = args.shard or shard_of_array()

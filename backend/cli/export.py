@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dreamflow_blender.contract.files import is_link
+from dreamflow_blender.contract.options import typed, whole_number
 from dreamflow_blender.contract.wire import show_text
 
 FORMATS = "glb,obj,ply,stl,3mf,usdz"
@@ -15,6 +16,7 @@ EXAMPLES = """\
 examples:
   python -m backend export out/a-red-mug-42 --format obj,ply
   python -m backend export out/a-red-mug-42 --format glb --height 0.1 --origin base
+  python -m backend export out/a-red-mug-42 --profile game --faces 800 --texture-size 512
   python -m backend export out/a-red-mug-42 --format stl,3mf --height 0.08 --origin base --out prints
 
 STL and 3MF are for printers: in millimetres, without a texture. USDZ takes usd-core, which is not installed by setup.
@@ -29,7 +31,16 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     e.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")
-    e.add_argument("--format", metavar="LIST", required=True, help=f"one or several of {FORMATS}")
+    what = e.add_mutually_exclusive_group(required=True)
+    what.add_argument("--format", metavar="LIST", help=f"one or several of {FORMATS}")
+    what.add_argument(
+        "--profile", choices=("game",),
+        help="game: GLBs of few triangles with normal and occlusion maps, LODs, and a collision hull",
+    )  # fmt: skip
+    e.add_argument("--faces", metavar="N", type=typed(whole_number), help="of a game's mesh (default: 1500)")
+    e.add_argument(
+        "--texture-size", metavar="PIXELS", type=typed(whole_number), help="of a game's maps (default: 1024)"
+    )
     e.add_argument("--height", metavar="METRES", type=float, help="from base to top (default: as it is)")
     e.add_argument(
         "--origin", default="keep",
@@ -46,11 +57,15 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     from backend.jobs.folder import read_job
     from backend.results.export import Placing, export
 
-    formats = [name.strip().lower() for name in args.format.split(",") if name.strip()]
+    if args.profile is None and (args.faces is not None or args.texture_size is not None):
+        raise InputError("--faces and --texture-size are about a profile.", "Add --profile game.")
+    formats = [name.strip().lower() for name in (args.format or "").split(",") if name.strip()]
     placing = Placing(args.height, args.origin, args.up)
     where = args.out or args.folder / "export"
     if args.out is None and is_link(where):  # in a job's folder that somebody sent
         raise InputError(f"{where} is a link to another place.", "Choose a folder of your own with --out.")
+    if args.profile == "game":
+        return _game(args, placing, where, out)
     done = export(read_job(args.folder), formats, placing, where)
     if args.json:
         paths = [str(path) for path in done.paths]
@@ -60,4 +75,22 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     out.write("{:.3f} x {:.3f} x {:.3f} m".format(*done.size))
     closed = "closed" if not done.open_edges else f"{done.open_edges} open edges: a slicer has to mend it"
     out.write(f", {closed}\n")
+    return 0
+
+
+def _game(args: argparse.Namespace, placing: Any, where: Path, out: TextIO) -> int:
+    from backend.errors import InputError
+    from backend.game.game import Game, export_game
+    from backend.jobs.folder import read_job
+
+    if placing.up not in ("", "y"):
+        raise InputError("GLB is always y up: the standard says so.", "Leave out --up.")
+    sizes = {"faces": args.faces, "texture_size": args.texture_size}
+    game = Game(**{name: value for name, value in sizes.items() if value is not None})
+    made = export_game(read_job(args.folder), game, placing, where)
+    if args.json:
+        out.write(json.dumps({"files": [str(path) for path in made.paths], "faces": made.faces}) + "\n")
+        return 0
+    out.writelines(f"{show_text(str(path))}\n" for path in made.paths)
+    out.write(f"Faces: {', '.join(f'{count:,}' for count in made.faces)}\n")
     return 0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
+import backend
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors
 from dreamflow_blender.contract.files import open_plain, read_plain
@@ -279,3 +282,14 @@ def read_job(folder: Path) -> Job:
             ) from error
         except BadMessage as error:
             raise InputError(f"{path} describes no job ({error}).", "Generate the object again.") from error
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a result."""
+    found = {"dreamflow": backend.__version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "diffusers", "transformers", "peft", "warp-lang", "xatlas"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

@@ -8,17 +8,16 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
 from hashlib import sha256
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import backend
 from backend.config import PAPER, Layers, Preset, Resolved, preset_of, resolve
 from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import disk_errors, replacing, write_text
+from backend.jobs.folder import versions
 from backend.kernels import select
 from backend.stages.checkpoint import RunState
 from backend.stages.memory import Plan
@@ -78,17 +77,6 @@ def _own_layers(job: Job, below: Preset) -> Layers:
         "strength": {"refine.start": job.strength, "refine.levels": levels},
         "job": without_phi | job.overrides,
     }
-
-
-def versions() -> dict[str, str]:
-    """Of everything that can change a result."""
-    found = {"dreamflow": backend.__version__, "python": platform.python_version()}
-    for name in ("torch", "numpy", "diffusers", "transformers", "peft", "warp-lang", "xatlas"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def write_job(

@@ -15,7 +15,7 @@ import torch
 
 from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
-from backend.jobs.folder import locked, notation_note
+from backend.jobs.folder import locked, notation_note, versions
 from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import (
     begun_as,
@@ -25,7 +25,6 @@ from backend.jobs.record import (
     recorded_threads,
     resolve_job,
     settings_of,
-    versions,
     write_job,
 )
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work

@@ -7,6 +7,7 @@ Blender's importer turns back. glTF counts v downwards, so v is written as 1 - v
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
 
 ROUGHNESS = 0.8  # plain paint; nothing in an albedo says more
+
+Tangents = Callable[
+    [NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]], NDArray[np.float32]
+]
 
 _FLOAT, _UINT16, _UINT32 = 5126, 5123, 5125  # glTF's component types
 _WRAPS = {0: 10497, 1: 33071, 2: 33648}  # of ObjectArrays.wrap
@@ -124,6 +129,8 @@ class Group:
     factor  linear RGB and alpha, which multiply
     wrap    of the texture, across and up, as in ObjectArrays
     blend   whether what is behind it shines through
+    normal_png   its tangent-space normals, or None
+    orm_png      occlusion, roughness and metal in red, green and blue, or None
     """
 
     faces: NDArray[np.int64]
@@ -132,6 +139,8 @@ class Group:
     factor: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     wrap: tuple[int, int] = (1, 1)
     blend: bool = False
+    normal_png: bytes | None = None
+    orm_png: bytes | None = None
 
 
 def glb_bytes(mesh: MeshArrays, png: bytes, info: dict[str, Any]) -> bytes:
@@ -141,13 +150,16 @@ def glb_bytes(mesh: MeshArrays, png: bytes, info: dict[str, Any]) -> bytes:
 
 
 def glb_of_groups(
-    mesh: MeshArrays, groups: list[Group], info: dict[str, Any], normal: NDArray[np.float32] | None = None
-) -> bytes:
+    mesh: MeshArrays, groups: list[Group], info: dict[str, Any], normal: NDArray[np.float32] | None = None,
+    tangents: Tangents | None = None,
+) -> bytes:  # fmt: skip
     """A binary glTF 2.0 file with a primitive for each group.
 
-    normal  [F,3,3] of each corner, where the object has its own; else the mesh's smooth ones are written
+    info      "name", or else "prompt", names the object
+    normal    [F,3,3] of each corner, where the object has its own; else the mesh's smooth ones are written
+    tangents  from position, texcoord, normal and corners [F,3] to [N,4]; None: none are written
     """
-    name = str(info.get("prompt", "")) or "DreamFlow"
+    name = str(info.get("name") or info.get("prompt", "")) or "DreamFlow"
     document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": f"DreamFlow {__version__}", "extras": info},
         "scene": 0,
@@ -158,7 +170,7 @@ def glb_of_groups(
     }  # fmt: skip
     blobs: list[bytes] = []
     for group in groups:
-        _add_group(document, blobs, mesh, group, normal)
+        _add_group(document, blobs, mesh, group, normal, tangents)
     return write_glb({key: value for key, value in document.items() if value != []}, blobs)
 
 
@@ -168,6 +180,7 @@ def _add_group(
     mesh: MeshArrays,
     group: Group,
     normal: NDArray[np.float32] | None,
+    tangents: Tangents | None,
 ) -> None:
     def view(content: bytes, target: int | None) -> int:
         made = {
@@ -188,7 +201,20 @@ def _add_group(
         document["accessors"].append({**made, "type": kind})
         return len(document["accessors"]) - 1
 
+    def texture(content: bytes, kind: str, wrap: tuple[int, int]) -> dict[str, int]:
+        across, up = (_WRAPS[one] for one in wrap)
+        sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": across, "wrapT": up}  # mipmaps
+        if sampler not in document["samplers"]:
+            document["samplers"].append(sampler)
+        count = sum(image["name"].split()[0] == kind for image in document["images"])
+        name = f"{kind} {count + 1}" if count else kind
+        document["images"].append({"name": name, "mimeType": "image/png", "bufferView": view(content, None)})
+        made = {"source": len(document["images"]) - 1, "sampler": document["samplers"].index(sampler)}
+        document["textures"].append(made)
+        return {"index": len(document["textures"]) - 1}
+
     corner, position, texcoord, normals = split_seams(mesh, group.faces, normal)
+    tangent = None if tangents is None else tangents(position, texcoord, normals, corner.reshape(-1, 3))
     position, normals = y_up(position), y_up(normals)
     texcoord = np.stack((texcoord[:, 0], 1 - texcoord[:, 1]), 1)
     small = len(position) < 65535  # the last value is reserved
@@ -207,24 +233,24 @@ def _add_group(
         ),
         "material": len(document["materials"]),
     }
+    if tangent is not None:
+        upright = np.concatenate((y_up(tangent[:, :3]), tangent[:, 3:]), 1)
+        primitive["attributes"]["TANGENT"] = accessor(upright, _FLOAT, "VEC4", _VERTICES)
     document["accessors"][primitive["attributes"]["POSITION"]] |= bounds
     document["meshes"][0]["primitives"].append(primitive)
     pbr: dict[str, Any] = {"metallicFactor": 0.0, "roughnessFactor": ROUGHNESS}
     if group.png is not None:
-        across, up = (_WRAPS[wrap] for wrap in group.wrap)
-        sampler = {"magFilter": 9729, "minFilter": 9987, "wrapS": across, "wrapT": up}  # mipmaps
-        if sampler not in document["samplers"]:
-            document["samplers"].append(sampler)
-        name = "albedo" if not document["images"] else f"albedo {len(document['images']) + 1}"
-        document["images"].append(
-            {"name": name, "mimeType": "image/png", "bufferView": view(group.png, None)}
-        )
-        made = {"source": len(document["images"]) - 1, "sampler": document["samplers"].index(sampler)}
-        document["textures"].append(made)
-        pbr = {"baseColorTexture": {"index": len(document["textures"]) - 1}, **pbr}
+        pbr = {"baseColorTexture": texture(group.png, "albedo", group.wrap), **pbr}
     if group.factor != (1.0, 1.0, 1.0, 1.0):
         pbr["baseColorFactor"] = list(group.factor)
-    material = {"name": group.name, "pbrMetallicRoughness": pbr}
+    material: dict[str, Any] = {"name": group.name, "pbrMetallicRoughness": pbr}
+    if group.normal_png is not None:
+        material["normalTexture"] = texture(group.normal_png, "normal", group.wrap)
+    if group.orm_png is not None:
+        material["occlusionTexture"] = pbr["metallicRoughnessTexture"] = texture(
+            group.orm_png, "orm", group.wrap
+        )
+        pbr |= {"metallicFactor": 1.0, "roughnessFactor": 1.0}  # the texture says both
     document["materials"].append({**material, "alphaMode": "BLEND"} if group.blend else material)
 
 

@@ -92,10 +92,10 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
             raise InputError(
                 f"{name.upper()} is always {UP[name]} up: {FIXED_UP[name]}.", "Leave out --up, or the format."
             )
-    mesh = place(_read_mesh(job, formats), placing)
-    png = _read(JobFolder(job.folder).albedo)
+    mesh = place(read_mesh(job, formats), placing)
+    png = read_texture(job)
     write: dict[str, Callable[[MeshArrays, bytes, str], dict[str, bytes]]] = {
-        "glb": lambda mesh, png, name: {f"{name}.glb": glb_bytes(mesh, png, _about(job))},
+        "glb": lambda mesh, png, name: {f"{name}.glb": glb_bytes(mesh, png, about(job))},
         "obj": lambda mesh, png, name: obj_files(mesh, png, name, job.prompt),
         "ply": lambda mesh, png, name: ply_files(mesh, png, name),
         "stl": lambda mesh, _, name: {f"{name}.stl": stl_bytes(mesh)},
@@ -115,11 +115,12 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
     return Exported([out / filename for filename in files], (x, y, z), open_edges(mesh.t_pos_idx))
 
 
-def _about(job: Job) -> dict[str, Any]:
+def about(job: Job) -> dict[str, Any]:
+    """What a GLB says of where it comes from."""
     return {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
 
 
-def _read_mesh(job: Job, formats: list[str]) -> MeshArrays:
+def read_mesh(job: Job, formats: list[str]) -> MeshArrays:
     """Raises InputError where there is none, or one that has more than its one texture says."""
     files = JobFolder(job.folder)
     if not is_file(files.mesh_npz) or not is_file(files.albedo):
@@ -147,6 +148,11 @@ def _read_mesh(job: Job, formats: list[str]) -> MeshArrays:
                 f"Import {files.mesh_glb} into Blender and export it there.",
             )
     return mesh
+
+
+def read_texture(job: Job) -> bytes:
+    """Its PNG. Raises DiskError."""
+    return _read(JobFolder(job.folder).albedo)
 
 
 def _read(path: Path) -> bytes:

@@ -71,14 +71,7 @@ def _decimate(v: np.ndarray, t: np.ndarray, max_faces: int) -> tuple[np.ndarray,
 
 def _by_quadrics(v: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Edges [E,2], cheapest first, and where to collapse each to [E,3]."""
-    corners = v[t]
-    normal = _cross(corners)
-    area = np.linalg.norm(normal, axis=1, keepdims=True)
-    plane = np.concatenate((normal, -(normal * corners[:, 0]).sum(1, keepdims=True)), 1) / area.clip(1e-30)
-    of_face = area[..., None] * plane[:, :, None] * plane[:, None]
-    quadric = np.zeros((len(v), 4, 4))
-    for corner in range(3):
-        np.add.at(quadric, t[:, corner], of_face)
+    quadric = quadrics(v, t)
     edges = np.concatenate((t[:, [0, 1]], t[:, [1, 2]], t[:, [2, 0]]))
     edges = edges[edges[:, 0] < edges[:, 1]]  # closed: each edge runs once in either direction
     q = quadric[edges].sum(1)
@@ -92,6 +85,19 @@ def _by_quadrics(v: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cost = np.einsum("ei,eij,ej->e", at, q, at) + 1e-3 * pull[:, 0] * length2
     order = np.argsort(cost, kind="stable")
     return edges[order], target[order]
+
+
+def quadrics(v: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """[V,4,4]: the squared distances from the planes round each vertex, weighted by twice their faces' areas."""
+    corners = v[t]
+    normal = _cross(corners)
+    area = np.linalg.norm(normal, axis=1, keepdims=True)
+    plane = np.concatenate((normal, -(normal * corners[:, 0]).sum(1, keepdims=True)), 1) / area.clip(1e-30)
+    of_face = area[..., None] * plane[:, :, None] * plane[:, None]
+    quadric = np.zeros((len(v), 4, 4))
+    for corner in range(3):
+        np.add.at(quadric, t[:, corner], of_face)
+    return quadric
 
 
 def _topology(v: np.ndarray, t: np.ndarray) -> tuple[bool, int, int]:
@@ -140,7 +146,7 @@ def _collapse(
         if remaining <= goal:
             break
         shared = around[a] & around[b]
-        if not (fresh[a] and fresh[b]) or not _link_condition(t, around, a, b, shared):
+        if not (fresh[a] and fresh[b]) or not link_condition(t, around, a, b, shared):
             continue
         kept = sorted((around[a] | around[b]) - shared)
         ring = t[kept]
@@ -182,7 +188,7 @@ def _cross(corners: np.ndarray) -> np.ndarray:
     return np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
 
 
-def _link_condition(t: np.ndarray, around: list[set[int]], a: int, b: int, shared: set[int]) -> bool:
+def link_condition(t: np.ndarray, around: list[set[int]], a: int, b: int, shared: set[int]) -> bool:
     """The links of a and b meet in the two corners opposite their edge, and nowhere else."""
     if len(shared) != 2:
         return False

@@ -46,7 +46,7 @@ class DREAMFLOW_OT_vary_job(JobOperator):
 
 class DREAMFLOW_OT_retry_smaller(JobOperator):
     bl_idname = "dreamflow.retry_smaller"
-    bl_label = "Retry with less memory"
+    bl_label = "Use less memory"
     bl_description = "Start again with images of half the size in the stage that ran out of memory"
 
     stage: StringProperty(options={"SKIP_SAVE"})  # type: ignore[valid-type]

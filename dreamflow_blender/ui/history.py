@@ -72,25 +72,26 @@ def draw_past(layout: Layout, context: bpy.types.Context, entry: Entry) -> None:
     ).job_id = entry.job.id
     if entry.state == "failed" and entry.error is not None:
         ui_parts.paragraph(box, context, entry.error.message)
-    buttons = box.row(align=True)
     job_id = entry.job.id
-    if entry.can_resume:
-        buttons.operator("dreamflow.resume_job").job_id = job_id
-    if entry.result and entry.job.kind == "refine":
-        buttons.operator("dreamflow.show_refined").job_id = job_id
-        buttons.operator("dreamflow.vary_job").job_id = job_id
-    elif entry.result:
-        buttons.operator("dreamflow.import_result", text="Import").job_id = job_id
-        buttons.operator("dreamflow.vary_job").job_id = job_id
+    texts = {"resume_job": "Resume"} if entry.can_resume else {}
+    if entry.result:
+        refined = entry.job.kind == "refine"
+        texts |= {"show_refined": "Put on the object"} if refined else {"import_result": "Import"}
     elif entry.so_far:
-        partial = buttons.operator("dreamflow.import_result", text="Import partial")
-        partial.job_id, partial.partial = job_id, True
-    else:
-        buttons.operator("dreamflow.vary_job").job_id = job_id
-    buttons = box.row(align=True)
+        texts |= {"import_result": "Import partial"}
+    if entry.result or not entry.so_far:
+        texts["vary_job"] = "Vary"
+    buttons = ui_parts.button_row(box, context, *texts.values())
+    for name, text in texts.items():
+        button = buttons.operator(f"dreamflow.{name}", text=text)
+        button.job_id = job_id
+        if text == "Import partial":
+            button.partial = True
+    buttons = ui_parts.button_row(box, context, "Use this prompt", icons=2)
     buttons.operator("dreamflow.use_settings", icon="EYEDROPPER").job_id = job_id
-    buttons.operator("dreamflow.open_folder", text="", icon="FILE_FOLDER").job_id = job_id
-    buttons.operator("dreamflow.delete_job", text="", icon="TRASH").job_id = job_id
+    side = buttons.row(align=True)
+    side.operator("dreamflow.open_folder", text="", icon="FILE_FOLDER").job_id = job_id
+    side.operator("dreamflow.delete_job", text="", icon="TRASH").job_id = job_id
 
 
 def what_became(entry: Entry) -> str:

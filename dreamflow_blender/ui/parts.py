@@ -90,11 +90,16 @@ def paragraph(
             column.label(text=line, translate=False, icon=icon if number == 0 else "BLANK1")
 
 
-def button_row(layout: Layout, context: bpy.types.Context, *texts: str) -> Layout:
-    """A row for buttons with these texts and icons; a column where a text would be cut in it."""
-    each = room(context) / len(texts)
-    fits = all(measure(translated(text)) + ICON + 10 <= each for text in texts)
-    return layout.row(align=True) if fits else layout.column(align=True)
+def button_row(layout: Layout, context: bpy.types.Context, *texts: str, icons: int = 0) -> Layout:
+    """A row for buttons with these texts and icons, and `icons` without text; a column where a text would be cut."""
+    side = icons * UNIT
+    fit = all(fits(context, translated(text), len(texts), side) for text in texts)
+    return layout.row(align=True) if fit else layout.column(align=True)
+
+
+def fits(context: bpy.types.Context, text: str, beside: int = 1, less: float = 0.0) -> bool:
+    """Whether a button's text is whole, with an icon, as one of `beside` in a row; `less` pixels are taken."""
+    return measure(text) + ICON + 10 <= (room(context) - less) / beside
 
 
 def big_button(layout: Layout, operator: str, text: str, icon: str) -> Any:

@@ -69,9 +69,10 @@ def draw_fetch(layout: Layout, context: bpy.types.Context, name: str) -> None:
     known = next((item for item in findings.models if item.get("name") == name), {})
     size = float(known.get("size", 0)) / 1e9 or size
     ui_parts.paragraph(layout, context, f"{title}: {size:.1f} GB, {translated('License')}: {licence}")
-    ui_parts.big_button(
-        layout, "dreamflow.fetch_model", f"{translated('Fetch it')} ({size:.1f} GB)", "IMPORT"
-    ).model = name
+    text = translated("Fetch it")
+    if ui_parts.fits(context, f"{text} ({size:.1f} GB)"):
+        text = f"{text} ({size:.1f} GB)"
+    ui_parts.big_button(layout, "dreamflow.fetch_model", text, "IMPORT").model = name
     offline = addon.offline_reason()
     if offline:
         ui_parts.paragraph(layout, context, f"{translated(offline)}.", "INTERNET_OFFLINE")

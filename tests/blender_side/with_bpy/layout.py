@@ -12,20 +12,44 @@ class Fake:
 
     language: ClassVar[dict[str, str]] = {}  # English -> what is shown
 
-    def __init__(self, top=None, open_panels=True):
+    def __init__(self, top=None, open_panels=True, wide=False):
         self.top = top or self
+        self.wide = wide  # what stands in it stands side by side
+        self.parts = []  # texts of buttons, and layouts
         self.open_panels = open_panels
         if top is None:
             self.texts, self.operators, self.props = [], [], []
             self.bars, self.icons, self.menus = [], [], []
 
-    def _child(self, *args, **kwargs):
-        return Fake(self.top, self.open_panels)
+    def _child(self, *args, wide=False, **kwargs):
+        self.parts.append(Fake(self.top, self.open_panels, wide))
+        return self.parts[-1]
 
-    row = column = box = split = grid_flow = column_flow = _child
+    column = box = _child
+
+    def row(self, *args, **kwargs):
+        return self._child(wide=True)
+
+    split = grid_flow = column_flow = row
 
     def panel(self, idname, default_closed=False):
-        return Fake(self.top), Fake(self.top) if self.top.open_panels else None
+        return self.row(), self.column() if self.top.open_panels else None
+
+    def cut(self, measure, room):
+        """The texts of buttons that need more room than there is, with what stands beside them."""
+        found = [text for part in self.parts if isinstance(part, Fake) for text in part.cut(measure, room)]
+        if not self.wide:
+            return found + [part for part in self.parts if isinstance(part, str) and measure(part) > room]
+        return found if found or self.needs(measure) <= room else [" | ".join(self.words())]
+
+    def needs(self, measure):
+        """Pixels from side to side."""
+        each = [part.needs(measure) if isinstance(part, Fake) else measure(part) for part in self.parts]
+        return sum(each) if self.wide else max(each, default=0)
+
+    def words(self):
+        for part in self.parts:
+            yield from part.words() if isinstance(part, Fake) else [part]
 
     def _icon(self, icon):
         assert icon in KNOWN_ICONS, f"Blender {bpy.app.version_string} has no icon {icon}"
@@ -37,11 +61,14 @@ class Fake:
         self._icon(icon)
         assert hasattr(bpy.types, menu), f"there is no menu {menu}"
         self.top.menus.append(menu)
+        self.parts.append(self._shown(text if text is not None else getattr(bpy.types, menu).bl_label))
 
     def label(self, text="", icon="NONE", translate=True, **_):
         self._icon(icon)
         assert isinstance(text, str)
         self.top.texts.append(self.language.get(text, text) if translate else text)
+        if self.wide:
+            self.parts.append("")  # gives way; its own width is another test's
 
     def operator(self, idname, text=None, icon="NONE", emboss=True, **_):
         self._icon(icon)
@@ -49,11 +76,17 @@ class Fake:
         operator = getattr(getattr(bpy.ops, module), name)
         rna = operator.get_rna_type()  # raises where there is no such operator
         chosen = Properties({p.identifier for p in rna.properties})
-        self.top.operators.append((idname, text if text is not None else rna.name, chosen))
+        text = text if text is not None else rna.name
+        self.top.operators.append((idname, text, chosen))
+        self.parts.append(self._shown(text))
         return chosen
+
+    def _shown(self, text):
+        return self.language.get(text, text)
 
     def prop(self, data, name, text=None, icon="NONE", **_):
         self._icon(icon)
+        self.parts.append("")
         assert name in data.bl_rna.properties, f"{data} has no property {name}"
         self.top.props.append(name)
 

@@ -121,8 +121,11 @@ def test_one_progress_and_buttons_that_stay(enabled, monkeypatch):
     assert main().icons == []
 
 
-@pytest.mark.parametrize("language", ["en", "de"])
-@pytest.mark.parametrize(("width", "scale"), WIDTHS)
+@pytest.mark.parametrize(
+    ("width", "scale", "language"),
+    [(*width, language) for width in WIDTHS for language in ("en", "de")]
+    + [(*WIDTHS[0], language) for language in ("es", "fr", "ja", "zh")],
+)
 def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
     """At a scale of 200 %, a region of the same width has half the room. bpy as a module has no languages: a table."""
     fits = width / scale
@@ -154,6 +157,12 @@ def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
     drawings.append(main())
     assert "dreamflow.choose_candidate" in [name for name, *_ in drawings[-1].operators]
     room = max(60.0, fits - parts.MARGINS)
+
+    def button(text):
+        return parts.ICON + (parts.measure(text) + 8 if text else 0)
+
+    cut = [text for drawn in drawings for text in drawn.cut(button, room + 20)]
+    assert cut == []  # a button's own edges are narrower than a line's
     for drawn in drawings:
         assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
     for draw in (ui_refine.draw_dialog, prompt.draw_dialog):

@@ -238,9 +238,7 @@ def test_failures_are_shown_and_retried(enabled, behaviour):
     wanted = "Change the prompt" if jobs.problem.failed.kind == "input" else "Retry"  # which would fail again
     assert wanted in drawn.buttons() and "Copy report" in drawn.buttons()
     assert ("Retry" in drawn.buttons()) == (wanted == "Retry")
-    assert ("Retry with less memory" in drawn.buttons()) == (
-        behaviour == "fails" and bool(jobs.problem.stage)
-    )
+    assert ("Use less memory" in drawn.buttons()) == (behaviour == "fails" and bool(jobs.problem.stage))
     (past,) = jobs.get_store().history()
     assert past.state == "failed" and past.error.message
     enabled("good", 0.1)

@@ -1,0 +1,110 @@
+"""A day with the extension in a real window: words, weights, search, where a result stands, copies, exports.
+
+    python3 window_day.py ZIP PICTURES      (inside Debian with Blender, by .ci/window --day)
+
+With DREAMFLOW_PYTHON: a backend's Python, or what pretends to be one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import sys
+import time
+from pathlib import Path
+
+import window_hands as hands
+from window_drive import LONG, NAME, PLACES, words
+
+
+def drive(zip_file: Path, pictures: Path) -> None:
+    places = PLACES[hands.version()]
+    shutil.rmtree(hands.HOME, ignore_errors=True)
+    hands.HOME.mkdir()
+    hands.run("blender", "--command", "extension", "install-file", "-r", "user_default", "-e", str(zip_file))
+    hands.start()
+    hands.open_tab(places["tab"])
+    words(pictures)
+    search(places, pictures)
+    beside_what_is_there(pictures)
+    assets(pictures)
+    copy_stands_for_its_original(pictures)
+
+
+def search(places: dict[str, tuple[int, int]], pictures: Path) -> None:
+    """F3, and the word that an artist knows."""
+    for word in ("dreamflow", "mark as asset"):
+        hands.key("F3", places["viewport"])
+        time.sleep(2)
+        hands.run("xdotool", "type", "--delay", "80", word)
+        time.sleep(3)
+        hands.run("scrot", "--overwrite", str(pictures / f"search-{word.split()[0]}.png"))
+        hands.run("xdotool", "key", "Escape")
+        hands.run("xdotool", "key", "Escape")
+        time.sleep(1)
+
+
+def beside_what_is_there(pictures: Path) -> None:
+    """The default cube is there: the growing mesh and the result stand next to it, and no export meets the first."""
+    hands.order("cube")
+    hands.order("operator", "generate")
+    hands.wait("the mesh grows", lambda t: t["preview"], LONG)
+    hands.order("export", "/tmp/during.glb")
+    if (found := nodes(Path("/tmp/during.glb"))) != ["Cube"]:
+        raise hands.Failed(f"exported during the job: {found}")
+    hands.picture(pictures / "day-growing.png")
+    hands.wait("the object is there", lambda t: NAME in t["objects"] and not t["preview"], LONG)
+    hands.picture(pictures / "day-beside.png")
+    boxes = hands.told()["boxes"]
+    gap = max(
+        max(boxes[NAME][0][i] - boxes["Cube"][1][i], boxes["Cube"][0][i] - boxes[NAME][1][i]) for i in (0, 1)
+    )
+    if gap <= 0:
+        raise hands.Failed(f"the result stands in the cube: {boxes}")
+    hands.order("export", "/tmp/after.glb")
+    if (found := nodes(Path("/tmp/after.glb"))) != ["Cube", NAME]:
+        raise hands.Failed(f"exported after the job: {found}")
+
+
+def nodes(path: Path) -> list[str]:
+    """The names of a GLB's nodes."""
+    raw = path.read_bytes()
+    return sorted(
+        node["name"] for node in json.loads(raw[20 : 20 + struct.unpack_from("<I", raw, 12)[0]])["nodes"]
+    )
+
+
+def assets(pictures: Path) -> None:
+    hands.order("operator", "mark_asset")
+    time.sleep(3)
+    hands.run("scrot", "--overwrite", str(pictures / "dialog-asset.png"))
+    hands.run("xdotool", "key", "Return")
+    hands.wait("marked as an asset", lambda t: t["assets"] == [NAME], 15)
+    hands.order("operator", "open_preferences")
+    time.sleep(4)
+    hands.run("scrot", "--overwrite", str(pictures / "preferences.png"))
+    hands.order("close preferences")
+    time.sleep(1)
+    hands.focus()
+
+
+def copy_stands_for_its_original(pictures: Path) -> None:
+    """No UVs under a modifier: the dialog asks, and while the copy stands for it, the original is not rendered."""
+    hands.order("without uvs", "Cube")
+    hands.order("operator", "refine")
+    time.sleep(4)
+    hands.run("scrot", "--overwrite", str(pictures / "dialog-without-uvs.png"))
+    hands.run("xdotool", "key", "Return")
+    hands.wait("refined: a copy", lambda t: "Cube refined" in t["objects"] and not t["preview"], LONG)
+    if hands.told()["rendered"] != ["Cube refined", NAME]:
+        raise hands.Failed(f"rendered: {hands.told()['rendered']}")
+    hands.picture(pictures / "day-copy.png")
+    hands.order("render", str(pictures / "day-render.png"))
+    hands.order("operator", "discard_refined")
+    hands.wait("discarded: as before", lambda t: t["rendered"] == ["Cube", NAME], 15)
+    hands.picture(pictures / "day-discarded.png")
+
+
+if __name__ == "__main__":
+    sys.exit(hands.on_a_screen("a day", drive))

@@ -1,0 +1,274 @@
+"""`batch --ray`: the list over the cards of a Ray cluster. The state of a job is in its folder, not here.
+
+This process keeps a card busy with one job at a time, sends a job that was cut short again (it goes on from its
+checkpoint), and begins no other one on a card whose machine will not do. Killed, it takes its cards along; started
+again, it finds in the folders what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from backend.batch.ray_card import Card
+from backend.batch.resident_worker import CRASHED
+from backend.batch.share import DONE, ENDS_THE_PROCESS, RUNNING, SKIPPED, STOPPED, WAITING, Share, state_of
+from backend.batch.store import Store
+from backend.errors import DeviceError, InputError
+from backend.interrupts import STOPS
+from dreamflow_blender.contract.protocol import Job, encode_job
+
+TRIES = 10  # of a job that is cut short again and again, by its process's or its node's end
+HELD = 40  # times that a job is found in other hands before it is left to them
+TICK = 1.0  # seconds between two looks at the cards
+SHOWN_EVERY = 30.0  # seconds between two lines about what is running
+LOST_SECONDS = 300.0  # to wait for a lost card where there is no other
+LEAVE = 60.0  # seconds that running jobs have for their checkpoint
+INSTALL = "Install it into the backend's environment: pip install -r requirements-ray.txt"
+PASSED = ("DREAMFLOW_", "OMP_NUM_THREADS", "HF_H")  # variables of this process that a card's worker gets
+LOCAL = "local"  # --ray without an address: a cluster of this machine alone
+OK, SOME_FAILED = 0, 1
+
+Say = Callable[[str], None]
+
+
+def run_on_ray(
+    args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say, command: tuple[str, ...] = ()
+) -> int:
+    """The exit code. Raises InputError where Ray is missing or nodes have other versions, DeviceError without cards.
+
+    command  what a card starts in place of its Python's backend
+    """
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: a job is no background task
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--ray needs the package ray, which is not installed.", INSTALL) from error
+    local = {"_node_ip_address": "127.0.0.1"} if args.ray == LOCAL else {"address": args.ray}
+    code = str(Path(__file__).parents[2])
+    driver = Driver(args, jobs, share, say, command)
+    before = {number: signal.signal(number, driver.stop) for number in STOPS}
+    try:
+        ray.init(
+            **local, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+            runtime_env={"env_vars": {"PYTHONPATH": code}},
+        )  # fmt: skip
+        for number in STOPS:  # Ray has put its own there
+            signal.signal(number, driver.stop)
+        return driver.work()
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if ray.is_initialized():
+            raise
+        raise InputError(
+            f"The Ray cluster at {args.ray} cannot be joined: {str(error).splitlines()[0]}",
+            "Check the address, and that ~/.ray/auth_token is the cluster's (ray get-auth-token).",
+        ) from error
+    finally:
+        ray.shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Driver:
+    """The cards of a cluster and what is left of the list."""
+
+    def __init__(
+        self, args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say, command: tuple[str, ...]
+    ) -> None:
+        self._args, self._share, self._say, self._command = args, share, say, command
+        self._places = {job.folder: number for number, job in enumerate(jobs, 1)}
+        self._store = Store(args.store) if args.store else None
+        self._left: deque[Job] = deque(jobs)
+        self._tries: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self._idle: list[Any] = []
+        self._running: dict[Any, tuple[Any, Job]] = {}  # by Ray's reference
+        self._lost: dict[Any, Any] = {}  # cards, by the reference that says that they are there again
+        self._failed = 0
+        self._signal = 0
+
+    def stop(self, number: int, _frame: object) -> None:
+        """SIGINT's and SIGTERM's handler: the jobs that run keep what there is, and no other one begins."""
+        self._signal = number
+
+    def work(self) -> int:
+        """The exit code."""
+        import ray
+
+        if self._signal:
+            return self._stop()
+        self._left = deque(job for job in self._left if self._is_due(job))
+        if not self._left:
+            return OK
+        self._idle = self._cards(min(len(self._left), self._count()))
+        shown = worked = time.monotonic()
+        while self._running or (self._left and (self._idle or self._lost) and not self._signal):
+            while self._left and self._idle and not self._signal:  # one job a card: no queue builds up in Ray
+                card, job = self._idle.pop(), self._left.popleft()
+                self._running[card.work.remote(encode_job(job))] = card, job
+                self._line(job, f"{job.prompt}: {job.folder}")
+            ended, _ = ray.wait([*self._running, *self._lost], timeout=TICK)
+            for reference in ended:
+                self._look_for(reference) if reference in self._lost else self._take(reference)
+            if self._signal:
+                return self._stop()
+            now = time.monotonic()
+            if self._running:
+                worked = now
+            elif now - worked > LOST_SECONDS:
+                break
+            if now - shown > SHOWN_EVERY:
+                shown = now
+                self._show()
+        if self._signal:
+            return self._stop()
+        if self._left:
+            self._say("No card is left that can work. The same command goes on when that is mended.")
+        return SOME_FAILED if self._left or self._failed else OK
+
+    def _look_for(self, reference: Any) -> None:
+        """A card that was lost: whether Ray has started it again, on another node where there is room."""
+        import ray
+
+        card = self._lost.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.ActorUnavailableError:
+            time.sleep(TICK)
+            self._lost[card.about.remote()] = card
+        except ray.exceptions.RayActorError:
+            return  # never
+        else:
+            self._idle.append(card)
+
+    def _is_due(self, job: Job) -> bool:
+        if self._store:
+            self._store.pull(Path(job.folder))
+        state = state_of(job, self._share.record(job))
+        return state in (WAITING, STOPPED) or (self._args.retry and state != DONE)
+
+    def _count(self) -> int:
+        """How many cards, or, where the cluster has none, how many processes."""
+        import ray
+
+        there = ray.cluster_resources()
+        if self._on_cards(there):
+            cards = int(there["GPU"] / self._args.gpus_per_job)
+            return min(cards, self._args.workers) if self._args.workers > 1 else cards
+        if self._args.device == "cuda":
+            raise DeviceError(
+                "No node of the Ray cluster has a card.", "Start nodes with one, or take --device cpu."
+            )
+        return int(self._args.workers)
+
+    def _on_cards(self, there: dict[str, float]) -> bool:
+        return self._args.device in ("auto", "cuda") and there.get("GPU", 0) >= self._args.gpus_per_job
+
+    def _cards(self, count: int) -> list[Any]:
+        """Actors, on whichever nodes have room. InputError where their versions are not this process's."""
+        import ray
+
+        from backend.jobs.folder import versions
+
+        gpus = self._args.gpus_per_job if self._on_cards(ray.cluster_resources()) else 0
+        actor = ray.remote(Card).options(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_concurrency=4)
+        passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
+        place = str(self._args.out), self._args.store or "", str(Path.cwd())
+        given = (*place, self._args.retry, self._command, json.dumps(passed))
+        cards = [actor.remote(*given) for _ in range(count)]
+        own = {**versions(), "ray": ray.__version__}
+        abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
+        for about in abouts:
+            if other := {name: found for name, found in about["versions"].items() if own[name] != found}:
+                said = ", ".join(f"{name} {found} (here {own[name]})" for name, found in other.items())
+                raise InputError(
+                    f"Node {about['node']} has {said}.", "Install the same versions on all nodes."
+                )
+        self._say(f"{count} at a time, on {', '.join(sorted({about['node'] for about in abouts}))}.")
+        return cards
+
+    def _take(self, reference: Any) -> None:
+        """What became of a job that has come back."""
+        import ray
+
+        card, job = self._running.pop(reference)
+        try:
+            said = json.loads(ray.get(reference))
+        except ray.exceptions.RayActorError as error:
+            self._lost[card.about.remote()] = card
+            self._again(job, f"its node or process was lost ({type(error).__name__})")
+            return
+        state, node = said["state"], said["node"]
+        if said.get("kind") in ENDS_THE_PROCESS:
+            ray.kill(card)
+            self._left.append(job)
+            self._line(job, f"{node} is given no other job: {said['message']} {said['todo']}")
+            return
+        self._idle.insert(0, card)
+        if state == RUNNING:  # another process has it
+            self._held[job.folder] += 1
+            if self._held[job.folder] < HELD:
+                self._left.append(job)
+        elif said.get("kind") == CRASHED and not self._signal:
+            self._again(job, f"{said['message']} on {node}", said["log"])
+        elif state in (DONE, SKIPPED):
+            if self._store:
+                self._store.pull(Path(job.folder))
+            took = (
+                f" in {said['seconds']:.1f} s, {said['read']} networks read"
+                if "seconds" in said
+                else " already"
+            )
+            self._line(job, f"Done{took} on {node}: {job.prompt}")
+        elif "kind" in said:
+            self._failed += 1
+            self._line(
+                job,
+                f"Failed on {node}: {job.prompt}: {said['message']} {said['todo']}\n{said['log']}".rstrip(),
+            )
+
+    def _again(self, job: Job, why: str, log: str = "") -> None:
+        self._tries[job.folder] += 1
+        if self._tries[job.folder] < TRIES:
+            self._left.appendleft(job)
+            self._line(job, f"Cut short, {why}. It goes on from its checkpoint.")
+            return
+        self._failed += 1
+        self._line(job, f"Given up after {TRIES} tries: {job.prompt}: {why}\n{log}".rstrip())
+
+    def _stop(self) -> int:
+        import ray
+
+        self._say("Stopping, and keeping what there is.")
+        for card, _ in self._running.values():
+            card.stop.remote()
+        ray.wait(
+            list(self._running), num_returns=len(self._running), timeout=LEAVE
+        ) if self._running else None
+        self._say("Stopped. The same command goes on.")
+        return 128 + self._signal
+
+    def _show(self) -> None:
+        """A line for each job that runs."""
+        import ray
+
+        for card, job in self._running.values():
+            try:
+                now = json.loads(ray.get(card.progress.remote(), timeout=TICK))
+            except ray.exceptions.RayError:  # it is being started again
+                continue
+            if now:
+                self._line(
+                    job, f"{now['stage'] or 'loading'} {now['iteration']} / {now['total']} on {now['node']}"
+                )
+
+    def _line(self, job: Job, text: str) -> None:
+        self._say(f"[{self._places[job.folder]}/{len(self._places)}] {text}")
