@@ -36,7 +36,7 @@ def search(places: dict[str, tuple[int, int]], pictures: Path) -> None:
     """F3, and the word that an artist knows."""
     for word in ("dreamflow", "mark as asset"):
         hands.key("F3", places["viewport"])
-        time.sleep(2)
+        time.sleep(6)  # what is typed before it is there, the viewport takes
         hands.run("xdotool", "type", "--delay", "80", word)
         time.sleep(3)
         hands.run("scrot", "--overwrite", str(pictures / f"search-{word.split()[0]}.png"))

@@ -45,12 +45,12 @@ PROMPT, NAME = "a red mug", "Red mug"
 # and that of Set up, Generate, the cross beside the job at work and Stop here, Resume, a free place in the viewport
 PLACES = {
     (4, 3): {
-        "tab": (1309, 217), "allow": (1174, 241), "set up": (1174, 201), "generate": (1174, 330),
+        "tab": (1309, 217), "allow": (1174, 241), "set up": (1174, 201), "generate": (1174, 353),
         "cross": (1268, 132), "stop": (1230, 211), "resume": (1115, 158), "viewport": (300, 600),
         "discard": (867, 485),
     },
     (5, 2): {
-        "tab": (1299, 290), "allow": (1160, 240), "set up": (1160, 201), "generate": (1160, 340),
+        "tab": (1299, 290), "allow": (1160, 240), "set up": (1160, 201), "generate": (1160, 371),
         "cross": (1258, 132), "stop": (1220, 211), "resume": (1105, 158), "viewport": (300, 600),
         "discard": (861, 481),
     },

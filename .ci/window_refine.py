@@ -19,7 +19,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # `blender -P` does not do it
 EXTENSION = "bl_ext.user_default.dreamflow"
-BUTTONS = {(4, 3): (1174, 445), (5, 2): (1160, 455)}  # of Refine, and then of Show before
 PAINT = (0.6, 0.25, 0.1, 1.0)  # of the object before
 
 
@@ -74,7 +73,7 @@ def drive(zip_file: Path, pictures: Path) -> None:
 
     here = hands.version()
     places = PLACES[here]
-    free, button = places["viewport"], BUTTONS[here]
+    free = places["viewport"]
     print(f"Blender {here[0]}.{here[1]}", flush=True)
     shutil.rmtree(hands.HOME, ignore_errors=True)
     hands.HOME.mkdir()
@@ -85,7 +84,7 @@ def drive(zip_file: Path, pictures: Path) -> None:
         hands.order("paint")
         time.sleep(3)
         hands.picture(pictures / "refine-before.png")
-        ask(hands, button, pictures)
+        ask(hands, free, pictures)
         hands.wait("said yes to the dialog: it is at work", lambda t: bool(t["stage"]), 180)
         hands.wait(
             "the texture changes in the viewport", lambda t: t["preview"] and t["material"] == "Paint", 600
@@ -101,9 +100,9 @@ def drive(zip_file: Path, pictures: Path) -> None:
         time.sleep(90)  # without a card Blender builds its shaders slowly
         hands.picture(pictures / "refine-material.png")
         hands.order("shading", "SOLID", "TEXTURE")
-        hands.click(button)
+        hands.order("operator", "before_after")
         hands.wait("Show before", lambda t: t["material"] == "Paint", 10)
-        hands.click(button)
+        hands.order("operator", "before_after")
         hands.wait("Show after", lambda t: t["material"] == "Paint refined", 10)
         hands.key("ctrl+z", free)
         hands.wait("undone once: the one before", lambda t: t["material"] == "Paint" and t["undecided"], 15)
@@ -119,10 +118,11 @@ def drive(zip_file: Path, pictures: Path) -> None:
         hands.kill(blender)
 
 
-def ask(hands: Any, button: tuple[int, int], pictures: Path) -> None:
+def ask(hands: Any, free: tuple[int, int], pictures: Path) -> None:
     """Until it is heard: a busy Blender loses a click now and then, as it does a user's."""
     for _ in range(5):
-        hands.click(button)  # its dialog comes up under the mouse
+        hands.run("xdotool", "mousemove", *map(str, free))
+        hands.order("operator", "refine")  # its dialog comes up under the mouse
         time.sleep(5)
         hands.run("scrot", "--overwrite", str(pictures / "refine-dialog.png"))
         hands.run("xdotool", "key", "Return")

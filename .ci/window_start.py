@@ -205,7 +205,7 @@ def operator(name: str, **values: Any) -> None:
     region = next(region for region in area.regions if region.type == "WINDOW")
     window = bpy.context.window_manager.windows[0]
     with bpy.context.temp_override(window=window, area=area, region=region):
-        getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", **values)
+        getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", True, **values)  # with its undo step
 
 
 def close_preferences() -> None:

@@ -9,6 +9,7 @@ import bpy
 
 from . import batch, preferences, translations
 from .ops import candidates as ops_candidates
+from .ops import game as ops_game
 from .ops import generate as ops_generate
 from .ops import history as ops_history
 from .ops import importing as ops_importing
@@ -28,6 +29,7 @@ from .ui import sidebar
 CLASSES = (
     *ops_generate.CLASSES,
     *ops_candidates.CLASSES,
+    *ops_game.CLASSES,
     *ops_importing.CLASSES,
     *ops_history.CLASSES,
     *ops_setup.CLASSES,

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -111,6 +118,64 @@ def test_openjd_runs_every_shard_once(tmp_path: Path, recorder: Path) -> None:
     assert [(call.shard, call.list) for call in calls(recorder)] == [
         ((n, 3), tmp_path / "list.txt") for n in (1, 2, 3)
     ]
+
+
+TINY = (
+    "--prior exact --threads 1 --set nerf.levels=8 --set nerf.views=2 --set nerf.size=24 --set nerf.samples=16"
+    " --set geometry.levels=2 --set geometry.views=2 --set geometry.cells=10 --set geometry.size=32"
+    " --set texture.levels=2 --set texture.size=32 --set refine.levels=2 --set refine.views=1 --set refine.size=64"
+    " --set delivery.texture_size=64 --set delivery.max_faces=200"
+)
+
+
+def run_prompts(out: Path, kill: Callable[[psutil.Process, Path], None] | None = None) -> tuple[int, str]:
+    """The template of 2 prompts x 3 seeds, by openjd; `kill` is shown each backend that runs, with its job's folder."""
+    given = {"Out": out, "Dreamflow": ROOT, "Python": sys.executable, "Seeds": "1-3", "Options": TINY}
+    with (out.parent / "openjd.log").open("w+") as log:
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("openjd"), "run", FARM / "openjd-prompts.yaml",
+             *(word for name, value in given.items() for word in ("-p", f"{name}={value}"))],
+            stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        while process.poll() is None:
+            time.sleep(0.05)
+            with suppress(psutil.NoSuchProcess):
+                for child in psutil.Process(process.pid).children(recursive=True) if kill else []:
+                    typed = child.cmdline()
+                    if kill and typed[1:4] == ["-m", "backend", "generate"]:
+                        kill(child, Path(typed[typed.index("--out") + 1]))
+        log.seek(0)
+        return process.returncode, log.read()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(os.name == "nt", reason="its signals are POSIX's")
+def test_prompts_by_openjd_that_are_killed_once_each_have_the_undisturbed_bytes(tmp_path: Path) -> None:
+    pytest.importorskip("openjd.model", reason="openjd-cli is not installed")
+    code, said = run_prompts(tmp_path / "undisturbed")
+    assert code == 0, said[-3000:]
+    shares = [float(share) for share in re.findall(r"openjd_progress: ([\d.]+)", said)]
+    assert max(shares) == 100.0 and all(0 < share <= 100 for share in shares)
+    killed: dict[str, int] = {}
+    draw = random.Random(24)
+
+    def kill(process: psutil.Process, folder: Path) -> None:
+        if folder.name not in killed and (folder / "events.jsonl").exists() and draw.random() < 0.2:
+            killed[folder.name] = (signal.SIGTERM, signal.SIGKILL)[len(killed) % 2]
+            process.send_signal(killed[folder.name])
+
+    codes = []
+    while not codes or codes[-1] != 0:
+        codes.append(run_prompts(tmp_path / "killed", kill)[0])
+        assert len(codes) <= 7
+    print(killed, codes)
+    names = sorted(path.name for path in (tmp_path / "undisturbed").iterdir())
+    assert len(names) == 6 and sorted(killed) == names
+    for name in names:
+        for file in ("mesh.glb", "albedo.png", "mesh.npz"):
+            one, other = (tmp_path / way / name / file for way in ("undisturbed", "killed"))
+            assert one.read_bytes() == other.read_bytes(), (name, file)
 
 
 FLAMENCO = """

@@ -72,6 +72,7 @@ class Card:
         """Begin the job or go on with it; its state, and where it failed, why. Never raises."""
         job = p.decode_job(text)
         end: list[End] = []
+        self._kept = False  # a checkpoint of this attempt
         self._now = {"prompt": job.prompt, "node": self._node, "stage": "", "iteration": 0, "total": 0}
         try:
             state = self._attempt(job, end)
@@ -81,7 +82,7 @@ class Card:
         except CannotContinue:  # `end` says why
             state = STOPPED
         self._now = {}
-        said: dict[str, Any] = {"state": state, "node": self._node}
+        said: dict[str, Any] = {"state": state, "node": self._node, "kept": self._kept}
         match end[-1] if end else None:
             case p.Failed(kind, message, todo, detail):
                 said |= {"kind": kind, "message": message, "todo": todo, "log": detail[-TEXT:]}
@@ -125,5 +126,7 @@ class Card:
             case p.Progress(stage=stage, iteration=iteration, total=total):
                 self._now |= {"stage": stage, "iteration": iteration, "total": total}
                 self._share_done.set(iteration / max(1, total), tags={"stage": stage})
-            case p.Checkpoint() if self._store:
-                self._store.push(folder)
+            case p.Checkpoint():
+                self._kept = True
+                if self._store:
+                    self._store.push(folder)

@@ -25,7 +25,7 @@ from backend.errors import DeviceError, InputError
 from backend.interrupts import STOPS
 from dreamflow_blender.contract.protocol import Job, encode_job
 
-TRIES = 10  # of a job that is cut short again and again, by its process's or its node's end
+TRIES = 10  # of a job that is cut short, by its process's or its node's end, before it comes to a checkpoint
 HELD = 40  # times that a job is found in other hands before it is left to them
 TICK = 1.0  # seconds between two looks at the cards
 SHOWN_EVERY = 30.0  # seconds between two lines about what is running
@@ -218,6 +218,8 @@ class Driver:
             if self._held[job.folder] < HELD:
                 self._left.append(job)
         elif said.get("kind") == CRASHED and not self._signal:
+            if said["kept"]:
+                del self._tries[job.folder]
             self._again(job, f"{said['message']} on {node}", said["log"])
         elif state in (DONE, SKIPPED):
             if self._store:

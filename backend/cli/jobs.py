@@ -69,7 +69,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     )
     w.add_argument(
         "--keep-models", action="store_true",
-        help="between jobs, in the machine's memory while half of it is free",
+        help="between jobs, in the machine's memory, where there is room",
     )  # fmt: skip
 
 

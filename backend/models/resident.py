@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a list of prompts is checked before torch is imported, whic
     import torch
     from torch import nn
 
-FREE = 0.5  # of the machine's memory, which stays available beside what is kept
+MOST = 0.5  # of the memory that is available when it is read: a larger network is not kept
 
 
 class Resident:
@@ -41,8 +41,8 @@ class Resident:
         if key not in self._kept:
             network = load()
             self.read += 1
-            memory = psutil.virtual_memory()
-            if not self.keeping or memory.available < FREE * memory.total:
+            size = sum(stat.st_size for _, stat in stats)
+            if not self.keeping or size > MOST * psutil.virtual_memory().available:
                 return network
             self._kept[key] = network
         return copy_of(self._kept[key])

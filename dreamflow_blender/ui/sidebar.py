@@ -217,6 +217,7 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
             column.label(text=f"{translated('Seed')} {obj.get('dreamflow_seed', '')}", translate=False)
             text = "Mark as asset" if obj.asset_data is None else "Update asset"
             self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
+            self.layout.operator("dreamflow.make_game_ready", icon="MOD_DECIM")
         if objects.packed_images(obj):
             self.layout.operator("dreamflow.save_textures", text="Save textures", icon="FILE_IMAGE")
 

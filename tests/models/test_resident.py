@@ -24,10 +24,9 @@ CAMERA = orbit(0 * ONE, 10 * ONE, 1.2 * ONE, 50 * ONE, 64, 64)
 
 @pytest.fixture
 def folder(base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model of its own, and a process that keeps what it reads, however full the machine."""
+    """A model of its own, and a process that keeps what it reads."""
     for name, value in {"keeping": True, "read": 0, "_kept": {}}.items():
         monkeypatch.setattr(RESIDENT, name, value)
-    monkeypatch.setattr(resident, "FREE", 0.0)
     return shutil.copytree(base_folder, tmp_path / "model")
 
 
@@ -75,6 +74,6 @@ def test_a_model_that_has_changed_is_read_again(folder: Path) -> None:
 
 
 def test_where_memory_is_short_nothing_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "FREE", 2.0)
+    monkeypatch.setattr(resident, "MOST", 0.0)
     LatentPrior(folder, "cpu").load()
     assert RESIDENT._kept == {} and RESIDENT.read == 2

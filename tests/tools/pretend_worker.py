@@ -75,7 +75,7 @@ def main(log: Path, seconds: float) -> None:
                         return
             files.mesh_glb.write_bytes(result(job.prompt, job.seed, done))
             note(log, "Finished", job.prompt)
-            yield p.Finished(files.result_files(), {"seconds": seconds, "networks_read": float(not asked)})
+            yield p.Finished(files.result_files(), {"seconds": seconds, "networks_read": 0.0})
 
     threading.Thread(target=read, daemon=True).start()
 

@@ -6,13 +6,14 @@ import addon_utils
 import bpy
 import pytest
 
+from dreamflow_blender.client import command
 from dreamflow_blender.ops.generate import add_to_queue
 from dreamflow_blender.scene import pictures
 from dreamflow_blender.session import jobs
 from dreamflow_blender.settings import addon
 from dreamflow_blender.ui import history, sidebar
 from tests.blender_side.with_bpy import layout
-from tests.blender_side.with_bpy.user import generate, idle, posix, refused, set_up, tick_until, user
+from tests.blender_side.with_bpy.user import generate, idle, posix, press, refused, set_up, tick_until, user
 
 __all__ = ["user"]  # a fixture
 
@@ -114,6 +115,42 @@ def test_candidates_wait_on_the_disk_until_one_is_chosen(user):
     }  # later all the same, and to its end
     tick_until(idle)
     assert jobs.get_store().find(left.job.id).state == "finished"
+
+
+@posix
+def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path, monkeypatch):
+    """The backend's own baking has tests of its own (tests/game); here its answer is a GLB that Blender wrote."""
+    set_up(user, "good")
+    generate("a red mug")
+    tick_until(idle)
+    made = bpy.context.object
+    assert "Make game-ready" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
+    bpy.ops.mesh.primitive_cube_add(size=0.5)
+    assert "Select an object made by DreamFlow" in refused("make_game_ready")
+    light = tmp_path / "a-red-mug.glb"
+    bpy.ops.export_scene.gltf(filepath=str(light), use_selection=True)
+    bpy.data.objects.remove(bpy.context.object)
+    made.location, made.dimensions = (2, 3, 0), (1, 1, 0.25)
+    bpy.context.view_layer.update()
+    bpy.context.view_layer.objects.active = made
+    asked = []
+
+    def answer(python, code, root, arguments, stop, **more):
+        asked.append(list(arguments))
+        yield {"files": [str(tmp_path / "a.png"), str(light)], "faces": [12]}
+
+    monkeypatch.setattr(command, "run_backend", answer)
+    press("make_game_ready", faces=800, texture_size="512")
+    (words,) = asked
+    (entry,) = jobs.get_store().history()
+    assert words[:4] == ["export", str(entry.folder), "--profile", "game"]
+    assert words[words.index("--faces") + 1] == "800" and words[words.index("--texture-size") + 1] == "512"
+    assert float(words[words.index("--height") + 1]) == pytest.approx(0.25)
+    (new,) = (obj for obj in bpy.data.objects if obj != made)
+    assert tuple(new.location) == pytest.approx((2 + 1.3, 3, 0)) and len(new.data.polygons) in (6, 12)
+    bpy.ops.dreamflow.delete_job(job_id=entry.job.id)
+    bpy.context.view_layer.objects.active = made
+    assert "no longer exist" in refused("make_game_ready")
 
 
 def test_another_seed_and_the_way_to_the_preferences(user, monkeypatch):
