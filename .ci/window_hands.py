@@ -145,7 +145,7 @@ def order(deed: str, *arguments: Any, answer: bool = True) -> None:
     temporary = ORDER.with_suffix(".part")
     temporary.write_text(json.dumps([deed, *arguments]))
     temporary.replace(ORDER)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300  # shaders are built by the processor, which others use too
     while answer and (ORDER.exists() or told().get("done") != deed):
         if time.monotonic() > until:
             raise Failed(f"{deed} was not done: {told().get('done')}")

@@ -212,3 +212,47 @@ def test_the_flamenco_job_has_a_task_for_each_shard() -> None:
         assert own == ["--prompts", "/s/my list.txt", "--out", "/s/out", "--preset", "fast", "--prior", "mini",
                        "--shard", f"{number}/3"]  # fmt: skip
         assert f'"{own[0]}"' in source and '"--shard"' in source
+
+
+BLENDER = """
+import runpy, sys
+import bpy
+given = sys.argv[1:]
+assert given[:4] == ["-b", "--python-exit-code", "1", "-P"] and given[5] == "--", given
+sys.argv = ["blender", *given]
+runpy.run_path(given[4], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not shutil.which("node"), reason="Node is not installed")
+@pytest.mark.skipif("DREAMFLOW_BPY_PYTHON" not in os.environ, reason="no bpy here: set DREAMFLOW_BPY_PYTHON")
+def test_the_flamenco_tasks_make_every_mesh_once(tmp_path: Path) -> None:
+    """As Flamenco's worker runs them: Blender's batch, a shard a task, on the embedded prior; then once more."""
+    settings = {"nerf.levels": 6, "nerf.views": 2, "nerf.samples": 16, "geometry.levels": 2, "geometry.views": 1,
+                "geometry.cells": 10, "texture.levels": 2, "texture.views": 1, "refine.levels": 2, "refine.views": 1,
+                "delivery.texture_size": 64, "delivery.max_faces": 300}  # fmt: skip
+    rows = [",".join(["prompt", "seed", *settings])]
+    rows += [",".join(["a red mug", str(seed), *map(str, settings.values())]) for seed in (1, 2, 3)]
+    (tmp_path / "my list.csv").write_text("\n".join(rows))
+    (tmp_path / "blender.py").write_text(BLENDER)
+    given = {"batch_py": str(ROOT / "dreamflow_blender" / "batch.py"), "list": str(tmp_path / "my list.csv"),
+             "out": str(tmp_path / "out"), "shards": 2, "preset": "draft", "prior": "mini",
+             "python": sys.executable}  # fmt: skip
+    script = FLAMENCO % (json.dumps(given), (FARM / "dreamflow.js").read_text())
+    made = json.loads(subprocess.run(["node", "-e", script], capture_output=True, check=True).stdout)
+    environment = os.environ | {"BLENDER_USER_RESOURCES": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    states: list[list[str]] = []
+    for _ in range(2):
+        for task in made["tasks"]:
+            typed = task["commands"][0]["parameters"]["args"]
+            ran = subprocess.run(
+                [os.environ["DREAMFLOW_BPY_PYTHON"], tmp_path / "blender.py", *typed], env=environment, check=False,
+                capture_output=True, text=True,
+            )  # fmt: skip
+            assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-2000:]
+        reports = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("report*.json"))]
+        states.append([row["state"] for report in reports for row in report["prompts"]])
+    assert states == [["done"] * 3, ["skipped"] * 3]
+    assert len(list((tmp_path / "out").glob("*/mesh.glb"))) == 3

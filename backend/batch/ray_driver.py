@@ -64,11 +64,11 @@ def run_on_ray(
         for number in STOPS:  # Ray has put its own there
             signal.signal(number, driver.stop)
         return driver.work()
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         if ray.is_initialized():
             raise
         raise InputError(
-            f"The Ray cluster at {args.ray} cannot be joined: {str(error).splitlines()[0]}",
+            f"The Ray cluster at {args.ray} cannot be joined: {str(error).splitlines()[0]:.200}",
             "Check the address, and that ~/.ray/auth_token is the cluster's (ray get-auth-token).",
         ) from error
     finally:

@@ -15,6 +15,7 @@ from backend.cli import settings as cli_settings
 from backend.errors import InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import is_file
+from dreamflow_blender.contract.job import MESHES
 from dreamflow_blender.contract.options import add_options, typed, whole_number
 from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
@@ -90,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    r.add_argument("mesh", metavar="MESH", type=Path, help="a .glb, .obj, .ply, or Blender's object.npz")
+    r.add_argument(
+        "mesh", metavar="MESH", type=Path, help=f"a {', '.join(MESHES[:-1])}, or Blender's object.npz"
+    )
     r.add_argument("prompt", metavar="PROMPT", help='what it is, as in "a red mug"')
     r.add_argument(
         "--texture", action="store_true", help="repaint from scratch first, whatever colours there are"
@@ -164,7 +167,7 @@ def to_job(args: argparse.Namespace) -> Job:
     if refine:
         if not is_file(args.mesh):
             raise InputError(
-                f"There is no file {args.mesh}.", "Give the path of a .glb, .obj, .ply or .npz file."
+                f"There is no file {args.mesh}.", f"Give the path of a {', '.join(MESHES)} file."
             )
         given |= {
             "mesh": str(args.mesh),

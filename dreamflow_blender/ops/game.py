@@ -91,7 +91,7 @@ class DREAMFLOW_OT_import_game_mesh(BaseOperator):
     bl_idname = "dreamflow.import_game_mesh"
     bl_label = "Import game mesh"
     bl_description = "Import a light mesh that was made for a game"
-    bl_options = {"INTERNAL", "UNDO"}  # noqa: RUF012
+    bl_options = {"UNDO"}  # noqa: RUF012
 
     filepath: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     beside: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]

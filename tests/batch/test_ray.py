@@ -64,6 +64,19 @@ def test_a_missing_ray_is_one_sentence_with_the_command(
 
 
 @pytest.mark.slow
+def test_a_cluster_whose_token_is_not_here_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "l.txt").write_text("a red mug\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    words = ["batch", tmp_path / "l.txt", "--out", tmp_path / "out", "--ray", "127.0.0.1:6399"]
+    ran = alone("-m", "backend", *words)
+    assert ran.returncode == 2 and "Traceback" not in ran.stderr
+    assert "cannot be joined" in ran.stderr and "ray get-auth-token" in ran.stderr
+
+
+@pytest.mark.slow
 def test_a_list_over_two_actors(tmp_path: Path) -> None:
     store = tmp_path / "the store"
     (tmp_path / "l.txt").write_text("a red mug\na blue duck\na crash tree\nit fails\na green tree\n")

@@ -73,6 +73,7 @@ def test_what_cannot_be_done_is_said(
     out, err = capfd.readouterr()
     failed = last_of(out + err)
     assert words in failed["message"] and failed["todo"] and "Traceback" not in out + err
+    assert ".glb" not in failed["todo"] or ".gltf" in failed["todo"]
     assert not (tmp_path / "out" / "job.json").exists()
 
 
