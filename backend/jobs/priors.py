@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from backend.diffusion.prior import Prior
-from backend.errors import ModelError
+from backend.errors import InputError, ModelError
 
 # Imports are inside, because diffusers takes seconds to import and the exact prior does without it.
 
@@ -44,16 +45,25 @@ def default_refiner(prior: str, stated: str = "") -> str:
 
 
 def open_prior(
-    name_or_folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None
+    name_or_folder: str | Path,
+    device: torch.device | str,
+    phi_folder: str | Path | None = None,
+    loras: Sequence[str] = (),
 ) -> Prior:
     """The prior "exact", the built-in "mini" and "mini-refiner", a model that `python -m backend models` lists, or
     a folder in diffusers' layout.
 
     phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
-    and so does None, except that "sd" takes "sd-phi" where it has been fetched. Raises ModelError.
+    and so do None and "none", except that with None "sd" takes "sd-phi" where it has been fetched. loras are FILE or
+    FILE:WEIGHT (models/artist_lora.py). Raises ModelError and InputError.
     """
     if str(name_or_folder) == "exact":
         from backend.objects.exact_prior import ExactPrior
+
+        if loras:
+            raise InputError(
+                "The exact prior has no network for a LoRA.", "Leave --lora out, or take a model."
+            )
 
         return ExactPrior(torch.device(device))
     from backend.models.model_folder import local_path
@@ -61,7 +71,7 @@ def open_prior(
 
     if str(name_or_folder) == "sd" and phi_folder is None:
         phi_folder = find_if_fetched("sd-phi")
-    elif str(phi_folder) == "shared":
+    elif str(phi_folder) in ("shared", "none"):
         phi_folder = None
     elif str(phi_folder) in NAMES:
         phi_folder = require(str(phi_folder))
@@ -78,4 +88,4 @@ def open_prior(
         )
     from backend.models.latent_prior import LatentPrior
 
-    return LatentPrior(name_or_folder, device, phi_folder, canonical_prompt)
+    return LatentPrior(name_or_folder, device, phi_folder, canonical_prompt, loras)

@@ -27,8 +27,8 @@ from dreamflow_blender.contract.protocol import STAGES, Job
 
 # what may change between two runs of a job without another result; of models the hashes count
 FREE = (
-    "job.folder", "job.mesh", "job.prior", "job.refiner", "job.phi", "job.checkpoint_seconds", "job.snapshot_seconds",
-    "job.snapshot_faces",
+    "job.folder", "job.mesh", "job.prior", "job.refiner", "job.phi", "job.lora", "job.checkpoint_seconds",
+    "job.snapshot_seconds", "job.snapshot_faces",
 )  # fmt: skip
 MOST_THREADS = 1024  # as Job's own bound
 
@@ -63,8 +63,9 @@ def _stated_by(prior: Prior) -> dict[str, Any]:
 
 def _own_layers(job: Job, below: Preset) -> Layers:
     """A refine job's strength is refine.start, with the levels of `below` as close; then the job's overrides."""
+    without_phi = {f"{stage}.phi": "none" for stage in ("nerf", "texture", "refine") if job.phi == "none"}
     if job.kind != "refine" or job.strength is None:
-        return {"job": job.overrides}
+        return {"job": without_phi | job.overrides}
     if "refine.start" in job.overrides:
         raise InputError(
             f"The strength is {job.strength:g} and refine.start is {job.overrides['refine.start']}, but they are one"
@@ -72,7 +73,10 @@ def _own_layers(job: Job, below: Preset) -> Layers:
             "Give one of the two.",
         )
     levels = max(1, round(below.refine.levels * job.strength / PAPER.refine.start))
-    return {"strength": {"refine.start": job.strength, "refine.levels": levels}, "job": job.overrides}
+    return {
+        "strength": {"refine.start": job.strength, "refine.levels": levels},
+        "job": without_phi | job.overrides,
+    }
 
 
 def write_job(

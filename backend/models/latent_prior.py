@@ -6,7 +6,7 @@ time: models/text.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,10 +24,11 @@ from backend.diffusion.savings import Savings, save_network, save_vae
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_indices
 from backend.errors import InputError, ModelError
+from backend.models.artist_lora import add_loras, check_loras, open_loras
 from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
 from backend.models.model_folder import ModelFolder, describe
 from backend.models.prior_spec import fill
-from backend.models.single_file import open_model
+from backend.models.single_file import empty_module, open_model
 from backend.models.text import TEXT_INPUTS, Embedding, encode_sentences, tokenize
 from backend.scene.camera import Camera
 
@@ -53,6 +54,8 @@ class LatentPrior:
 
     phi_folder        a model for D_phi in the same latent space (SD 2.1, v prediction); None: D_p's own UNet, with
                       the adapter switched, which takes less memory
+    loras             FILE or FILE:WEIGHT, of D_p's own network and text encoders (artist_lora.py); D_phi starts from
+                      the network with them, unless it has a model of its own
     canonical_prompt  for a model that states its kinds: reads their language (jobs.priors)
 
     Networks are loaded when they are first needed. Raises ModelError where a folder is missing, damaged or does
@@ -61,12 +64,15 @@ class LatentPrior:
 
     def __init__(
         self, folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None,
-        canonical_prompt: CanonicalPrompt | None = None,
+        canonical_prompt: CanonicalPrompt | None = None, loras: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._device, self._canonical_prompt = torch.device(device), canonical_prompt
         self._model = open_model(folder)
         self._phi_model = self._model if phi_folder is None else open_model(phi_folder)
         check_same_latents(self._model, self._phi_model)
+        self._loras = open_loras(loras, self._model.configs)
+        for component in self._model.weights if self._loras else ():
+            check_loras(self._loras, component, empty_module(component, self._model.configs[component]))
         self.spec = self._model.spec
         self.name = self._model.path.stem if self._model.family else self._model.path.name
         self.factor = self._model.factor
@@ -80,6 +86,8 @@ class LatentPrior:
     @cached_property
     def _network(self) -> Network:
         network = load_network(self._model, self._device)
+        assert isinstance(network.unet, nn.Module)
+        add_loras(self._loras, "unet", network.unet)
         save_network(self._savings, network)
         return network
 
@@ -118,7 +126,8 @@ class LatentPrior:
     def take_notes(self) -> list[str]:
         """See Prior."""
         loaded = [self.__dict__[name] for name in ("_network", "_phi_network") if name in self.__dict__]
-        return [*self._model.notes, *notes_of(loaded)]
+        words = (note for lora in self._loras if (note := lora.note()))
+        return [*self._model.notes, *words, *notes_of(loaded)]
 
     def footprint(self, size: int, savings: Savings) -> float:
         """See Prior."""
@@ -137,7 +146,7 @@ class LatentPrior:
         """All sentences through the text encoder, or out of the cache; the encoder is released afterwards."""
         sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
         side, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
-        rows = encode_sentences(self._model, sentences, self._device)
+        rows = encode_sentences(self._model, sentences, self._device, self._loras)
         n = len(self.spec.view_words)
         if self._model.empty_is_zeros and not negative:
             for row in rows.values():
@@ -187,7 +196,8 @@ class LatentPrior:
     def describe(self) -> dict[str, Any]:
         """Name, folders and hashes of the weights, for job.json."""
         phi: Any = "shared" if self._shared else describe(self._phi_model)
-        return {"name": self.name, "prior": describe(self._model), "phi": phi}
+        found = {"name": self.name, "prior": describe(self._model), "phi": phi}
+        return found | ({"loras": [lora.describe() for lora in self._loras]} if self._loras else {})
 
 
 def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:

@@ -179,8 +179,8 @@ COUNTED = {
 CAPTURED = {
     ("sd", torch.bfloat16): 0.14,
     ("sd", torch.float32): 0.28,
-    ("sdxl", torch.bfloat16): 0.40,
-    ("sdxl", torch.float32): 0.80,
+    ("sdxl", torch.bfloat16): 0.33,
+    ("sdxl", torch.float32): 0.66,
     ("refiner", torch.bfloat16): 0.40,
     ("refiner", torch.float32): 0.80,
 }

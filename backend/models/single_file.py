@@ -145,7 +145,7 @@ def placed(
     own_tensors = {
         n: t for n, t in tensors.items() if n.startswith(prefix) and not n.endswith("position_ids")
     }
-    module = _empty(component, config)
+    module = empty_module(component, config)
     try:
         if component == "unet":
             found = convert_ldm_unet_checkpoint(own_tensors, config)
@@ -193,7 +193,7 @@ def _left(tensors: dict[str, Tensor], found: dict[str, Tensor], prefix: str) -> 
     return [name for name, tensor in tensors.items() if tensor.untyped_storage()._cdata not in taken]
 
 
-def _empty(component: str, config: dict[str, Any]) -> nn.Module:
+def empty_module(component: str, config: dict[str, Any]) -> nn.Module:
     """Without contents."""
     kinds: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
     with torch.device("meta"):

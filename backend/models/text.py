@@ -25,6 +25,7 @@ from transformers import CLIPTokenizer
 
 from backend.errors import DiskError, InputError
 from backend.files import write_bytes
+from backend.models.artist_lora import ArtistLora, add_loras
 from backend.models.load import load_text, load_tokenizer
 from backend.models.model_folder import ModelFolder, file_hash
 from backend.models.single_file import MERGES
@@ -69,20 +70,31 @@ TEXT_INPUTS = {  # by pipeline; sizes are those at which an image is encoded, ne
 }
 
 
-def encode_sentences(model: ModelFolder, sentences: Sequence[str], device: torch.device) -> Embedding:
+def encode_sentences(
+    model: ModelFolder, sentences: Sequence[str], device: torch.device, loras: Sequence[ArtistLora] = ()
+) -> Embedding:
     """The rows of all sentences, float32, on `device`: every encoder's, one encoder in memory at a time.
 
     InputError for a sentence that is too long. ModelError where an encoder is needed and cannot be loaded.
     """
-    found = [_encode(model, component, sentences, device) for component in model.encoders]
+    found = [_encode(model, component, sentences, device, loras) for component in model.encoders]
     return found[-1] | {"hidden": torch.cat([rows["hidden"] for rows in found], -1)}
 
 
 @torch.no_grad()
-def _encode(model: ModelFolder, component: str, sentences: Sequence[str], device: torch.device) -> Embedding:
+def _encode(
+    model: ModelFolder,
+    component: str,
+    sentences: Sequence[str],
+    device: torch.device,
+    loras: Sequence[ArtistLora],
+) -> Embedding:
     """Of one encoder."""
     read = TEXT_INPUTS[model.pipeline].read
     known = _identity(model, component, device)
+    changing = [lora for lora in loras if lora.weight and component in lora.parts]
+    if changing:
+        known += json.dumps([lora.describe() for lora in changing])
     paths = {
         text: _folder() / f"{sha256((known + text).encode()).hexdigest()}.safetensors" for text in sentences
     }
@@ -91,6 +103,7 @@ def _encode(model: ModelFolder, component: str, sentences: Sequence[str], device
     if missing:
         tokens = tokenize(load_tokenizer(model, component), missing)
         _, encoder = load_text(model, device, component)
+        add_loras(changing, component, encoder)
         for text, row in zip(missing, tokens.to(device), strict=True):
             rows[text] = {name: value.float().cpu() for name, value in read(encoder, row[None]).items()}
         del encoder  # gigabytes, before anything else is loaded

@@ -22,7 +22,7 @@ KINDS = ("generate", "refine")
 STAGES = ("nerf", "geometry", "texture", "refine")
 PRESETS = ("paper", "fast", "draft")
 DEVICES = ("auto", "cuda", "cpu", "mps")
-A_PRIOR = "mini, sd, exact, or a folder in diffusers' layout"
+A_PRIOR = "mini, sd, exact, a model's .safetensors file, or a folder in diffusers' layout"
 
 
 _SAME = (
@@ -59,9 +59,15 @@ class Job(Message):
     )
     phi: str = option(
         "",
-        "D_phi's own model, or shared: the prior's network, which takes less memory (default: sd-phi for sd where it"
-        " has been fetched, else shared)",
+        "D_phi's own model; shared: the prior's network, which takes less memory; or none: D_phi(x) = x, which"
+        " takes the least (default: sd-phi for sd where it has been fetched, else shared)",
         metavar="NAME_OR_FOLDER",
+    )
+    lora: tuple[str, ...] = option(
+        (),
+        "a LoRA for the prior, as FILE or FILE:WEIGHT; given again, another",
+        metavar="FILE[:WEIGHT]",
+        more=True,
     )
     stages: tuple[str, ...] = option(STAGES, "which stages to run, in this order", metavar="LIST")
     device: str = option("auto", "where to compute", choices=DEVICES)
@@ -97,11 +103,13 @@ class Job(Message):
 
     def is_same(self, other: Job) -> bool:
         """Whether both would give the same object on one machine; which folder, threads or device does not count."""
-        return all(getattr(self, name) == getattr(other, name) for name in _SAME)
+        return all(getattr(self, name) == getattr(other, name) for name in (*_SAME, "lora"))
 
     def key(self) -> str:
         """64 hexadecimal digits that are equal for two jobs that are the same, on every machine."""
         said = {name: getattr(self, name) for name in _SAME}
+        if self.lora:  # jobs without have the keys that they had before there were any
+            said["lora"] = self.lora
         return sha256(json.dumps(said, sort_keys=True).encode("ascii")).hexdigest()
 
     def __post_init__(self) -> None:

@@ -20,7 +20,8 @@ def read_option(name: str, text: str) -> Any:
     if str(kind).startswith("float"):
         return float(text)
     if kind == "tuple[str, ...]":
-        return tuple(part.strip() for part in text.split(","))
+        mark = ";" if FIELDS[name].metadata.get("more") else ","
+        return tuple(part.strip() for part in text.split(mark))
     return text
 
 
@@ -47,6 +48,15 @@ def typed(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return argument
 
 
+class More(argparse.Action):
+    """An option that may be given again: what it is given adds up."""
+
+    def __call__(
+        self, _parser: object, namespace: argparse.Namespace, values: Any, _option: object = None
+    ) -> None:
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest), *values))
+
+
 def add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     """--negative, --texture-size and so on: the job's fields of these names, each with its default."""
     for name in names:
@@ -55,11 +65,11 @@ def add_options(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
         parts = [metadata["help"].removeprefix("refine: ")]
         if "low" in metadata:
             parts.append(bounds_text(metadata))
-        if field.default not in ("", None) and "default" not in parts[0]:
+        if field.default not in ("", None, ()) and "default" not in parts[0]:
             shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
             parts.append(f"default: {shown}")
         parser.add_argument(
             f"--{name.replace('_', '-')}", dest=name, metavar=metadata.get("metavar"), default=field.default,
             type=typed(lambda text, name=name: read_option(name, text)), choices=metadata.get("choices"),  # type: ignore[misc]
-            help="; ".join(parts),
+            help="; ".join(parts), action=More if metadata.get("more") else "store",
         )  # fmt: skip

@@ -26,7 +26,18 @@ from .options import read_option, whole_number
 from .protocol import STAGES, Job, clean_text
 from .settings import read_value
 
-OPTIONS = ("preset", "prior", "refiner", "phi", "seed", "stages", "negative", "device", "threads")  # of a Job
+OPTIONS = (
+    "preset",
+    "prior",
+    "refiner",
+    "phi",
+    "lora",
+    "seed",
+    "stages",
+    "negative",
+    "device",
+    "threads",
+)  # of a Job
 COLUMNS: dict[str, Callable[[str], Any]] = {
     "prompt": str, **{name: partial(read_option, name) for name in OPTIONS},
     "height": float, "faces": whole_number, "texture": whole_number,

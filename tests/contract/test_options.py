@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,11 @@ def test_typed_options_become_the_job(tmp_path: Path) -> None:
         2,
         "shared",
     )
+    more = cli.to_job(
+        cli.parser().parse_args(["generate", "a mug", "--lora", "a,b.st:0.5", "--lora", "c.st"])
+    )
+    assert more.lora == ("a,b.st:0.5", "c.st") == read_option("lora", "a,b.st:0.5; c.st") and job.lora == ()
+    assert more.key() != replace(more, lora=()).key() and not more.is_same(replace(more, lora=()))
     assert job.negative == "a hat" and job.folder == str(Path("out/a-mug-7"))
     (tmp_path / "a.glb").write_bytes(b"")
     typed = [

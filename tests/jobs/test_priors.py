@@ -8,8 +8,10 @@ import pytest
 
 from backend.cli.arguments import parser, to_job
 from backend.jobs.priors import default_refiner, open_prior
+from backend.jobs.record import resolve_job
 from backend.objects import grammar
 from backend.weights import sources
+from dreamflow_blender.contract.job import Job
 
 
 def test_phi_is_shared_or_a_model_of_its_own(base_folder: Path, v_folder: Path) -> None:
@@ -41,6 +43,16 @@ def test_the_command_line_takes_phi() -> None:
     told = to_job(parser().parse_args(["generate", "a red mug", "--prior", "sd", "--phi", "shared"]))
     assert told.phi == "shared"
     assert to_job(parser().parse_args(["generate", "a red mug"])).phi == ""
+
+
+def test_no_phi_is_a_setting_of_every_stage_that_has_one(base_folder: Path) -> None:
+    job = Job("1", "generate", "a red mug", "out", phi="none", overrides={"refine.phi": "lora"})
+    resolved = resolve_job(job, open_prior(base_folder, "cpu", job.phi), None).preset
+    assert [stage.phi for stage in (resolved.nerf, resolved.texture, resolved.refine)] == [
+        "none",
+        "none",
+        "lora",
+    ]
 
 
 def test_networks_are_loaded_late_and_let_go_of(base_folder: Path) -> None:
