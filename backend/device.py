@@ -98,7 +98,8 @@ def prepare_device(device: torch.device, threads: int) -> int:
     """
     if threads:
         torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(device.type == "cpu")
+    # what use_deterministic_algorithms sets, without torch's compiler, which takes that two seconds to import
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     if device.type == "cpu":
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, and we read none
     elif device.type == "cuda":

@@ -48,7 +48,7 @@ def process_as_before() -> Iterator[None]:
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     if torch.are_deterministic_algorithms_enabled() != deterministic:
-        torch.use_deterministic_algorithms(deterministic)
+        torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
 

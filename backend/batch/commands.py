@@ -9,7 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -77,10 +78,21 @@ class Batch:
         self._places = {job.folder: number for number, job in enumerate(jobs, 1)}
         self._out, self._display, self._begin = out, display, run
         self._interrupts = Interrupts()
+        self._heard = True  # whoever reads our output is there
 
     def say(self, text: str) -> None:
-        self._out.write(f"{text}\n")
-        self._out.flush()
+        with self._to_a_reader():
+            self._out.write(f"{text}\n")
+            self._out.flush()
+
+    @contextmanager
+    def _to_a_reader(self) -> Iterator[None]:
+        """Where the program that read our output has gone, nothing more is said, and the work goes no further."""
+        try:
+            yield
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+            self._heard, self._interrupts.asked = False, True
 
     def work(self, share: Share) -> int:
         """The exit code."""
@@ -95,7 +107,7 @@ class Batch:
             return SOME_FAILED
         if self.stopped():
             self.say("Stopped. The same command goes on.")
-            return 128 + self._interrupts.signal
+            return 128 + self._interrupts.signal if self._heard else SOME_FAILED
         return OK
 
     def run(self, job: Job, request: Begin) -> tuple[End, list[str]]:
@@ -109,20 +121,22 @@ class Batch:
             self._interrupts.may_wait = True
             if isinstance(event, Warning):
                 warnings.append(event.message)
-            display(event)
+            with self._to_a_reader():
+                display(event)
             if self._interrupts.asked:
                 self.say("Stopping, and keeping what there is. Sent again, it stops at once.")
                 raise KeyboardInterrupt
 
         end = drive(request, lambda: None, show, run=self._begin)
         self._interrupts.may_wait = False
-        display(end)
+        with self._to_a_reader():
+            display(end)
         _free_memory()
         return end, warnings[-20:]
 
     def stopped(self) -> bool:
-        """Whether a signal has come: then no other job begins."""
-        return self._interrupts.signal != 0
+        """Whether a signal has come, or nobody reads what is said: then no other job begins."""
+        return self._interrupts.signal != 0 or not self._heard
 
 
 def _free_memory() -> None:

@@ -130,6 +130,29 @@ def test_a_signal_that_a_library_makes_an_error_of_marks_no_job_as_failed(
     assert batch("a red mug\n") == 0 and states(tmp_path) == ["done"]
 
 
+def test_where_the_reader_has_gone_the_work_is_kept_and_goes_no_further(tmp_path, jobs) -> None:
+    """As in `batch ... | head -1`: no traceback, no other job; the same command goes on."""
+    (tmp_path / "l.txt").write_text("a red mug\na blue mug\n")
+    typed = ["batch", str(tmp_path / "l.txt"), "--out", str(tmp_path / "out"), "--prior", "sd"]
+    args = parser().parse_args(typed)
+    reader, writer = os.pipe()
+    out = os.fdopen(writer, "w")
+    jobs.during = lambda _prompt: os.close(reader)
+
+    def show(event: object) -> None:
+        print(event, file=out, flush=True)
+
+    assert commands.run(args, read_jobs(args), typed, out, lambda *_: show, jobs) == commands.SOME_FAILED
+    assert [prompt for _, prompt in jobs.began] == ["a red mug"]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["state"] for row in report["prompts"]] == ["stopped", "waiting"]
+    jobs.during = lambda _prompt: None
+    assert (
+        commands.run(args, read_jobs(args), typed, io.StringIO(), lambda *_: lambda _event: None, jobs) == 0
+    )
+    assert [name for name, _ in jobs.began] == ["Generate", "Resume", "Generate"]
+
+
 def test_a_failed_job_stops_nothing_and_is_tried_again_with_retry(
     batch: Callable[..., int], jobs: Jobs, tmp_path: Path
 ) -> None:
