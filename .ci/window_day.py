@@ -30,6 +30,7 @@ def drive(zip_file: Path, pictures: Path) -> None:
     beside_what_is_there(pictures)
     assets(pictures)
     copy_stands_for_its_original(pictures)
+    candidates(pictures)
 
 
 def search(places: dict[str, tuple[int, int]], pictures: Path) -> None:
@@ -104,6 +105,24 @@ def copy_stands_for_its_original(pictures: Path) -> None:
     hands.order("operator", "discard_refined")
     hands.wait("discarded: as before", lambda t: t["rendered"] == ["Cube", NAME], 15)
     hands.picture(pictures / "day-discarded.png")
+
+
+def candidates(pictures: Path) -> None:
+    """Four seeds are shown; the one that is chosen is finished, and the choice is closed."""
+    before = len(hands.told()["history"])
+    hands.order("settings", {"candidates": "4", "prompt": "a blue teapot"})
+    hands.order("operator", "generate")
+    hands.wait("four candidates to choose from", lambda t: len(t["to choose"]) == 4 and not t["stage"], LONG)
+    time.sleep(2)
+    hands.picture(pictures / "day-candidates.png")
+    (chosen, group), *_ = hands.told()["to choose"]
+    hands.order("operator", "choose_candidate", {"job_id": chosen})
+    hands.wait(
+        "the chosen one is finished", lambda t: len(t["history"]) == before + 1 and not t["stage"], LONG
+    )
+    hands.order("operator", "leave_candidates", {"group": group})
+    hands.wait("the choice is closed", lambda t: not t["to choose"], 15)
+    hands.picture(pictures / "day-chosen.png")
 
 
 if __name__ == "__main__":

@@ -170,6 +170,7 @@ def tell_of_jobs() -> dict[str, Any]:
         "preview": preview.shown() is not None,
         "history": [[entry.job.prompt, entry.state] for entry in store.history()],
         "waiting": len(store.waiting()),
+        "to choose": [[entry.job.id, entry.candidate_of] for group in store.to_choose() for entry in group],
         "folders": sorted(path.name for path in ours("settings.addon").jobs_folder().glob("[!.]*")),
         "checks": len(ours("session.findings").checks),
         "models": len(ours("session.findings").models),
@@ -199,13 +200,13 @@ def shading(kind: str, colour: str) -> None:
         area.spaces.active.shading.color_type = colour
 
 
-def operator(name: str, **values: Any) -> None:
+def operator(name: str, values: dict[str, Any] | None = None) -> None:
     """One of ours, as if its button had been pressed in the viewport."""
     area = sidebars()[0]
     region = next(region for region in area.regions if region.type == "WINDOW")
     window = bpy.context.window_manager.windows[0]
     with bpy.context.temp_override(window=window, area=area, region=region):
-        getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", True, **values)  # with its undo step
+        getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", True, **(values or {}))  # with its undo step
 
 
 def close_preferences() -> None:

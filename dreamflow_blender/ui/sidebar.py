@@ -158,7 +158,9 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
     seed = form.row(align=True)
     seed.prop(settings, "seed")
     seed.operator("dreamflow.roll_seed", text="", icon="FILE_REFRESH")
-    form.prop(settings, "candidates")
+    layout.prop(
+        settings, "candidates", text=""
+    )  # its items say what it is, and a narrow sidebar has no room for more
 
     header, body = layout.panel("dreamflow_shape", default_closed=True)
     header.label(text="Shape and texture")
