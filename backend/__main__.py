@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from backend.candidates import candidates
 from backend.cli import batch as cli_batch
 from backend.cli import doctor
 from backend.cli import export as cli_export
@@ -69,6 +68,8 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             job = read_job(args.folder)
             request: Begin | Finished = begin_again(job) if args.overwrite else Resume(str(args.folder))
         elif args.command == "generate" and any((args.candidates, args.until, args.pick)):
+            from backend.candidates import candidates
+
             return candidates.run(
                 args, to_job(args), out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
             )

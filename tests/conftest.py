@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +34,11 @@ def short_jobs() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def process_as_before() -> Iterator[None]:
+@contextmanager
+def as_before() -> Iterator[None]:
     """Threads and deterministic algorithms, which a job sets, change the last bits of the tests after it."""
+    resident = sys.modules.get("backend.models.resident")
+    keeping = resident is not None and resident.RESIDENT.keeping
     if "torch" not in sys.modules:
         yield
         return
@@ -51,6 +54,21 @@ def process_as_before() -> Iterator[None]:
         torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = filled
     torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, convolutions
+    if resident is not None:
+        resident.RESIDENT.keeping = keeping
+
+
+@pytest.fixture(autouse=True, scope="module")
+def process_as_before_the_file() -> Iterator[None]:
+    """What a file's own fixtures do, as the jobs that several tests look at."""
+    with as_before():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def process_as_before(process_as_before_the_file: None) -> Iterator[None]:
+    with as_before():
+        yield
 
 
 @pytest.fixture

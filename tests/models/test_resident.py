@@ -52,6 +52,7 @@ def test_every_network_is_read_once_and_no_job_changes_the_next_one_s(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     RESIDENT.keeping = False
+    monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "empty"))  # no text is known
     alone = job(folder, "a red mug")
     assert RESIDENT.read == 5  # the encoder of texts, and UNet and VAE before and after the release
     monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))  # no text is known again

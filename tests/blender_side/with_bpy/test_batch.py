@@ -208,7 +208,8 @@ def test_one_signal_keeps_the_work_and_ends_it(tmp_path, number):
         "BLENDER_USER_RESOURCES": str(tmp_path),
     }
     code = (
-        "import bpy, os, sys; sys.path.insert(0, sys.argv[1]); from dreamflow_blender import batch;"
+        "import bpy, os, signal, sys; sys.path.insert(0, sys.argv[1]); from dreamflow_blender import batch;"
+        "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL);"  # as not below nohup
         "code = batch.main(sys.argv[2:]); sys.stdout.flush(); os._exit(code)"
     )
     out = tmp_path / "o"
