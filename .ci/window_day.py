@@ -36,8 +36,11 @@ def drive(zip_file: Path, pictures: Path) -> None:
 def search(places: dict[str, tuple[int, int]], pictures: Path) -> None:
     """F3, and the word that an artist knows."""
     for word in ("dreamflow", "mark as asset"):
-        hands.key("F3", places["viewport"])
-        time.sleep(6)  # what is typed before it is there, the viewport takes
+        if hands.version() < (5, 0):
+            hands.key("F3", places["viewport"])
+        else:  # whose key waits for the next event, and then the viewport takes what is typed
+            hands.order("search")
+        time.sleep(6)
         hands.run("xdotool", "type", "--delay", "80", word)
         time.sleep(3)
         hands.run("scrot", "--overwrite", str(pictures / f"search-{word.split()[0]}.png"))

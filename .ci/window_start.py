@@ -209,6 +209,14 @@ def operator(name: str, values: dict[str, Any] | None = None) -> None:
         getattr(bpy.ops.dreamflow, name)("INVOKE_DEFAULT", True, **(values or {}))  # with its undo step
 
 
+def search() -> None:
+    """What F3 opens."""
+    area = sidebars()[0]
+    region = next(region for region in area.regions if region.type == "WINDOW")
+    with bpy.context.temp_override(window=bpy.context.window_manager.windows[0], area=area, region=region):
+        bpy.ops.wm.search_menu("INVOKE_DEFAULT")
+
+
 def close_preferences() -> None:
     _, *more = bpy.context.window_manager.windows
     for window in more:
@@ -282,6 +290,7 @@ DEEDS: dict[str, Callable[..., Any]] = {
     "operator": operator,
     "stage": stage,
     "cube": cube,
+    "search": search,
     "without uvs": without_uvs,
     "render": render,
     "export": lambda path: bpy.ops.export_scene.gltf(filepath=path),
