@@ -23,7 +23,7 @@ def draw_candidates(layout: Layout, context: bpy.types.Context) -> None:
             0
         ].candidate_of
         ui_parts.paragraph(box, context, "Early candidates. Choose one or more to finish.")
-        grid = box.grid_flow(columns=2, even_columns=True, align=True)
+        grid = box.grid_flow(row_major=True, columns=2, even_columns=True, align=True)
         size = ui_parts.picture_size(context) / 2
         for entry in group:
             cell = grid.column(align=True)
