@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             job = read_job(args.folder)
             request: Begin | Finished = begin_again(job) if args.overwrite else Resume(str(args.folder))
         elif args.command == "generate" and any((args.candidates, args.until, args.pick)):
-            from backend.candidates import candidates
+            from backend.batch import candidates
 
             return candidates.run(
                 args, to_job(args), out, lambda job, label: Plain(job, out, sys.stderr, label=label).show

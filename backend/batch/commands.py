@@ -57,7 +57,7 @@ def run(
         elif args.workers > 1:
             code = in_workers(args.workers, typed, args.device, out)
         else:
-            code = batch.work(share)
+            code = batch.work(share.work)
     finally:
         counts = write_report(args.out, jobs, share, before)
     batch.say(
@@ -94,12 +94,12 @@ class Batch:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
             self._heard, self._interrupts.asked = False, True
 
-    def work(self, share: Share) -> int:
-        """The exit code."""
+    def work(self, jobs: Callable[[], None]) -> int:
+        """Does `jobs`, which run one after the other, until a signal comes; the exit code."""
         RESIDENT.keeping = True
         try:
             with self._interrupts:
-                share.work()
+                jobs()
         except KeyboardInterrupt:
             pass
         except CannotContinue as error:
@@ -110,8 +110,8 @@ class Batch:
             return 128 + self._interrupts.signal if self._heard else SOME_FAILED
         return OK
 
-    def run(self, job: Job, request: Begin) -> tuple[End, list[str]]:
-        """Drive one job; its last event and its warnings."""
+    def run(self, job: Job, request: Begin, overwrite: bool = False) -> tuple[End, list[str]]:
+        """Drive one job; its last event and its warnings. overwrite: an older job in its folder is replaced."""
         warnings: list[str] = []
         label = f"[{self._places[job.folder]}/{len(self._places)}] "
         display = self._display(job, label)
@@ -127,7 +127,7 @@ class Batch:
                 self.say("Stopping, and keeping what there is. Sent again, it stops at once.")
                 raise KeyboardInterrupt
 
-        end = drive(request, lambda: None, show, run=self._begin)
+        end = drive(request, lambda: None, show, overwrite, self._begin)
         self._interrupts.may_wait = False
         with self._to_a_reader():
             display(end)

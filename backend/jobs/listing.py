@@ -11,12 +11,13 @@ from pathlib import Path
 from backend.errors import DreamFlowError
 from backend.files import disk_errors
 from backend.jobs.folder import locked, read_job
-from dreamflow_blender.contract.files import is_file
+from dreamflow_blender.contract.files import is_file, read_json
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.locks import is_held
 from dreamflow_blender.contract.protocol import Cancelled, Failed, Finished
 
 JOB = JobFolder("").job.name
+CANDIDATES = "candidates.json"  # beside the folders of a choice: which they are
 DEPTH = 3  # folders below the root that are looked into
 ENDS: dict[type, str] = {Finished: "finished", Cancelled: "cancelled", Failed: "failed"}
 
@@ -57,18 +58,28 @@ def clean_jobs(root: Path) -> int:
     freed = 0
     jobs = {folder: JobFolder(folder) for folder in find_jobs(root)}
     finished = {folder for folder, files in jobs.items() if isinstance(files.last_event(), Finished)}
-    chosen = {folder.parent for folder in finished if is_file(jobs[folder].candidate)}
+    unchosen = {
+        folder for root in {folder.parent for folder in jobs} for folder in _not_chosen(root, finished)
+    }
     for folder, files in jobs.items():
         if (
             files.checkpoints.is_dir()
             and not files.checkpoints.is_symlink()
-            and (folder in finished or (folder.parent in chosen and is_file(files.candidate)))
+            and (folder in finished or folder in unchosen)
             and not is_held(files.lock)
         ):
             freed += size_of(files.checkpoints)
             with disk_errors(files.checkpoints):
                 shutil.rmtree(files.checkpoints)
     return freed
+
+
+def _not_chosen(root: Path, finished: set[Path]) -> set[Path]:
+    """The candidates that root's candidates.json names, where one of them was finished; but for those."""
+    named = (read_json(root / CANDIDATES) or {}).get("candidates")
+    rows = named if isinstance(named, list) else []
+    group = {root / str(row.get("folder", "")) for row in rows if isinstance(row, dict)}
+    return group - finished if group & finished else set()
 
 
 def remove_job(folder: Path) -> tuple[int, list[str]]:

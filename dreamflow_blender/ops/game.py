@@ -10,12 +10,13 @@ from bpy.props import EnumProperty, IntProperty, StringProperty
 
 from ..contract import protocol as p
 from ..session import jobs, tasks
+from ..settings.generate import TEXTURE_ITEMS
 from ..ui.parts import DIALOG, in_dialog
 from .base import BaseOperator
 from .setup import BackendOperator, backend
 
 BESIDE = 1.3  # of the object's width: how far from it the light mesh stands
-SIZES = [(str(size), f"{size} px", f"{size} by {size} pixels") for size in (512, 1024, 2048, 4096)]
+SIZES = TEXTURE_ITEMS[1:]  # without the preset's
 
 
 class DREAMFLOW_OT_make_game_ready(BackendOperator):

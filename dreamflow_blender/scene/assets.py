@@ -1,4 +1,4 @@
-"""A result in the asset library: who made it, its licence, catalogue, tags from its prompt, its own picture."""
+"""A result in the asset library: who made it, its license, catalog, tags from its prompt, its own picture."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import bpy
 from ..contract import files
 from ..settings import addon
 
-CATALOGUES = "blender_assets.cats.txt"  # Blender's name for it, in the library's folder
-CATALOGUE = str(uuid.uuid5(uuid.NAMESPACE_URL, "dreamflow-for-blender/assets"))  # the same in every library
+CATALOGS = "blender_assets.cats.txt"  # Blender's name for it, in the library's folder
+CATALOG = str(uuid.uuid5(uuid.NAMESPACE_URL, "dreamflow-for-blender/assets"))  # the same in every library
 _HEAD = "# This is an Asset Catalog Definition file for Blender.\n\nVERSION 1\n"
 _SMALL_WORDS = {"a", "an", "the", "of", "with", "and", "in", "on", "at", "to"}
 
@@ -26,7 +26,7 @@ def mark(obj: bpy.types.Object, prompt: str, picture: Path) -> None:
     """Mark as asset; a second time renews description, tags and thumbnail.
 
     picture  a whole path; a relative one, as of a job that is forgotten, would be anybody's
-    Raises OSError where the catalogue cannot be written into the library that holds the open file.
+    Raises OSError where the catalog cannot be written into the library that holds the open file.
     """
     obj.asset_mark()
     data = obj.asset_data
@@ -34,7 +34,7 @@ def mark(obj: bpy.types.Object, prompt: str, picture: Path) -> None:
     data.author = addon.setting("asset_author", "") or data.author
     data.license = addon.setting("asset_license", "") or data.license
     library = next((place for place in libraries().values() if _is_in(bpy.data.filepath, place)), None)
-    data.catalog_id = add_catalogue(library) if library else CATALOGUE
+    data.catalog_id = add_catalog(library) if library else CATALOG
     there = {tag.name for tag in data.tags}
     for tag in ["DreamFlow", *tags(prompt)]:
         if tag not in there:
@@ -54,22 +54,22 @@ def _is_in(file: str, folder: Path) -> bool:
     return bool(file) and Path(file).resolve().is_relative_to(folder.resolve())
 
 
-def add_catalogue(folder: Path) -> str:
-    """The UUID of the catalogue "DreamFlow" of the library in `folder`; it is added where there is none.
+def add_catalog(folder: Path) -> str:
+    """The UUID of the catalog "DreamFlow" of the library in `folder`; it is added where there is none.
 
-    Raises OSError, and ValueError for a file of catalogues that is none.
+    Raises OSError, and ValueError for a file of catalogs that is none.
     """
-    path = folder / CATALOGUES
+    path = folder / CATALOGS
     text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not lines or not lines[0].startswith("VERSION 1"):
         raise ValueError(f"{path} is of another version of Blender: no catalog was added")
     for line in lines[1:]:
         identity, name = [*line.split(":"), ""][:2]
-        if name == "DreamFlow" or identity == CATALOGUE:  # moved in Blender, it keeps its UUID
+        if name == "DreamFlow" or identity == CATALOG:  # moved in Blender, it keeps its UUID
             return identity
-    files.write_atomic(path, f"{text.rstrip()}\n{CATALOGUE}:DreamFlow:DreamFlow\n")
-    return CATALOGUE
+    files.write_atomic(path, f"{text.rstrip()}\n{CATALOG}:DreamFlow:DreamFlow\n")
+    return CATALOG
 
 
 def save_copy(obj: bpy.types.Object, library: str) -> Path:
@@ -81,16 +81,17 @@ def save_copy(obj: bpy.types.Object, library: str) -> Path:
     if folder is None or not folder.is_dir():
         raise ValueError(f"The folder of the asset library {library!r} is not there")
     data = obj.asset_data
-    before, data.catalog_id = data.catalog_id, add_catalogue(folder)
+    before, data.catalog_id = data.catalog_id, add_catalog(folder)
     path = _reserve(folder, bpy.path.clean_name(obj.name))
+    written = False
     try:
         with files.replacing(path, sync=False) as temporary:
             bpy.data.libraries.write(str(temporary), {obj}, path_remap="ABSOLUTE", compress=True)
-    except BaseException:
-        path.unlink()
-        raise
+        written = True
     finally:
         data.catalog_id = before
+        if not written:
+            path.unlink()
     return path
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..backlog.entries import CANDIDATE
 from ..backlog.store import Entry
+from ..scene import pictures
 from . import importing, jobs
 
 
@@ -22,4 +23,5 @@ def leave(group: str) -> None:
     store = jobs.get_store()
     for entry in store.entries():
         if entry.state == "candidate" and entry.candidate_of == group:
+            pictures.drop(entry.job.id)  # the history shows its preview
             store.put(replace(entry, state="cancelled", place={**entry.place, CANDIDATE: ""}))

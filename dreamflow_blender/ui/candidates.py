@@ -27,7 +27,7 @@ def draw_candidates(layout: Layout, context: bpy.types.Context) -> None:
         size = ui_parts.picture_size(context) / 2
         for entry in group:
             cell = grid.column(align=True)
-            icon = pictures.want(f"{entry.job.id} candidate", entry.thumbnail)
+            icon = pictures.want(entry.job.id, entry.thumbnail)
             cell.template_icon(icon_value=icon, scale=max(size, 2.0))
             text = f"{translated('Seed')} {entry.job.seed}"
             cell.operator("dreamflow.choose_candidate", text=text, translate=False).job_id = entry.job.id

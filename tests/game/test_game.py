@@ -42,6 +42,16 @@ def made(tmp_path_factory) -> Path:
     return folder / "export"
 
 
+def test_blender_is_told_the_files_and_the_light_mesh_is_the_first_glb(made, tmp_path, capfd) -> None:
+    """The words that ops/game.py sends, and what it reads of the answer."""
+    asked = ["export", str(made.parent), "--profile", "game", "--origin", "base", "--json"]
+    asked += ["--faces", "200", "--texture-size", "64", "--height", "0.25", "--out", str(tmp_path)]
+    assert main(asked) == 0
+    said = json.loads(capfd.readouterr().out)
+    assert next(file for file in said["files"] if file.endswith(".glb")) == str(tmp_path / f"{NAME}.glb")
+    assert all(Path(file).is_file() for file in said["files"]) and 150 < said["faces"][0] <= 200
+
+
 def document(path: Path) -> dict:
     return parse(path.read_bytes()).document
 

@@ -191,21 +191,21 @@ def library(tmp_path):
 
 def test_a_copy_in_an_asset_library_overwrites_nothing(tmp_path, library):
     (library / "Red_mug.blend").write_bytes(b"of somebody else")
-    (library / assets.CATALOGUES).write_text("# mine\nVERSION 1\n\n1-2:Chairs:Chairs", encoding="utf-8")
+    (library / assets.CATALOGS).write_text("# mine\nVERSION 1\n\n1-2:Chairs:Chairs", encoding="utf-8")
     obj = add(made.result(tmp_path))
     assets.mark(obj, "a red mug", tmp_path / "preview.png")
     obj.asset_data.author = "Zoë"
     paths = [assets.save_copy(obj, "Prôps").name for _ in range(2)]
     assert paths == ["Red_mug_2.blend", "Red_mug_3.blend"] and len(list(library.iterdir())) == 4
     assert (library / "Red_mug.blend").read_bytes() == b"of somebody else"
-    text = (library / assets.CATALOGUES).read_text(encoding="utf-8")
-    assert text == f"# mine\nVERSION 1\n\n1-2:Chairs:Chairs\n{assets.CATALOGUE}:DreamFlow:DreamFlow\n"
+    text = (library / assets.CATALOGS).read_text(encoding="utf-8")
+    assert text == f"# mine\nVERSION 1\n\n1-2:Chairs:Chairs\n{assets.CATALOG}:DreamFlow:DreamFlow\n"
     bpy.ops.wm.read_factory_settings(use_empty=True)
     with bpy.data.libraries.load(str(library / "Red_mug_2.blend"), assets_only=True) as (there, here):
         here.objects = there.objects
     (copy,) = here.objects
     data = copy.asset_data
-    assert (data.author, data.catalog_id, data.tags[0].name) == ("Zoë", assets.CATALOGUE, "DreamFlow")
+    assert (data.author, data.catalog_id, data.tags[0].name) == ("Zoë", assets.CATALOG, "DreamFlow")
     assert bpy.data.images["Red_mug_albedo.png"].packed_file and tuple(copy.preview.image_size) == (64, 64)
 
 
@@ -213,19 +213,19 @@ def test_a_copy_in_an_asset_library_overwrites_nothing(tmp_path, library):
     ("text", "expected"),
     [
         ("VERSION 1\n\n7:DreamFlow:DreamFlow\n", "7"),  # of the user's own
-        (f"VERSION 1\n{assets.CATALOGUE}:Props/Made:Made\n", assets.CATALOGUE),  # moved in Blender
+        (f"VERSION 1\n{assets.CATALOG}:Props/Made:Made\n", assets.CATALOG),  # moved in Blender
         ("VERSION 2\n", None),
         ("", None),
     ],
 )
-def test_a_catalogue_that_is_there_is_kept(tmp_path, text, expected):
-    (tmp_path / assets.CATALOGUES).write_text(text)
+def test_a_catalog_that_is_there_is_kept(tmp_path, text, expected):
+    (tmp_path / assets.CATALOGS).write_text(text)
     if expected is None:
         with pytest.raises(ValueError, match="another version"):
-            assets.add_catalogue(tmp_path)
+            assets.add_catalog(tmp_path)
     else:
-        assert assets.add_catalogue(tmp_path) == expected
-    assert (tmp_path / assets.CATALOGUES).read_text() == text
+        assert assets.add_catalog(tmp_path) == expected
+    assert (tmp_path / assets.CATALOGS).read_text() == text
 
 
 def test_an_asset_library_that_cannot_be_written(tmp_path, library, monkeypatch):
@@ -235,17 +235,17 @@ def test_an_asset_library_that_cannot_be_written(tmp_path, library, monkeypatch)
         assets.save_copy(obj, "another")
     obj.name = "Mug"
     monkeypatch.setattr(type(library), "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    (library / assets.CATALOGUES).write_text(f"VERSION 1\n{assets.CATALOGUE}:DreamFlow:DreamFlow\n")
+    (library / assets.CATALOGS).write_text(f"VERSION 1\n{assets.CATALOG}:DreamFlow:DreamFlow\n")
     with pytest.raises(OSError, match="disk full"):
         assets.save_copy(obj, "Prôps")
-    assert [path.name for path in library.iterdir()] == [assets.CATALOGUES]
+    assert [path.name for path in library.iterdir()] == [assets.CATALOGS]
 
 
-def test_a_file_in_a_library_uses_its_catalogues(tmp_path, library):
+def test_a_file_in_a_library_uses_its_catalogs(tmp_path, library):
     obj = add(made.result(tmp_path))
     bpy.ops.wm.save_as_mainfile(filepath=str(library / "shop.blend"))
     assets.mark(obj, "a red mug", tmp_path / "preview.png")
-    assert obj.asset_data.catalog_id in (library / assets.CATALOGUES).read_text()
+    assert obj.asset_data.catalog_id in (library / assets.CATALOGS).read_text()
 
 
 def test_select_only(tmp_path):

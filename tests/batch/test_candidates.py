@@ -1,6 +1,7 @@
 """Candidates: each stops where it should, is shown, and goes on as if it had never stopped."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,8 +108,11 @@ def test_the_best_one_is_finished_where_nobody_chooses(begun, options) -> None:
         "candidate",
         "candidate",
     ]
+    other = tiny_job(begun / "another-choice", stages=("nerf",), seed=5)  # whose group nobody has chosen from
+    list(generate.generate(other, until=0.1))
     assert listing.clean_jobs(begun) > 0
     assert not any(JobFolder(begun / one["folder"]).checkpoints.exists() for one in (best, *others))
+    assert JobFolder(other.folder).checkpoints.exists(), "a choice that is still open lost its checkpoint"
 
 
 @pytest.mark.parametrize(
@@ -147,3 +151,13 @@ def test_haze_goes_and_what_is_there_keeps_its_colour() -> None:
     image = red * opacity + background * (1 - opacity)
     shown = without_haze(image, opacity, background)
     torch.testing.assert_close(shown[0, 0], torch.stack([background, background, red, red]))
+
+
+def test_where_the_reader_has_gone_what_there_is_is_kept(options, tmp_path, monkeypatch) -> None:
+    """As in `generate ... --candidates 3 | head -1`."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        os.close(reader)
+        assert main([*options[:-1], str(tmp_path / "out")]) == 1
+    assert not (tmp_path / "out" / "candidates.json").exists()

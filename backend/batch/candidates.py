@@ -15,19 +15,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+from backend.batch.commands import BAD_INPUT, OK, SOME_FAILED, Batch, Run, Show
 from backend.errors import InputError
 from backend.files import disk_errors
-from backend.interrupts import Interrupts
-from backend.jobs.drive import Begin, Control, End, Events, begin, drive
+from backend.jobs.drive import Begin, End, begin
 from backend.jobs.folder import default_folder, job_so_far
-from backend.models.resident import RESIDENT
+from backend.jobs.listing import CANDIDATES
 from dreamflow_blender.contract.files import is_file, read_json, write_json
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     CANDIDATE_SHARE,
     MAX_SEED,
     Cancelled,
-    Event,
     Failed,
     Finished,
     Generate,
@@ -36,9 +35,8 @@ from dreamflow_blender.contract.protocol import (
 )
 from dreamflow_blender.contract.wire import show_text
 
-SHEET, RECORD = "candidates.png", "candidates.json"
-OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-Show = Callable[[Event], None]
+SHEET = "candidates.png"
+INTERRUPTED = 130  # exit code, as of `generate`
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Candidate:
 
 def run(
     args: argparse.Namespace, job: Job, out: TextIO, display: Callable[[Job, str], Show],
-    begin: Callable[[Begin, Control], Events] = begin,
+    begin: Run = begin,
 ) -> int:  # fmt: skip
     """The exit code. Raises InputError and DiskError where nothing can be begun.
 
@@ -63,82 +61,59 @@ def run(
             "--until and --pick are about candidates.", "Add --candidates N, as in --candidates 4."
         )
     if args.json:
-        raise InputError("--json shows one job.", f"Leave it out and read {RECORD}.")
+        raise InputError("--json shows one job.", f"Leave it out and read {CANDIDATES}.")
     root = args.out or Path(job.folder).with_name(f"{Path(job.folder).name}-candidates")
     jobs = jobs_of(job, args.candidates, root)
     begun = {
         each.folder: None if args.overwrite else job_so_far(each) for each in jobs
     }  # all before any is begun
-    driver = Driver(out, display, begin, {each.folder: number for number, each in enumerate(jobs, 1)})
-    RESIDENT.keeping = True  # the networks are read once for all of them
-    try:
-        with driver.interrupts:
-            for each in jobs:
-                end = driver.begin(each, begun[each.folder], args.until or CANDIDATE_SHARE, args.overwrite)
-                if isinstance(end, Failed) and end.kind == InputError.kind:
-                    return BAD_INPUT
-                if driver.interrupts.signal:
-                    raise KeyboardInterrupt
-            found = sorted(map(look, jobs), key=lambda one: math.inf if one.score is None else one.score)
-            write_sheet(root, jobs, found)
-            driver.say(as_table(root, found))
-            best = found[0]
-            if best.score is None:
-                return SOME_FAILED
-            if args.pick is None:
-                driver.say("To go on with one: python -m backend resume FOLDER")
-                return OK
-            end = JobFolder(best.job.folder).last_event()
-            if not isinstance(end, Finished):
-                end = driver.drive(best.job, Resume(best.job.folder))
-    except KeyboardInterrupt:
-        end = Cancelled({})
-    if isinstance(end, Cancelled):
-        driver.say("Stopped. The same command goes on.")
-        return INTERRUPTED
-    return OK if isinstance(end, Finished) else SOME_FAILED
+    batch = Batch(jobs, out, lambda job, label: _without_planned_ends(display(job, label)), begin)
+    ends: list[End] = []
+
+    def begin_all() -> None:
+        for each in jobs:
+            request = request_for(each, begun[each.folder], args.until or CANDIDATE_SHARE)
+            if request is not None and not batch.stopped() and not _is_wrong(ends):
+                ends.append(batch.run(each, request, args.overwrite)[0])
+
+    if (code := batch.work(begin_all)) != OK:
+        return INTERRUPTED if code > 128 else code
+    if _is_wrong(ends):
+        return BAD_INPUT
+    found = sorted(map(look, jobs), key=lambda one: math.inf if one.score is None else one.score)
+    write_sheet(root, jobs, found)
+    batch.say(as_table(root, found))
+    best = found[0]
+    if best.score is None:
+        return SOME_FAILED
+    if args.pick is None:
+        batch.say("To go on with one: python -m backend resume FOLDER")
+        return OK
+    if isinstance(JobFolder(best.job.folder).last_event(), Finished):
+        return OK
+    code = batch.work(lambda: ends.append(batch.run(best.job, Resume(best.job.folder))[0]))
+    if code != OK:
+        return INTERRUPTED if code > 128 else code
+    return OK if isinstance(ends[-1], Finished) else SOME_FAILED
 
 
-class Driver:
-    """Runs one job after the other, and lets Ctrl-C stop them."""
+def request_for(job: Job, begun: Resume | Finished | None, until: float) -> Begin | None:
+    """What brings the job to this share of stage 1; None where it has come so far."""
+    if begun is None:
+        return Generate(job, until)
+    if isinstance(begun, Finished) or read_json(JobFolder(job.folder).candidate):
+        return None
+    return Resume(job.folder, until)
 
-    def __init__(
-        self, out: TextIO, display: Callable[[Job, str], Show], begin: Callable[[Begin, Control], Events],
-        numbers: dict[str, int],
-    ) -> None:  # fmt: skip
-        self._out, self._display, self._begin, self._numbers = out, display, begin, numbers
-        self.interrupts = Interrupts()
 
-    def say(self, text: str) -> None:
-        self._out.write(f"{text}\n")
-        self._out.flush()
+def _without_planned_ends(show: Show) -> Show:
+    """A candidate is stopped as planned, which is not worth a word."""
+    return lambda event: None if isinstance(event, Cancelled) else show(event)
 
-    def begin(self, job: Job, begun: Resume | Finished | None, until: float, overwrite: bool) -> Event | None:
-        """Run the job to this share of stage 1, unless it has come so far; its last event where it ran."""
-        if begun is None:
-            return self.drive(job, Generate(job, until), overwrite)
-        if isinstance(begun, Finished) or read_json(JobFolder(job.folder).candidate):
-            return None
-        return self.drive(job, Resume(job.folder, until))
 
-    def drive(self, job: Job, request: Begin, overwrite: bool = False) -> End:
-        """Its last event."""
-        label = f"[{self._numbers[job.folder]}/{len(self._numbers)}] "
-        show = self._display(job, label)
-        self.say(f"{label}seed {job.seed}: {show_text(job.folder)}")
-
-        def shown(event: Event) -> None:
-            self.interrupts.may_wait = True
-            show(event)
-            if self.interrupts.asked:
-                self.say("Stopping, and keeping what there is. Ctrl-C again stops at once.")
-                raise KeyboardInterrupt
-
-        end = drive(request, lambda: None, shown, overwrite, self._begin)
-        self.interrupts.may_wait = False
-        if not isinstance(end, Cancelled) or self.interrupts.signal:  # a candidate is cancelled as planned
-            show(end)
-        return end
+def _is_wrong(ends: Sequence[End]) -> bool:
+    """Whether the request cannot be carried out as written, which holds for every seed."""
+    return bool(ends) and isinstance(ends[-1], Failed) and ends[-1].kind == InputError.kind
 
 
 def jobs_of(job: Job, count: int, root: Path) -> list[Job]:
@@ -170,9 +145,9 @@ def write_sheet(root: Path, jobs: Sequence[Job], found: Sequence[Candidate]) -> 
     rows = {f"seed {seed}": read_views(path) for seed, path in views.items() if is_file(path)}
     if rows:
         write_views(root / SHEET, rows)
-    with disk_errors(root / RECORD):
+    with disk_errors(root / CANDIDATES):
         write_json(
-            root / RECORD,
+            root / CANDIDATES,
             {
                 "prompt": jobs[0].prompt,
                 "candidates": [
