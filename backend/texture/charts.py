@@ -1,9 +1,8 @@
-"""Charts by cube projection, packed by xatlas; an atlas of single triangles where that fails.
+"""Charts by cube projection with straight borders; an atlas of single triangles where that fails.
 
-Faces are grouped by the axis that their smoothed normal follows, and each connected group is flattened
-along its axis. That takes a second where xatlas's own charts take minutes (its merging grows faster
-than linearly), stretches texels by at most the square root of 3 on a clean surface, and keeps
-neighbours together. numpy and scipy only, for the process that imports it must start fast.
+Faces are grouped by the axis that their normal follows, the borders between groups are made short by graph cuts, and
+each connected group is flattened along its axis. That stretches texels by at most about the square root of 3 on a clean
+surface and keeps neighbours together. numpy and scipy only, for the process that imports it must start fast.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import breadth_first_order, connected_components, maximum_flow
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -21,27 +20,30 @@ Ints = NDArray[np.int64]
 U = np.array([[0, 1, 0], [-1, 0, 0], [1, 0, 0], [0, -1, 0], [1, 0, 0], [1, 0, 0]], np.float32)
 V = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 0], [0, 0, 1], [0, 0, 1], [0, -1, 0]], np.float32)
 AXES = np.cross(U, V)
-SMOOTHINGS, VOTES = 6, 5  # rounds over neighbours: of the normals, then of the labels
+SMOOTHINGS, VOTES = 3, 5  # rounds over neighbours: of the normals, then of the labels
+SLOPE = 40.0  # what a surface that slopes against its axis costs; the length of borders costs 1, in object's sizes
+STEEP, WALL = 0.2, 10.0  # cosine of a face's own normal from which on it costs so much more
+BAND, MOST_CUT = 8, 100_000  # rings of faces around the borders that may change their label; of those at most
+SWEEPS = 2  # over the six labels
 LAYERS = 4  # rounds of giving faces under others a chart of their own
-RASTER = 700  # cells across the square in which hidden faces are looked for
+LEAST_RASTER = 256  # cells across the square in which hidden faces are looked for: nearly one a texel
 CANDIDATES = 1 << 24  # of that grid, at most; about 60 bytes each
-NOWHERE = 2**32 - 1  # xatlas: the atlas of a vertex that is in no chart
 GRAZING = 0.1  # cosine; a face turned farther from its chart's axis follows its own normal
 
 
-def adjacency(tri: Ints, n_vertices: int) -> tuple[Ints, Ints]:
-    """Pairs of faces that share an edge; where more than two meet, consecutive ones are paired."""
+def adjacency(tri: Ints, n_vertices: int) -> tuple[Ints, Ints, Ints]:
+    """Pairs of faces that share an edge, and its ends [E,2]; where more than two meet, consecutive ones are paired."""
     ends = np.concatenate((tri[:, [0, 1]], tri[:, [1, 2]], tri[:, [2, 0]]))
     key = ends.min(1) * n_vertices + ends.max(1)
     order = np.argsort(key, kind="stable")
     same = np.nonzero(key[order][1:] == key[order][:-1])[0]
     face = np.tile(np.arange(len(tri)), 3)[order]
-    return face[same], face[same + 1]
+    return face[same], face[same + 1], ends[order][same]
 
 
-def labels(v_pos: Floats, tri: Ints, pairs: tuple[Ints, Ints]) -> Ints:
+def labels(v_pos: Floats, tri: Ints, pairs: tuple[Ints, Ints, Ints]) -> Ints:
     """[F] 0..5, the axis along which each face is flattened."""
-    a, b = pairs
+    a, b, ends = pairs
     neighbours = csr_matrix(
         (np.ones(2 * len(a), np.float32), (np.r_[a, b], np.r_[b, a])), shape=(len(tri),) * 2
     )
@@ -53,12 +55,62 @@ def labels(v_pos: Floats, tri: Ints, pairs: tuple[Ints, Ints]) -> Ints:
     one_hot = np.eye(6, dtype=np.float32)
     for _ in range(VOTES):
         label = (1.01 * one_hot[label] + neighbours @ one_hot[label]).argmax(1)
-    along = normals @ AXES.T
-    folded = along[np.arange(len(tri)), label] < GRAZING * np.linalg.norm(normals, axis=1)
+    size = max(float(np.ptp(v_pos, axis=0).max()), 1e-12)
+    area = np.linalg.norm(normals, axis=1)
+    along = normals @ AXES.T / np.maximum(area, 1e-30)[:, None]
+    unit = smooth / np.maximum(np.linalg.norm(smooth, axis=1), 1e-30)[:, None]
+    cost = (1 - unit @ AXES.T + WALL * (along < STEEP)) * (SLOPE * area / 2 / size**2)[:, None]
+    length = np.linalg.norm(v_pos[ends[:, 0]] - v_pos[ends[:, 1]], axis=1) / size
+    label = shorten_borders(label, cost.astype(np.float64), (a, b), length.astype(np.float64), neighbours)
+    folded = along[np.arange(len(tri)), label] < GRAZING
     return np.where(folded, along.argmax(1), label)
 
 
-def cube_charts(v_pos: Floats, tri: Ints) -> tuple[Floats, Ints, Ints]:
+def shorten_borders(
+    label: Ints,
+    cost: NDArray[np.float64],
+    pairs: tuple[Ints, Ints],
+    length: NDArray[np.float64],
+    neighbours: csr_matrix,
+) -> Ints:
+    """The labels [F] of least cost [F,6] and length [E] of borders together, by alpha expansion (Boykov, Veksler and
+    Zabih 2001): a minimum cut for each label says which faces take it. A noisy surface, all borders, is left."""
+    a, b = pairs
+    active = np.bincount(np.r_[a, b], np.tile(label[a] != label[b], 2), len(label)) > 0
+    for _ in range(BAND):
+        active = active | (neighbours @ active.astype(np.float32) > 0)
+    count = int(active.sum())
+    if not 0 < count <= MOST_CUT:
+        return label
+    keeps, takes = count, count + 1  # the cut's two sides; faces outside of the band keep their label
+    node = np.where(active, np.cumsum(active) - 1, keeps)
+    ours = np.nonzero(active)[0]
+    own = np.arange(count)
+    beside = active[a] | active[b]
+    a, b, length = a[beside], b[beside], length[beside]
+    for alpha in [*range(6)] * SWEEPS:
+        now = length * (label[a] != label[b])  # what a border costs where neither takes alpha,
+        if_b, if_a = length * (label[a] != alpha), length * (label[b] != alpha)  # or one of them does
+        change = cost[ours, alpha] - cost[ours, label[ours]]
+        change += np.bincount(node[a], if_a - now, count + 1)[:count]
+        change -= np.bincount(node[b], if_a, count + 1)[:count]
+        between = if_b + if_a - now
+        rows = np.r_[np.full(count, keeps), own, node[a]]
+        columns = np.r_[own, np.full(count, takes), node[b]]
+        capacity = np.r_[np.maximum(change, 0), np.maximum(-change, 0), between]
+        capacity = (capacity * (2**28 / max(float(capacity.max()), 1e-30))).astype(np.int32)
+        graph = csr_matrix((capacity, (rows, columns)), shape=(count + 2,) * 2)
+        rest = graph - maximum_flow(graph, keeps, takes).flow
+        rest.data = np.maximum(rest.data, 0)
+        rest.eliminate_zeros()
+        taken = np.ones(count + 2, bool)
+        taken[breadth_first_order(rest, keeps, return_predecessors=False)] = False
+        label = label.copy()
+        label[ours[taken[:count]]] = alpha
+    return label
+
+
+def cube_charts(v_pos: Floats, tri: Ints, texture_size: int) -> tuple[Floats, Ints, Ints]:
     """Vertices split by chart, and flattened; faces that would be under others get charts of their own.
 
     v_pos  [V,3] metres; tri [F,3]
@@ -66,8 +118,8 @@ def cube_charts(v_pos: Floats, tri: Ints) -> tuple[Floats, Ints, Ints]:
     Returns uv [U,2] in metres, not packed; corners [F,3], rows of uv; vertex [U], rows of v_pos. Charts
     that share an edge of the mesh do not share one in uv: xatlas would join them again.
     """
-    a, b = adjacency(tri, len(v_pos))
-    label = labels(v_pos, tri, (a, b))
+    a, b, ends = adjacency(tri, len(v_pos))
+    label = labels(v_pos, tri, (a, b, ends))
     layer = np.zeros(len(tri), np.int64)
     for _ in range(LAYERS):
         group = layer * 6 + label
@@ -82,7 +134,7 @@ def cube_charts(v_pos: Floats, tri: Ints) -> tuple[Floats, Ints, Ints]:
         position, axis = v_pos[vertex], axis[split % n_charts]
         uv = np.stack(((position * U[axis]).sum(1), (position * V[axis]).sum(1)), 1)
         height = (v_pos[tri].mean(1) * AXES[label]).sum(1)
-        under = hidden(uv[corners], chart, height)
+        under = hidden(uv[corners], chart, height, max(LEAST_RASTER, texture_size * 3 // 4))
         if len(under) == 0:
             break
         layer[under] += 1
@@ -93,14 +145,14 @@ def cube_charts(v_pos: Floats, tri: Ints) -> tuple[Floats, Ints, Ints]:
     return uv + shift, corners, vertex
 
 
-def hidden(uv: Floats, chart: Ints, height: Floats) -> Ints:
-    """The faces under others of their own chart, seen on a grid of about RASTER^2 cells.
+def hidden(uv: Floats, chart: Ints, height: Floats, across: int) -> Ints:
+    """The faces under others of their own chart, seen on a grid of about `across`^2 cells.
 
     uv [F,3,2] metres, positively oriented; chart [F]; height [F] along the chart's axis
     """
     sides = uv[:, 1:] - uv[:, :1]
     area = sides[:, 0, 0] * sides[:, 1, 1] - sides[:, 1, 0] * sides[:, 0, 1]
-    cell = max(np.sqrt(area.sum() / 2), 1e-12) / RASTER
+    cell = max(np.sqrt(area.sum() / 2), 1e-12) / across
     n_charts = int(chart.max()) + 1
     low = np.full((n_charts, 2), np.inf, np.float32)
     for corner in range(3):
@@ -143,43 +195,6 @@ def hidden(uv: Floats, chart: Ints, height: Floats) -> Ints:
     order = np.lexsort((height[face], where))
     face, where = face[order], where[order]
     return np.unique(face[:-1][where[:-1] == where[1:]])  # all but the topmost of each cell
-
-
-def pack(v_pos: Floats, tri: Ints, texture_size: int, padding: int) -> tuple[Floats, Ints]:
-    """Cube charts packed into the unit square by xatlas.
-
-    Returns uv [T,2] in [0,1] and corners [F,3], rows of uv, faces and corners in the order of tri.
-    """
-    import xatlas  # has no wheel for every platform; the caller does without
-
-    uv, corners, vertex = cube_charts(v_pos, tri)
-    atlas = xatlas.Atlas()
-    # xatlas takes faces under 1e-7 square units for degenerate: make the average face one unit wide
-    scale = np.float32(np.sqrt(len(tri)) / max(float(np.ptp(v_pos, axis=0).max()), 1e-12))
-    atlas.add_mesh(v_pos[vertex] * scale, corners.astype(np.uint32), uvs=uv * scale)
-    options = xatlas.ChartOptions()
-    options.use_input_mesh_uvs = True
-    packing = xatlas.PackOptions()
-    packing.resolution, packing.padding = texture_size, padding
-    packing.rotate_charts = packing.rotate_charts_to_axis = False  # its quarter turn is a mirror
-    atlas.generate(options, packing)
-    if atlas.width == 0 or atlas.height == 0:
-        raise RuntimeError("no face has an area")
-    source, packed, placed = atlas[0]
-    packed = packed.astype(np.int64)
-    if not np.array_equal(source[packed], corners):
-        raise RuntimeError("xatlas did not keep the faces")
-
-    # Faces without area are in no chart: they shrink to a point that one of their vertices has elsewhere.
-    lost = atlas.get_mesh_vertex_assignment(0)[0] == NOWHERE
-    home = np.full(len(v_pos), -1)
-    home[vertex[source[~lost]]] = np.nonzero(~lost)[0]
-    faces = np.nonzero(lost[packed].any(1))[0]
-    point = home[tri[faces]].max(1)
-    packed[faces] = np.where(point < 0, packed[faces, 0], point)[:, None]
-    used, packed = np.unique(packed, return_inverse=True)
-    placed = placed[used] * np.array([atlas.width, atlas.height], np.float32) / max(atlas.width, atlas.height)
-    return np.clip(placed, 0, 1).astype(np.float32), packed.reshape(-1, 3)
 
 
 def single_triangles(n_faces: int, texture_size: int, padding: int) -> tuple[Floats, Ints]:

@@ -48,12 +48,13 @@ def main() -> None:
 
     sys.path.insert(0, str(Path(__file__).resolve().parent))
     import charts
+    import packing
 
     with np.load(io.BytesIO(source), allow_pickle=False) as given:
         die_with_parent(float(given["timeout"]))
-        uv, corners = charts.pack(
-            given["v_pos"], given["t_pos_idx"], int(given["texture_size"]), int(given["padding"])
-        )
+        v_pos, tri = given["v_pos"], given["t_pos_idx"]
+        size, padding = int(given["texture_size"]), int(given["padding"])
+    uv, corners = packing.pack(v_pos, tri, charts.cube_charts(v_pos, tri, size), size, padding)
     made = io.BytesIO()
     np.savez(made, v_tex=uv, t_tex_idx=corners)
     with os.fdopen(out, "wb") as file:

@@ -16,8 +16,12 @@ import pytest
 import torch
 import trimesh
 
+from backend.evidence.known_objects import true_mesh
+from backend.objects.grammar import parse_object
+from backend.objects.shapes import build
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
-from backend.texture import charts, unwrap
+from backend.texture import charts, packing, unwrap
+from benchmarks.unwraps import judged
 
 pytest.importorskip("xatlas", reason="xatlas has no wheel for this platform")
 raster = pytest.importorskip("backend.kernels.raster_warp", reason="Warp is not installed")
@@ -32,6 +36,10 @@ def blob(cells: int, noise: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     sdf += noise * grid.spacing * torch.randn(len(sdf), generator=torch.Generator().manual_seed(0))
     mesh = marching_tetrahedra(p, sdf, grid)
     return mesh.v_pos.numpy(), mesh.t_pos_idx.numpy()
+
+
+def packed(v: np.ndarray, t: np.ndarray, size: int, padding: int) -> tuple[np.ndarray, np.ndarray]:
+    return packing.pack(v, t, charts.cube_charts(v, t, size), size, padding)
 
 
 def uv_area(uv: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -65,8 +73,8 @@ def test_a_clean_surface_has_no_overlap_and_keeps_its_faces() -> None:
     assert (method, reason) == ("charts", "")
     check(uv, corners, len(t))
     covered, shared = covered_and_shared(uv, corners)
-    assert shared == 0
-    assert covered > 0.4 * 2048**2
+    assert shared <= 2, "texels of 4 million: borders of one chart may touch within a texel"
+    assert covered > 0.5 * 2048**2
     # corner by corner: a row of uv belongs to one vertex
     vertex = np.full(len(uv), -1)
     vertex[corners.reshape(-1)] = t.reshape(-1)
@@ -97,7 +105,7 @@ def test_folds_get_charts_of_their_own() -> None:
     v = np.concatenate((rim * (0.2, 0.2, 1), rim * (0.5, 0.5, 1))).astype(np.float32)
     i = np.arange(119)
     t = np.concatenate((np.stack((i, i + 120, i + 1), 1), np.stack((i + 1, i + 120, i + 121), 1)))
-    uv, corners = charts.pack(v, t, 512, 2)
+    uv, corners = packed(v, t, 512, 2)
     covered, shared = covered_and_shared(uv, corners, 512)
     assert covered > 5e4
     assert shared == 0
@@ -105,7 +113,7 @@ def test_folds_get_charts_of_their_own() -> None:
 
 def test_padding_separates_charts() -> None:
     mesh = trimesh.creation.box()
-    uv, corners = charts.pack(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces), 256, 4)
+    uv, corners = packed(np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces), 256, 4)
     along = mesh.face_normals @ np.array([1, 2, 3])  # two faces a side
     side = [uv[corners[np.isclose(along, k)]].reshape(-1, 2) for k in (-3, -2, -1, 1, 2, 3)]
     low, high = np.array([s.min(0) for s in side]), np.array([s.max(0) for s in side])
@@ -137,7 +145,7 @@ def odd_meshes() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 @pytest.mark.parametrize("name", odd_meshes())
 def test_odd_meshes(name: str) -> None:
     v, t = odd_meshes()[name]
-    uv, corners = charts.pack(v, t, 512, 2)
+    uv, corners = packed(v, t, 512, 2)
     check(uv, corners, len(t))
     _, shared = covered_and_shared(uv, corners, 512)
     assert shared <= 0.001 * 512**2
@@ -308,3 +316,16 @@ def test_the_watchdog_ends_a_child_without_a_parent_to_time_it() -> None:
     assert child.wait(20) != 0
     assert time.monotonic() - start < 20
     child.stdin.close()
+
+
+def test_borders_are_short_and_the_square_is_full() -> None:
+    """A mushroom of 6,500 triangles had 14 charts, seams of 8.0 diagonals in saw teeth, and 57 % of the square."""
+    shape = build(parse_object("a red mushroom"))
+    mesh = true_mesh(shape, 26)
+    v, t = mesh.v_pos.numpy(), mesh.t_pos_idx.numpy()
+    uv, corners = packed(v, t, 512, 4)
+    found = judged(v.astype(np.float64), t, uv.astype(np.float64), corners)
+    assert found["charts"] <= 12
+    assert found["use"] >= 65
+    assert found["seam"] < 7.2
+    assert found["overlap"] == 0
