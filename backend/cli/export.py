@@ -17,9 +17,10 @@ examples:
   python -m backend export out/a-red-mug-42 --format obj,ply
   python -m backend export out/a-red-mug-42 --format glb --height 0.1 --origin base
   python -m backend export out/a-red-mug-42 --profile game --faces 800 --texture-size 512
-  python -m backend export out/a-red-mug-42 --format stl,3mf --height 0.08 --origin base --out prints
+  python -m backend export out/a-red-mug-42 --profile print --height 0.08 --flat-base --out prints
 
-STL and 3MF are for printers: in millimetres, without a texture. USDZ takes usd-core, which is not installed by setup.
+STL and 3MF are for printers: in millimetres, without a texture; --profile print also makes
+sure that they are closed. USDZ takes usd-core, which is not installed by setup.
 """
 
 
@@ -34,13 +35,15 @@ def add_parser(commands: Any) -> None:
     what = e.add_mutually_exclusive_group(required=True)
     what.add_argument("--format", metavar="LIST", help=f"one or several of {FORMATS}")
     what.add_argument(
-        "--profile", choices=("game",),
-        help="game: GLBs of few triangles with normal and occlusion maps, LODs, and a collision hull",
+        "--profile", choices=("game", "print"),
+        help="game: GLBs of few triangles with normal and occlusion maps, LODs, and a collision hull;"
+        " print: a closed STL and 3MF in millimetres",
     )  # fmt: skip
     e.add_argument("--faces", metavar="N", type=typed(whole_number), help="of a game's mesh (default: 1500)")
     e.add_argument(
         "--texture-size", metavar="PIXELS", type=typed(whole_number), help="of a game's maps (default: 1024)"
     )
+    e.add_argument("--flat-base", action="store_true", help="press the lowest part of a print flat")
     e.add_argument("--height", metavar="METRES", type=float, help="from base to top (default: as it is)")
     e.add_argument(
         "--origin", default="keep",
@@ -57,8 +60,10 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     from backend.jobs.folder import read_job
     from backend.results.export import Placing, export
 
-    if args.profile is None and (args.faces is not None or args.texture_size is not None):
-        raise InputError("--faces and --texture-size are about a profile.", "Add --profile game.")
+    if args.profile != "game" and (args.faces is not None or args.texture_size is not None):
+        raise InputError("--faces and --texture-size are about a game's mesh.", "Add --profile game.")
+    if args.profile != "print" and args.flat_base:
+        raise InputError("--flat-base is about a print.", "Add --profile print.")
     formats = [name.strip().lower() for name in (args.format or "").split(",") if name.strip()]
     placing = Placing(args.height, args.origin, args.up)
     where = args.out or args.folder / "export"
@@ -66,6 +71,8 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
         raise InputError(f"{where} is a link to another place.", "Choose a folder of your own with --out.")
     if args.profile == "game":
         return _game(args, placing, where, out)
+    if args.profile == "print":
+        return _print(args, placing, where, out)
     done = export(read_job(args.folder), formats, placing, where)
     if args.json:
         paths = [str(path) for path in done.paths]
@@ -93,4 +100,18 @@ def _game(args: argparse.Namespace, placing: Any, where: Path, out: TextIO) -> i
         return 0
     out.writelines(f"{show_text(str(path))}\n" for path in made.paths)
     out.write(f"Faces: {', '.join(f'{count:,}' for count in made.faces)}\n")
+    return 0
+
+
+def _print(args: argparse.Namespace, placing: Any, where: Path, out: TextIO) -> int:
+    from backend.jobs.folder import read_job
+    from backend.results.printing import Print, export_print
+
+    made = export_print(read_job(args.folder), Print(flat_base=args.flat_base), placing, where)
+    if args.json:
+        said = {"files": [str(path) for path in made.paths], "millimetres": made.size, "volume": made.volume}
+        out.write(json.dumps(said) + "\n")
+        return 0
+    out.writelines(f"{show_text(str(path))}\n" for path in made.paths)
+    out.write("{:.1f} x {:.1f} x {:.1f} mm".format(*made.size) + f", {made.volume:.1f} cm3, closed\n")
     return 0

@@ -1,4 +1,4 @@
-"""`python -m backend settings`: what `--set` can change, and what each preset says."""
+"""`python -m backend settings`: what `--set` can change, what each preset says, and what each profile of `export`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ examples:
   python -m backend settings                 every setting, with its value in each preset
   python -m backend settings --preset draft  as arguments of generate: --set nerf.levels=300, a line each
 
+The last lines are the profiles of export, whose settings have options of their own.
 A prior may want other values than the preset: job.json holds what a job was resolved to, and who set it.
 """
 
@@ -29,11 +30,15 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """The exit code. Raises InputError for an unknown preset."""
     from backend.config import PRESETS, resolve, setting_names
+    from backend.game.game import Game
+    from backend.results.printing import Print
 
     wanted = [args.preset] if args.preset else list(PRESETS)
     presets = {name: resolve(name).preset for name in wanted}
+    profiles = {"game": dataclasses.asdict(Game()), "print": dataclasses.asdict(Print())}
     if args.json:
-        out.write(json.dumps({name: dataclasses.asdict(preset) for name, preset in presets.items()}) + "\n")
+        found = {name: dataclasses.asdict(preset) for name, preset in presets.items()}
+        out.write(json.dumps(found if args.preset else {**found, "profiles": profiles}) + "\n")
         return 0
     names = setting_names()
     rows = [[_value(preset, name) for preset in presets.values()] for name in names]
@@ -43,6 +48,9 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     width = max(map(len, names))
     for name, row in zip(["", *names], [wanted, *rows], strict=True):
         out.write(f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in row) + "\n")
+    for profile, settings in profiles.items():
+        out.write(f"\nexport --profile {profile}\n")
+        out.writelines(f"{name:<{width}}  {json.dumps(value):>9}\n" for name, value in settings.items())
     return 0
 
 
