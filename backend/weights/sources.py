@@ -30,6 +30,7 @@ from backend.weights.layout import optional_files, read_json, text_files, weight
 from backend.weights.tokens import check_tokenizer
 
 RECORD = "fetched.json"  # written last, so a folder that has it was whole once
+LARGEST = 1 << 40  # bytes: no file of a model has more, whatever a list or a record states
 ACCEPTED = (".safetensors", ".json", ".txt")
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
 
@@ -215,10 +216,11 @@ def read_record(folder: Path) -> Record | None:
     try:
         values = read_json(folder / RECORD)
         record = Record(**values)
+        stated = all(type(size) is int and 0 <= size <= LARGEST for size in record.sizes.values())
         names = set(record.sizes)
-    except (ModelError, TypeError):
+    except (ModelError, TypeError, AttributeError):
         return None
-    if names != set(record.sha256) or any(not is_safe(name) for name in names):
+    if names != set(record.sha256) or not stated or any(not is_safe(name) for name in names):
         return None
     return record
 

@@ -24,6 +24,7 @@ from backend.weights.sources import (
     known_models,
     model_named,
     models_file,
+    read_record,
     require,
 )
 from tests.tools.hub_server import HubServer, offer
@@ -162,11 +163,18 @@ def test_a_half_fetched_folder_does_not_count():
     assert find(sd) is None  # no record
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', '{"sizes": {"../x": 1}}'])
+WRONG_SIZES = [
+    json.dumps({"id": "a", "revision": "b", "commit": "c", "sizes": {"x": size}, "sha256": {"x": ""}})
+    for size in ("1", -1, 10**30)
+] + ['{"id": "a", "revision": "b", "commit": "c", "sizes": ["x"], "sha256": {"x": ""}}']
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"id": 1}', '{"sizes": {"../x": 1}}', *WRONG_SIZES])
 def test_a_damaged_record_does_not_count(text):
     sd = model_named("sd")
-    write(home_of(sd.sources[0]), offer(sd) | {"fetched.json": text.encode()})
-    assert find(sd) is None
+    folder = home_of(sd.sources[0])
+    write(folder, offer(sd) | {"fetched.json": text.encode()})
+    assert find(sd) is None and read_record(folder) is None
 
 
 def test_what_is_in_the_hubs_own_cache_is_used(home):
