@@ -122,7 +122,7 @@ def claim_folder(folder: Path, overwrite: bool = False, mesh: str = "") -> list[
             probe = folder / ".probe"
             probe.unlink(missing_ok=True)  # of a process that was killed
             try:
-                with open_plain(probe, "x") as file:
+                with open_plain(probe, "w") as file:  # another process may be looking just now
                     file.write(b"a byte that a full disk has no place for")
             finally:
                 with suppress(OSError):  # never made: that error is on its way already

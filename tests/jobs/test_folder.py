@@ -2,7 +2,7 @@
 
 import ast
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -266,6 +266,20 @@ def test_no_name_of_a_folder_is_a_bug(tmp_path, monkeypatch, name):
     ):
         end = drive(request, lambda: None, lambda event: None, run=no_run)
         assert isinstance(end, p.Failed) and end.kind in ("input", "disk")
+
+
+def test_two_processes_may_claim_a_folder_at_once(tmp_path, monkeypatch):
+    """The slower one failed with "File exists", and took the folder away from the faster one."""
+    real = os.unlink
+
+    def unlink(path, **options):  # the other's probe comes right after
+        with suppress(FileNotFoundError):
+            real(path, **options)
+        monkeypatch.setattr(os, "unlink", real)
+        Path(path).touch()
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert jobs_folder.claim_folder(tmp_path / "job") == [tmp_path / "job"]
 
 
 def test_a_job_that_began_and_ended_since_the_folder_was_claimed_is_kept(tmp_path, monkeypatch):
