@@ -52,7 +52,6 @@ from .scene import assets, glb_height, objects
 from .session import models, service
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes; 128 and a signal's number after it, as a shell has them
-MAX_HEIGHT = 1000.0  # metres
 CLOSE_SECONDS = 2.5  # for the worker, when stopped by a signal
 
 
@@ -210,10 +209,10 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
     height = float(line.values.get("height", args.height))
-    if not 0 < height <= MAX_HEIGHT:  # nan is neither
+    if not 0 < height <= objects.MAX_HEIGHT:  # nan is neither
         where = f"Line {line.number}: " if line.number else ""
         raise BadPrompts(
-            f"{where}The height must be more than 0 and at most {MAX_HEIGHT:g} metres, not {height:g}."
+            f"{where}The height must be more than 0 and at most {objects.MAX_HEIGHT:g} metres, not {height:g}."
         )
     return job, height
 

@@ -159,10 +159,9 @@ class DREAMFLOW_OT_save_textures(BaseOperator):
         return "" if bpy.data.filepath else "Save the file first"
 
     def run(self, context: bpy.types.Context) -> str:
-        images = objects.packed_images(context.object)
-        for image in images:
-            image.unpack(method="WRITE_ORIGINAL")
-        names = ", ".join(image.name for image in images)
+        folder = Path(bpy.data.filepath).parent
+        written = [objects.write_out(image, folder) for image in objects.packed_images(context.object)]
+        names = ", ".join(path.name for path in written)
         return translated("Saved next to the file: {names}").format(names=names)
 
 

@@ -139,8 +139,7 @@ def draw_offer(layout: Layout, context: bpy.types.Context) -> None:
 
 
 def draw_waiting_import(layout: Layout, context: bpy.types.Context) -> None:
-    if importing.pending() and importing.import_blocker():
-        text = f"{translated('Finished. Will be imported after')}: {translated(importing.import_blocker())}"
+    if importing.pending() and (text := importing.waiting_line()):
         ui_parts.paragraph(layout, context, text, "CHECKMARK")
         layout.operator("dreamflow.import_now", icon="IMPORT")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from backend.batch import ray_driver
+from backend.batch import ray_driver, ray_progress
 from backend.batch.commands import run
 from backend.cli.arguments import parser
 from backend.cli.batch import read_jobs
@@ -20,7 +20,7 @@ def main(root: Path, seconds: str, *more: str) -> int:
         str(root / "log"),
         seconds,
     )
-    ray_driver.SHOWN_EVERY = ray_driver.TICK = 0.2
+    ray_progress.EVERY = ray_driver.TICK = 0.2
     given = [
         "batch",
         str(root / "l.txt"),
@@ -36,8 +36,8 @@ def main(root: Path, seconds: str, *more: str) -> int:
     real = ray_driver.Driver
 
     class Driver(real):  # type: ignore[misc, valid-type]
-        def __init__(self, args: object, jobs: object, share: object, say: object, _command: object) -> None:
-            super().__init__(args, jobs, share, say, command)
+        def __init__(self, *given: object) -> None:
+            super().__init__(*given[:-1], command)
 
     ray_driver.Driver = Driver  # type: ignore[misc]
     return run(args, read_jobs(args), given, sys.stdout, lambda *_: lambda _event: None)
