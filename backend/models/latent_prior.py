@@ -173,14 +173,17 @@ class LatentPrior:
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
-    ) -> Tensor:
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """D_p(z) [B,C,h,w], guided; see Prior."""
         if self._network.takes_camera:
             text = conditioning.views.repeated(len(z)).seen_from(camera_label(camera.c2w))
         else:
             text = conditioning.views.rows(view_indices(camera, self.spec.views))
-        return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
+        return denoise_guided(
+            self._network, z, level, text, conditioning.negative, guidance_scale, guidance_rescale
+        )
 
     def phi(
         self, conditioning: Conditioning, rank: int, learning_rate: float, warmup: int, seed: int
