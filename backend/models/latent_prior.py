@@ -31,6 +31,8 @@ from backend.models.prior_spec import fill
 from backend.models.single_file import empty_module, open_model
 from backend.models.text import TEXT_INPUTS, Embedding, encode_sentences, tokenize
 from backend.scene.camera import Camera
+from dreamflow_blender.contract.language.notation import refuse_notation
+from dreamflow_blender.contract.language.reading import NotUnderstood
 
 # (prompt, negative, kinds) -> the prompt in the words that a model of these kinds was taught
 CanonicalPrompt = Callable[[str, str, tuple[str, ...]], str]
@@ -228,7 +230,12 @@ def write_sentences(
     """One sentence a view word in the spec's order, then the negative, then the prompt without view words."""
     if not prompt.strip():
         raise InputError("The prompt is empty.", "Describe one object, for example: a red mug.")
-    if spec.kinds is not None:
+    if spec.kinds is None:
+        try:
+            refuse_notation(prompt, negative)
+        except NotUnderstood as error:
+            raise InputError(error.message, error.todo) from error
+    else:
         if canonical_prompt is None:
             raise ModelError(
                 "This model reads the language of its kinds alone, and was opened without it.",

@@ -14,6 +14,7 @@ import bpy
 from ..backlog import work
 from ..contract.job import Job
 from ..contract.language import reading
+from ..contract.language.notation import refuse_for
 from ..settings import addon
 from . import findings, service
 
@@ -54,16 +55,14 @@ def cannot_generate_reason(settings: Any) -> str:
     """Why the panel's model cannot make what the panel says; "" where it can."""
     if not settings.prompt.strip():
         return "Enter a prompt"
-    if settings.model == "FOLDER":
-        return "" if addon.setting("prior_folder", "") else "Choose the model's folder in the preferences"
-    if settings.model == "BUILT_IN":
-        return unknown_words(settings.prompt, settings.negative)
+    if settings.model == "FOLDER" and not addon.setting("prior_folder", ""):
+        return "Choose the model's folder in the preferences"
     match to_fetch(settings):
         case work.STABLE_DIFFUSION:
             return "Stable Diffusion is not on this machine: fetch it, or choose the built-in model"
         case work.SDXL_REFINER:
             return "The SDXL refiner is not on this machine: fetch it, or turn Refine off under Advanced"
-    return ""
+    return misread(settings)
 
 
 def to_fetch(settings: Any) -> str:
@@ -84,9 +83,7 @@ def cannot_refine_reason(settings: Any) -> str:
     """Why this model cannot refine what the settings say; "" where it can."""
     if not settings.prompt.strip():
         return "Enter a prompt that says what the object is"
-    return missing(settings) or (
-        unknown_words(settings.prompt, settings.negative) if settings.model == "BUILT_IN" else ""
-    )
+    return missing(settings) or misread(settings)
 
 
 def missing(settings: Any) -> str:
@@ -117,6 +114,25 @@ def choose(settings: Any) -> dict[str, str]:
     if is_here(SD):
         return {"prior": SD, "refiner": REFINER}
     return {"prior": REFINER, "refiner": ""}
+
+
+def misread(settings: Any) -> str:
+    """Why the chosen model cannot read the prompt, and what to write instead; "" where it can."""
+    try:
+        read_by_chosen(settings)
+    except reading.NotUnderstood as error:
+        return str(error)
+    return ""
+
+
+def read_by_chosen(settings: Any) -> str:
+    """What the user should know of how the chosen model reads the prompt; "": as it stands. Raises NotUnderstood."""
+    if settings.model == "BUILT_IN":
+        return read_as(settings.prompt, settings.negative)
+    named = [addon.setting(name, "") for name in ("prior_folder", "refiner_folder")]
+    own = tuple(bpy.path.abspath(path) if path else "" for path in named)
+    refuse_for(own if settings.model == "FOLDER" else (SD,), settings.prompt, settings.negative)
+    return ""
 
 
 def unknown_words(prompt: str, negative: str = "") -> str:

@@ -68,6 +68,17 @@ def test_an_unknown_word_is_said_while_one_types(enabled):
     assert not bpy.ops.dreamflow.generate.poll() and "negative" in main().props
 
 
+def test_notation_of_other_programs_is_said_while_one_types(enabled, monkeypatch):
+    monkeypatch.setattr(models, "_look", lambda name: True)
+    enabled.model, enabled.prompt = "STABLE_DIFFUSION", "a <lora:glaze:1> mug"
+    said = main().said().replace("\n", " ")
+    assert "names a LoRA" in said and "in the list LoRAs" in said and not bpy.ops.dreamflow.generate.poll()
+    enabled.prompt = "a mug (new)"
+    assert "LoRA" not in main().said().replace("LoRAs", "") and bpy.ops.dreamflow.generate.poll()
+    enabled.model, enabled.prompt = "BUILT_IN", "a (red:1.3) mug"
+    assert "Read as “a red mug”" in main().said().replace("\n", " ") and bpy.ops.dreamflow.generate.poll()
+
+
 def test_menus_name_what_there_is_and_put_it_in(enabled):
     fake_layout = layout.Fake()
     prompt.DREAMFLOW_MT_things.draw(
