@@ -177,8 +177,8 @@ def denoise_guided(
         negative = negative.repeated(len(z)).seen_from(text.label)
     twice = torch.cat((z, z))
     output = network.predict(twice, level, join(text, negative))
-    both = network.convention.denoised(output, twice, level)
-    return guided(*both.chunk(2), guidance_scale, guidance_rescale)
+    with_text, without = network.convention.denoised(output, twice, level).chunk(2)
+    return guided(with_text, without, guidance_scale, guidance_rescale)
 
 
 def guided(with_text: Tensor, without: Tensor, scale: float, rescale: float = 0.0) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.objects import kinds, real_kinds
 from backend.objects.shapes import KINDS
-from dreamflow_blender.contract.language import reading, vocabulary
+from dreamflow_blender.contract.language import reading, trigger, vocabulary
 from dreamflow_blender.contract.language.notation import refuse_for, refuse_notation
 from dreamflow_blender.contract.language.reading import NotUnderstood, describe, read_object
 
@@ -146,3 +148,27 @@ def test_the_built_in_priors_and_folders_with_kinds_read_notation_themselves(tmp
     for prior in ("sd", "sdxl-refiner", str(tmp_path / "other")):
         with pytest.raises(NotUnderstood, match="is a weight"):
             refuse_for(("mini", prior), "a (red:1.3) mug")
+
+
+def test_the_words_of_a_lora_are_read_without_torch_and_never_more_than_a_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "glaze.safetensors"
+    tags = '{"10_a": {" pot": 30, "mug": 2}, "5_b": {"clay": 9, "mug": 40}}'
+    save_file({"x": np.zeros(3, np.float32)}, path, {"ss_tag_frequency": tags, "author": "é"})
+    metadata = trigger.read_metadata(path)
+    assert metadata == {"ss_tag_frequency": tags, "author": "é"}
+    assert trigger.trigger_words(metadata) == ("mug", "pot", "clay")
+    assert trigger.trigger_words(metadata | {"modelspec.trigger_phrase": " blue glaze "}) == ("blue glaze",)
+    for odd in ("[1]", "{", '{"a": {"b": Infinity}}', '{"a": 1}', "[" * 10_000):
+        assert trigger.trigger_words({"ss_tag_frequency": odd}) == ()
+    save_file({"x": np.zeros(3, np.float32)}, path)
+    assert trigger.read_metadata(path) == {}
+    for damaged in (b"", b"\x02\0\0", b"\xff" * 8, (1 << 30).to_bytes(8, "little"), b"\x02\0\0\0\0\0\0\0{"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError):
+            trigger.read_metadata(path)
+    monkeypatch.setattr(trigger, "MOST_HEADER", 10)
+    save_file({"x": np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match=r"no \.safetensors file"):
+        trigger.read_metadata(path)

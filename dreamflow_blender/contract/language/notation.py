@@ -41,7 +41,7 @@ NOTATIONS = tuple(  # what it looks like, what it is, what to write instead
             "is a weight",
             _WEIGHTS,
         ),  # ((red)), (red)++
-        (r"\[[^\[\]]*\]", "is a weight or a change half way", _WEIGHTS),  # [red], [red:blue:8], [red|blue]
+        (r"\[+[^\[\]]*\]+", "is a weight or a change half way", _WEIGHTS),  # [red], [red:blue:8], [red|blue]
         (r"\\[()\[\]]", "is a bracket of another program", "Write the bracket alone."),
         (
             r"(?:^|(?<=\s))(?:--[a-zA-Z]\w*(?:\s+[\d.:]+)?|[—–][a-z]+\s+[\d.:]+(?=\s|$))",
