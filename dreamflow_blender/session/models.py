@@ -16,11 +16,12 @@ from ..contract.job import Job
 from ..contract.language import reading
 from ..contract.language.notation import refuse_for
 from ..settings import addon
-from . import findings, service
+from . import findings, loras, service
 
-REFINER, SD = work.SDXL_REFINER, work.STABLE_DIFFUSION
+REFINER, SD, SDXL = work.SDXL_REFINER, work.STABLE_DIFFUSION, work.SDXL
 _FOLDERS = {  # of the sources that `python -m backend models` tries by itself; models.toml may name others
     REFINER: ("stabilityai--stable-diffusion-xl-refiner-1.0",),
+    SDXL: ("stabilityai--stable-diffusion-xl-base-1.0",),
     SD: ("sd2-community--stable-diffusion-2-1-base", "stabilityai--stable-diffusion-2-1-base"),
 }
 STATED = work.STATED
@@ -56,22 +57,35 @@ def cannot_generate_reason(settings: Any) -> str:
     if not settings.prompt.strip():
         return "Enter a prompt"
     if settings.model == "FOLDER" and not addon.setting("prior_folder", ""):
-        return "Choose the model's folder in the preferences"
+        return "Choose a model's file or folder"
     match to_fetch(settings):
         case work.STABLE_DIFFUSION:
             return "Stable Diffusion is not on this machine: fetch it, or choose the built-in model"
+        case work.SDXL:
+            return "Stable Diffusion XL is not on this machine: fetch it, or choose another model"
         case work.SDXL_REFINER:
             return "The SDXL refiner is not on this machine: fetch it, or turn Refine off under Advanced"
+    if any(loras.is_missing(item) for item in settings.loras if settings.model != "BUILT_IN"):
+        return "A LoRA in the list is not there: remove it, or choose its file again"
     return misread(settings)
 
 
 def to_fetch(settings: Any) -> str:
     """The model that Generate needs and that is not here, by its name; "" where there is none."""
+    if settings.model == "SDXL_BASE":
+        return "" if is_here(SDXL) else SDXL
     if settings.model != "STABLE_DIFFUSION":
         return ""
     if not is_here(SD):
         return SD
     return REFINER if settings.refine and not is_here(REFINER) else ""
+
+
+def model_named(prior: str) -> str:
+    """What the panel calls a job's prior; "" for a file or folder that is not the one in the preferences."""
+    named = {work.BUILT_IN: "BUILT_IN", SD: "STABLE_DIFFUSION", SDXL: "SDXL_BASE"}
+    own = addon.setting("prior_folder", "")
+    return named.get(prior, "FOLDER" if own and bpy.path.abspath(own) == prior else "")
 
 
 def lacking(job: Job) -> str:
@@ -92,7 +106,7 @@ def missing(settings: Any) -> str:
         return ""
     if settings.model == "FOLDER":
         named = addon.setting("refiner_folder", "") or addon.setting("prior_folder", "")
-        return "" if named else "Choose the model's folder in the preferences"
+        return "" if named else "Choose a model's file or folder"
     if not is_here(REFINER):
         return "The SDXL refiner is not on this machine: fetch it, or choose the built-in model"
     if settings.from_scratch and not is_here(SD):

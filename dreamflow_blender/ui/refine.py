@@ -15,6 +15,7 @@ from ..scene import decide
 from ..session import jobs, models, service
 from ..session import refine as refine_session
 from ..settings.refine import strength_word
+from . import loras as ui_loras
 from . import parts as ui_parts
 from . import prompt as ui_prompt
 from .parts import Layout
@@ -82,6 +83,8 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.use_property_split = True
     form.use_property_decorate = False
     form.prop(settings, "model")
+    if settings.model == "FOLDER":
+        ui_loras.draw_own_model(form, "refiner_folder")
     if not settings.prompt.strip():
         ui_parts.paragraph(layout, context, "Enter a prompt that says what the object is.", "INFO")
     draw_missing(layout, context, settings.prompt)
