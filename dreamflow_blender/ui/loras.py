@@ -20,10 +20,16 @@ class DREAMFLOW_UL_loras(bpy.types.UIList):
     def draw_item(
         self, context: Any, layout: Layout, data: Any, item: Any, icon: Any, active_data: Any, active: Any
     ) -> None:
-        row = layout.split(factor=0.5, align=True)
+        row = layout.split(factor=0.5, align=True) if in_rows(context) else layout.row()
         gone = loras.is_missing(item)
         row.label(text=loras.path_of(item).stem, icon="ERROR" if gone else "NONE", translate=False)
-        row.prop(item, "weight", text="", slider=True)
+        if in_rows(context):
+            row.prop(item, "weight", text="", slider=True)
+
+
+def in_rows(context: bpy.types.Context) -> bool:
+    """Whether a row of the list has room for a slider; else the chosen one's is below the list."""
+    return ui_parts.room(context) >= 170
 
 
 def draw_own_model(layout: Layout, name: str) -> None:
@@ -50,6 +56,8 @@ def draw_loras(layout: Layout, context: bpy.types.Context, settings: Any) -> Non
     if not 0 <= settings.active_lora < len(settings.loras):
         return
     item = settings.loras[settings.active_lora]
+    if not in_rows(context):
+        body.prop(item, "weight", slider=True)
     if loras.is_missing(item):
         ui_parts.paragraph(body, context, f"{translated('Not there')}: {loras.path_of(item)}", "ERROR")
     elif found := loras.words_of(item):
