@@ -116,13 +116,13 @@ def claim_folder(folder: Path, overwrite: bool = False, mesh: str = "") -> list[
     try:
         with disk_errors(folder):
             check_names(folder)
-            _check_free(folder, overwrite, mesh)
+            check_free(folder, overwrite, mesh)
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".probe"
             probe.unlink(missing_ok=True)  # of a process that was killed
             try:
-                with open_plain(probe, "x") as file:
+                with open_plain(probe, "w") as file:  # another process may be looking just now
                     file.write(b"a byte that a full disk has no place for")
             finally:
                 with suppress(OSError):  # never made: that error is on its way already
@@ -140,7 +140,8 @@ def release(made: list[Path]) -> None:
             path.rmdir()
 
 
-def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
+def check_free(folder: Path, overwrite: bool, mesh: str) -> None:
+    """InputError where a job may not begin in this folder: as for claim_folder."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
     there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
