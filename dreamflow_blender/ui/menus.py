@@ -1,4 +1,4 @@
-"""Where Blender's own menus lead to us: Add > Mesh, Object, the Asset Browser; search (F3) finds what stands in them."""
+"""Where Blender's menus lead to us: Add > Mesh, Object, the Asset Browser; search (F3) finds what stands in them."""
 
 # ruff: noqa: N801  Blender's own naming
 
