@@ -15,7 +15,7 @@ import torch
 
 from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
-from backend.jobs.folder import notation_note, versions
+from backend.jobs.folder import versions
 from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import (
     begun_as,
@@ -126,7 +126,6 @@ def notes_about(setup: Setup, saved: RunState | None) -> list[str]:
     kinds = setup.prior.spec.kinds
     read_as = grammar.note(setup.job.prompt, kinds) if kinds is not None else ""
     notes = [read_as, about_device, *select(setup.device).notes(setup.device), setup.plan.note()]
-    notes += [notation_note(setup.job.prompt), notation_note(setup.job.negative)]
     if saved is None and setup.threads < THREADS and not setup.job.threads:
         notes.append(
             f"Other programs keep the processor busy: {THREADS} threads are slower than one now, so this job uses one."

@@ -16,6 +16,7 @@ from ..session import jobs, models, service
 from ..session import refine as refine_session
 from ..settings.refine import strength_word
 from ..translations import OWN
+from . import loras as ui_loras
 from . import parts as ui_parts
 from . import prompt as ui_prompt
 from .parts import Layout
@@ -84,6 +85,8 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.use_property_split = True
     form.use_property_decorate = False
     form.prop(settings, "model")
+    if settings.model == "FOLDER":
+        ui_loras.draw_own_model(form, "refiner_folder")
     if not settings.prompt.strip():
         ui_parts.paragraph(layout, context, "Enter a prompt that says what the object is.", "INFO")
     draw_missing(layout, context, settings.prompt)

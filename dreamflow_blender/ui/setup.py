@@ -26,6 +26,13 @@ PLACEHOLDERS = {  # what an empty field means
     "asset_license": "none",
     "collection": "the scene's own collection",
 }
+PURPOSES = {  # of the models that `python -m backend models` lists
+    "sd": "For any prompt: outline, shape and texture",
+    "sd-phi": "Beside Stable Diffusion 2.1-base: it learns what the renders look like",
+    "sdxl": "Any prompt, with more detail; needs its weights, and a graphics card of 12 GB or more",
+    "sdxl-refiner": "For the last stage, and for Refine",
+    "mvdream": "For shapes without a second face: it sees four sides at once",
+}
 MENDS = {  # what `doctor` gives a command line for
     "space": "Delete jobs that you no longer need in History, or choose another folder below.",
     "folder": "Choose another folder below, or allow writing to this one.",
@@ -129,8 +136,11 @@ def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) ->
     if tasks.current is None:
         body.operator("dreamflow.list_models", icon="FILE_REFRESH")
     column = _column(body)
-    for name in ("models_folder", "prior_folder", "refiner_folder"):
-        _field(column, preferences, name)
+    _field(column, preferences, "models_folder")
+    for name in ("prior_folder", "refiner_folder"):
+        row = column.row(align=True)
+        _field(row, preferences, name)
+        row.operator("dreamflow.choose_model", text="", icon="FILE_FOLDER").setting = name
 
 
 def draw_model(layout: Layout, model: dict[str, Any]) -> None:
@@ -143,6 +153,8 @@ def draw_model(layout: Layout, model: dict[str, Any]) -> None:
         row.operator("dreamflow.fetch_model", icon="IMPORT").model = str(model.get("name", ""))
     about_it = f"{size}, {translated('License')}: {model.get('licence', '')}"
     ui_parts.paragraph(layout, bpy.context, about_it, "BLANK1")
+    if purpose := PURPOSES.get(str(model.get("name", ""))):
+        ui_parts.paragraph(layout, bpy.context, purpose, "BLANK1")
 
 
 def _column(layout: Layout) -> Layout:

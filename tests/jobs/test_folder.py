@@ -221,32 +221,6 @@ def test_results_are_what_there_is(tmp_path):
     assert folder.recoverable_files()["checkpoint"] == str(folder.checkpoints / "000010-nerf-2")
 
 
-@pytest.mark.parametrize(
-    "notation",
-    ["(red:1.3)", "((red))", "[[red]]", "[red:blue:8]", "<lora:glaze:0.8>", "--ar 16:9", "mug::2",
-     "{red|blue}", "embedding:shiny", "__colour__"],
-)  # fmt: skip
-def test_notations_of_other_programs_are_noted(notation):
-    note = jobs_folder.notation_note(f"a {notation} mug")
-    assert notation in note and "mean nothing here" in note
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "a red mug",
-        "a clock (at 12:30)",
-        "a mug, 16:9",
-        "a half-open box",
-        "a mug (new)",
-        "a mug - red",
-        "8k, v2.0",
-    ],
-)
-def test_ordinary_prompts_are_not(prompt):
-    assert jobs_folder.notation_note(prompt) == ""
-
-
 def test_a_failure_fits_on_its_line(tmp_path):
     """The path of a request's whole line was said twice, in six bytes a letter: the worker ended without a word."""
     end = drive(p.Resume("é" * 500_000), lambda: None, lambda event: None)

@@ -23,7 +23,7 @@ from tests.blender_side.with_bpy.user import (
 )
 
 __all__ = ["user"]  # a fixture
-MODELS = ("sd", "sd-phi", "sdxl-refiner", "mvdream")
+MODELS = ("sd", "sd-phi", "sdxl", "sdxl-refiner", "mvdream")
 
 
 @real
