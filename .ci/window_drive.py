@@ -33,6 +33,7 @@ from window_hands import (
     picture,
     press,
     run,
+    screen,
     start,
     stays,
     told,
@@ -132,7 +133,7 @@ def other_buttons(pictures: Path) -> None:
     wait("and at the models, since some are not here", lambda t: t["models"] >= 3 and not t["task"], LONG)
     order("operator", "open_preferences")
     time.sleep(3)
-    run("scrot", "--overwrite", "/tmp/preferences.png")
+    screen(Path("/tmp/preferences.png"))
     order("close preferences")
     time.sleep(1)
     focus()
@@ -157,7 +158,7 @@ def words(pictures: Path) -> None:
     order("settings", {"model": "BUILT_IN"})
     order("operator", "add_object")
     time.sleep(2)
-    run("scrot", "--overwrite", str(pictures / "dialog-add.png"))
+    screen(pictures / "dialog-add.png")
     key("Escape", (850, 870))
     order("settings", {"prompt": PROMPT})
 

@@ -124,7 +124,7 @@ def ask(hands: Any, free: tuple[int, int], pictures: Path) -> None:
         hands.run("xdotool", "mousemove", *map(str, free))
         hands.order("operator", "refine")  # its dialog comes up under the mouse
         time.sleep(5)
-        hands.run("scrot", "--overwrite", str(pictures / "refine-dialog.png"))
+        hands.screen(pictures / "refine-dialog.png")
         hands.run("xdotool", "key", "Return")
         until = time.monotonic() + 15
         while time.monotonic() < until:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -19,13 +18,12 @@ from backend.cli.display import Display, Json, Live, Plain, show_lines
 from backend.cli.jobs import to_go_on
 from backend.cli.surroundings import ignore_others
 from backend.errors import DreamFlowError, InputError
-from backend.interrupts import Interrupts
+from backend.interrupts import READER_GONE, Interrupts
 from backend.jobs.drive import Begin, Control, End, Events, as_request, begin, begin_again, drive, folder_of
 from backend.jobs.folder import job_so_far, read_job
 from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finished, Job, Resume
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-READER_GONE = errno.EPIPE, errno.EIO  # of whoever read our output: a program, a terminal
 
 
 def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None = None) -> int:
@@ -99,7 +97,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
 def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin, Control], Events]) -> int:
     """Drive the job, show its events, and let Ctrl-C stop it; the exit code."""
     with Interrupts() as interrupts:
-        reader, begun = True, isinstance(request, Resume)
+        reader, begun = True, False
         display.note("Loading the models: some seconds, with large ones minutes.")
 
         def show(event: Event) -> None:
@@ -119,7 +117,8 @@ def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin
                 raise KeyboardInterrupt
 
         end = drive(request, lambda: None, show, overwrite, run)
-        may_go_on = begun and not isinstance(end, Finished)
+        refused = isinstance(end, Failed) and end.kind == InputError.kind and not begun
+        may_go_on = (begun or isinstance(request, Resume)) and not isinstance(end, Finished) and not refused
         show(end)
     if may_go_on and reader:
         display.note(to_go_on(folder_of(request)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from types import FrameType
@@ -12,6 +13,7 @@ HANGUP = getattr(signal, "SIGHUP", None)
 STOPS = [signal.SIGINT, signal.SIGTERM]
 if HANGUP is not None and signal.getsignal(HANGUP) is not signal.SIG_IGN:
     STOPS.append(HANGUP)
+READER_GONE = errno.EPIPE, errno.EIO  # of what read our output: a program, a terminal
 
 
 class Interrupts:
@@ -24,8 +26,14 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         self._terminals = [handle for handle in (1, 2) if os.isatty(handle)]
-        self._before = {number: signal.signal(number, self._handle) for number in STOPS}
+        self._before = {number: signal.getsignal(number) for number in STOPS}
+        self.listen()
         return self
+
+    def listen(self) -> None:
+        """Again, where a library has put handlers of its own."""
+        for number in STOPS:
+            signal.signal(number, self._handle)
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -1,14 +1,12 @@
 """Damaged input for all that reads it: nothing but the project's own errors, no process lost, none slow or large.
 
-    python -m benchmarks.fuzz --what meshes --seconds 600 [--first-seed 1]
-    python -m benchmarks.fuzz --what jobs --seconds 600
-    python -m benchmarks.fuzz --what wire --seconds 600
-    python -m benchmarks.fuzz --what checkpoints --seconds 600
+    python -m benchmarks.fuzz --seconds 600 [--first-seed 1]
+    python -m benchmarks.fuzz --seconds 600 --what meshes | jobs | wire | checkpoints
 
-Each seed is a child process that reads 100 of one kind (meshes: .glb, .gltf, .obj, .ply, .npz; a job's folder; a
-request to the worker; a checkpoint to resume from), each a good one of which numbers, names, lines or bytes were
-changed. It prints what became of them, and of whatever is a fault the seed that repeats it; the exit code is 1 where
-there is one. What is smaller than 1 MB may take 5 s of processor time and 1 GB.
+Every kind gets its share of the time. Each seed is a child process that reads 100 of one kind (meshes: .glb, .gltf,
+.obj, .ply, .npz; a job's folder; a request to the worker; a checkpoint to resume from), each a good one of which
+numbers, names, lines or bytes were changed. It prints what became of them, and of whatever is a fault the seed that
+repeats it; the exit code is 1 where there is one. What is smaller than 1 MB may take 5 s of processor time and 1 GB.
 """
 
 from __future__ import annotations
@@ -32,13 +30,14 @@ PER_SEED = 100
 MOST_SECONDS, MOST_BYTES = 5.0, 1 << 30
 HANGS = 300.0  # seconds: what waits longer is lost; on a busy machine torch alone is imported for 60
 WHAT = {"meshes": sorted(KINDS), "jobs": ["job"], "wire": ["wire"], "checkpoints": ["checkpoint"]}
+WHAT["all"] = [kind for kinds in WHAT.values() for kind in kinds]
 ROOT = Path(__file__).parents[1]
 ROOM = 4 << 30  # of address space in a child: an allocation beyond it is a fault
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--what", choices=sorted(WHAT), default="meshes")
+    parser.add_argument("--what", choices=sorted(WHAT), default="all")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--only", choices=sorted(KINDS), help="one kind of file")
@@ -51,34 +50,37 @@ def main() -> int:
     return drive(said.seconds, said.first_seed, [said.only] if said.only else WHAT[said.what])
 
 
-def drive(seconds: float, seed: int, kinds: list[str]) -> int:
-    began, first = time.monotonic(), seed
+def drive(seconds: float, first: int, kinds: list[str]) -> int:
+    began = time.monotonic()
     found: dict[str, collections.Counter[str]] = {kind: collections.Counter() for kind in kinds}
+    seeds, spent = dict.fromkeys(kinds, first), dict.fromkeys(kinds, 0.0)  # the next seed; seconds so far
+    slowest, largest = dict.fromkeys(kinds, 0.0), dict.fromkeys(kinds, 0)
     faults: list[str] = []
-    slowest, largest = 0.0, 0
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() - began < seconds:
-            for kind in kinds:
-                command = [sys.executable, "-m", "benchmarks.fuzz", "--child", kind, str(seed), folder]
-                ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-                lines = [json.loads(line) for line in ran.stdout.splitlines()]
-                for line in lines:
-                    found[kind][line["end"]] += 1
-                    slowest, largest = max(slowest, line["seconds"]), max(largest, line["grown"])
-                    if line["fault"]:
-                        faults.append(f"{kind} seed {seed} file {line['file']}: {line['end']} {line['said']}")
-                if ran.returncode:
-                    faults.append(
-                        f"{kind} seed {seed} file {len(lines)}: the process ended with {ran.returncode}"
-                    )
-            seed += 1
+            kind = min(kinds, key=lambda kind: spent[kind])
+            seed, started = seeds[kind], time.monotonic()
+            command = [sys.executable, "-m", "benchmarks.fuzz", "--child", kind, str(seed), folder]
+            ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+            lines = [json.loads(line) for line in ran.stdout.splitlines()]
+            for line in lines:
+                found[kind][line["end"]] += 1
+                slowest[kind] = max(slowest[kind], line["seconds"])
+                largest[kind] = max(largest[kind], line["grown"])
+                if line["fault"]:
+                    faults.append(f"{kind} seed {seed} file {line['file']}: {line['end']} {line['said']}")
+            if ran.returncode:
+                faults.append(
+                    f"{kind} seed {seed} file {len(lines)}: the process ended with {ran.returncode}"
+                )
+            seeds[kind] += 1
+            spent[kind] += time.monotonic() - started
     for kind, ends in found.items():
-        print(f"{kind:6}", ", ".join(f"{end} {count:,}" for end, count in ends.most_common()))
-    total = sum(sum(ends.values()) for ends in found.values())
-    print(
-        f"{total:,} files, seeds {first} to {seed - 1}; slowest {slowest:.2f} s of processor, "
-        f"largest {largest / 1e6:.0f} MB"
-    )
+        print(
+            f"{kind:10} seeds {first} to {seeds[kind] - 1}: {sum(ends.values()):,} tried;",
+            ", ".join(f"{end} {count:,}" for end, count in ends.most_common()) + ";",
+            f"slowest {slowest[kind]:.2f} s of processor, largest {largest[kind] / 1e6:.0f} MB",
+        )
     print(f"{len(faults)} faults", *faults[:50], sep="\n")
     return 1 if faults else 0
 

@@ -43,6 +43,7 @@ def generate(
         raise RuntimeError("DreamFlow is not set up: press Set up in its preferences first.")
     if bpy.context.scene.library is not None:
         raise objects.CannotImport("This scene is linked from another file: switch to a scene of this file.")
+    objects.check_height(height)
     folder = (
         Path(out).resolve() if out else work.new_folder(addon.jobs_folder(), prompt, fields.get("seed", 42))
     )

@@ -35,6 +35,7 @@ from .client.client import Client
 from .contract import words
 from .contract.files import write_json
 from .contract.jobfolder import JobFolder, slug
+from .contract.language.notation import refuse_for
 from .contract.options import add_options, typed
 from .contract.prompts import (
     OPTIONS,
@@ -52,7 +53,6 @@ from .scene import assets, glb_height, objects
 from .session import models, service
 
 OK, SOME_FAILED, BAD_INPUT = 0, 1, 2  # exit codes; 128 and a signal's number after it, as a shell has them
-MAX_HEIGHT = 1000.0  # metres
 CLOSE_SECONDS = 2.5  # for the worker, when stopped by a signal
 
 
@@ -207,13 +207,14 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
         job = work.new_job(args.out, line.prompt, snapshot_faces=0, **job_fields(line, vars(args)))
         if job.prior == work.BUILT_IN:
             models.read_as(job.prompt, job.negative)
+        refuse_for((job.prior, job.refiner), job.prompt, job.negative)
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
     height = float(line.values.get("height", args.height))
-    if not 0 < height <= MAX_HEIGHT:  # nan is neither
+    if not 0 < height <= objects.MAX_HEIGHT:  # nan is neither
         where = f"Line {line.number}: " if line.number else ""
         raise BadPrompts(
-            f"{where}The height must be more than 0 and at most {MAX_HEIGHT:g} metres, not {height:g}."
+            f"{where}The height must be more than 0 and at most {objects.MAX_HEIGHT:g} metres, not {height:g}."
         )
     return job, height
 

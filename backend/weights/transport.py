@@ -32,6 +32,7 @@ CHUNK = 1 << 18  # bytes: the most that a cut loses
 LOOK = 0.2  # seconds between two looks at a transfer
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between attempts that bring nothing new
 LONGEST_PAUSE = 120.0  # seconds; a server that asks for more is told to the user instead
+DAY = 86_400.0  # seconds: the most that a server is taken to ask for
 NOT_GIVEN = (401, 403, 404, 410, 451)  # HTTP statuses of what is not there for this user
 PASSING = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another attempt
 
@@ -149,7 +150,7 @@ def _judged(response: httpx2.Response) -> None:
 def _seconds_asked(response: httpx2.Response) -> float:
     asked = response.headers.get("Retry-After", "")
     limit = re.search(r"\bt=(\d+)", response.headers.get("RateLimit", ""))  # "api";r=0;t=55
-    return float(asked) if asked.isdecimal() else float(limit[1]) if limit else 0.0
+    return min(DAY, float(asked) if asked.isdecimal() else float(limit[1]) if limit else 0.0)
 
 
 def _translated(error: BaseException) -> BaseException:

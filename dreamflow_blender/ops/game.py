@@ -6,10 +6,12 @@ from functools import partial
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as translated
 from bpy.props import EnumProperty, IntProperty, StringProperty
 
 from ..contract import protocol as p
-from ..session import jobs, tasks
+from ..scene import objects
+from ..session import importing, jobs, tasks
 from ..settings.generate import TEXTURE_ITEMS
 from ..ui.parts import DIALOG, in_dialog
 from .base import BaseOperator
@@ -68,19 +70,25 @@ class DREAMFLOW_OT_make_game_ready(BackendOperator):
             str(obj.dimensions.z),
         ]
         work = backend("export", str(entry.folder), "--profile", "game", "--origin", "base", "--json", *sizes)
-        tasks.begin("game", "Baking", work, partial(add_game_mesh, obj.name, obj.session_uid))
+        tasks.begin("game", "Baking", work, partial(add_game_mesh, obj.session_uid), importing.waiting_line)
 
 
-def add_game_mesh(name: str, uid: int, said: list[Any]) -> None:
-    """Import the light mesh that the backend has named, in an undo step of its own."""
+def add_game_mesh(uid: int, said: list[Any]) -> None:
+    """Import the light mesh that the backend has named, in an undo step of its own.
+
+    uid  the session_uid of its object: in another file there is none
+    """
     files: list[str] = next(
         (one["files"] for one in reversed(said) if isinstance(one, dict) and "files" in one), []
     )
     path = next((file for file in files if file.endswith(".glb")), "")
-    source = bpy.data.objects.get(name)
-    beside = name if source is not None and source.session_uid == uid else ""
+    source = next((obj for obj in bpy.data.objects if obj.session_uid == uid and obj.users_scene), None)
     try:
-        bpy.ops.dreamflow.import_game_mesh("EXEC_DEFAULT", True, filepath=path, beside=beside)
+        if source is None:
+            raise RuntimeError(
+                translated("The object that this mesh was made for is not in this file any more.")
+            )
+        bpy.ops.dreamflow.import_game_mesh("EXEC_DEFAULT", True, filepath=path, beside=source.name)
     except RuntimeError as error:  # what the operator reports
         message = str(error).split(": ", 1)[-1].strip()  # Blender begins it with its own word
         jobs.problem = jobs.Problem(
@@ -104,13 +112,25 @@ class DREAMFLOW_OT_import_game_mesh(BaseOperator):
     def run(self, context: bpy.types.Context) -> None:
         if not self.filepath:
             raise ValueError("Choose an object and press Make game-ready")
-        before = set(bpy.data.objects)
-        bpy.ops.import_scene.gltf(filepath=self.filepath)
         source = bpy.data.objects.get(self.beside)
-        for obj in set(bpy.data.objects) - before:
-            if source is not None and obj.parent is None:
-                obj.location = source.location
-                obj.location.x += BESIDE * source.dimensions.x
+        before, images = set(bpy.data.objects), set(bpy.data.images)
+        with objects.undone_on_failure():
+            bpy.ops.import_scene.gltf(filepath=self.filepath)
+            for image in set(bpy.data.images) - images:
+                objects.name_image(image, f"{self.beside or 'game'} {image.name}")
+            for obj in set(bpy.data.objects) - before if source is not None else ():
+                stand_beside(obj, source)
+
+
+def stand_beside(obj: bpy.types.Object, source: bpy.types.Object) -> None:
+    """In its collections, which may be another scene's than the open one's."""
+    for collection in obj.users_collection:
+        collection.objects.unlink(obj)
+    for collection in source.users_collection:
+        collection.objects.link(obj)
+    if obj.parent is None:
+        obj.location = source.location
+        obj.location.x += BESIDE * source.dimensions.x
 
 
 CLASSES = (DREAMFLOW_OT_make_game_ready, DREAMFLOW_OT_import_game_mesh)

@@ -7,6 +7,7 @@ Arrays cross by `foreach_set`; the albedo is packed as the bytes it is and decod
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..contract import meshfile
 from ..contract.colour import to_linear
-from ..contract.files import read_json, read_plain
+from ..contract.files import read_json, read_plain, write_atomic
 from ..contract.jobfolder import JobFolder
 from ..contract.meshfile import BadMeshFile, MeshArrays, SnapshotArrays
 
@@ -30,6 +31,7 @@ ROUGHNESS, SPECULAR = (
     0.8,
     0.3,
 )  # "Specular IOR Level" of 0.5 is Blender's default, and too wet for baked light
+MAX_HEIGHT = 1000.0  # metres
 _PNG = b"\x89PNG\r\n\x1a\n"
 MADE_HERE = "dreamflow"  # on images of ours
 _NAME_BYTES = 59  # Blender up to 4.5 holds 63, and may add ".001"
@@ -109,8 +111,9 @@ def add_result(
     height    metres; 0: as it was made
     location  of the origin, metres
 
-    Raises CannotImport where the scene belongs to another file.
+    Raises CannotImport where the scene belongs to another file, ValueError on a height that is none.
     """
+    check_height(height)
     if scene.library is not None:
         raise CannotImport("This scene is linked from another file: open a scene of this file.")
     name = short_name(name)
@@ -127,6 +130,12 @@ def add_result(
         obj["dreamflow_record"] = json.dumps(result.record)
         collection_of(scene, collection_name).objects.link(obj)
     return obj
+
+
+def check_height(height: float) -> None:
+    """Raises ValueError unless it is one, in metres, or 0."""
+    if not 0 <= height <= MAX_HEIGHT:  # nan is neither
+        raise ValueError(f"The height must be 0 to {MAX_HEIGHT:g} metres, not {height:g}.")
 
 
 def short_name(text: str) -> str:
@@ -213,16 +222,49 @@ def pack_image(name: str, png: bytes) -> bpy.types.Image:
 
     Its name and its path are the same file's: exporters write it by the one and refer to it by the other.
     """
-    stem = bpy.path.clean_name(name)[: _NAME_BYTES - 9]  # "_123.png" has its place
-    file, number = f"{stem}.png", 2
-    while file in bpy.data.images:
-        file, number = f"{stem}_{number}.png", number + 1
-    image = bpy.data.images.new(file, 1, 1)
+    image = bpy.data.images.new(name, 1, 1)
     image.pack(data=png, data_len=len(png))
     image.source = "FILE"
-    image.filepath_raw = f"//{file}"  # where Unpack puts it
-    image[MADE_HERE] = True
+    name_image(image, name)
     return image
+
+
+def name_image(image: bpy.types.Image, name: str, folder: Path | None = None) -> Path:
+    """Call a packed image, and its path, by the first PNG of that name that no other image has; its path.
+
+    folder  where it is to be written: a file that is there, and holds anything else, keeps its name too
+    """
+    stem = bpy.path.clean_name(name.removesuffix(".png"))[: _NAME_BYTES - 9]  # "_123.png" has its place
+    file, number = f"{stem}.png", 2
+    while bpy.data.images.get(file) not in (None, image) or not _is_free(folder, file, image):
+        file, number = f"{stem}_{number}.png", number + 1
+    image.name, image.filepath_raw = file, f"//{file}"  # where Unpack puts it
+    image[MADE_HERE] = True
+    return Path(folder or "", file)
+
+
+def _is_free(folder: Path | None, file: str, image: bpy.types.Image) -> bool:
+    path = Path(folder or "", file)
+    return folder is None or not os.path.lexists(path) or holds(path, bytes(image.packed_file.data))
+
+
+def holds(path: Path, content: bytes) -> bool:
+    """Whether it is a file of just these bytes."""
+    try:
+        return path.stat().st_size == len(content) and read_plain(path) == content
+    except OSError:
+        return False
+
+
+def write_out(image: bpy.types.Image, folder: Path) -> Path:
+    """Write a packed image as a PNG of its own; it is packed until the file is there. Raises OSError."""
+    if image.is_dirty:  # painted on since it was packed
+        image.pack()
+    path, content = name_image(image, image.name, folder), bytes(image.packed_file.data)
+    if not holds(path, content):
+        write_atomic(path, content)
+    image.unpack(method="REMOVE")
+    return path
 
 
 def packed_images(obj: bpy.types.Object | None) -> list[bpy.types.Image]:

@@ -95,6 +95,12 @@ def import_blocker() -> str:
     return ""
 
 
+def waiting_line() -> str:
+    """import_blocker as a sentence for the panel; "" where nothing is in the way."""
+    blocker = import_blocker()
+    return f"{translated('Finished. Will be imported after')}: {translated(blocker)}" if blocker else ""
+
+
 def rendering() -> bool:
     return bool(bpy.app.is_job_running("RENDER") or bpy.app.is_job_running("OBJECT_BAKE"))
 

@@ -21,6 +21,8 @@ class Task:
     title: str
     work: Background[Any]
     when_done: Callable[[list[Any]], None] | None = None  # on the main thread, with all that it said
+    waits: Callable[[], str] | None = None  # what is in the way of when_done, as a line; "" where nothing is
+    held: str = ""  # what `waits` said last
     fraction: float = 0.0
     line: str = ""
     said: list[Any] = field(default_factory=list)
@@ -48,13 +50,14 @@ def begin(
     title: str,
     work: Callable[[Stop], Iterator[Any]],
     when_done: Callable[[list[Any]], None] | None = None,
+    waits: Callable[[], str] | None = None,
 ) -> None:
     """Start it; RuntimeError while another runs."""
     global current, problem
     if current is not None:
         raise RuntimeError(f"{current.title} is still running.")
     problem = None
-    current = Task(name, title, Background(work), when_done)
+    current = Task(name, title, Background(work), when_done, waits)
 
 
 def tick() -> bool:
@@ -69,10 +72,13 @@ def tick() -> bool:
         _hear(task, item)
     if running:
         return bool(items)
-    current = None
     error = task.work.error
+    if error is None and task.waits and not task.cancelling and (line := task.waits()):
+        new, task.held = line != task.held, line
+        return new
+    current = None
     if error is None:
-        if task.when_done:
+        if task.when_done and not (task.waits and task.cancelling):
             task.when_done(task.said)  # it may begin the next
     elif not isinstance(error, Stopped):
         message = getattr(error, "message", "") or f"{task.title} failed: {error}"

@@ -320,6 +320,9 @@ def test_a_hub_that_stays_busy_or_asks_for_long_is_told(server):
     server.faults[MIRROR] = [Fault(429, {"RateLimit": '"api";r=0;t=290'})]
     with pytest.raises(ModelError, match="asks to wait 290 seconds"):
         run()
+    server.faults[MIRROR] = [Fault(429, {"Retry-After": "9" * 40})]
+    with pytest.raises(ModelError, match="asks to wait 86400 seconds"):
+        run()
 
 
 def test_a_short_wait_that_the_hub_asks_for_is_kept(server):
@@ -361,10 +364,12 @@ def test_a_list_with_a_path_that_leaves_the_folder_is_refused(server, name, here
     assert not (here / "modèles à moi").exists()
 
 
-@pytest.mark.parametrize("entry", [{"lfs": None, "blobId": None}, {"size": None, "lfs": None}])
+@pytest.mark.parametrize(
+    "entry", [{"lfs": None, "blobId": None}, {"size": None, "lfs": None}, {"size": 10**30, "lfs": None}]
+)
 def test_a_file_without_a_hash_or_a_size_is_refused(server, entry):
     server.overrides[UNET] = entry
-    with pytest.raises(ModelError, match="gives no size and hash of unet"):
+    with pytest.raises(ModelError, match="gives no possible size and hash of unet"):
         make_plan(SD)
 
 

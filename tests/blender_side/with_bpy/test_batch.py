@@ -250,6 +250,10 @@ def test_generate_returns_the_object(tmp_path, backend):
     assert again.name == "Mug.001" and heard  # taken from the folder, nothing was run
     with pytest.raises(ValueError, match="preset"):
         generate("a mug", preset="best")
+    for height in (-2, float("nan"), float("inf")):  # before the job, not at its end
+        with pytest.raises(ValueError, match="0 to 1000 metres"):
+            generate("a mug", out=tmp_path / "no", height=height)
+    assert not (tmp_path / "no").exists()
     backend("fails", 0.05)
     with pytest.raises(work.JobFailed, match="out of memory"):
         generate("a mug", out=tmp_path / "other")

@@ -7,9 +7,10 @@ import bpy
 import pytest
 
 from dreamflow_blender.client import command
+from dreamflow_blender.ops import game
 from dreamflow_blender.ops.generate import add_to_queue
 from dreamflow_blender.scene import pictures
-from dreamflow_blender.session import jobs
+from dreamflow_blender.session import jobs, tasks
 from dreamflow_blender.settings import addon
 from dreamflow_blender.ui import history, sidebar
 from tests.blender_side.with_bpy import layout
@@ -148,9 +149,34 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
     assert float(words[words.index("--height") + 1]) == pytest.approx(0.25)
     (new,) = (obj for obj in bpy.data.objects if obj != made)
     assert tuple(new.location) == pytest.approx((2 + 1.3, 3, 0)) and len(new.data.polygons) in (6, 12)
+    assert new.users_collection == made.users_collection
+    lands_beside_its_object_alone(made)
     bpy.ops.dreamflow.delete_job(job_id=entry.job.id)
     bpy.context.view_layer.objects.active = made
     assert "no longer exist" in refused("make_game_ready")
+
+
+def lands_beside_its_object_alone(made):
+    """In Edit Mode it waits; from another scene it comes into its object's; without its object it is nowhere."""
+    bpy.context.view_layer.objects.active = made
+    bpy.ops.dreamflow.make_game_ready()
+    bpy.ops.object.mode_set(mode="EDIT")
+    before = set(bpy.data.objects)
+    tick_until(lambda: tasks.current.held == "Finished. Will be imported after: Object Mode")
+    assert "Import now" in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()
+    assert bpy.ops.dreamflow.import_now() == {"FINISHED"} and bpy.context.mode == "OBJECT"
+    other, scene = bpy.data.scenes.new("other"), bpy.context.scene
+    bpy.context.window.scene = other
+    tick_until(lambda: tasks.current is None)
+    (new,) = set(bpy.data.objects) - before
+    assert new.users_collection == made.users_collection and not other.objects
+    bpy.context.window.scene = scene
+    game.add_game_mesh(made.session_uid + 1_000_000, [{"files": ["light.glb"]}])  # as in another file
+    assert "not in this file" in jobs.problem.failed.message and "light.glb" in jobs.problem.failed.todo
+    assert set(bpy.data.objects) - before == {new}
+    jobs.problem = None
+    bpy.data.objects.remove(new)
+    bpy.data.scenes.remove(other)
 
 
 def test_another_seed_and_the_way_to_the_preferences(user, monkeypatch):

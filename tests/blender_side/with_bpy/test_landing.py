@@ -260,6 +260,25 @@ def test_textures_are_saved_next_to_the_file(user, tmp_path):  # noqa: F811
     assert not bpy.ops.dreamflow.save_textures.poll()
 
 
+def test_saved_textures_overwrite_nothing_and_are_packed_until_they_are_there(tmp_path, monkeypatch):
+    png = made.png(np.full((2, 2, 3), 9, np.uint8))
+    first, second, third = (objects.pack_image("mug albedo", png) for _ in "abc")
+    (tmp_path / "mug_albedo.png").write_bytes(b"the artist's own")
+    (tmp_path / "mug_albedo_4.png").mkdir()
+    assert objects.write_out(first, tmp_path).name == "mug_albedo_5.png"  # 2 and 3 are the others'
+    assert objects.write_out(second, tmp_path).name == second.name == "mug_albedo_2.png"
+    assert (tmp_path / "mug_albedo.png").read_bytes() == b"the artist's own"
+    assert (tmp_path / first.name).read_bytes() == png and not first.packed_file
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(objects, "write_atomic", full)
+    with pytest.raises(OSError, match="No space"):
+        objects.write_out(third, tmp_path)
+    assert bytes(third.packed_file.data) == png
+
+
 # free ground
 
 
