@@ -13,7 +13,7 @@ from torch import Tensor
 
 from backend.config import Delivery
 from backend.meshes.write import write_result
-from backend.results.look import BACKGROUND, render_clay, render_textured, turntable_cameras
+from backend.results.look import BACKGROUND, BELOW, render_clay, render_textured, turntable_cameras
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Scene
@@ -93,9 +93,13 @@ def deliver_generated(
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
     eight = turntable_cameras(8, 192, mesh.v_pos.device)
     result, _ = render_textured(mesh, albedo, eight, background)
+    below, _ = render_textured(
+        mesh, albedo, turntable_cameras(8, 192, mesh.v_pos.device, elevation=BELOW), background
+    )
     clay = render_clay(mesh, eight, background)
     files = JobFolder(folder)
-    write_views(files.views, {**sheets, "result": result.cpu(), "shape": clay.cpu()})
+    rows = {"result": result.cpu(), "from below": below.cpu(), "shape": clay.cpu()}
+    write_views(files.views, {**sheets, **rows})
     write_curves(files.curves, curves)
     circle = turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
     turning, _ = render_textured(mesh, albedo, circle, background)

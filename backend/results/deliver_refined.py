@@ -17,7 +17,7 @@ from backend.meshes.glb_edit import repainted
 from backend.meshes.obj_edit import corner_normals, repainted_obj
 from backend.meshes.write import Group, glb_of_groups, png_bytes
 from backend.results.deliver import STEPS, TURNTABLE_VIEWS, Delivered
-from backend.results.look import BACKGROUND, render_scene, turntable_cameras
+from backend.results.look import BACKGROUND, BELOW, render_scene, turntable_cameras
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh, Sheet, vertex_normals
 from backend.scene.scene import Scene
@@ -94,8 +94,12 @@ def deliver_refined(
     write_text(folder.materials, materials_json(arrays, sheets))
     yield 4
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    sheet_of_views = render_scene(scene, turntable_cameras(8, 192, mesh.v_pos.device), background).cpu()
-    write_views(folder.views, {**views, "result": sheet_of_views})
+    rings = (
+        turntable_cameras(8, 192, mesh.v_pos.device),
+        turntable_cameras(8, 192, mesh.v_pos.device, elevation=BELOW),
+    )
+    seen, below = (render_scene(scene, ring, background).cpu() for ring in rings)
+    write_views(folder.views, {**views, "result": seen, "from below": below})
     write_curves(folder.curves, curves)
     turning = render_scene(
         scene, turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device), background

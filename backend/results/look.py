@@ -18,14 +18,17 @@ ELEVATION, DISTANCE, FOV = (
     1.5,
     45.0,
 )  # degrees, metres, degrees: an object of radius 0.5 fills the frame
+BELOW = -60.0  # degrees: from where an underside is seen
 BACKGROUND = 0.92  # a light grey, on which no colour of ours disappears
 
 
-def turntable_cameras(count: int, size: int, device: torch.device | str, first: float = 0.0) -> Camera:
+def turntable_cameras(
+    count: int, size: int, device: torch.device | str, first: float = 0.0, elevation: float = ELEVATION
+) -> Camera:
     """`count` views in a circle, from azimuth `first` (degrees) onwards."""
     azimuth = first + torch.arange(count, device=device) * (360.0 / count)
     same = torch.ones(count, device=device)
-    return orbit(azimuth, ELEVATION * same, DISTANCE * same, FOV * same, size, size)
+    return orbit(azimuth, elevation * same, DISTANCE * same, FOV * same, size, size)
 
 
 @torch.no_grad()

@@ -140,13 +140,12 @@ def attempt_in(
             if max(width, height) > room:
                 continue
             hits = fft.irfft2(spectrum * np.conj(fft.rfft2(mask, (room, room))), (room, room))
-            x, y = np.nonzero(hits[: room - width + 1, : room - height + 1] < 0.5)
-            if len(x):
-                grown = np.maximum(np.maximum(x + width, y + height), side) * 4 * room + x + y
+            across, up = np.nonzero(hits[: room - width + 1, : room - height + 1] < 0.5)
+            if len(across):
+                grown = np.maximum(np.maximum(across + width, up + height), side) * 4 * room + across + up
                 least = int(grown.argmin())
-                choices.append(
-                    (int(grown[least]) + (width + height) // 2, int(x[least]), int(y[least]), turn)
-                )
+                cost = int(grown[least]) + (width + height) // 2
+                choices.append((cost, int(across[least]), int(up[least]), turn))
         if not choices:
             return None
         _, x, y, turn = min(choices)
