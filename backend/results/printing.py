@@ -13,6 +13,7 @@ from backend.files import disk_errors, write_bytes
 from backend.results.export import MILLIMETRES, Placing, place, read_mesh, stl_bytes, threemf_bytes
 from dreamflow_blender.contract.job import Job
 from dreamflow_blender.contract.jobfolder import slug
+from dreamflow_blender.contract.meshfile import MeshArrays
 
 MOST_BASE = 0.5  # of the height
 
@@ -61,11 +62,14 @@ def export_print(job: Job, profile: Print, placing: Placing, out: Path) -> Print
         )
     if enclosed(mesh.v_pos, faces) < 0:  # all of it faces inwards
         faces = np.ascontiguousarray(faces[:, ::-1])
-    v_pos = with_flat_base(mesh.v_pos, profile.base) if profile.flat_base else mesh.v_pos
+    v_pos = mesh.v_pos
+    if profile.flat_base:
+        v_pos, faces = with_flat_base(v_pos, faces, profile.base)
     volume = enclosed(v_pos, faces)
     if not volume > 0:
         raise InputError("The mesh has no volume: there is nothing to print.", "Make the object again.")
-    mesh = replace(mesh, v_pos=v_pos, t_pos_idx=faces)
+    no_uv, no_normal = np.zeros((1, 2), np.float32), np.zeros_like(v_pos)  # neither format has them
+    mesh = MeshArrays(v_pos, faces, no_uv, np.zeros_like(faces), no_normal)
     name = slug(job.prompt)
     files = {f"{name}.stl": stl_bytes(mesh), f"{name}.3mf": threemf_bytes(mesh, job.prompt)}
     with disk_errors(out):
@@ -91,11 +95,30 @@ def enclosed(v_pos: NDArray[np.float32], faces: NDArray[np.int32]) -> float:
     return float((a * np.cross(b, c)).sum() / 6)
 
 
-def with_flat_base(v_pos: NDArray[np.float32], share: float) -> NDArray[np.float32]:
-    """What lies below this share of the height is pressed up to it, and the whole then moved down: no face is made or
-    lost, so that what was closed stays closed."""
+def with_flat_base(
+    v_pos: NDArray[np.float32], faces: NDArray[np.int32], share: float
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """What lies below this share of the height is pressed up to it, and the whole then moved down.
+
+    Faces that cross the level are divided along it, those of an edge at the same point: what was closed stays closed.
+    """
     low, high = v_pos[:, 2].min(), v_pos[:, 2].max()
     level = np.float32(low + share * (high - low))
-    pressed = v_pos.copy()
-    pressed[:, 2] = np.maximum(v_pos[:, 2], level) - (level - low)
-    return pressed
+    under = v_pos[:, 2] <= level
+    count = under[faces].sum(1)
+    crossing = faces[(count == 1) | (count == 2)]
+    lone = np.where(under[crossing].sum(1) == 1, under[crossing].argmax(1), under[crossing].argmin(1))
+    a, b, c = np.take_along_axis(
+        crossing, (lone[:, None] + np.arange(3)) % 3, 1
+    ).T  # a lies on a side of its own
+    ends = np.sort(np.concatenate((np.stack((a, b), 1), np.stack((a, c), 1))), 1)
+    edges, which = np.unique(ends, axis=0, return_inverse=True)
+    one, other = v_pos[edges[:, 0]], v_pos[edges[:, 1]]
+    way = (level - one[:, 2:]) / (other[:, 2:] - one[:, 2:])
+    ab, ac = (which.reshape(2, -1) + len(v_pos)).astype(faces.dtype)
+    parts = [np.stack(part, 1) for part in ((a, ab, ac), (ab, b, c), (ab, c, ac))]
+    divided = np.concatenate((faces[(count == 0) | (count == 3)], *parts))
+    pressed = np.concatenate((v_pos, one + way * (other - one)))
+    pressed[len(v_pos) :, 2] = level
+    pressed[:, 2] = np.maximum(pressed[:, 2], level) - level
+    return pressed, divided
