@@ -11,7 +11,7 @@ from dreamflow_blender.contract.files import is_link
 from dreamflow_blender.contract.options import typed, whole_number
 from dreamflow_blender.contract.wire import show_text
 
-FORMATS = "glb,obj,ply,stl,3mf,usdz"
+FORMATS = "glb,obj,ply,stl,3mf,usdz,usd"
 EXAMPLES = """\
 examples:
   python -m backend export out/a-red-mug-42 --format obj,ply
@@ -20,7 +20,7 @@ examples:
   python -m backend export out/a-red-mug-42 --profile print --height 0.08 --flat-base --out prints
 
 STL and 3MF are for printers: in millimetres, without a texture; --profile print also makes
-sure that they are closed. USDZ takes usd-core, which is not installed by setup.
+sure that they are closed. USDZ and USD take usd-core, which is not installed by setup.
 """
 
 
@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
     """Add the command to what `argparse` gave for the subcommands."""
     e = commands.add_parser(
         "export", help="write a finished job's mesh for other programs",
-        description="Write a finished job's mesh as OBJ, PLY, STL, 3MF, USDZ, or as a GLB of another size.",
+        description="Write a finished job's mesh as OBJ, PLY, STL, 3MF, USDZ, USD, or as a GLB of another size.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     e.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")

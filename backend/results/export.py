@@ -1,6 +1,6 @@
-"""A finished job's mesh for other programs: OBJ, PLY, STL, 3MF, USDZ, or a GLB of another size or origin.
+"""A finished job's mesh for other programs: OBJ, PLY, STL, 3MF, USDZ, USD, or a GLB of another size or origin.
 
-Made from mesh.npz and albedo.png, so that no number is rounded twice. The same job gives the same bytes (USDZ: of the
+Made from mesh.npz and albedo.png, so that no number is rounded twice. The same job gives the same bytes (USD: of the
 same usd-core).
 """
 
@@ -23,7 +23,7 @@ from plyfile import PlyData, PlyElement
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors, write_bytes
 from backend.meshes.write import glb_bytes, split_seams, y_up
-from backend.results.export_usd import usdz_bytes
+from backend.results.export_usd import usd_files
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.files import is_file, read_plain
 from dreamflow_blender.contract.job import Job
@@ -38,8 +38,14 @@ UP = {
     "stl": "z",
     "3mf": "z",
     "usdz": "y",
+    "usd": "y",
 }  # what each format's readers expect
-FIXED_UP = {"glb": "the standard says so", "3mf": "a printer's bed is below", "usdz": "viewers expect it"}
+FIXED_UP = {
+    "glb": "the standard says so",
+    "3mf": "a printer's bed is below",
+    "usdz": "viewers expect it",
+    "usd": "its stage says so",
+}
 LEAST, MOST = 1e-3, 1e4  # metres
 MILLIMETRES = 1000.0  # STL has no unit and slicers take it for these; a 3MF says so
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest date that a zip file can hold
@@ -100,7 +106,8 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
         "ply": lambda mesh, png, name: ply_files(mesh, png, name),
         "stl": lambda mesh, _, name: {f"{name}.stl": stl_bytes(mesh)},
         "3mf": lambda mesh, _, name: {f"{name}.3mf": threemf_bytes(mesh, job.prompt)},
-        "usdz": lambda mesh, png, name: {f"{name}.usdz": usdz_bytes(mesh, png, name)},
+        "usdz": lambda mesh, png, name: usd_files(mesh, png, name, packed=True),
+        "usd": lambda mesh, png, name: usd_files(mesh, png, name, packed=False),
     }
     files: dict[str, bytes] = {}
     for name in formats:  # all of them before the first is written

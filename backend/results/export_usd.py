@@ -1,4 +1,4 @@
-"""A USDZ file by usd-core, which is installed by whoever wants one."""
+"""USD and USDZ files by usd-core, which is installed by whoever wants them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from dreamflow_blender.contract.meshfile import MeshArrays
 PACKAGE = "usd-core==26.11"
 
 
-def usdz_bytes(mesh: MeshArrays, png: bytes, name: str) -> bytes:
+def usd_files(mesh: MeshArrays, png: bytes, name: str, packed: bool) -> dict[str, bytes]:
     """One mesh, y up, in metres, with a UsdPreviewSurface; raises InputError without usd-core, DiskError.
 
-    name  a job's slug, which names the files inside
+    name    a job's slug, which names the files
+    packed  one USDZ that holds the texture; else a binary USD with the texture beside it
     """
     try:
         from pxr import Gf, Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt
     except ImportError as error:
         raise InputError(
-            "USDZ is written by usd-core, which is not installed.",
+            "USD and USDZ are written by usd-core, which is not installed.",
             f"Install it with .venv/bin/python -m ensurepip and .venv/bin/python -m pip install {PACKAGE}"
             " (Windows: .venv\\Scripts\\python), or choose another format.",
         ) from error
@@ -74,7 +75,9 @@ def usdz_bytes(mesh: MeshArrays, png: bytes, name: str) -> bytes:
         )
         UsdShade.MaterialBindingAPI.Apply(shape.GetPrim()).Bind(material)
         stage.GetRootLayer().Save()
+        if not packed:
+            return {f"{name}.usd": layer.read_bytes(), texture.name: png}
         package = Path(place, "package.usdz")
         if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(layer)), str(package)):
             raise InputError("usd-core could not make the USDZ.", "Choose another format.")
-        return package.read_bytes()
+        return {f"{name}.usdz": package.read_bytes()}

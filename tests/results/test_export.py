@@ -65,9 +65,10 @@ def test_another_library_reads_it(job, name):
     assert mesh.volume == pytest.approx(volume * (1e9 if name in ("stl", "3mf") else 1), rel=1e-5)
 
 
-def test_a_usdz_opens_in_usd(job):
+@pytest.mark.parametrize("name", ["usdz", "usd"])
+def test_a_usdz_opens_in_usd(job, name):
     pxr = pytest.importorskip("pxr.Usd"), pytest.importorskip("pxr.UsdGeom")
-    path = written(job, "usdz", height=0.5)
+    path = written(job, name, height=0.5)
     stage = pxr[0].Stage.Open(str(path))
     assert pxr[1].GetStageUpAxis(stage) == "Y" and pxr[1].GetStageMetersPerUnit(stage) == 1.0
     shape = pxr[1].Mesh(stage.GetPrimAtPath("/object/mesh"))
@@ -75,6 +76,9 @@ def test_a_usdz_opens_in_usd(job):
     np.testing.assert_allclose(bounds(points), Y_UP / 8, atol=1e-6)
     uv = pxr[1].PrimvarsAPI(shape).GetPrimvar("st").ComputeFlattened()
     np.testing.assert_allclose(np.array(uv), UV, atol=1e-6)
+    if name == "usd":
+        assert path.with_suffix(".png").read_bytes() == albedo(job)
+        return
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         assert names[0].endswith(".usdc")
@@ -116,7 +120,7 @@ def test_height_origin_and_up(job):
 
 
 def test_the_same_job_gives_the_same_bytes(job):
-    formats = [name for name in UP if name != "usdz"]
+    formats = [name for name in UP if not name.startswith("usd")]
     first = {p.name: p.read_bytes() for p in export(job, formats, Placing(), Path(job.folder, "a")).paths}
     again = {p.name: p.read_bytes() for p in export(job, formats, Placing(), Path(job.folder, "b")).paths}
     assert first == again and len(first) == 7
