@@ -130,7 +130,7 @@ def test_weights_are_read_as_artists_write_them(prompt: str, parts: list[tuple[s
 @pytest.mark.parametrize(
     ("notation", "todo"),
     [
-        ("(red:3)", "from 0 to 2"), ("(red:-1)", "from 0"), ("((red) dot", "alone"), ("(red)++", "alone"),
+        ("(red:3)", "from 0 to 2"), ("(red:-1)", "from 0"), ("((red)", "alone"), ("(red)++", "alone"),
         ("(red)1.3", "alone"), ("((red:1.2) dot)", "alone"), ("[red:blue:8]", "alone"),
         ("[red|blue]", "alone"), ("red::2", "alone"), ("red::", "alone"),
         ("<lora:glaze:0.8>", "--lora FILE:WEIGHT"), ("<lyco:glaze>", "--lora"), ("embedding:shiny", "only LoRAs"),

@@ -19,7 +19,7 @@ OWN_WORDS = (
     "exact",
 )  # priors whose language is reading.py's, which leaves notation out
 
-_NUMBER = r"\+?(?:\d+\.?\d*|\.\d+)"
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
 HEAVIEST = 2.0  # of a weight
 STEP = 1.1  # of one more pair of brackets
 WEIGHTED = re.compile(  # (a red mug:1.3), ((red)), [red]: in none of them another bracket
@@ -69,7 +69,9 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
     for at in WEIGHTED.finditer(prompt):
         opened = len(at["more"] or at["less"] or "")
         weight = float(at["weight"]) if at["weight"] else STEP ** (opened if at["more"] else -opened)
-        if weight > HEAVIEST or (opened and not at.group().endswith((")" if at["more"] else "]") * opened)):
+        if not 0 <= weight <= HEAVIEST or (
+            opened and not at.group().endswith((")" if at["more"] else "]") * opened)
+        ):
             continue  # refused, as what is left
         parts += [(prompt[end : at.start()], 1.0), (at["text"] or at["louder"] or at["softer"], weight)]
         end = at.end()
@@ -80,7 +82,10 @@ def weighted(prompt: str) -> list[tuple[str, float]]:
 def refuse_notation(prompt: str, negative: str = "") -> None:
     """NotUnderstood for the first notation of another program in either of the two that `weighted` does not read."""
     for text in (prompt, negative):
-        left = " ".join(part for part, _ in weighted(text))
+        parts = [part for part, _ in weighted(text)]
+        left = " ".join(parts)
+        if len(parts) > 1 and any(part.count("(") != part.count(")") for part in parts):
+            raise NotUnderstood(f"“{text[:60]}” has a weight inside other brackets.", _WEIGHTS)
         loud = text == text.upper()  # "A MUG AND A SPOON" joins no two prompts
         found = [
             (at.start(), -len(at.group()), at.group(), what, todo)
