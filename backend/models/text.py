@@ -139,11 +139,13 @@ def embed(
     parts = weighted(sentence)
     plain = " ".join(text.strip() for text, _ in parts) if len(parts) > 1 else parts[0][0]
     found = how.read(encoder, tokenize(tokenizer, [plain]).to(device))
-    fits = len(tokenizer(plain).input_ids) <= tokenizer.model_max_length
+    fits = len(tokenizer(plain, verbose=False).input_ids) <= tokenizer.model_max_length
     if fits and all(weight == 1 for _, weight in parts):
         return found
     from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
 
+    # the tokenizer would warn of what compel asks it: more tokens than the encoder reads at once
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     provider = EmbeddingsProvider(
         tokenizer,
         encoder,
@@ -173,7 +175,8 @@ def check_length(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> None:
     """InputError for a sentence with more than CHUNKS times the words that the encoder reads at once."""
     limit = CHUNKS * (tokenizer.model_max_length - 2)  # each chunk has its begin and its end
     for sentence in sentences:
-        length = len(tokenizer("".join(text for text, _ in weighted(sentence))).input_ids) - 2
+        plain = "".join(text for text, _ in weighted(sentence))
+        length = len(tokenizer(plain, verbose=False).input_ids) - 2
         if length > limit:
             raise InputError(
                 f"The prompt has {length} tokens with its view words, the model takes {limit}: {sentence!r}.",

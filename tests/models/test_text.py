@@ -114,8 +114,8 @@ def test_what_has_not_been_used_for_longest_goes(
 def test_a_sentence_that_is_too_long_is_refused_before_the_encoder_is_loaded(
     base_folder: Path, loads: list[weakref.ref]
 ) -> None:
-    with pytest.raises(InputError, match="takes 77"):
-        encode(base_folder, "a mug " * 40)
+    with pytest.raises(InputError, match="takes 300"):
+        encode(base_folder, "a mug " * 80)
     assert loads == []
 
 
@@ -162,8 +162,6 @@ def test_a_long_sentence_is_read_in_chunks_and_the_others_are_filled_up(base_fol
     inside = len(tokenizer(second).input_ids) - 1  # its end has the first chunk's state, as compel has it
     torch.testing.assert_close(found[0, 77 : 77 + inside], two[:inside])
     torch.testing.assert_close(found[1], torch.cat([short, nothing]))
-    with pytest.raises(InputError, match="the model takes 300"):
-        encode(base_folder, "red mug " * 200)
 
 
 def test_a_weighted_and_a_long_sentence_guide_sdxl(tmp_path: Path) -> None:
