@@ -83,7 +83,10 @@ class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
         options={"TEXTEDIT_UPDATE"},
     )
     negative: StringProperty(  # type: ignore[valid-type]
-        name="Negative", description="What the object should not look like", maxlen=MAX_PROMPT
+        name="Negative",
+        translation_context=OWN,
+        description="What the object should not look like",
+        maxlen=MAX_PROMPT,
     )
     seed: IntProperty(  # type: ignore[valid-type]
         name="Seed",

@@ -73,7 +73,10 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
     )
     prompt_of: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     negative: StringProperty(  # type: ignore[valid-type]
-        name="Negative", description="What the object should not look like", maxlen=MAX_PROMPT
+        name="Negative",
+        translation_context=OWN,
+        description="What the object should not look like",
+        maxlen=MAX_PROMPT,
     )
     strength: FloatProperty(  # type: ignore[valid-type]
         name="Strength",

@@ -15,6 +15,7 @@ from ..scene import decide
 from ..session import jobs, models, service
 from ..session import refine as refine_session
 from ..settings.refine import strength_word
+from ..translations import OWN
 from . import loras as ui_loras
 from . import parts as ui_parts
 from . import prompt as ui_prompt
@@ -26,6 +27,7 @@ class DREAMFLOW_PT_refine(bpy.types.Panel):
     bl_region_type = "UI"
     bl_category = "DreamFlow"
     bl_label = "Refine"
+    bl_translation_context = OWN
     bl_order = 1
 
     @classmethod

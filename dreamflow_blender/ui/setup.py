@@ -7,6 +7,7 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
+from ..contract import words
 from ..session import findings, service, tasks
 from . import parts as ui_parts
 from . import problems as ui_problems
@@ -31,6 +32,11 @@ PURPOSES = {  # of the models that `python -m backend models` lists
     "sdxl": "Any prompt, with more detail; needs its weights, and a graphics card of 12 GB or more",
     "sdxl-refiner": "For the last stage, and for Refine",
     "mvdream": "For shapes without a second face: it sees four sides at once",
+}
+MENDS = {  # what `doctor` gives a command line for
+    "space": "Delete jobs that you no longer need in History, or choose another folder below.",
+    "folder": "Choose another folder below, or allow writing to this one.",
+    "driver": "Install the graphics card's newest driver, and restart the computer.",
 }
 CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
 
@@ -111,9 +117,10 @@ def draw_check(layout: Layout, context: bpy.types.Context, check: dict[str, Any]
         case "models":
             fetch = side.operator("dreamflow.fetch_model", text="Fetch", icon="IMPORT")
             fetch.model = str(check.get("name", ""))
-        case _:
-            if check.get("todo") and check.get("state") == "problem":
-                ui_parts.paragraph(layout, context, str(check["todo"]))
+        case fix if check.get("state") == "problem":
+            todo = MENDS.get(str(fix)) or words.without_commands(str(check.get("todo", "")))
+            if todo:
+                ui_parts.paragraph(layout, context, todo)
 
 
 def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -88,15 +89,54 @@ def check_metrics(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_node_with_another_version_is_refused_before_the_first_job(tmp_path: Path) -> None:
-    """The driver finds another xatlas than Ray's processes, which have the project's folder alone."""
-    info = tmp_path / "path" / "xatlas-9.9.dist-info" / "METADATA"
-    info.parent.mkdir(parents=True)
-    info.write_text("Metadata-Version: 2.1\nName: xatlas\nVersion: 9.9\n")
+@pytest.mark.parametrize(
+    ("name", "text", "store", "said"),
+    [
+        (
+            "xatlas-9.9.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: xatlas\nVersion: 9.9\n",
+            "file:///x",
+            r"Node \S+ \(127\.0\.0\.1\) has xatlas 0\.0\.11 \(here 9\.9\)\. Install the same versions on all nodes\.",
+        ),
+        (
+            "s3fs.py",
+            "from fsspec.implementations.local import LocalFileSystem as S3FileSystem\n__version__ = '2026.9.0'\n",
+            "s3://x/y",
+            r"A node's process did not start: .*--store s3://x/y cannot be used.*\. All nodes need this project .*",
+        ),
+    ],
+    ids=["another version", "a package less"],
+)
+def test_a_node_that_is_not_as_the_driver_is_refused_before_the_first_job(
+    tmp_path: Path, name: str, text: str, store: str, said: str
+) -> None:
+    """The driver finds one package more than Ray's processes, which have the project's folder alone."""
+    (tmp_path / "path" / name).parent.mkdir(parents=True)
+    (tmp_path / "path" / name).write_text(text)
     (tmp_path / "l.txt").write_text("a red mug\n")
-    words = ["batch", tmp_path / "l.txt", "--out", tmp_path / "out", "--device", "cpu", "--ray"]
-    ran = alone("-m", "backend", *words, path=info.parents[1])
+    words = [
+        "batch",
+        tmp_path / "l.txt",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--store",
+        store,
+        "--ray",
+    ]
+    ran = alone("-m", "backend", *words, path=tmp_path / "path")
     assert ran.returncode == 2 and "Traceback" not in ran.stderr, ran.stdout + ran.stderr
-    said = r"^Node \S+ \(127\.0\.0\.1\) has xatlas 0\.0\.11 \(here 9\.9\)\. Install the same versions on all nodes\.$"
-    assert re.search(said, ran.stderr, re.MULTILINE)
+    assert re.search(f"^{said}$", ran.stderr, re.MULTILINE), ran.stderr
     assert not list(tmp_path.glob("out/*/job.json"))
+
+
+def test_a_store_that_is_each_process_s_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a ray that would be there."""
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    (tmp_path / "l.txt").write_text("a red mug\n")
+    words = ["--out", str(tmp_path / "out"), "--ray", "--store", "memory://x"]
+    assert cli.main(["batch", str(tmp_path / "l.txt"), *words]) == 2
+    assert "memory://x is kept by each process for itself" in capsys.readouterr().err

@@ -213,7 +213,7 @@ def test_no_sentence_is_cut(enabled, monkeypatch, tmp_path, width, scale, langua
         table = translations.read(language)
         monkeypatch.setattr(layout.Fake, "language", table)
         for module in (candidates, history, parts, problems, prompt, sidebar, ui_loras, ui_refine, ui_setup):
-            monkeypatch.setattr(module, "translated", lambda text: table.get(text, text))
+            monkeypatch.setattr(module, "translated", lambda text, context="": table.get(text, text))
     monkeypatch.setattr(parts, "_width", lambda context: parts._dialog or fits)
     drawings = []
     for text in ("a red mug", "a wooden chair", "a big red cup"):
