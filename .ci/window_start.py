@@ -45,7 +45,7 @@ def prepare() -> None:
 def stage(keep: bool = False) -> None:
     """A place for the result: the default cube would hide it."""
     if not keep and "Cube" in bpy.data.objects:
-        bpy.data.objects.remove(bpy.data.objects["Cube"])
+        bpy.data.meshes.remove(bpy.data.objects["Cube"].data)
     bpy.context.scene.cursor.location = (0.0, 0.0, 0.0)
     for area in sidebars():
         view = area.spaces.active.region_3d

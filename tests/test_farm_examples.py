@@ -87,6 +87,17 @@ def test_the_kubernetes_job_has_a_shard_for_each_completion() -> None:
     assert read_shard(shard, last) == (spec["completions"], spec["completions"])
 
 
+def test_kubernetes_s_schema_takes_the_job() -> None:
+    kubernetes = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is not here: .ci/farm"
+    )
+    job = yaml.safe_load((FARM / "kubernetes.yaml").read_text())
+    kubernetes.validate(job, kubernetes.latest_version(), strict=True)
+    job["spec"]["completionmode"] = job["spec"].pop("completionMode")
+    with pytest.raises(kubernetes.ValidationError, match="'completionmode' was unexpected"):
+        kubernetes.validate(job, kubernetes.latest_version(), strict=True)
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
