@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 
 import safetensors.torch
@@ -32,7 +31,7 @@ from backend.models.model_folder import ModelFolder, file_hash
 from backend.models.single_file import MERGES
 from dreamflow_blender.contract.language.notation import weighted
 
-VERSION = 1  # of what is in a file
+VERSION = 1  # of what is in a file, and of how compel weighs words: to be raised with compel
 CHUNKS = 4  # of a sentence
 KEPT = 500  # files; one of Stable Diffusion's has 0.3 MB
 
@@ -200,7 +199,6 @@ def _identity(model: ModelFolder, encoder: str, device: torch.device) -> str:
         {
             "version": VERSION,
             "torch": torch.__version__,
-            "compel": version("compel"),
             "device": device.type,
             "pipeline": model.pipeline,
             "weights": [file_hash(path) for path in model.weights[encoder]],
