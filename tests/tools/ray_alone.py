@@ -26,7 +26,7 @@ def alone(*command: object, path: Path = ROOT) -> subprocess.CompletedProcess[st
     words = [sys.executable, ROOT / "tests" / "tools" / "network_alone.py", sys.executable, *command]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(path), str(ROOT)))}
     return subprocess.run(
-        [*map(str, words)], env=environment, capture_output=True, text=True, timeout=200, check=False
+        [*map(str, words)], env=environment, capture_output=True, text=True, timeout=500, check=False
     )
 
 
