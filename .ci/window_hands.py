@@ -194,9 +194,11 @@ def picture(path: Path) -> None:
 
 
 def screen(path: Path) -> None:
-    """As it is, with the mouse where it is: a dialog is under it. Blender draws with the next event."""
+    """As it is, with the mouse where it is: a dialog is under it. Blender draws with the next event, and a panel stands
+    where the one above it ended when that was last drawn."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for off in (2, -2):
+        order("redraw")
         run("xdotool", "mousemove_relative", "--", str(off), "0")
         time.sleep(0.7)
     run("scrot", "--overwrite", str(path))

@@ -45,7 +45,7 @@ def prepare() -> None:
 def stage(keep: bool = False) -> None:
     """A place for the result: the default cube would hide it."""
     if not keep and "Cube" in bpy.data.objects:
-        bpy.data.objects.remove(bpy.data.objects["Cube"])
+        bpy.data.meshes.remove(bpy.data.objects["Cube"].data)
     bpy.context.scene.cursor.location = (0.0, 0.0, 0.0)
     for area in sidebars():
         view = area.spaces.active.region_3d
@@ -235,6 +235,12 @@ def language(name: str) -> None:
     view.use_translate_interface = view.use_translate_tooltips = True
 
 
+def redraw() -> None:
+    for window in bpy.context.window_manager.windows:
+        for area in window.screen.areas:
+            area.tag_redraw()
+
+
 def remove(name: str) -> None:
     for made in [o for o in bpy.data.objects if o.name.startswith(name)]:
         bpy.data.objects.remove(made)
@@ -279,6 +285,7 @@ def render(path: str) -> None:
 
 DEEDS: dict[str, Callable[..., Any]] = {
     "scale": scale,
+    "redraw": redraw,
     "language": language,
     "remove": remove,
     "open": lambda path: bpy.ops.wm.open_mainfile(filepath=path, load_ui=False),

@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
 def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin, Control], Events]) -> int:
     """Drive the job, show its events, and let Ctrl-C stop it; the exit code."""
     with Interrupts() as interrupts:
-        reader, begun = True, isinstance(request, Resume)
+        reader, begun = True, False
         display.note("Loading the models: some seconds, with large ones minutes.")
 
         def show(event: Event) -> None:
@@ -117,7 +117,8 @@ def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin
                 raise KeyboardInterrupt
 
         end = drive(request, lambda: None, show, overwrite, run)
-        may_go_on = begun and not isinstance(end, Finished)
+        refused = isinstance(end, Failed) and end.kind == InputError.kind and not begun
+        may_go_on = (begun or isinstance(request, Resume)) and not isinstance(end, Finished) and not refused
         show(end)
     if may_go_on and reader:
         display.note(to_go_on(folder_of(request)))

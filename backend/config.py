@@ -31,6 +31,8 @@ class StageSchedule:
     views: int  # l, updates at each level
     size: int  # pixels a side of a render
     guidance_scale: float  # diffusers' convention, 1 + omega of the paper; a prior may state its own
+    # 0 to 1: how far guidance leaves the standard deviation of D_p as it was without (denoiser.guided)
+    guidance_rescale: float = 0.0
     decay_from: float = (
         1.0  # share of the stage after which learning rates fall linearly to a tenth; 1: never
     )
@@ -250,6 +252,7 @@ BOUNDS: dict[str, tuple[float, float]] = {  # of settings by name; for those not
     "start": (0, 1),
     "end": (0, 1),
     "guidance_scale": (0, 1000),
+    "guidance_rescale": (0, 1),
     "decay_from": (0, 1),
     "samples": (1, 4096),
     "budget": (1, 2**26),

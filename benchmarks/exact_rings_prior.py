@@ -50,8 +50,9 @@ class ExactRings(ExactPrior):
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Bank, guidance_scale: float = 1.0
-    ) -> Tensor:
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Bank, guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """D_p(z) of whole rings z [R * frames,3,s,s]; there is nothing to guide by."""
         return torch.cat([ring_mean(ring, level.sigma, conditioning) for ring in z.split(self.spec.frames)])
 

@@ -1,15 +1,16 @@
 """What Ray costs and brings: `python -m benchmarks.farm [--prompts 24] [--pretend 2]`, on the embedded prior, tiny.
 
-The same list by the plain loop, by one actor and by two, each in a folder of its own and with one thread a job; counted
-from the jobs' own files. --pretend SECONDS takes workers that only wait (tests/tools/pretend_worker.py) in place of the
-backend, and no plain loop: what Ray itself takes, however busy the machine. Ray listens, so the whole runs in a network
-namespace where this user may make one.
+The same list by the plain loop, by one actor and by two, each in a folder of its own and with one thread a job, with
+the few pictures of the tests (tests/tools/short.py); counted from the jobs' own files. --pretend SECONDS takes
+workers that only wait (tests/tools/pretend_worker.py) in place of the backend, and no plain loop: what Ray takes,
+however busy the machine. Ray listens, so the whole runs in a network namespace where this user may make one.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import subprocess
@@ -17,13 +18,16 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Finished
 from tests.tools.network_alone import allowed
+from tests.tools.short import SHORT
 
 ROOT = Path(__file__).parents[1]
+BACKEND = "--backend"  # the first argument of this program as the backend
 TINY = {
     "nerf.levels": 6, "nerf.views": 2, "nerf.samples": 16, "geometry.levels": 2, "geometry.views": 1,
     "geometry.cells": 10, "texture.levels": 2, "texture.views": 1, "refine.levels": 2, "refine.views": 1,
@@ -50,7 +54,7 @@ class Run:
 def measure(way: list[str], listed: Path, out: Path, count: int, pretend: str) -> Run:
     settings = [word for name, value in TINY.items() for word in ("--set", f"{name}={value}")]
     given = [str(listed), "--out", str(out), "--threads", "1", "--device", "cpu", *settings, *way]
-    command = ["-m", "backend", "batch", *given]
+    command = ["-m", "benchmarks.farm", BACKEND, "batch", *given]
     if pretend:
         (out / "l.txt").write_text("\n".join(f"mug number {n}" for n in range(count)))
         command, out = [str(ROOT / "tests" / "batch" / "ray_child.py"), str(out), pretend, *way], out / "out"
@@ -75,7 +79,21 @@ def measure(way: list[str], listed: Path, out: Path, count: int, pretend: str) -
     )  # fmt: skip
 
 
+def backend(typed: list[str]) -> int:
+    """The command line with fewer pictures, in a card's worker too."""
+    from backend import __main__ as cli
+    from backend.batch import commands
+
+    for module, name, value in SHORT:
+        setattr(importlib.import_module(module), name, value)
+    worker = (sys.executable, "-m", "benchmarks.farm", BACKEND, "worker", "--keep-models")
+    commands.run_on_ray = partial(commands.run_on_ray, command=worker)  # type: ignore[assignment]
+    return cli.main(typed)
+
+
 def main() -> int:
+    if sys.argv[1:2] == [BACKEND]:
+        return backend(sys.argv[2:])
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -73,9 +73,10 @@ class RandomPrior:
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
-    ) -> Tensor:
-        return denoise_guided(self.network, z, level, self.text, self.text, guidance_scale)
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
+        return denoise_guided(self.network, z, level, self.text, self.text, guidance_scale, guidance_rescale)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> LoRAPhi:
         phi = LoRAPhi(self.own, self.text, rank, learning_rate, warmup, seed)

@@ -75,10 +75,13 @@ class TracedPrior:
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
-    ) -> Tensor:
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         with self.trace.during("D_p"):
-            found = denoise_guided(self.network, to_meta(z), level, self.text, self.text, guidance_scale)
+            found = denoise_guided(
+                self.network, to_meta(z), level, self.text, self.text, guidance_scale, guidance_rescale
+            )
         return self.like(found, z)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> TracedPhi:

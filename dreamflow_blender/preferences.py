@@ -90,14 +90,12 @@ class DREAMFLOW_AP_preferences(bpy.types.AddonPreferences):
     )
     prior_folder: StringProperty(  # type: ignore[valid-type]
         name="Own model",
-        description="Folder of a Stable Diffusion 2.1 model in diffusers' layout, for the model Own folder",
-        subtype="DIR_PATH",
+        description="Stable Diffusion or SDXL as a .safetensors file or a folder in diffusers' layout, for Own model",
         update=keep_absolute("prior_folder"),
     )
     refiner_folder: StringProperty(  # type: ignore[valid-type]
         name="Own refiner",
-        description="Folder of an SDXL refiner in diffusers' layout; empty = the model itself refines",
-        subtype="DIR_PATH",
+        description="An SDXL refiner as a .safetensors file or a folder; empty = the model itself refines",
         update=keep_absolute("refiner_folder"),
     )
     device: EnumProperty(  # type: ignore[valid-type]

@@ -13,6 +13,7 @@ from .ops import game as ops_game
 from .ops import generate as ops_generate
 from .ops import history as ops_history
 from .ops import importing as ops_importing
+from .ops import loras as ops_loras
 from .ops import refine as ops_refine
 from .ops import setup as ops_setup
 from .scene import pictures, preview
@@ -21,6 +22,7 @@ from .settings import generate as generate_settings
 from .settings import history as history_settings
 from .settings import refine as refine_settings
 from .ui import history as ui_history
+from .ui import loras as ui_loras
 from .ui import menus as ui_menus
 from .ui import prompt as ui_prompt
 from .ui import refine as ui_refine
@@ -31,10 +33,12 @@ CLASSES = (
     *ops_candidates.CLASSES,
     *ops_game.CLASSES,
     *ops_importing.CLASSES,
+    *ops_loras.CLASSES,
     *ops_history.CLASSES,
     *ops_setup.CLASSES,
     *ops_refine.CLASSES,
     *ui_prompt.CLASSES,
+    *ui_loras.CLASSES,
     *ui_menus.CLASSES,
     *sidebar.CLASSES,
     *ui_history.CLASSES,

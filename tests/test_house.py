@@ -198,6 +198,7 @@ def test_diffusion_and_its_models_see_cameras_and_no_mesh() -> None:
         "backend.device",
         "backend.draws",
         "backend.weights",
+        "dreamflow_blender.contract.language",
     )
     wrong = [
         where

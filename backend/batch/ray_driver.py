@@ -43,6 +43,7 @@ TICK = 1.0  # seconds between two looks at the cards
 LOST_SECONDS = 300.0  # to wait for a lost card where there is no other
 LEAVE = 60.0  # seconds that running jobs have for their checkpoint
 INSTALL = "Install it into the backend's environment: pip install -r requirements-ray.txt"
+EVERY_NODE = "All nodes need this project in this folder, the packages of requirements-ray.txt, and what --store needs."
 PASSED = ("DREAMFLOW_", "OMP_NUM_THREADS", "HF_H")  # variables of this process that a card's worker gets
 LOCAL = "local"  # --ray without an address: a cluster of this machine alone
 OK, SOME_FAILED = 0, 1
@@ -63,6 +64,10 @@ def run_on_ray(
         import ray
     except ImportError as error:
         raise InputError("--ray needs the package ray, which is not installed.", INSTALL) from error
+    if (args.store or "").startswith("memory:"):
+        raise InputError(
+            f"--store {args.store} is kept by each process for itself.", "Name a place that all nodes reach."
+        )
     # named, else Ray joins whatever cluster RAY_ADDRESS or a file in its folder names
     place = {"address": args.ray} | ({"_node_ip_address": "127.0.0.1"} if args.ray == LOCAL else {})
     code = str(Path(__file__).parents[2])
@@ -195,7 +200,11 @@ class Driver:
         given = (*place, self._args.retry, self._command, json.dumps(passed))
         cards = [actor.remote(*given) for _ in range(count)]
         own = {**versions(), "ray": ray.__version__}
-        abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
+        try:
+            abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
+        except ray.exceptions.RayActorError as error:
+            *_, last = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise InputError(f"A node's process did not start: {last:.300}", EVERY_NODE) from error
         for about in abouts:
             if other := {name: found for name, found in about["versions"].items() if own[name] != found}:
                 said = ", ".join(f"{name} {found} (here {own[name]})" for name, found in other.items())

@@ -6,6 +6,7 @@ A notebook, a studio's wrapper or another program's settings must neither stop a
 from __future__ import annotations
 
 import os
+import socket
 import warnings
 
 SPIN = "30000"  # rounds, 0.1 ms, that torch's idle threads wait awake: libgomp's own 300,000 take the cores from Warp's
@@ -34,6 +35,8 @@ def ignore_others(for_the_hub: bool) -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     os.environ.update(OURS)
+    # else urllib3, which diffusers imports and we do not use, binds a socket to find out
+    socket.has_ipv6 = False
     kept = ("HF_HUB_",) if for_the_hub else WHERE_MODELS_ARE
     for name in list(os.environ):
         if name.startswith(OTHERS) and not name.startswith(kept):

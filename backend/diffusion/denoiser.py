@@ -150,12 +150,18 @@ def denoise(network: Network, z: Tensor, level: NoiseLevel, text: Text) -> Tenso
 
 
 def denoise_guided(
-    network: Network, z: Tensor, level: NoiseLevel, text: Text, negative: Text, guidance_scale: float
+    network: Network,
+    z: Tensor,
+    level: NoiseLevel,
+    text: Text,
+    negative: Text,
+    guidance_scale: float,
+    guidance_rescale: float = 0.0,
 ) -> Tensor:
-    """D(negative) + s (D(text) - D(negative)), both in one batched call; s = 1 makes no call for the negative.
+    """`guided` of D(text) and D(negative), both in one batched call; scale 1 makes no call for the negative.
 
-    s is diffusers' guidance scale, 1 + omega of the paper. `negative` has one row, or one a view; it is told the
-    cameras and shown the maps of `text`, and rings stay together: all views with the text, then all without.
+    `negative` has one row, or one a view; it is told the cameras and shown the maps of `text`, and rings stay together:
+    all views with the text, then all without.
     """
     if guidance_scale == 1:
         return denoise(network, z, level, text)
@@ -163,6 +169,19 @@ def denoise_guided(
         negative = negative.repeated(len(z)).seen_from(text.label, text.maps)
     twice = torch.cat((z, z))
     output = network.predict(twice, level, join(text, negative))
-    both = network.convention.denoised(output, twice, level)
-    with_text, without = both.chunk(2)
-    return without + guidance_scale * (with_text - without)
+    with_text, without = network.convention.denoised(output, twice, level).chunk(2)
+    return guided(with_text, without, guidance_scale, guidance_rescale)
+
+
+def guided(with_text: Tensor, without: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
+    """D(negative) + s (D(text) - D(negative)), all [B,C,h,w]; s is diffusers' guidance scale, 1 + omega of the paper.
+
+    rescale  in [0, 1], of Lin et al. 2023 (section 3.4): how far the standard deviation of the result, which guidance
+             enlarges, is brought back to that of D(text). Both are taken over all B views, so that the views of a ring
+             keep their brightness to each other, and of D, which means the same whatever the network predicts.
+    """
+    found = without + scale * (with_text - without)
+    if not rescale:
+        return found
+    smallest = torch.finfo(found.dtype).tiny  # a result of one value has no deviation, and stays as it is
+    return found * (1 + rescale * (with_text.std() / found.std().clamp(min=smallest) - 1))

@@ -184,9 +184,17 @@ class Prior(Protocol):
         ...
 
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
+        self,
+        z: Tensor,
+        level: NoiseLevel,
+        camera: Camera,
+        conditioning: Any,
+        guidance_scale: float,
+        guidance_rescale: float = 0.0,
     ) -> Tensor:
-        """D_p(z) for z = x + sigma n [B,C,h,w], guided, without a gradient; each view with its camera.
+        """D_p(z) for z = x + sigma n [B,C,h,w], guided as denoiser.guided has it, without a gradient.
+
+        Each view is seen by its camera.
 
         B is a whole number of rings of `frames` views, one after another.
         """

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backend.errors import DiskError, DreamFlowError
 from backend.jobs.failures import failure_event
-from backend.jobs.folder import EventLog, claim_folder, clear_folder, read_job, release
+from backend.jobs.folder import EventLog, check_free, claim_folder, clear_folder, locked, read_job, release
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Cancelled,
@@ -67,7 +67,7 @@ def drive(
     overwrite: bool = False,
     run: Callable[[Begin, Control], Events] = begin,
 ) -> End:
-    """Run a job and return its last event. Whatever stops the job becomes that event; nothing is raised.
+    """Lock and run a job, and return its last event. Whatever stops it becomes that event; nothing is raised.
 
     control    looked at between iterations
     emit       is given every event but the last, once it is in events.jsonl. A KeyboardInterrupt that comes from it
@@ -80,24 +80,29 @@ def drive(
     made: list[Path] = []
     log: EventLog | None = None
     end: End | None = None
+    ours = False  # the folder
     try:
         made = _claim(request, overwrite)
-        events = run(request, control)
-        try:
-            for event in events:  # to the very end: closed before it, they would deliver what there is
-                if log is None:
-                    log = _begin_log(request, overwrite)
-                _record(log, event, events)
-                if isinstance(event, End):
-                    end = event
-                else:
-                    emit(event)
-        except KeyboardInterrupt:
-            with suppress(KeyboardInterrupt):  # pressed again: at once
-                events.close()
-            end = end or Cancelled(JobFolder(folder).result_files() if log else {})
-            if log is not None and isinstance(end, Cancelled):
-                log.write(end)
+        with locked(folder):
+            if not isinstance(request, Resume):  # another may have begun and ended since it was claimed
+                check_free(folder, overwrite, request.job.mesh)
+            ours = True
+            events = run(request, control)
+            try:
+                for event in events:  # to the very end: closed before it, they would deliver what there is
+                    if log is None:
+                        log = _begin_log(request, overwrite)
+                    _record(log, event, events)
+                    if isinstance(event, End):
+                        end = event
+                    else:
+                        emit(event)
+            except KeyboardInterrupt:
+                with suppress(KeyboardInterrupt):  # pressed again: at once
+                    events.close()
+                end = end or Cancelled(JobFolder(folder).result_files() if log else {})
+                if log is not None and isinstance(end, Cancelled):
+                    log.write(end)
     except KeyboardInterrupt:
         end = Cancelled({})
     except Exception as error:  # noqa: BLE001  the outermost edge: nothing may end without a word
@@ -111,7 +116,8 @@ def drive(
     assert end is not None, "a job ends with an event"
     if log is None and made and not (isinstance(end, Failed) and end.kind == DreamFlowError.kind):
         with suppress(OSError):
-            JobFolder(folder).log.unlink()
+            if ours:
+                JobFolder(folder).log.unlink()
         release(made)
     return end
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,13 +31,6 @@ from dreamflow_blender.contract.protocol import (
 
 BLOCK = 1 << 16  # bytes that are read at a time
 DEEPEST = 200  # folders above each other: pathlib makes and looks at them one in the other, and gives up
-NOTATIONS = re.compile(
-    r"<(?:lora|lyco|hypernet|embedding)\s*:[^>]*>"  # Stable Diffusion's web interfaces
-    r"|\([^()]*:\s*[+-]?[0-2]?(?:\.\d+)?\s*\)|\({2,}[^()]*\){2,}"  # (red:1.3), ((red))
-    r"|\[[^\[\]]*:[^\[\]]*\]|\[{2,}[^\[\]]*\]{2,}"  # [red:blue:8], [[red]]
-    r"|\S+::-?[\d.]*|(?:^|\s)--[a-zA-Z]\w*(?:\s+[\d.:]+)?"  # Midjourney's red::2 and --ar 16:9
-    r"|\bembedding:\S+|__\w+__|\{[^{}]*\|[^{}]*\}|\bBREAK\b"
-)
 _NOT_IN_NAMES = set('<>:"|?*\\/')  # on Windows; control characters besides
 
 
@@ -53,21 +45,6 @@ def clean_prompt(text: str) -> str:
             "Say it in a few words: a text encoder reads about 75.",
         )
     return prompt
-
-
-def notation_note(prompt: str) -> str:
-    """What the user should know of notations of other programs in the prompt; "" where there is none.
-
-    No prior of ours reads them: a text encoder takes their signs and numbers for words.
-    """
-    found = sorted({part.group().strip() for part in NOTATIONS.finditer(prompt)}, key=prompt.index)
-    if not found:
-        return ""
-    few = ", ".join(part[:40] for part in found[:4])
-    return (
-        f"The prompt holds {few}: weights, LoRAs and options of other programs mean nothing here and are read as words."
-        " Say it in words alone; --negative takes what is not wanted, --seed and --set take numbers."
-    )
 
 
 def default_folder(prompt: str, seed: int, root: Path, kind: str = "generate") -> Path:
@@ -116,13 +93,13 @@ def claim_folder(folder: Path, overwrite: bool = False, mesh: str = "") -> list[
     try:
         with disk_errors(folder):
             check_names(folder)
-            _check_free(folder, overwrite, mesh)
+            check_free(folder, overwrite, mesh)
             made = [path for path in (folder, *folder.parents) if not path.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / ".probe"
             probe.unlink(missing_ok=True)  # of a process that was killed
             try:
-                with open_plain(probe, "x") as file:
+                with open_plain(probe, "w") as file:  # another process may be looking just now
                     file.write(b"a byte that a full disk has no place for")
             finally:
                 with suppress(OSError):  # never made: that error is on its way already
@@ -140,7 +117,8 @@ def release(made: list[Path]) -> None:
             path.rmdir()
 
 
-def _check_free(folder: Path, overwrite: bool, mesh: str) -> None:
+def check_free(folder: Path, overwrite: bool, mesh: str) -> None:
+    """InputError where a job may not begin in this folder: as for claim_folder."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, not a folder.", "Choose another folder with --out.")
     there = sorted(p.name for p in folder.iterdir()) if folder.exists() else []

@@ -15,7 +15,7 @@ import torch
 
 from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
-from backend.jobs.folder import locked, notation_note, versions
+from backend.jobs.folder import versions
 from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import (
     begun_as,
@@ -54,23 +54,22 @@ THREADS = torch.get_num_threads()  # torch's own choice, whatever the jobs of th
 
 
 def run(folder: Path, start: Callable[[], Start], control: Control) -> Events[Event, None, None]:
-    """The events of the job in this folder, which stays locked until its end."""
-    with locked(folder):
-        began, RESIDENT.read = time.monotonic(), 0
-        started = start()
-        work, saved = started.work, started.saved
-        setup = prepare(work, saved, started.record)
-        recorder = Recorder(setup, work, facts_of(setup) | {"begun": begun_as(read_record(folder))})
-        yield _ready(setup.device, setup.threads)
-        for note in (*started.notes, *notes_about(setup, saved)):
-            yield Warning(note)
-        if saved is not None:
-            recorder.log.restore(saved)
-        cancelled = yield from iterate(setup, work, recorder, control, saved, started.until)
-        if not cancelled:
-            cancelled = yield from deliver(setup, work, recorder, control, began)
-        if cancelled:
-            yield Cancelled(JobFolder(folder).recoverable_files())
+    """The events of the job in this folder, which the caller holds locked."""
+    began, RESIDENT.read = time.monotonic(), 0
+    started = start()
+    work, saved = started.work, started.saved
+    setup = prepare(work, saved, started.record)
+    recorder = Recorder(setup, work, facts_of(setup) | {"begun": begun_as(read_record(folder))})
+    yield _ready(setup.device, setup.threads)
+    for note in (*started.notes, *notes_about(setup, saved)):
+        yield Warning(note)
+    if saved is not None:
+        recorder.log.restore(saved)
+    cancelled = yield from iterate(setup, work, recorder, control, saved, started.until)
+    if not cancelled:
+        cancelled = yield from deliver(setup, work, recorder, control, began)
+    if cancelled:
+        yield Cancelled(JobFolder(folder).recoverable_files())
 
 
 def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -> Setup:
@@ -127,7 +126,6 @@ def notes_about(setup: Setup, saved: RunState | None) -> list[str]:
     kinds = setup.prior.spec.kinds
     read_as = grammar.note(setup.job.prompt, kinds) if kinds is not None else ""
     notes = [read_as, about_device, *select(setup.device).notes(setup.device), setup.plan.note()]
-    notes += [notation_note(setup.job.prompt), notation_note(setup.job.negative)]
     if saved is None and setup.threads < THREADS and not setup.job.threads:
         notes.append(
             f"Other programs keep the processor busy: {THREADS} threads are slower than one now, so this job uses one."

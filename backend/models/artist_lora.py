@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from backend.errors import InputError, ModelError
 from backend.models.checkpoint_kind import read_header
 from backend.models.model_folder import file_hash
+from dreamflow_blender.contract.language.trigger import trigger_words
 
 A_LORA = "Give a LoRA for the prior's own family, in diffusers' or kohya's layout."
 MOST = 10.0  # of a weight, either way
@@ -179,17 +179,6 @@ def _alphas(path: Path, metadata: dict[str, str]) -> dict[str, float]:
         return found
     except (ValueError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: its metadata cannot be read ({error}).", "Copy the file again.") from error
-
-
-def trigger_words(metadata: dict[str, str]) -> tuple[str, ...]:
-    """What the file says that it was trained with: its own phrase, else the five most frequent of kohya's tags."""
-    if phrase := metadata.get("modelspec.trigger_phrase", "").strip():
-        return (phrase,)
-    counts: Counter[str] = Counter()
-    with suppress(ValueError, TypeError, AttributeError):  # foreign text, and no more than a hint
-        for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
-            counts.update({tag.strip(): int(count) for tag, count in tags.items()})
-    return tuple(tag for tag, _ in counts.most_common(5))
 
 
 def check_loras(loras: Sequence[ArtistLora], component: str, module: nn.Module) -> None:

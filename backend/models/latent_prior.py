@@ -33,6 +33,8 @@ from backend.models.prior_spec import fill
 from backend.models.single_file import empty_module, open_model
 from backend.models.text import TEXT_INPUTS, Embedding, encode_sentences, tokenize
 from backend.scene.camera import Camera
+from dreamflow_blender.contract.language.notation import refuse_notation
+from dreamflow_blender.contract.language.reading import NotUnderstood
 
 # (prompt, negative, kinds) -> the prompt in the words that a model of these kinds was taught
 CanonicalPrompt = Callable[[str, str, tuple[str, ...]], str]
@@ -187,8 +189,9 @@ class LatentPrior:
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float
-    ) -> Tensor:
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Conditioning, guidance_scale: float,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """D_p(z) [B,C,h,w], guided; see Prior."""
         label = camera_label(camera.c2w) if self._network.takes_camera else None
         if label is None:
@@ -197,7 +200,9 @@ class LatentPrior:
             text = conditioning.views.repeated(len(z))
         shape = conditioning.shape
         text = text.seen_from(label, None if shape is None else shape(camera, z))
-        return denoise_guided(self._network, z, level, text, conditioning.negative, guidance_scale)
+        return denoise_guided(
+            self._network, z, level, text, conditioning.negative, guidance_scale, guidance_rescale
+        )
 
     def phi(
         self, conditioning: Conditioning, rank: int, learning_rate: float, warmup: int, seed: int
@@ -245,7 +250,12 @@ def write_sentences(
     """One sentence a view word in the spec's order, then the negative, then the prompt without view words."""
     if not prompt.strip():
         raise InputError("The prompt is empty.", "Describe one object, for example: a red mug.")
-    if spec.kinds is not None:
+    if spec.kinds is None:
+        try:
+            refuse_notation(prompt, negative)
+        except NotUnderstood as error:
+            raise InputError(error.message, error.todo) from error
+    else:
         if canonical_prompt is None:
             raise ModelError(
                 "This model reads the language of its kinds alone, and was opened without it.",

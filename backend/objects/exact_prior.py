@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from backend.diffusion.denoiser import guided
 from backend.diffusion.prior import Backgrounds, Kind, PriorSpec
 from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
@@ -194,8 +195,9 @@ class ExactPrior:
 
     @torch.no_grad()
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Bank, guidance_scale: float = 1.0
-    ) -> Tensor:
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Bank, guidance_scale: float = 1.0,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         """D_p(z); unguided, that is for guidance_scale 1, over the images of the camera's view word alone.
 
         The unconditional set is all of the object's views.
@@ -214,7 +216,7 @@ class ExactPrior:
         unconditional = torch.stack(
             [posterior_mean(one, level.sigma, conditioning, slice(None)) for one in z]
         )
-        return unconditional + guidance_scale * (conditional - unconditional)
+        return guided(conditional, unconditional, guidance_scale, guidance_rescale)
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
         """None: D_phi(x) = x is right, since the encoder is the identity."""

@@ -83,11 +83,12 @@ def make_stage(name: str, setup: Setup, scene: Scene, attempt: int) -> Stage:
     job, prior, schedule = setup.job, setup.prior_for(name), getattr(setup.preset, name)
     if prior is not setup.prior:
         release_networks(setup.prior)
-    g = Guide(prior, setup.prompts[name, kind_of(name)], schedule.guidance_scale)
+    strength = schedule.guidance_scale, schedule.guidance_rescale
+    g = Guide(prior, setup.prompts[name, kind_of(name)], *strength)
     if name == "nerf":
         views: Guide | NormalsSometimes = g
         if schedule.normal_share:
-            normals = Guide(prior, setup.prompts[name, "normal"], schedule.guidance_scale)
+            normals = Guide(prior, setup.prompts[name, "normal"], *strength)
             views = NormalsSometimes(g, normals, schedule.normal_share)
         generator = stage_generator(setup.device, job.seed, name, attempt)
         return nerf_stage(scene, views, schedule, generator, _seed(setup, attempt))

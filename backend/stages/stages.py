@@ -71,12 +71,18 @@ class Guide:
     prior: Prior
     conditioning: Any  # what the prior has prepared for the prompt
     guidance_scale: float
+    guidance_rescale: float = 0.0
     shows_normals = False  # beside colours, see normal_views.py
 
     @property
     def denoise(self) -> Denoiser:
         """D_p(z) for this prompt."""
-        return partial(self.prior.denoise, conditioning=self.conditioning, guidance_scale=self.guidance_scale)
+        return partial(
+            self.prior.denoise,
+            conditioning=self.conditioning,
+            guidance_scale=self.guidance_scale,
+            guidance_rescale=self.guidance_rescale,
+        )
 
     def camera(self, generator: Generator, size: int) -> Camera:
         """A ring, or a view, of the prior's poses."""

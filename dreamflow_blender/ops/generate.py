@@ -20,13 +20,18 @@ from .base import BaseOperator, JobOperator
 
 
 def model_of(settings: bpy.types.PropertyGroup) -> dict[str, str]:
-    """The job's prior and refiner. Raises ValueError where no folder was named."""
+    """The job's prior and refiner. Raises ValueError where no model was named."""
     if settings.model == "STABLE_DIFFUSION":
         return {"prior": work.STABLE_DIFFUSION, "refiner": work.SDXL_REFINER if settings.refine else ""}
+    if settings.model == "SDXL_BASE":
+        return {
+            "prior": work.SDXL,
+            "refiner": "",
+        }  # the backend takes the one that belongs to it, if it is here
     if settings.model == "FOLDER":
         prior, refiner = addon.setting("prior_folder", ""), addon.setting("refiner_folder", "")
         if not prior:
-            raise ValueError("Choose the model's folder in the preferences")
+            raise ValueError("Choose a model's file or folder")
         return {"prior": bpy.path.abspath(prior), "refiner": bpy.path.abspath(refiner) if refiner else ""}
     return {"prior": work.BUILT_IN, "refiner": ""}
 
@@ -48,6 +53,7 @@ def make_job(settings: bpy.types.PropertyGroup, seed: int | None = None) -> p.Jo
         checkpoint_seconds=float(addon.setting("checkpoint_seconds", 60.0)),
         snapshot_seconds=8.0,
         snapshot_faces=5_000 if addon.setting("live_mesh", True) else 0,
+        lora=generate_settings.loras(settings),
         **model_of(settings),
     )
 

@@ -12,8 +12,9 @@ from bpy.props import BoolProperty, StringProperty
 from ..backlog import bug_report
 from ..backlog.work import read_settings
 from ..contract import protocol as p
-from ..session import jobs, tasks
+from ..session import jobs, models, tasks
 from ..settings import addon
+from ..settings.generate import set_loras
 from .base import BaseOperator, JobOperator
 
 
@@ -62,13 +63,16 @@ class DREAMFLOW_OT_retry_smaller(JobOperator):
 class DREAMFLOW_OT_use_settings(JobOperator):
     bl_idname = "dreamflow.use_settings"
     bl_label = "Use this prompt"
-    bl_description = "Copy this job's prompt, seed and preset into the panel"
+    bl_description = "Copy this job's prompt, seed, preset, model and LoRAs into the panel"
     bl_options = {"UNDO"}  # noqa: RUF012
 
     def run(self, context: bpy.types.Context) -> None:
-        job = self.entry().job
+        job, settings = self.entry().job, context.scene.dreamflow
         for name in ("prompt", "negative", "seed", "preset"):
-            setattr(context.scene.dreamflow, name, getattr(job, name))
+            setattr(settings, name, getattr(job, name))
+        if job.kind == "generate":
+            settings.model = models.model_named(job.prior) or settings.model
+            set_loras(settings, job.lora)
 
 
 class DREAMFLOW_OT_star_job(JobOperator):

@@ -11,7 +11,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, FloatVectorProp
 
 from ..contract.jobfolder import JobFolder
 from ..scene import assets, objects
-from ..session import importing, jobs
+from ..session import importing, jobs, tasks
 from ..settings import addon
 from ..ui import asset as ui_asset
 from ..ui.parts import DIALOG, in_dialog
@@ -78,14 +78,17 @@ class DREAMFLOW_OT_import_now(BaseOperator):
 
     @classmethod
     def unavailable(cls, context: bpy.types.Context) -> str:
-        if not importing.pending():
+        if not importing.pending() and not (tasks.current and tasks.current.held):
             return "No result is waiting"
         return "Wait for the render to end" if importing.rendering() else ""
 
     def run(self, context: bpy.types.Context) -> None:
         if context.mode != "OBJECT":
             bpy.ops.object.mode_set(mode="OBJECT")
-        jobs.import_result()
+        if importing.pending():
+            jobs.import_result()
+        else:
+            jobs.wake()  # a task's own is imported by the next tick
 
 
 def _library_items(self: Any, context: bpy.types.Context | None) -> list[tuple[str, str, str]]:

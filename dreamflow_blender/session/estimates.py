@@ -31,7 +31,8 @@ def past(preset: str, prior: str, device: str) -> list[Entry]:
 
 def sentence(settings: Any) -> str:
     """ "about 2 min, 1.4 GB of memory"; "" where nothing is known."""
-    prior = {"BUILT_IN": work.BUILT_IN, "STABLE_DIFFUSION": work.STABLE_DIFFUSION}.get(settings.model, "")
+    named = {"BUILT_IN": work.BUILT_IN, "STABLE_DIFFUSION": work.STABLE_DIFFUSION, "SDXL_BASE": work.SDXL}
+    prior = named.get(settings.model, "")
     preset = settings.preset
     before = past(preset, prior, addon.setting("device", "auto"))
     took = sum(entry.seconds for entry in before) / len(before) if before else KNOWN.get((preset, prior), 0.0)

@@ -14,12 +14,14 @@ import bpy
 from ..backlog import work
 from ..contract.job import Job
 from ..contract.language import reading
+from ..contract.language.notation import refuse_for
 from ..settings import addon
-from . import findings, service
+from . import findings, loras, service
 
-REFINER, SD = work.SDXL_REFINER, work.STABLE_DIFFUSION
+REFINER, SD, SDXL = work.SDXL_REFINER, work.STABLE_DIFFUSION, work.SDXL
 _FOLDERS = {  # of the sources that `python -m backend models` tries by itself; models.toml may name others
     REFINER: ("stabilityai--stable-diffusion-xl-refiner-1.0",),
+    SDXL: ("stabilityai--stable-diffusion-xl-base-1.0",),
     SD: ("sd2-community--stable-diffusion-2-1-base", "stabilityai--stable-diffusion-2-1-base"),
 }
 STATED = work.STATED
@@ -54,25 +56,36 @@ def cannot_generate_reason(settings: Any) -> str:
     """Why the panel's model cannot make what the panel says; "" where it can."""
     if not settings.prompt.strip():
         return "Enter a prompt"
-    if settings.model == "FOLDER":
-        return "" if addon.setting("prior_folder", "") else "Choose the model's folder in the preferences"
-    if settings.model == "BUILT_IN":
-        return unknown_words(settings.prompt, settings.negative)
+    if settings.model == "FOLDER" and not addon.setting("prior_folder", ""):
+        return "Choose a model's file or folder"
     match to_fetch(settings):
         case work.STABLE_DIFFUSION:
             return "Stable Diffusion is not on this machine: fetch it, or choose the built-in model"
+        case work.SDXL:
+            return "Stable Diffusion XL is not on this machine: fetch it, or choose another model"
         case work.SDXL_REFINER:
             return "The SDXL refiner is not on this machine: fetch it, or turn Refine off under Advanced"
-    return ""
+    if any(loras.is_missing(item) for item in settings.loras if settings.model != "BUILT_IN"):
+        return "A LoRA in the list is not there: remove it, or choose its file again"
+    return misread(settings)
 
 
 def to_fetch(settings: Any) -> str:
     """The model that Generate needs and that is not here, by its name; "" where there is none."""
+    if settings.model == "SDXL_BASE":
+        return "" if is_here(SDXL) else SDXL
     if settings.model != "STABLE_DIFFUSION":
         return ""
     if not is_here(SD):
         return SD
     return REFINER if settings.refine and not is_here(REFINER) else ""
+
+
+def model_named(prior: str) -> str:
+    """What the panel calls a job's prior; "" for a file or folder that is not the one in the preferences."""
+    named = {work.BUILT_IN: "BUILT_IN", SD: "STABLE_DIFFUSION", SDXL: "SDXL_BASE"}
+    own = addon.setting("prior_folder", "")
+    return named.get(prior, "FOLDER" if own and bpy.path.abspath(own) == prior else "")
 
 
 def lacking(job: Job) -> str:
@@ -84,9 +97,7 @@ def cannot_refine_reason(settings: Any) -> str:
     """Why this model cannot refine what the settings say; "" where it can."""
     if not settings.prompt.strip():
         return "Enter a prompt that says what the object is"
-    return missing(settings) or (
-        unknown_words(settings.prompt, settings.negative) if settings.model == "BUILT_IN" else ""
-    )
+    return missing(settings) or misread(settings)
 
 
 def missing(settings: Any) -> str:
@@ -95,7 +106,7 @@ def missing(settings: Any) -> str:
         return ""
     if settings.model == "FOLDER":
         named = addon.setting("refiner_folder", "") or addon.setting("prior_folder", "")
-        return "" if named else "Choose the model's folder in the preferences"
+        return "" if named else "Choose a model's file or folder"
     if not is_here(REFINER):
         return "The SDXL refiner is not on this machine: fetch it, or choose the built-in model"
     if settings.from_scratch and not is_here(SD):
@@ -117,6 +128,25 @@ def choose(settings: Any) -> dict[str, str]:
     if is_here(SD):
         return {"prior": SD, "refiner": REFINER}
     return {"prior": REFINER, "refiner": ""}
+
+
+def misread(settings: Any) -> str:
+    """Why the chosen model cannot read the prompt, and what to write instead; "" where it can."""
+    try:
+        read_by_chosen(settings)
+    except reading.NotUnderstood as error:
+        return str(error)
+    return ""
+
+
+def read_by_chosen(settings: Any) -> str:
+    """What the user should know of how the chosen model reads the prompt; "": as it stands. Raises NotUnderstood."""
+    if settings.model == "BUILT_IN":
+        return read_as(settings.prompt, settings.negative)
+    named = [addon.setting(name, "") for name in ("prior_folder", "refiner_folder")]
+    own = tuple(bpy.path.abspath(path) if path else "" for path in named)
+    refuse_for(own if settings.model == "FOLDER" else (SD,), settings.prompt, settings.negative)
+    return ""
 
 
 def unknown_words(prompt: str, negative: str = "") -> str:

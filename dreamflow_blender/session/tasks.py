@@ -22,6 +22,7 @@ class Task:
     work: Background[Any]
     when_done: Callable[[list[Any]], None] | None = None  # on the main thread, with all that it said
     waits: Callable[[], str] | None = None  # what is in the way of when_done, as a line; "" where nothing is
+    held: str = ""  # what `waits` said last
     fraction: float = 0.0
     line: str = ""
     said: list[Any] = field(default_factory=list)
@@ -73,7 +74,7 @@ def tick() -> bool:
         return bool(items)
     error = task.work.error
     if error is None and task.waits and not task.cancelling and (line := task.waits()):
-        new, task.fraction, task.line = line != task.line, 1.0, line
+        new, task.held = line != task.held, line
         return new
     current = None
     if error is None:

@@ -2,11 +2,13 @@
 
 # ruff: noqa: N801  Blender's own naming
 
+from collections.abc import Iterable
 from typing import Any
 
 import bpy
 from bpy.props import (
     BoolProperty,
+    CollectionProperty,
     EnumProperty,
     FloatProperty,
     IntProperty,
@@ -32,7 +34,16 @@ MODEL_ITEMS = [
         "Stable Diffusion",
         "Any prompt; needs its weights, and a graphics card to be quick",
     ),
-    ("FOLDER", "Own folder", "A model of your own in diffusers' layout, named in the preferences"),
+    (
+        "SDXL_BASE",
+        "Stable Diffusion XL",
+        "Any prompt, with more detail; needs its weights, and a graphics card of 12 GB or more",
+    ),
+    (
+        "FOLDER",
+        "Own model",
+        "A model of your own, as a .safetensors file or a folder, named in the preferences",
+    ),
 ]
 TEXTURE_ITEMS = [
     ("PRESET", "Preset", "The size set by the preset"),
@@ -49,6 +60,19 @@ PLACE_ITEMS = [
 ]
 
 
+class DREAMFLOW_PG_lora(bpy.types.PropertyGroup):
+    file: StringProperty(name="File", description="The LoRA's .safetensors file", subtype="FILE_PATH")  # type: ignore[valid-type]
+    weight: FloatProperty(  # type: ignore[valid-type]
+        name="Weight",
+        description="How much of the LoRA is added; 0 = nothing, below 0 = its opposite",
+        default=1.0,
+        min=-2.0,
+        max=2.0,
+        precision=2,
+        step=5,
+    )
+
+
 class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
     prompt: StringProperty(  # type: ignore[valid-type]
         name="Prompt",
@@ -59,7 +83,10 @@ class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
         options={"TEXTEDIT_UPDATE"},
     )
     negative: StringProperty(  # type: ignore[valid-type]
-        name="Negative", description="What the object should not look like", maxlen=MAX_PROMPT
+        name="Negative",
+        translation_context=OWN,
+        description="What the object should not look like",
+        maxlen=MAX_PROMPT,
     )
     seed: IntProperty(  # type: ignore[valid-type]
         name="Seed",
@@ -77,6 +104,8 @@ class DREAMFLOW_PG_settings(bpy.types.PropertyGroup):
         items=MODEL_ITEMS,
         default="BUILT_IN",
     )
+    loras: CollectionProperty(type=DREAMFLOW_PG_lora)  # type: ignore[valid-type]
+    active_lora: IntProperty(name="Active LoRA")  # type: ignore[valid-type]
     candidates: EnumProperty(  # type: ignore[valid-type]
         name="Candidates", description="How many seeds to begin", items=CANDIDATE_ITEMS, default="1"
     )
@@ -142,7 +171,28 @@ def stages(settings: Any) -> tuple[str, ...]:
     return ("nerf", *(name for name in ("geometry", "texture", "refine") if getattr(settings, name)))
 
 
+def loras(settings: Any) -> tuple[str, ...]:
+    """FILE:WEIGHT each, as a Job wants them; none for the built-in model, which knows none."""
+    if settings.model == "BUILT_IN":
+        return ()
+    return tuple(f"{bpy.path.abspath(item.file)}:{round(item.weight, 4):g}" for item in settings.loras)
+
+
+def set_loras(settings: Any, stated: Iterable[str]) -> None:
+    """The list as a job states it, FILE or FILE:WEIGHT each."""
+    settings.loras.clear()
+    for text in stated:
+        name, _, weight = text.rpartition(":")
+        item = settings.loras.add()
+        try:
+            item.weight = float(weight)
+            item.file = name
+        except ValueError:  # FILE alone, perhaps C:\\FILE
+            item.file = text
+
+
 def register() -> None:
+    bpy.utils.register_class(DREAMFLOW_PG_lora)
     bpy.utils.register_class(DREAMFLOW_PG_settings)
     bpy.types.Scene.dreamflow = PointerProperty(type=DREAMFLOW_PG_settings)
 
@@ -150,3 +200,4 @@ def register() -> None:
 def unregister() -> None:
     del bpy.types.Scene.dreamflow
     bpy.utils.unregister_class(DREAMFLOW_PG_settings)
+    bpy.utils.unregister_class(DREAMFLOW_PG_lora)

@@ -21,7 +21,11 @@ MODEL_ITEMS = [
         "Any prompt, photorealistic; needs its weights, and a graphics card to be quick",
     ),
     ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours; needs no download"),
-    ("FOLDER", "Own folder", "A refiner of your own in diffusers' layout, named in the preferences"),
+    (
+        "FOLDER",
+        "Own model",
+        "A model of your own, as a .safetensors file or a folder, named in the preferences",
+    ),
 ]
 FACES_ITEMS = [
     ("ALL", "All faces", "The whole object"),
@@ -69,7 +73,10 @@ class DREAMFLOW_PG_refine(bpy.types.PropertyGroup):
     )
     prompt_of: StringProperty(options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     negative: StringProperty(  # type: ignore[valid-type]
-        name="Negative", description="What the object should not look like", maxlen=MAX_PROMPT
+        name="Negative",
+        translation_context=OWN,
+        description="What the object should not look like",
+        maxlen=MAX_PROMPT,
     )
     strength: FloatProperty(  # type: ignore[valid-type]
         name="Strength",

@@ -12,6 +12,7 @@ from ..backlog.store import Entry
 from ..contract import words
 from ..scene import pictures
 from ..session import jobs, service
+from ..translations import OWN
 from . import parts as ui_parts
 from .parts import Layout
 
@@ -23,6 +24,7 @@ class DREAMFLOW_PT_history(bpy.types.Panel):
     bl_region_type = "UI"
     bl_category = "DreamFlow"
     bl_label = "History"
+    bl_translation_context = OWN
     bl_order = 9
     bl_options = {"DEFAULT_CLOSED"}  # noqa: RUF012
 

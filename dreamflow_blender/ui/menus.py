@@ -1,4 +1,4 @@
-"""Where Blender's own menus lead to us: Add > Mesh, Object, the asset shelf; search (F3) finds what stands in them."""
+"""Where Blender's menus lead to us: Add > Mesh, Object, the Asset Browser; search (F3) finds what stands in them."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -79,7 +79,7 @@ def draw_add(self: Any, context: bpy.types.Context) -> None:
 
 
 def draw_object(self: Any, context: bpy.types.Context) -> None:
-    """Object, and the context menu of the asset shelf."""
+    """Object, and the context menu of the Asset Browser."""
     self.layout.separator()
     self.layout.menu("DREAMFLOW_MT_object")
 
@@ -88,7 +88,6 @@ PLACES = (
     ("VIEW3D_MT_mesh_add", draw_add),
     ("VIEW3D_MT_object", draw_object),
     ("VIEW3D_MT_object_context_menu", draw_object),
-    ("ASSETSHELF_MT_context_menu", draw_object),  # where this Blender has it
     ("ASSETBROWSER_MT_context_menu", draw_object),
 )
 CLASSES = (DREAMFLOW_MT_object, DREAMFLOW_MT_jobs, DREAMFLOW_MT_setup)

@@ -14,6 +14,7 @@ from bpy.app.translations import pgettext_iface as translated
 from ..backlog.running import Running
 from ..contract import words
 from ..settings import addon
+from ..translations import OWN
 
 Layout = Any  # bpy.types.UILayout, or a fake one in tests
 
@@ -131,7 +132,7 @@ def bar(layout: Layout, fraction: float, text: str) -> None:
 def stage_line(now: Running) -> str:
     """ "Texture  3 of 4" """
     shown = [stage for stage in now.stages if stage != "deliver"]
-    name = translated(STAGE_NAMES.get(now.stage, now.stage))
+    name = translated(STAGE_NAMES.get(now.stage, now.stage), OWN)
     if now.stage in shown:
         return f"{name}  {shown.index(now.stage) + 1} {translated('of')} {len(shown)}"
     return name

@@ -19,6 +19,11 @@ def task(layout: Layout, context: bpy.types.Context) -> None:
         return
     box = layout.box()
     ui_parts.paragraph(box, context, now.title)
+    if now.held and not now.cancelling:
+        ui_parts.paragraph(box, context, now.held, "CHECKMARK")
+        box.operator("dreamflow.import_now", icon="IMPORT")
+        box.operator("dreamflow.cancel_task", icon="X")
+        return
     line = translated("Stopping") if now.cancelling else now.line
     ui_parts.bar(box, now.fraction, f"{100 * now.fraction:.0f} %")
     if line:

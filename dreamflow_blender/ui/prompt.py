@@ -21,7 +21,7 @@ from .parts import Layout
 def draw_prompt(layout: Layout, context: bpy.types.Context, settings: Any, refine: bool) -> None:
     """The prompt of Generate or of Refine, under its label; with the built-in model also its words."""
     built_in = settings.model == "BUILT_IN" and bool(models.known_kinds())
-    wrong, note = read(settings) if built_in and settings.prompt.strip() else ("", "")
+    wrong, note = read(settings) if settings.prompt.strip() else ("", "")
     column = layout.column(align=True)
     column.label(text="Prompt", text_ctxt=OWN)
     field = column.row()
@@ -56,7 +56,7 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
 def read(settings: Any) -> tuple[str, str]:
     """What is wrong with the prompt, and where nothing is, how it is read."""
     try:
-        return "", models.read_as(settings.prompt, settings.negative)
+        return "", models.read_by_chosen(settings)
     except NotUnderstood as error:
         return str(error), ""
 

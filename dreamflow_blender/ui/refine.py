@@ -15,6 +15,8 @@ from ..scene import decide
 from ..session import jobs, models, service
 from ..session import refine as refine_session
 from ..settings.refine import strength_word
+from ..translations import OWN
+from . import loras as ui_loras
 from . import parts as ui_parts
 from . import prompt as ui_prompt
 from .parts import Layout
@@ -25,6 +27,7 @@ class DREAMFLOW_PT_refine(bpy.types.Panel):
     bl_region_type = "UI"
     bl_category = "DreamFlow"
     bl_label = "Refine"
+    bl_translation_context = OWN
     bl_order = 1
 
     @classmethod
@@ -82,6 +85,8 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.use_property_split = True
     form.use_property_decorate = False
     form.prop(settings, "model")
+    if settings.model == "FOLDER":
+        ui_loras.draw_own_model(form, "refiner_folder")
     if not settings.prompt.strip():
         ui_parts.paragraph(layout, context, "Enter a prompt that says what the object is.", "INFO")
     draw_missing(layout, context, settings.prompt)

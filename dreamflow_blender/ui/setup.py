@@ -7,6 +7,7 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
+from ..contract import words
 from ..session import findings, service, tasks
 from . import parts as ui_parts
 from . import problems as ui_problems
@@ -24,6 +25,18 @@ PLACEHOLDERS = {  # what an empty field means
     "asset_author": "none",
     "asset_license": "none",
     "collection": "the scene's own collection",
+}
+PURPOSES = {  # of the models that `python -m backend models` lists
+    "sd": "For any prompt: outline, shape and texture",
+    "sd-phi": "Beside Stable Diffusion 2.1-base: it learns what the renders look like",
+    "sdxl": "Any prompt, with more detail; needs its weights, and a graphics card of 12 GB or more",
+    "sdxl-refiner": "For the last stage, and for Refine",
+    "mvdream": "For shapes without a second face: it sees four sides at once",
+}
+MENDS = {  # what `doctor` gives a command line for
+    "space": "Delete jobs that you no longer need in History, or choose another folder below.",
+    "folder": "Choose another folder below, or allow writing to this one.",
+    "driver": "Install the graphics card's newest driver, and restart the computer.",
 }
 CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
 
@@ -104,9 +117,10 @@ def draw_check(layout: Layout, context: bpy.types.Context, check: dict[str, Any]
         case "models":
             fetch = side.operator("dreamflow.fetch_model", text="Fetch", icon="IMPORT")
             fetch.model = str(check.get("name", ""))
-        case _:
-            if check.get("todo") and check.get("state") == "problem":
-                ui_parts.paragraph(layout, context, str(check["todo"]))
+        case fix if check.get("state") == "problem":
+            todo = MENDS.get(str(fix)) or words.without_commands(str(check.get("todo", "")))
+            if todo:
+                ui_parts.paragraph(layout, context, todo)
 
 
 def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) -> None:
@@ -122,8 +136,11 @@ def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) ->
     if tasks.current is None:
         body.operator("dreamflow.list_models", icon="FILE_REFRESH")
     column = _column(body)
-    for name in ("models_folder", "prior_folder", "refiner_folder"):
-        _field(column, preferences, name)
+    _field(column, preferences, "models_folder")
+    for name in ("prior_folder", "refiner_folder"):
+        row = column.row(align=True)
+        _field(row, preferences, name)
+        row.operator("dreamflow.choose_model", text="", icon="FILE_FOLDER").setting = name
 
 
 def draw_model(layout: Layout, model: dict[str, Any]) -> None:
@@ -136,6 +153,8 @@ def draw_model(layout: Layout, model: dict[str, Any]) -> None:
         row.operator("dreamflow.fetch_model", icon="IMPORT").model = str(model.get("name", ""))
     about_it = f"{size}, {translated('License')}: {model.get('licence', '')}"
     ui_parts.paragraph(layout, bpy.context, about_it, "BLANK1")
+    if purpose := PURPOSES.get(str(model.get("name", ""))):
+        ui_parts.paragraph(layout, bpy.context, purpose, "BLANK1")
 
 
 def _column(layout: Layout) -> Layout:

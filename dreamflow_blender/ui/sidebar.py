@@ -13,6 +13,7 @@ from ..session import estimates, importing, jobs, models, service, tasks
 from ..settings import addon
 from ..setup import torch_build
 from . import candidates as ui_candidates
+from . import loras as ui_loras
 from . import parts as ui_parts
 from . import problems as ui_problems
 from . import prompt as ui_prompt
@@ -154,6 +155,8 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
         form.prop(settings, "negative")
     form.prop(settings, "preset")
     form.prop(settings, "model")
+    if settings.model == "FOLDER":
+        ui_loras.draw_own_model(form, "prior_folder")
     seed = form.row(align=True)
     seed.prop(settings, "seed")
     seed.operator("dreamflow.roll_seed", text="", icon="FILE_REFRESH")
@@ -161,6 +164,8 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
         settings, "candidates", text=""
     )  # its items say what it is, and a narrow sidebar has no room for more
 
+    if settings.model != "BUILT_IN":
+        ui_loras.draw_loras(layout, context, settings)
     header, body = layout.panel("dreamflow_shape", default_closed=True)
     header.label(text="Shape and texture")
     if body:

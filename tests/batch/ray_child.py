@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from backend.batch import ray_driver, ray_progress
@@ -11,6 +15,25 @@ from backend.cli.arguments import parser
 from backend.cli.batch import read_jobs
 
 ROOT = Path(__file__).parents[2]
+
+
+def metrics() -> str:
+    """What Ray's endpoint for Prometheus says, once it has heard of the last job."""
+    import ray
+
+    port = ray.nodes()[0]["MetricsExportPort"]
+    assert port > 0, "this Ray exports no metrics: ray[default] is not installed"
+    until = time.monotonic() + 60
+    while True:
+        with (
+            suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
+        ):
+            text: str = answer.read().decode()
+            counts = re.findall(r"^ray_dreamflow_jobs_total{.*} (\S+)$", text, re.MULTILINE)
+            if sum(map(float, counts)) >= 5 or time.monotonic() > until:
+                return text
+        time.sleep(0.5)
 
 
 def main(root: Path, seconds: str, *more: str) -> int:
@@ -38,6 +61,12 @@ def main(root: Path, seconds: str, *more: str) -> int:
     class Driver(real):  # type: ignore[misc, valid-type]
         def __init__(self, *given: object) -> None:
             super().__init__(*given[:-1], command)
+
+        def work(self) -> int:
+            code: int = super().work()
+            if (root / "metrics").exists():
+                (root / "metrics").write_text(metrics())
+            return code
 
     ray_driver.Driver = Driver  # type: ignore[misc]
     return run(args, read_jobs(args), given, sys.stdout, lambda *_: lambda _event: None)

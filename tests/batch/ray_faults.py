@@ -26,11 +26,15 @@ from pathlib import Path
 
 import psutil
 
-os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_worker_niceness": "0"}
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_worker_niceness": "0",
+}
 from ray.cluster_utils import Cluster
 
 HERE = Path(__file__).parent
-NODES, SECONDS, MOST = 3, "1.2", 100.0
+NODES, SECONDS, MOST = 3, "1.2", 300.0
 
 
 def running(root: Path, since: float) -> list[int]:
@@ -42,7 +46,10 @@ def running(root: Path, since: float) -> list[int]:
 
 
 def main(root: Path, fault: str, times: int) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1"})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False},
+    )
     more = {"env_vars": {"DISK_FULL": "1"}} if fault == "disk" else {}
     nodes = [cluster.add_node(num_cpus=1, **(more if n == 0 else {})) for n in range(NODES)]
     cluster.wait_for_nodes()

@@ -1,55 +1,20 @@
-"""The list over a Ray cluster: each job once, whatever is lost. Ray listens, so all is in a network of its own."""
+"""The list over a Ray cluster. Ray listens, so all is in a network of its own."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
 import re
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 
 from backend import __main__ as cli
-from dreamflow_blender.contract.jobfolder import JobFolder
-from tests.tools.network_alone import allowed
-from tests.tools.pretend_worker import ALL, result
+from tests.tools.ray_alone import alone, log_of
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PROMPTS = [f"thing number {n}" for n in range(12)]
-
-
-def alone(*command: object) -> subprocess.CompletedProcess[str]:
-    """A script in a network namespace."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("ray is not installed: requirements-ray.txt")
-    if not allowed():
-        pytest.skip("this user may make no network namespace, and Ray listens beyond loopback")
-    words = [sys.executable, ROOT / "tests" / "tools" / "network_alone.py", sys.executable, *command]
-    return subprocess.run(
-        [*map(str, words)], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=200,
-        check=False,
-    )  # fmt: skip
-
-
-def log_of(root: Path) -> list[list[Any]]:
-    return [json.loads(line) for line in (root / "log").read_text().splitlines()]
-
-
-def check_all_done(root: Path) -> None:
-    """Each once, none twice, with the bytes of an undisturbed run."""
-    rows = json.loads((root / "out" / "report.json").read_text())["prompts"]
-    assert [row["state"] in ("done", "skipped") for row in rows] == [True] * len(PROMPTS), rows
-    for row in rows:
-        made = JobFolder(root / "out" / row["folder"]).mesh_glb.read_bytes()
-        assert made == result(row["prompt"], row["seed"], ALL)
-    began = Counter(prompt for what, prompt, *_ in log_of(root) if what == "Finished")
-    assert began == Counter(PROMPTS)
 
 
 def test_a_missing_ray_is_one_sentence_with_the_command(
@@ -60,7 +25,7 @@ def test_a_missing_ray_is_one_sentence_with_the_command(
     assert cli.main(["batch", str(tmp_path / "l.txt"), "--out", str(tmp_path / "out"), "--ray"]) == 2
     said = capsys.readouterr().err
     assert "needs the package ray" in said and "pip install -r requirements-ray.txt" in said
-    assert (ROOT / "requirements-ray.txt").read_text().count("\nray==") == 1
+    assert (ROOT / "requirements-ray.txt").read_text().count("\nray[default]==") == 1
 
 
 @pytest.mark.slow
@@ -83,6 +48,7 @@ def test_a_list_over_two_actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )  # another cluster, which --ray without an address is not to join
     store = tmp_path / "the store"
     (tmp_path / "l.txt").write_text("a red mug\na blue duck\na crash tree\nit fails\na green tree\n")
+    (tmp_path / "metrics").touch()  # to be written over with what Ray's endpoint says
     ran = alone(HERE / "ray_child.py", tmp_path, "0.5", "--ray", "--workers", 2, "--store", f"file://{store}")
     assert ran.returncode == 1, ran.stdout + ran.stderr
     counts = Counter((what, prompt) for what, prompt, *_ in log_of(tmp_path))
@@ -106,22 +72,71 @@ def test_a_list_over_two_actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "a-gree",
         "a-red-",
     ]
+    check_metrics((tmp_path / "metrics").read_text())
+
+
+def check_metrics(text: str) -> None:
+    """Prometheus's lines of Ray's endpoint."""
+    found: dict[str, list[float]] = {}
+    for name, labels, value in re.findall(r"^ray_(dreamflow_\w+){(.*)} (\S+)$", text, re.MULTILINE):
+        label = re.findall(r'(?:state|stage)="(\w+)"', labels)
+        found.setdefault(" ".join([name, *label]), []).append(float(value))
+    print(found)
+    assert sum(found["dreamflow_jobs_total done"]) == 4 and sum(found["dreamflow_jobs_total failed"]) == 1
+    assert set(found["dreamflow_job_seconds"]) == {0.5}
+    for stage in ("nerf", "geometry", "texture", "refine"):
+        assert set(found[f"dreamflow_stage_done {stage}"]) == {1.0}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "times"), [("worker", 12), ("actor", 3), ("raylet", 1), ("driver", 2), ("term", 2), ("disk", 0)]
+    ("name", "text", "store", "said"),
+    [
+        (
+            "xatlas-9.9.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: xatlas\nVersion: 9.9\n",
+            "file:///x",
+            r"Node \S+ \(127\.0\.0\.1\) has xatlas 0\.0\.11 \(here 9\.9\)\. Install the same versions on all nodes\.",
+        ),
+        (
+            "s3fs.py",
+            "from fsspec.implementations.local import LocalFileSystem as S3FileSystem\n__version__ = '2026.9.0'\n",
+            "s3://x/y",
+            r"A node's process did not start: .*--store s3://x/y cannot be used.*\. All nodes need this project .*",
+        ),
+    ],
+    ids=["another version", "a package less"],
 )
-def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, fault: str, times: int) -> None:
-    (tmp_path / "l.txt").write_text("\n".join(PROMPTS))
-    ran = alone(HERE / "ray_faults.py", tmp_path, fault, times)
-    said = (tmp_path / "said").read_text() if (tmp_path / "said").exists() else ""
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    counted = json.loads(ran.stdout.splitlines()[-1])
-    print(counted)
-    assert counted["times"] == times, said
-    assert counted["codes"] == [{"driver": -9, "term": 143}.get(fault)] * (
-        times if fault in ("driver", "term") else 0
-    ) + [0], said
-    check_all_done(tmp_path)
-    assert ("is given no other job" in said) == (fault == "disk")
+def test_a_node_that_is_not_as_the_driver_is_refused_before_the_first_job(
+    tmp_path: Path, name: str, text: str, store: str, said: str
+) -> None:
+    """The driver finds one package more than Ray's processes, which have the project's folder alone."""
+    (tmp_path / "path" / name).parent.mkdir(parents=True)
+    (tmp_path / "path" / name).write_text(text)
+    (tmp_path / "l.txt").write_text("a red mug\n")
+    words = [
+        "batch",
+        tmp_path / "l.txt",
+        "--out",
+        tmp_path / "out",
+        "--device",
+        "cpu",
+        "--store",
+        store,
+        "--ray",
+    ]
+    ran = alone("-m", "backend", *words, path=tmp_path / "path")
+    assert ran.returncode == 2 and "Traceback" not in ran.stderr, ran.stdout + ran.stderr
+    assert re.search(f"^{said}$", ran.stderr, re.MULTILINE), ran.stderr
+    assert not list(tmp_path.glob("out/*/job.json"))
+
+
+def test_a_store_that_is_each_process_s_own_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a ray that would be there."""
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    (tmp_path / "l.txt").write_text("a red mug\n")
+    words = ["--out", str(tmp_path / "out"), "--ray", "--store", "memory://x"]
+    assert cli.main(["batch", str(tmp_path / "l.txt"), *words]) == 2
+    assert "memory://x is kept by each process for itself" in capsys.readouterr().err

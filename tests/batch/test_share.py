@@ -25,7 +25,7 @@ from backend.cli.batch import read_jobs
 from backend.errors import DiskError, InputError, NumericsError
 from backend.interrupts import STOPS
 from backend.jobs.drive import Control, Events
-from backend.jobs.folder import EventLog, locked, read_job
+from backend.jobs.folder import EventLog, read_job
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Finished, Generate, Progress, Resume, Started
 
@@ -42,15 +42,14 @@ class Jobs:
     def __call__(self, request: Generate | Resume, _control: Control) -> Events:
         job = read_job(Path(request.folder)) if isinstance(request, Resume) else request.job
         files = JobFolder(job.folder)
-        with locked(files.path):
-            self.began.append((type(request).__name__, job.prompt))
-            files.job.write_text(json.dumps({"job": asdict(job)}))
-            yield Started("nerf", 2)
-            self.during(job.prompt)
-            yield Progress("nerf", 1, 2, 1, 2)
-            files.mesh_glb.write_bytes(b"glTF")
-            files.preview.write_bytes(b"PNG")
-            yield Finished(files.result_files(), {"seconds": 1.0})
+        self.began.append((type(request).__name__, job.prompt))
+        files.job.write_text(json.dumps({"job": asdict(job)}))
+        yield Started("nerf", 2)
+        self.during(job.prompt)
+        yield Progress("nerf", 1, 2, 1, 2)
+        files.mesh_glb.write_bytes(b"glTF")
+        files.preview.write_bytes(b"PNG")
+        yield Finished(files.result_files(), {"seconds": 1.0})
 
 
 @pytest.fixture
@@ -243,6 +242,7 @@ def test_what_a_killed_process_left_before_job_json_is_no_obstacle(
     [
         ("", [], "no prompt"),
         ("a red mug\na corgi\n", [], "Line 2"),
+        ("a red mug\na (red:1.3) mug\n", ["--prior", "sd"], "Line 2: “(red:1.3)” is a weight"),
         ("a red mug\n", ["--set", "nerf.level=3"], "Line 1"),
         ("a red mug\n", ["--seed", "-1"], "Line 1"),
         ("a red mug\n", ["--workers", "0"], "1 to 64"),

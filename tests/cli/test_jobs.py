@@ -52,6 +52,9 @@ def test_jobs_are_listed_shown_and_removed(here: Path, capfd: pytest.CaptureFixt
         and "To go on: python -m backend resume" in shown
     )
     assert "To go on" not in said(capfd, "jobs", "show", str(here / "out" / "done"))[1]
+    assert cli.main(["resume", str(here / "out" / "done")]) == 2
+    out, err = capfd.readouterr()
+    assert "is finished" in err and "To go on" not in out
     code, removed = said(capfd, "jobs", "rm", str(stopped))
     assert code == 0 and "notes.txt" in removed and [path.name for path in stopped.iterdir()] == ["notes.txt"]
     assert (

@@ -66,7 +66,8 @@ def test_fetch_brings_what_is_missing_and_the_list_knows(server, capsys):
     assert cli.main(["models", "fetch"]) == 0
     out = capsys.readouterr().out
     for name in NAMES:
-        assert f"{name}: 2.14 kB of 2.14 kB to fetch from" in out and f"{name} is here: " in out
+        size = "2.87 kB" if name == "sdxl" else "2.14 kB"
+        assert f"{name}: {size} of {size} to fetch from" in out and f"{name} is here: " in out
     assert "  sd    0 %" in out
     before = len(server.seen)
     assert cli.main(["models", "fetch"]) == 0
@@ -110,7 +111,7 @@ def test_a_folder_of_the_users_own_is_looked_at_and_left_alone(tmp_path, capsys)
 
 def test_errors_say_what_to_do(server, capsys):
     assert cli.main(["models", "fetch", "sd9"]) == 2
-    assert "Give one of sd, sd-phi, sdxl-refiner, mvdream." in capsys.readouterr().err
+    assert "Give one of sd, sd-phi, sdxl, sdxl-refiner, mvdream." in capsys.readouterr().err
     assert cli.main(["models", "verify", "sd"]) == 1
     assert "python -m backend models fetch sd" in capsys.readouterr().err
     server.faults[UNET] = [Fault(404)]
@@ -159,6 +160,6 @@ def test_a_program_reads_json_alone_and_the_environment_is_honoured(server, tmp_
     assert [(e["name"], e["approximate"]) for e in listed[:3]] == [
         ("sd", False),
         ("sd-phi", True),
-        ("sdxl-refiner", True),
+        ("sdxl", True),
     ]
     assert len(server.seen) == before

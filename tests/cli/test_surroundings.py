@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import socket
 import sys
 import warnings
 
@@ -31,6 +33,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """An environment of its own, and warnings that are as they were afterwards."""
     environment = dict(SET)
     monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(socket, "has_ipv6", True)
     return environment
 
 
@@ -48,6 +51,18 @@ def test_models_obeys_the_hubs_own(settings: dict[str, str]) -> None:
     with warnings.catch_warnings():
         surroundings.ignore_others(for_the_hub=True)
     assert settings["HF_HUB_DOWNLOAD_TIMEOUT"] == "soon" and "TRANSFORMERS_VERBOSITY" not in settings
+
+
+def test_no_library_opens_a_socket_when_it_is_imported(
+    settings: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As strace saw urllib3 do, which diffusers imports: bound to ::1 for a moment."""
+    monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("a socket was opened"))
+    with warnings.catch_warnings():
+        surroundings.ignore_others(for_the_hub=False)
+    spec = importlib.util.find_spec("urllib3.util.connection")
+    assert spec is not None and spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def test_a_setting_that_the_hub_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.objects import kinds, real_kinds
 from backend.objects.shapes import KINDS
-from dreamflow_blender.contract.language import reading, vocabulary
+from dreamflow_blender.contract.language import reading, trigger, vocabulary
+from dreamflow_blender.contract.language.notation import refuse_for, refuse_notation
 from dreamflow_blender.contract.language.reading import NotUnderstood, describe, read_object
 
 TEN = ("ball", "mushroom", "duck", "mug", "rocket", "bottle", "donut", "tree", "cone", "teapot")
@@ -104,3 +109,66 @@ def test_one_table_for_both_programs() -> None:
     assert set(vocabulary.COLOUR_WORDS.values()) == set(vocabulary.COLOURS)
     assert not set(vocabulary.THING_WORDS) & set(vocabulary.COLOUR_WORDS)
     assert all(set(near) <= set(vocabulary.THINGS) for _, near in vocabulary.OTHER_THINGS.values())
+
+
+@pytest.mark.parametrize(
+    ("notation", "todo"),
+    [
+        ("(red:1.3)", "Write the words alone"), ("(red: .8)", "alone"), ("(area51:1.2)", "alone"),
+        ("((red))", "alone"), ("(red)++", "alone"), ("(red)1.3", "alone"), ("[red]", "alone"), ("[[red]]", "alone"),
+        ("[red:blue:8]", "alone"), ("[red|blue]", "alone"), ("red::2", "alone"), ("red::", "alone"),
+        ("<lora:glaze:0.8>", "--lora FILE:WEIGHT"), ("<lyco:glaze>", "--lora"), ("embedding:shiny", "only LoRAs"),
+        ("--ar 16:9", "all views are square"), ("--tile", "square"), ("—ar 1:1", "square"),
+        ("{red|blue}", "list of prompts"), ("__colour__", "list"), ("BREAK", "one sentence"), ("AND", "one sentence"),
+        (r"\(", "Write the bracket alone"),
+    ],
+)  # fmt: skip
+def test_notation_of_other_programs_is_refused_with_what_to_write(notation: str, todo: str) -> None:
+    for prompt, negative in ((f"a {notation} mug", ""), ("a mug", f"ugly {notation}")):
+        with pytest.raises(NotUnderstood) as caught:
+            refuse_notation(prompt, negative)
+        assert notation in caught.value.message and todo in caught.value.todo
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a red mug", "a clock (at 12:30)", "a mug, 16:9", "a half-open box", "a mug (new)", "a mug - red", "8k, v2.0",
+        "a model car (scale 1:43)", "a mug (red) and (blue)", "A MUG AND A SPOON", "a mug -- red", "<3", "a mug :)",
+        "a coffee break mug and a spoon",
+    ],
+)  # fmt: skip
+def test_ordinary_sentences_are_not_taken_for_notation(prompt: str) -> None:
+    refuse_notation(prompt)
+
+
+def test_the_built_in_priors_and_folders_with_kinds_read_notation_themselves(tmp_path: Path) -> None:
+    (tmp_path / "dreamflow.json").write_text('{"kinds": ["mug"]}')
+    refuse_for(("mini", "mini-refiner", "exact", "", str(tmp_path)), "a (red:1.3) mug")
+    for prior in ("sd", "sdxl-refiner", str(tmp_path / "other")):
+        with pytest.raises(NotUnderstood, match="is a weight"):
+            refuse_for(("mini", prior), "a (red:1.3) mug")
+
+
+def test_the_words_of_a_lora_are_read_without_torch_and_never_more_than_a_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "glaze.safetensors"
+    tags = '{"10_a": {" pot": 30, "mug": 2}, "5_b": {"clay": 9, "mug": 40}}'
+    save_file({"x": np.zeros(3, np.float32)}, path, {"ss_tag_frequency": tags, "author": "é"})
+    metadata = trigger.read_metadata(path)
+    assert metadata == {"ss_tag_frequency": tags, "author": "é"}
+    assert trigger.trigger_words(metadata) == ("mug", "pot", "clay")
+    assert trigger.trigger_words(metadata | {"modelspec.trigger_phrase": " blue glaze "}) == ("blue glaze",)
+    for odd in ("[1]", "{", '{"a": {"b": Infinity}}', '{"a": 1}', "[" * 10_000):
+        assert trigger.trigger_words({"ss_tag_frequency": odd}) == ()
+    save_file({"x": np.zeros(3, np.float32)}, path)
+    assert trigger.read_metadata(path) == {}
+    for damaged in (b"", b"\x02\0\0", b"\xff" * 8, (1 << 30).to_bytes(8, "little"), b"\x02\0\0\0\0\0\0\0{"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError):
+            trigger.read_metadata(path)
+    monkeypatch.setattr(trigger, "MOST_HEADER", 10)
+    save_file({"x": np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match=r"no \.safetensors file"):
+        trigger.read_metadata(path)

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from backend.diffusion.convention import CONVENTIONS, Prediction, flow_time, scale_in
-from backend.diffusion.denoiser import Network, Text, denoise, denoise_guided, join
+from backend.diffusion.denoiser import Network, Text, denoise, denoise_guided, guided, join
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_at
 from tests.tools import tiny_models
 from tests.tools.tiny_models import BETAS
@@ -134,6 +134,21 @@ def test_guidance_scale_one_makes_no_unconditional_call() -> None:
         denoise_guided(network, z, LEVEL, text, negative, 1.0), denoise(network, z, LEVEL, text)
     )
     assert [len(call["sample"]) for call in unet.calls] == [3, 3]
+
+
+def test_rescaled_guidance_has_the_deviation_of_the_text_alone_over_all_views() -> None:
+    """Two views of a ring, one three times as strong: each by itself would lose that, and both means their sign."""
+    with_text, without = noise(2, 4, 8, 8), 0.5 * noise(2, 4, 8, 8, seed=1)
+    with_text[1] *= 3
+    plain = guided(with_text, without, 7.5)
+    whole, half = guided(with_text, without, 7.5, 1.0), guided(with_text, without, 7.5, 0.5)
+    torch.testing.assert_close(whole.std(), with_text.std())
+    torch.testing.assert_close(half, (plain + whole) / 2)
+    torch.testing.assert_close(whole[1].std() / whole[0].std(), plain[1].std() / plain[0].std())
+    assert plain.std() > 2 * with_text.std()
+    assert torch.equal(guided(with_text, without, 7.5, 0.0), without + 7.5 * (with_text - without))
+    flat = torch.full((1, 4, 8, 8), 2.0)
+    assert torch.isfinite(guided(flat, flat, 7.5, 1.0)).all()
 
 
 def test_text_keeps_its_rows_together() -> None:

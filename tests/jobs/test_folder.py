@@ -2,7 +2,7 @@
 
 import ast
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -221,32 +221,6 @@ def test_results_are_what_there_is(tmp_path):
     assert folder.recoverable_files()["checkpoint"] == str(folder.checkpoints / "000010-nerf-2")
 
 
-@pytest.mark.parametrize(
-    "notation",
-    ["(red:1.3)", "((red))", "[[red]]", "[red:blue:8]", "<lora:glaze:0.8>", "--ar 16:9", "mug::2",
-     "{red|blue}", "embedding:shiny", "__colour__"],
-)  # fmt: skip
-def test_notations_of_other_programs_are_noted(notation):
-    note = jobs_folder.notation_note(f"a {notation} mug")
-    assert notation in note and "mean nothing here" in note
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "a red mug",
-        "a clock (at 12:30)",
-        "a mug, 16:9",
-        "a half-open box",
-        "a mug (new)",
-        "a mug - red",
-        "8k, v2.0",
-    ],
-)
-def test_ordinary_prompts_are_not(prompt):
-    assert jobs_folder.notation_note(prompt) == ""
-
-
 def test_a_failure_fits_on_its_line(tmp_path):
     """The path of a request's whole line was said twice, in six bytes a letter: the worker ended without a word."""
     end = drive(p.Resume("é" * 500_000), lambda: None, lambda event: None)
@@ -266,6 +240,50 @@ def test_no_name_of_a_folder_is_a_bug(tmp_path, monkeypatch, name):
     ):
         end = drive(request, lambda: None, lambda event: None, run=no_run)
         assert isinstance(end, p.Failed) and end.kind in ("input", "disk")
+
+
+def test_two_processes_may_claim_a_folder_at_once(tmp_path, monkeypatch):
+    """The slower one failed with "File exists", and took the folder away from the faster one."""
+    real = os.unlink
+
+    def unlink(path, **options):  # the other's probe comes right after
+        with suppress(FileNotFoundError):
+            real(path, **options)
+        monkeypatch.setattr(os, "unlink", real)
+        Path(path).touch()
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert jobs_folder.claim_folder(tmp_path / "job") == [tmp_path / "job"]
+
+
+def test_a_job_that_began_and_ended_since_the_folder_was_claimed_is_kept(tmp_path, monkeypatch):
+    """Two workers, one new folder, at once: the slower one took the folder when the faster one had ended."""
+    folder = tmp_path / "job"
+    claim = jobs_folder.claim_folder
+
+    def other_is_faster(*arguments):
+        made = claim(*arguments)
+        monkeypatch.setattr("backend.jobs.drive.claim_folder", claim)
+        ends.append(
+            drive(p.Generate(p.Job("1", "generate", "a red mug", str(folder))), *ignored, run=ends_at_once)
+        )
+        return made
+
+    def ends_at_once(request, control):
+        jobs_folder.JobFolder(folder).job.write_text(request.job.id)
+        jobs_folder.JobFolder(folder).log.touch()
+        yield p.Cancelled({})
+
+    ignored = (lambda: None, lambda event: None)
+    ends = []
+    monkeypatch.setattr("backend.jobs.drive.claim_folder", other_is_faster)
+    ends.append(
+        drive(p.Generate(p.Job("2", "generate", "a red mug", str(folder))), *ignored, run=ends_at_once)
+    )
+    assert [type(end) for end in ends] == [p.Cancelled, p.Failed] and "already holds a job" in ends[1].message
+    assert (
+        jobs_folder.JobFolder(folder).job.read_text() == "1" and jobs_folder.JobFolder(folder).log.is_file()
+    )
 
 
 def no_run(request, control):

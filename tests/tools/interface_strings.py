@@ -25,8 +25,8 @@ MORE = {  # single words that are drawn in the middle of a line
     "repaints", "candidate, not chosen",
 }  # fmt: skip
 NAMES = {  # of Blender's own, of data, or the same in every language
-    "DreamFlow", "UVMap", "3D View", "Stable Diffusion", "SDXL refiner", "Image", "Mesh", "Blender",
-    "a red mug", "Scripts", "utf-8",
+    "DreamFlow", "UVMap", "3D View", "Stable Diffusion", "Stable Diffusion XL", "SDXL refiner", "Image", "Mesh",
+    "Blender", "a red mug", "Scripts", "utf-8",
 }  # fmt: skip
 WORDS = re.compile(r"\{|[A-Z][a-z]|.*[A-Za-z].* .*[A-Za-z]|.*[a-z] / [a-z]")
 

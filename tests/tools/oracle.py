@@ -59,8 +59,9 @@ class Oracle:
         return (x.permute(0, 2, 3, 1) + 1) / 2
 
     def denoise(
-        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float
-    ) -> Tensor:
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: Any, guidance_scale: float,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
         self.calls += 1
         if self.fault is not None:
             return torch.full_like(z, self.fault)

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from backend.jobs.drive import Control, Events, drive
-from backend.jobs.folder import locked, read_job
+from backend.jobs.folder import read_job
 from dreamflow_blender.contract import protocol as p
 from dreamflow_blender.contract.jobfolder import JobFolder
 
@@ -42,40 +42,39 @@ def main(log: Path, seconds: float) -> None:
     def run(request: p.Generate | p.Refine | p.Resume, _control: Control) -> Events:
         job = read_job(Path(request.folder)) if isinstance(request, p.Resume) else request.job
         files = JobFolder(job.folder)
-        with locked(files.path):
-            note(log, type(request).__name__, job.prompt)
-            files.job.write_text(json.dumps({"job": asdict(job)}))
-            place = files.checkpoints / "place.json"
-            done: list[str] = json.loads(place.read_text()) if place.exists() else []
-            for stage in p.STAGES:
-                yield p.Started(stage, STEPS)
-                for step in range(STEPS):
-                    name = f"{stage}-{step}"
-                    if name in done:
-                        continue
-                    time.sleep(seconds / STEPS / len(p.STAGES))
-                    if "DISK_FULL" in os.environ and len(done) == 2:  # this node's disk
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    if "fails" in job.prompt:
-                        raise ValueError("a step that fails")
-                    if "crash" in job.prompt and len(done) == 3 and not (files.path / "crashed").exists():
-                        (files.path / "crashed").touch()
-                        sys.stderr.write("CUDA error: an illegal memory access\n")
-                        sys.stderr.flush()
-                        os._exit(9)
-                    done.append(name)
-                    place.parent.mkdir(exist_ok=True)
-                    fresh = place.with_suffix(".part")
-                    fresh.write_text(json.dumps(done))
-                    fresh.replace(place)
-                    yield p.Checkpoint(str(place))
-                    yield p.Progress(stage, step, STEPS, step + 1, STEPS)
-                    if asked:
-                        yield p.Cancelled({})
-                        return
-            files.mesh_glb.write_bytes(result(job.prompt, job.seed, done))
-            note(log, "Finished", job.prompt)
-            yield p.Finished(files.result_files(), {"seconds": seconds, "networks_read": 0.0})
+        note(log, type(request).__name__, job.prompt)
+        files.job.write_text(json.dumps({"job": asdict(job)}))
+        place = files.checkpoints / "place.json"
+        done: list[str] = json.loads(place.read_text()) if place.exists() else []
+        for stage in p.STAGES:
+            yield p.Started(stage, STEPS)
+            for step in range(STEPS):
+                name = f"{stage}-{step}"
+                if name in done:
+                    continue
+                time.sleep(seconds / STEPS / len(p.STAGES))
+                if "DISK_FULL" in os.environ and len(done) == 2:  # this node's disk
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if "fails" in job.prompt:
+                    raise ValueError("a step that fails")
+                if "crash" in job.prompt and len(done) == 3 and not (files.path / "crashed").exists():
+                    (files.path / "crashed").touch()
+                    sys.stderr.write("CUDA error: an illegal memory access\n")
+                    sys.stderr.flush()
+                    os._exit(9)
+                done.append(name)
+                place.parent.mkdir(exist_ok=True)
+                fresh = place.with_suffix(".part")
+                fresh.write_text(json.dumps(done))
+                fresh.replace(place)
+                yield p.Checkpoint(str(place))
+                yield p.Progress(stage, step, STEPS, step + 1, STEPS)
+                if asked:
+                    yield p.Cancelled({})
+                    return
+        files.mesh_glb.write_bytes(result(job.prompt, job.seed, done))
+        note(log, "Finished", job.prompt)
+        yield p.Finished(files.result_files(), {"seconds": seconds, "networks_read": 0.0})
 
     threading.Thread(target=read, daemon=True).start()
 

@@ -49,7 +49,7 @@ def test_the_files_are_those_that_are_opened(model):
     components = set(layout.COMPONENTS[model.pipeline])
     assert {name.split("/")[0] for name in model.files if "/" in name} == components
     assert {name.split("/")[0] for name in model.weights} == components & set(layout.WEIGHT_STEMS)
-    tokenizer = next(name for name in components if name.startswith("tokenizer"))
+    tokenizers = [name for name in components if name.startswith("tokenizer")]
     read = {
         tokenization.SPECIAL_TOKENS_MAP_FILE,
         tokenization.ADDED_TOKENS_FILE,
@@ -57,13 +57,15 @@ def test_the_files_are_those_that_are_opened(model):
     }
     read |= set(CLIPTokenizer.vocab_files_names.values())
     listed = {*model.files, *model.extras}
-    assert {f"{tokenizer}/{name}" for name in read} == {name for name in listed if name.startswith(tokenizer)}
+    expected = {f"{tokenizer}/{name}" for tokenizer in tokenizers for name in read}
+    assert expected == {name for name in listed if name.startswith("tokenizer")}
 
 
 @pytest.mark.parametrize("model", DEFAULTS, ids=NAMES)
 def test_the_size_is_that_of_the_networks_in_half_precision(model):
     """Parameters of UNet, VAE and text encoder as tests/models/test_model_folder.py counts them."""
-    millions = [2260, 84, 695] if model.name == "sdxl-refiner" else [866, 84, 340]
+    sdxl = {"sdxl": [2567, 84, 123, 695], "sdxl-refiner": [2260, 84, 695]}
+    millions = sdxl.get(model.name, [866, 84, 340])
     assert model.approximate_size == pytest.approx(2e6 * sum(millions), rel=0.01)
 
 
@@ -153,7 +155,7 @@ def write(folder, files):
 def test_what_is_missing_says_how_to_fetch_it():
     with pytest.raises(ModelError, match=r"about 6\.1 GB\): python -m backend models fetch sdxl-refiner"):
         require("sdxl-refiner")
-    with pytest.raises(InputError, match="Give one of sd, sd-phi, sdxl-refiner"):
+    with pytest.raises(InputError, match="Give one of sd, sd-phi, sdxl, sdxl-refiner"):
         require("sd4")
 
 

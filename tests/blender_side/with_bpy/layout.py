@@ -1,5 +1,6 @@
 """A layout that records what a panel draws, and complains where Blender would."""
 
+from types import SimpleNamespace
 from typing import ClassVar
 
 import bpy
@@ -8,7 +9,7 @@ KNOWN_ICONS = set(bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"
 
 
 class Fake:
-    """Layout, and what it was told: `texts`, `operators` (id, text, properties), `props`, `bars`."""
+    """Layout, and what it was told: `texts`, `operators` (id, text, properties), `props`, `bars`, `lists`."""
 
     language: ClassVar[dict[str, str]] = {}  # English -> what is shown
 
@@ -19,7 +20,7 @@ class Fake:
         self.open_panels = open_panels
         if top is None:
             self.texts, self.operators, self.props = [], [], []
-            self.bars, self.icons, self.menus = [], [], []
+            self.bars, self.icons, self.menus, self.lists = [], [], [], []
 
     def _child(self, *args, wide=False, **kwargs):
         self.parts.append(Fake(self.top, self.open_panels, wide))
@@ -95,6 +96,13 @@ class Fake:
     def progress(self, factor=0.0, type="BAR", text="", **_):
         assert 0 <= factor <= 1
         self.top.bars.append((round(factor, 2), text))
+
+    def template_list(self, kind, _id, data, name, active_data, active, **_):
+        assert hasattr(bpy.types, kind) and {name, active} <= set(data.bl_rna.properties.keys())
+        self.top.lists.append(name)
+        shown = getattr(bpy.types, kind)
+        for item in getattr(data, name):
+            shown.draw_item(SimpleNamespace(), bpy.context, self.row(), data, item, 0, active_data, active)
 
     def template_icon(self, icon_value, scale=1.0):
         self.top.icons.append(icon_value)

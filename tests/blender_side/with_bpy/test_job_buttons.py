@@ -162,8 +162,9 @@ def lands_beside_its_object_alone(made):
     bpy.ops.dreamflow.make_game_ready()
     bpy.ops.object.mode_set(mode="EDIT")
     before = set(bpy.data.objects)
-    tick_until(lambda: tasks.current.line == "Finished. Will be imported after: Object Mode")
-    bpy.ops.object.mode_set(mode="OBJECT")
+    tick_until(lambda: tasks.current.held == "Finished. Will be imported after: Object Mode")
+    assert "Import now" in layout.draw(sidebar.DREAMFLOW_PT_main).buttons()
+    assert bpy.ops.dreamflow.import_now() == {"FINISHED"} and bpy.context.mode == "OBJECT"
     other, scene = bpy.data.scenes.new("other"), bpy.context.scene
     bpy.context.window.scene = other
     tick_until(lambda: tasks.current is None)

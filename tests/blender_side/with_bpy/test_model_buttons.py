@@ -33,6 +33,7 @@ LICENCE = "CreativeML Open RAIL++-M"
 MODELS = {  # size in bytes, licence
     "sd": (2.58e9, LICENCE),
     "sd-phi": (2.58e9, LICENCE),
+    "sdxl": (6.94e9, LICENCE),
     "sdxl-refiner": (6.08e9, LICENCE),
     "mvdream": (2.58e9, "CreativeML Open RAIL-M"),
 }

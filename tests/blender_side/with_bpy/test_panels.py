@@ -1,6 +1,8 @@
 """What panels, dialogs and menus draw: the prompt's words, and no sentence cut at any width."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import bpy
@@ -14,9 +16,11 @@ from dreamflow_blender.backlog.store import Entry
 from dreamflow_blender.contract import protocol as p
 from dreamflow_blender.ops import generate as ops_generate
 from dreamflow_blender.scene import pictures
-from dreamflow_blender.session import findings, jobs, models, service
+from dreamflow_blender.session import findings, jobs, loras, models, service
 from dreamflow_blender.settings import addon
+from dreamflow_blender.settings.generate import set_loras
 from dreamflow_blender.ui import candidates, history, menus, parts, problems, prompt, sidebar
+from dreamflow_blender.ui import loras as ui_loras
 from dreamflow_blender.ui import refine as ui_refine
 from dreamflow_blender.ui import setup as ui_setup
 from tests.blender_side.with_bpy import fake, layout
@@ -66,6 +70,80 @@ def test_an_unknown_word_is_said_while_one_types(enabled):
     assert "Left out: big." in main().said().replace("\n", " ") and bpy.ops.dreamflow.generate.poll()
     enabled.negative = "blurry"
     assert not bpy.ops.dreamflow.generate.poll() and "negative" in main().props
+
+
+def test_notation_of_other_programs_is_said_while_one_types(enabled, monkeypatch):
+    monkeypatch.setattr(models, "_look", lambda name: True)
+    enabled.model, enabled.prompt = "STABLE_DIFFUSION", "a <lora:glaze:1> mug"
+    said = main().said().replace("\n", " ")
+    assert "names a LoRA" in said and "in the list LoRAs" in said and not bpy.ops.dreamflow.generate.poll()
+    enabled.prompt = "a mug (new)"
+    assert "LoRA" not in main().said().replace("LoRAs", "") and bpy.ops.dreamflow.generate.poll()
+    enabled.model, enabled.prompt = "BUILT_IN", "a (red:1.3) mug"
+    assert "Read as “a red mug”" in main().said().replace("\n", " ") and bpy.ops.dreamflow.generate.poll()
+
+
+def lora_file(path, metadata):
+    """As safetensors writes one, without a tensor."""
+    header = json.dumps({"__metadata__": metadata}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return str(path)
+
+
+def test_loras_are_listed_and_go_with_the_job_and_come_back_from_the_history(enabled, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_look", lambda name: True)
+    glaze = lora_file(tmp_path / "ä glaze: 2.safetensors", {"modelspec.trigger_phrase": "blue glaze"})
+    tags = json.dumps({"10_pots": {"clay": 9, "pot": 30, "mug": 2}})
+    clay = lora_file(tmp_path / "clay.safetensors", {"ss_tag_frequency": tags})
+    enabled.model, enabled.prompt = "SDXL_BASE", "a red mug"
+    for path in (glaze, clay):
+        bpy.ops.dreamflow.add_lora(filepath=path)
+    drawn = main()
+    assert drawn.lists == ["loras"] and "LoRAs (2)" in drawn.texts and "Add to prompt" in drawn.buttons()
+    assert "Trained with: pot, clay, mug" in drawn.said().replace("\n", " ")
+    bpy.ops.dreamflow.add_words()
+    assert enabled.prompt == "a red mug, pot, clay"
+    enabled.loras[1].weight = -0.35
+    job = ops_generate.make_job(enabled)
+    assert job.lora == (f"{glaze}:1", f"{clay}:-0.35") and job.prior == "sdxl"
+    jobs.get_store().put(replace(Entry(job, state="finished"), ended=100.0))
+    bpy.ops.dreamflow.remove_lora()
+    enabled.loras[0].weight, enabled.model = 2.0, "STABLE_DIFFUSION"
+    bpy.ops.dreamflow.use_settings(job_id=job.id)
+    assert ops_generate.make_job(enabled).is_same(job) and enabled.model == "SDXL_BASE"
+    enabled.model = "BUILT_IN"  # which knows none
+    assert ops_generate.make_job(enabled).lora == () and main().lists == []
+
+
+def test_a_lora_that_is_gone_is_said_before_the_job(enabled, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_look", lambda name: True)
+    clay = lora_file(tmp_path / "clay.safetensors", {})
+    enabled.model = "STABLE_DIFFUSION"
+    bpy.ops.dreamflow.add_lora(filepath=clay)
+    assert bpy.ops.dreamflow.generate.poll() and "Add to prompt" not in main().buttons()
+    Path(clay).unlink()
+    loras._look.cache_clear()
+    assert "Not there" in main().said() and not bpy.ops.dreamflow.generate.poll()
+    with pytest.raises(RuntimeError, match="safetensors file"):
+        bpy.ops.dreamflow.add_lora(filepath=str(tmp_path))
+
+
+def test_a_model_of_ones_own_is_a_file_or_a_folder(enabled, tmp_path):
+    enabled.model = "FOLDER"
+    assert not bpy.ops.dreamflow.generate.poll() and "dreamflow.choose_model" in [
+        n for n, *_ in main().operators
+    ]
+    folder, file = tmp_path / "é model", tmp_path / "sdxl.safetensors"
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}")
+    file.write_bytes(b"")
+    for given, taken in ((file, file), (f"{folder}/", folder), (folder / "model_index.json", folder)):
+        bpy.ops.dreamflow.choose_model(filepath=str(given), setting="prior_folder")
+        assert ops_generate.make_job(enabled).prior == str(taken) and bpy.ops.dreamflow.generate.poll()
+    for wrong in (tmp_path, tmp_path / "gone.safetensors", tmp_path / "sd.ckpt"):
+        with pytest.raises(RuntimeError, match="model_index"):
+            bpy.ops.dreamflow.choose_model(filepath=str(wrong))
+    assert addon.preferences().prior_folder == str(folder)
 
 
 def test_menus_name_what_there_is_and_put_it_in(enabled):
@@ -126,19 +204,27 @@ def test_one_progress_and_buttons_that_stay(enabled, monkeypatch):
     [(*width, language) for width in WIDTHS for language in ("en", "de")]
     + [(*WIDTHS[0], language) for language in ("es", "fr", "ja", "zh")],
 )
-def test_no_sentence_is_cut(enabled, monkeypatch, width, scale, language):
+def test_no_sentence_is_cut(enabled, monkeypatch, tmp_path, width, scale, language):
     """At a scale of 200 %, a region of the same width has half the room. bpy as a module has no languages: a table."""
     fits = width / scale
     if language != "en":
         table = translations.read(language)
         monkeypatch.setattr(layout.Fake, "language", table)
-        for module in (candidates, history, parts, problems, prompt, sidebar, ui_refine, ui_setup):
-            monkeypatch.setattr(module, "translated", lambda text: table.get(text, text))
+        for module in (candidates, history, parts, problems, prompt, sidebar, ui_loras, ui_refine, ui_setup):
+            monkeypatch.setattr(module, "translated", lambda text, context="": table.get(text, text))
     monkeypatch.setattr(parts, "_width", lambda context: parts._dialog or fits)
     drawings = []
     for text in ("a red mug", "a wooden chair", "a big red cup"):
         enabled.prompt = text
         drawings.append(main())
+    enabled.model = "FOLDER"
+    set_loras(
+        enabled,
+        [lora_file(tmp_path / "glaze.safetensors", {"modelspec.trigger_phrase": "blue " * 30}), "/gone"],
+    )
+    drawings.append(main())
+    enabled.active_lora = 1
+    drawings.append(main())
     enabled.model = "STABLE_DIFFUSION"
     bpy.context.scene.dreamflow_refine.model = "SDXL"
     bpy.ops.mesh.primitive_cube_add()

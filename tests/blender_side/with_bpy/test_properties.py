@@ -6,6 +6,8 @@ import pytest
 import dreamflow_blender
 from dreamflow_blender.contract.options import FIELDS
 from dreamflow_blender.translations import CONTEXTS, OWN
+from dreamflow_blender.ui.history import DREAMFLOW_PT_history
+from dreamflow_blender.ui.refine import DREAMFLOW_PT_refine
 
 SAME = {
     "dreamflow": ("negative", "seed", "preset"),
@@ -42,6 +44,8 @@ def test_words_that_blender_has_in_another_sense_are_ours():
     """Blender's own table comes first: in French its "Prompt" is a command line's."""
     for group in SAME:
         properties = getattr(bpy.context.scene, group).bl_rna.properties
-        assert properties["prompt"].translation_context == OWN
+        assert properties["prompt"].translation_context == OWN == properties["negative"].translation_context
         assert properties["seed"].translation_context == "*"
+    for panel in (DREAMFLOW_PT_refine, DREAMFLOW_PT_history):  # "narrow down" in Japanese, "log" in German
+        assert panel.bl_translation_context == OWN
     assert OWN in CONTEXTS

@@ -5,6 +5,7 @@ import os
 
 from dreamflow_blender.session import findings, jobs, service, tasks
 from dreamflow_blender.settings import addon
+from dreamflow_blender.ui import setup as ui_setup
 from dreamflow_blender.ui import sidebar
 from tests.blender_side.with_bpy import layout
 from tests.blender_side.with_bpy.user import (
@@ -22,7 +23,7 @@ from tests.blender_side.with_bpy.user import (
 )
 
 __all__ = ["user"]  # a fixture
-MODELS = ("sd", "sd-phi", "sdxl-refiner", "mvdream")
+MODELS = ("sd", "sd-phi", "sdxl", "sdxl-refiner", "mvdream")
 
 
 @real
@@ -55,7 +56,7 @@ def test_check_setup(user, tmp_path, monkeypatch):
         assert mends(found[name])[1] == [("dreamflow.fetch_model", {"model": name})]
     if os.name == "posix":
         drawn, buttons = mends(found["home"])
-        assert not buttons and said(drawn, found["home"]["todo"])
+        assert not buttons and said(drawn, ui_setup.MENDS["folder"]) and "df -h" not in drawn.said()
     assert {model["name"] for model in findings.models} == {*MODELS}  # so that Fetch can tell their licences
 
 

@@ -1,0 +1,90 @@
+"""Other programs' notation in a prompt: weights, LoRAs, options. Standard library only.
+
+A text encoder takes its signs and numbers for words, so a model that reads any words would make something else than
+was asked. It is refused, with what to write instead; (brackets) as in a sentence are not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from .reading import NotUnderstood
+
+OWN_WORDS = (
+    "mini",
+    "mini-refiner",
+    "exact",
+)  # priors whose language is reading.py's, which leaves notation out
+
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+_WEIGHTS = "Write the words alone, and those that matter most first."
+NOTATIONS = tuple(  # what it looks like, what it is, what to write instead
+    (re.compile(pattern), what, todo)
+    for pattern, what, todo in (
+        (
+            r"<\s*(?:lora|lyco)\s*:[^>]*>",
+            "names a LoRA",
+            "Leave it out and give the LoRA's file: in Blender in the list LoRAs, else with --lora FILE:WEIGHT.",
+        ),
+        (
+            r"<\s*(?:hypernet|embedding)\s*:[^>]*>|\bembedding:\S+",
+            "names a file that is not read",
+            "Leave it out; of such files only LoRAs are read.",
+        ),
+        (r"\([^()]{0,80}[^\W\d]\d*\s*:\s*" + _NUMBER + r"\s*\)", "is a weight", _WEIGHTS),
+        (r"[^\W\d]\d*\s*:\s*" + _NUMBER + r"\s*\)", "is a weight", _WEIGHTS),  # ((a mug), red:1.3)
+        (
+            r"\({2}[^()]*\)+|\([^()]*\)(?:[+-]+|\d*\.\d+)(?=[\s,.;]|$)",
+            "is a weight",
+            _WEIGHTS,
+        ),  # ((red)), (red)++
+        (r"\[+[^\[\]]*\]+", "is a weight or a change half way", _WEIGHTS),  # [red], [red:blue:8], [red|blue]
+        (r"\\[()\[\]]", "is a bracket of another program", "Write the bracket alone."),
+        (
+            r"(?:^|(?<=\s))(?:--[a-zA-Z]\w*(?:\s+[\d.:]+)?|[—–][a-z]+\s+[\d.:]+(?=\s|$))",
+            "is another program's option",
+            "Leave it out: all views are square, and the seed, what is not wanted and the settings have places of their"
+            " own.",
+        ),
+        (r"[^\s:]+::(?:-?[\d.]+)?(?=\s|$)", "is a weight", _WEIGHTS),  # mug::2
+        (r"__\w+__|\{[^{}]*\|[^{}]*\}", "stands for several words", "Write one, or a list of prompts."),
+        (r"\b(?:BREAK|AND)\b", "joins two prompts", "Write one sentence."),
+    )
+)
+
+
+def refuse_notation(prompt: str, negative: str = "") -> None:
+    """NotUnderstood for the first notation of another program in either of the two."""
+    for text in (prompt, negative):
+        loud = text == text.upper()  # "A MUG AND A SPOON" joins no two prompts
+        found = [
+            (at.start(), -len(at.group()), at.group(), what, todo)
+            for pattern, what, todo in NOTATIONS
+            if (at := pattern.search(text)) and not (loud and at.group().isalpha())
+        ]
+        if found:
+            _, _, written, what, todo = min(found)
+            raise NotUnderstood(
+                f"“{written.strip()[:60]}” {what}, and this model would read it as words.", todo
+            )
+
+
+def refuse_for(priors: tuple[str, ...], prompt: str, negative: str = "") -> None:
+    """The same where one of these priors, by name or path, takes any words; no model is opened."""
+    if any(_takes_any_words(prior) for prior in priors):
+        refuse_notation(prompt, negative)
+
+
+@lru_cache(maxsize=64)
+def _takes_any_words(prior: str) -> bool:
+    """False for those of OWN_WORDS, for "", and for a folder whose dreamflow.json states kinds."""
+    if prior in ("", *OWN_WORDS):
+        return False
+    try:
+        stated = json.loads((Path(prior).expanduser() / "dreamflow.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(stated, dict) and stated.get("kinds"))

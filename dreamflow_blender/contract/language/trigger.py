@@ -1,0 +1,39 @@
+"""The words that a LoRA was trained with, from its file's own metadata. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+MOST_HEADER = 32 << 20  # bytes: kohya's trainers list every tag of every picture, a few megabytes
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts in a .safetensors file's header: a length of 8 bytes, then JSON. Raises ValueError, OSError."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= MOST_HEADER:
+            raise ValueError(f"{path} is no .safetensors file.")
+        try:
+            header = json.loads(file.read(length))
+        except RecursionError as error:
+            raise ValueError(f"{path} is damaged.") from error
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    stated = found if isinstance(found, dict) else {}
+    return {str(name): text for name, text in stated.items() if isinstance(text, str)}
+
+
+def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """What the file says that it was trained with: its own phrase, else the five most frequent of kohya's tags."""
+    if phrase := metadata.get("modelspec.trigger_phrase", "").strip():
+        return (phrase,)
+    counts: Counter[str] = Counter()
+    with suppress(
+        ValueError, TypeError, AttributeError, OverflowError, RecursionError
+    ):  # foreign text, and no more than a hint
+        for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
+            counts.update({tag.strip(): int(count) for tag, count in tags.items()})
+    return tuple(tag for tag, _ in counts.most_common(5))
