@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TextIO
 
@@ -100,8 +100,10 @@ class Table:
         self._last = time.monotonic()
         from rich.console import ConsoleDimensions
 
+        with suppress(OSError):  # where it has just been closed
+            columns, lines = os.get_terminal_size(self._out.fileno())
+            self._console.size = ConsoleDimensions(columns or 80, lines or 24)
         with self._to_a_reader():
-            self._console.size = ConsoleDimensions(*os.get_terminal_size(self._out.fileno()))
             self._live.start()
             self._live.update(self._table(counts, rows()), refresh=True)
 

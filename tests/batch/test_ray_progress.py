@@ -121,6 +121,19 @@ def test_it_follows_the_terminal_s_size(terminal: Callable[..., Terminal]) -> No
     assert len([line for line in seen.look() if line]) == 9
 
 
+def test_a_terminal_of_no_size_or_that_has_just_gone_is_no_error(terminal: Callable[..., Terminal]) -> None:
+    seen = terminal(0, 0)
+    seen.columns = 80
+    shown = shown_on(seen.out, print, nullcontext)
+    shown.show(COUNTS, lambda: ROWS)
+    assert len([line for line in seen.look() if line]) == 9
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, seen.out.fileno())
+    os.close(nowhere)
+    shown.show(COUNTS, lambda: ROWS)
+    shown.say("Stopping.")
+
+
 @pytest.mark.parametrize("term", ["dumb", "unknown"])
 def test_lines_where_a_table_cannot_be(
     terminal: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch, term: str
