@@ -31,7 +31,7 @@ from backend.models.load import footprint, load_network, load_tokenizer, load_va
 from backend.models.model_folder import ModelFolder, describe
 from backend.models.prior_spec import fill
 from backend.models.single_file import empty_module, open_model
-from backend.models.text import TEXT_INPUTS, Embedding, encode_sentences, tokenize
+from backend.models.text import TEXT_INPUTS, Embedding, check_length, encode_sentences
 from backend.scene.camera import Camera
 from dreamflow_blender.contract.language.notation import refuse_notation
 from dreamflow_blender.contract.language.reading import NotUnderstood
@@ -151,7 +151,7 @@ class LatentPrior:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
         sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
         for encoder in self._model.encoders:
-            tokenize(load_tokenizer(self._model, encoder), sentences)
+            check_length(load_tokenizer(self._model, encoder), sentences)
         encoder_input_size(size, size, self.spec.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:

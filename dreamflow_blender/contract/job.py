@@ -12,7 +12,7 @@ from typing import Any
 
 from .wire import Message, check_types, clean_text, dump, expect
 
-MAX_PROMPT = 1_000  # characters; CLIP reads about 75 words, so this is already generous
+MAX_PROMPT = 1_000  # characters; about 200 tokens, which CLIP reads in chunks of 75
 MAX_SNAPSHOT_FACES = 20_000
 MAX_SEED = 2**31 - 1  # the largest integer that a Blender property holds
 MESHES = (".glb", ".gltf", ".obj", ".ply", ".npz")  # what a refine job can begin with
