@@ -279,8 +279,9 @@ def test_the_worker_s_surroundings(tmp_path, monkeypatch):
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV"):
         monkeypatch.setenv(name, "/blender")
     code = (
-        "import os, sys, time; sys.stderr.write(repr((os.environ.get('PYTHONDONTWRITEBYTECODE'), os.environ.get('PYTHONHOME'), os.environ.get('VIRTUAL_ENV'),"
-        " os.environ['PYTHONPATH'], os.environ['PYTHONPYCACHEPREFIX'], os.getcwd(), os.environ['MINE'])));"
+        "import os, sys, time; absent = 'PYTHONDONTWRITEBYTECODE', 'PYTHONHOME', 'VIRTUAL_ENV';"
+        " sys.stderr.write(repr((*map(os.environ.get, absent), os.environ['PYTHONPATH'],"
+        " os.environ['PYTHONPYCACHEPREFIX'], os.getcwd(), os.environ['MINE'])));"
     )
     root = tmp_path / "jobs é"
     client = Client("", ROOT, root, command=[sys.executable, "-c", code], environment={"MINE": "yes"})
