@@ -1,6 +1,7 @@
 """How much memory an iteration needs with networks of the real size: counted, without such a machine.
 
     python -m benchmarks.memory [--dtype float32] [--only sd sdxl refiner mvdream] [--no-phi]
+        [--control]
 
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
@@ -12,16 +13,18 @@ from __future__ import annotations
 
 import argparse
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.utils import logging
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backend.diffusion.camera_label import CAMERA_CONFIG
+from backend.diffusion.control import Control, ShownShape
 from backend.diffusion.denoiser import Network, Text, denoise_guided
 from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.lora import LoRAPhi
@@ -114,7 +117,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *_args: Any, **_options: Any) -> Ten
     return FusedAttention.apply(q, k, v)
 
 
-def iteration(kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = True) -> tuple[float, float]:
+def iteration(
+    kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = True, with_control: bool = False
+) -> tuple[float, float]:
     """(weights, peak) of one iteration of one view, or one ring, in GB."""
     native, side = SIDES[kind]
     numbers = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"]
@@ -127,6 +132,10 @@ def iteration(kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = 
             base = network_of(kind, dtype)
         for network in {id(own): own, id(base): base}.values():
             save_network(savings, network)
+        if with_control:
+            net = ControlNetModel.from_unet(own.unet).to(dtype).requires_grad_(False)
+            own = replace(own, controls=(Control(net, ("depth",), 1.0),))
+            base = own if base.unet is own.unet else base
         save_vae(savings, encoder)
         weights = alive.peak = (
             alive.now
@@ -138,15 +147,18 @@ def iteration(kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = 
             ones = torch.ones(views)
             camera = orbit(ones, ones, ones, 50 * ones, side, side)
         x = to_latent(encoder, image, native, 8)
-        phi = None
+        phi, shape = None, None
+        if with_control:
+            shape = ShownShape(lambda views: torch.empty(len(views), side, side, 4), side // x.shape[-1])
         if with_phi:
-            phi = LoRAPhi(base, text, 4, 1e-4, 1, 0)
+            phi = LoRAPhi(base, text, 4, 1e-4, 1, 0, shape if base is own else None)
             for group in phi._optimizer.param_groups:
                 group.update(fused=False, foreach=False)  # meta tensors have no fused kernels
             phi.fit(x.detach(), LEVEL, camera, torch.Generator())
         with torch.no_grad():
             z = x + LEVEL.sigma * torch.randn(x.shape)
-            seen = text.repeated(views).seen_from(torch.empty(views, 16) if own.takes_camera else None)
+            label = torch.empty(views, 16) if own.takes_camera else None
+            seen = text.repeated(views).seen_from(label, None if shape is None else shape(camera, z))
             goal = denoise_guided(own, z, LEVEL, seen, text, 7.5)
             if phi is not None:
                 goal = goal - phi(z, LEVEL, camera)
@@ -172,12 +184,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the UNets")
     parser.add_argument("--only", choices=tuple(SIDES), nargs="+", default=tuple(SIDES))
     parser.add_argument("--no-phi", action="store_true", help="D_phi(x) = x, as --phi none has it")
+    parser.add_argument("--control", action="store_true", help="a ControlNet on D_p's network")
     options = parser.parse_args()
     nn.functional.scaled_dot_product_attention = attend
     logging.set_verbosity_error()
     for kind in options.only:
         for words, savings in SAVINGS:
-            weights, peak = iteration(kind, savings, getattr(torch, options.dtype), not options.no_phi)
+            dtype = getattr(torch, options.dtype)
+            weights, peak = iteration(kind, savings, dtype, not options.no_phi, options.control)
             print(
                 f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB",
                 flush=True,

@@ -66,6 +66,8 @@ class RandomPrior:
 
     def prepare(self, *_: Any) -> None: ...
 
+    def shown(self, *_: Any) -> None: ...
+
     def encode(self, image: Tensor) -> Tensor:
         return to_latent(self.vae, image, self.native, 8)
 

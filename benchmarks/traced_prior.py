@@ -68,6 +68,8 @@ class TracedPrior:
 
     def prepare(self, *_: Any) -> None: ...
 
+    def shown(self, *_: Any) -> None: ...
+
     def encode(self, image: Tensor) -> Tensor:
         return TracedEncode.apply(image, self)
 

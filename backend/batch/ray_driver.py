@@ -39,6 +39,7 @@ from dreamflow_blender.contract.wire import show_text
 
 TRIES = 10  # of a job that is cut short, by its process's or its node's end, before it comes to a checkpoint
 HELD = 40  # times that a job is found in other hands before it is left to them
+ROOM = 30.0  # seconds until it is said that the cluster has no room
 TICK = 1.0  # seconds between two looks at the cards
 LOST_SECONDS = 300.0  # to wait for a lost card where there is no other
 LEAVE = 60.0  # seconds that running jobs have for their checkpoint
@@ -125,6 +126,8 @@ class Driver:
         if not self._left:
             return OK
         self._idle = self._cards(min(len(self._left), self._count()))
+        if self._interrupts.asked:
+            return self._stop()
         worked = time.monotonic()
         while self._running or (self._left and (self._idle or self._lost)):
             while (
@@ -200,8 +203,16 @@ class Driver:
         given = (*place, self._args.retry, self._command, json.dumps(passed))
         cards = [actor.remote(*given) for _ in range(count)]
         own = {**versions(), "ray": ray.__version__}
+        asked = [card.about.remote() for card in cards]
+        began = time.monotonic()
+        while len(started := ray.wait(asked, num_returns=count, timeout=TICK)[0]) < count:
+            if self._interrupts.asked:
+                return []
+            if began and time.monotonic() - began > ROOM:
+                began = 0.0  # said once
+                self._shown.say(f"{count - len(started)} of {count} processes wait for room on the cluster.")
         try:
-            abouts = [json.loads(text) for text in ray.get([card.about.remote() for card in cards])]
+            abouts = [json.loads(text) for text in ray.get(asked)]
         except ray.exceptions.RayActorError as error:
             *_, last = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise InputError(f"A node's process did not start: {last:.300}", EVERY_NODE) from error

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backend.diffusion.control import Control, residuals
 from backend.diffusion.convention import CONVENTIONS, Convention, Prediction
 from backend.diffusion.graphs import Graphs, Inputs
 from backend.diffusion.schedule import NoiseLevel
@@ -26,50 +27,37 @@ class Text:
     pooled    [B,P] projected sentence embedding, for SDXL alone
     time_ids  [B,6] SDXL's sizes and crop; [B,5] with its refiner, which has an aesthetic score
     label     [B,16] where the camera stands (camera_label.py), for networks that take it
+    maps      [B,6,H,W] the shape that is seen (control.py), for networks that are shown it
     """
 
     hidden: Tensor
     pooled: Tensor | None = None
     time_ids: Tensor | None = None
     label: Tensor | None = None
+    maps: Tensor | None = None
 
     def rows(self, indices: Tensor) -> Text:
         """The rows `indices` [N] int64, in that order, repeats allowed; of the same device, so nothing waits."""
-
-        def take(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.index_select(0, indices)
-
-        return Text(
-            self.hidden.index_select(0, indices), take(self.pooled), take(self.time_ids), take(self.label)
-        )
+        return self._each(lambda tensor: tensor.index_select(0, indices))
 
     def repeated(self, count: int) -> Text:
         """One row, `count` times."""
+        return self._each(lambda tensor: tensor.expand(count, *tensor.shape[1:]))
 
-        def repeat(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.expand(count, *tensor.shape[1:])
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Text:
+        parts: dict[str, Any] = {n: None if part is None else change(part) for n, part in vars(self).items()}
+        return Text(**parts)
 
-        return Text(
-            self.hidden.expand(count, -1, -1), repeat(self.pooled), repeat(self.time_ids), repeat(self.label)
-        )
-
-    def seen_from(self, label: Tensor | None) -> Text:
-        """The same B rows, each with its camera's label [B,16]; None for a network that takes none."""
-        return self if label is None else replace(self, label=label)
+    def seen_from(self, label: Tensor | None, maps: Tensor | None = None) -> Text:
+        """The same B rows, each with its camera's label [B,16] and maps [B,6,H,W]; None for a network without."""
+        return replace(self, label=label, maps=maps)
 
 
 def join(first: Text, second: Text) -> Text:
     """Both batches in one, `first` first."""
-
-    def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-        return None if a is None or b is None else torch.cat((a, b))
-
-    return Text(
-        torch.cat((first.hidden, second.hidden)),
-        cat(first.pooled, second.pooled),
-        cat(first.time_ids, second.time_ids),
-        cat(first.label, second.label),
-    )
+    pairs = ((name, part, getattr(second, name)) for name, part in vars(first).items())
+    parts: dict[str, Any] = {n: None if a is None or b is None else torch.cat((a, b)) for n, a, b in pairs}
+    return Text(**parts)
 
 
 @dataclass(frozen=True)
@@ -82,6 +70,7 @@ class Network:
     graphs: Graphs | None = None  # passes without a gradient go through them
     takes_camera: bool = False  # whether it takes the camera as a label, or in words alone
     frames: int = 1  # views of a ring, neighbours in a batch, that its self-attention joins
+    controls: tuple[Control, ...] = ()  # what shows it the maps of a text that has them
 
     @property
     def convention(self) -> Convention:
@@ -108,6 +97,8 @@ class Network:
             inputs |= {"text_embeds": text.pooled.to(self.dtype), "time_ids": text.time_ids}
         if text.label is not None:
             inputs["label"] = text.label.to(self.dtype)
+        if text.maps is not None:
+            inputs["maps"] = text.maps.to(self.dtype)
         if camera is not None:
             inputs["camera"] = camera
         if self.graphs is None or torch.is_grad_enabled():
@@ -115,17 +106,18 @@ class Network:
         return self.graphs(who, self._run, inputs).float()
 
     def _run(self, inputs: Inputs) -> Tensor:
-        added = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
+        added: Inputs = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
+        sample, timestep, hidden = inputs["sample"], inputs["timestep"], inputs["hidden"]
+        more: dict[str, Any] = {"class_labels": inputs["label"]} if "label" in inputs else {}
+        if "maps" in inputs:
+            with torch.no_grad():  # D_phi learns nothing through them
+                more |= residuals(self.controls, sample, timestep, hidden, added or None, inputs["maps"])
         with added_to_time(self.unet, inputs.get("camera")):
             output = self.unet(
-                inputs["sample"],
-                inputs["timestep"],
-                encoder_hidden_states=inputs["hidden"],
-                added_cond_kwargs=added or None,
-                **({"class_labels": inputs["label"]} if "label" in inputs else {}),
+                sample, timestep, encoder_hidden_states=hidden, added_cond_kwargs=added or None, **more
             )
-        sample: Tensor = output.sample
-        return sample
+        answer: Tensor = output.sample
+        return answer
 
 
 def notes_of(networks: Sequence[Network]) -> list[str]:
@@ -168,13 +160,13 @@ def denoise_guided(
 ) -> Tensor:
     """`guided` of D(text) and D(negative), both in one batched call; scale 1 makes no call for the negative.
 
-    `negative` has one row, or one a view; it is told the cameras of `text`, and rings stay together: all views with
-    the text, then all without.
+    `negative` has one row, or one a view; it is told the cameras and shown the maps of `text`, and rings stay together:
+    all views with the text, then all without.
     """
     if guidance_scale == 1:
         return denoise(network, z, level, text)
     if len(negative.hidden) == 1:
-        negative = negative.repeated(len(z)).seen_from(text.label)
+        negative = negative.repeated(len(z)).seen_from(text.label, text.maps)
     twice = torch.cat((z, z))
     output = network.predict(twice, level, join(text, negative))
     with_text, without = network.convention.denoised(output, twice, level).chunk(2)

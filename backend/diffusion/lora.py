@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Generator, Tensor, nn
 
 from backend.diffusion.camera_label import camera_label
+from backend.diffusion.control import ShownShape
 from backend.diffusion.denoiser import Network, Text
 from backend.diffusion.schedule import NoiseLevel
 from backend.errors import ModelError
@@ -32,16 +33,18 @@ class LoRAPhi:
     rank           of the LoRA, kept in float32 whatever the base's dtype
     learning_rate  of AdamW, reached linearly after `warmup` steps
     seed           of the initial weights; the global generator is left as it was
+    shape          what shows the network the shape of the views, where D_p is shown it too
 
     A UNet carries one phi at a time: a fresh one on the same UNet replaces the last one.
     """
 
     def __init__(
-        self, network: Network, text: Text, rank: int, learning_rate: float, warmup: int, seed: int
-    ) -> None:
+        self, network: Network, text: Text, rank: int, learning_rate: float, warmup: int, seed: int,
+        shape: ShownShape | None = None,
+    ) -> None:  # fmt: skip
         self.learning_rate, self.warmup = learning_rate, warmup
         assert isinstance(network.unet, UNet2DConditionModel)
-        self.network, self.text, self.steps = network, text, 0
+        self.network, self.text, self.steps, self._shape = network, text, 0, shape
         if network.graphs is not None:
             network.graphs.clear()
         self._unet = unet = network.unet
@@ -142,8 +145,9 @@ class LoRAPhi:
         return found
 
     def _predict(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
+        label = camera_label(camera.c2w) if self.network.takes_camera else None
         text = self.text.repeated(len(z)).seen_from(
-            camera_label(camera.c2w) if self.network.takes_camera else None
+            label, None if self._shape is None else self._shape(camera, z)
         )
         return self.network.predict(z, level, text, "D_phi", self.camera_embedding(camera.c2w))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Generator, Tensor
 
+from backend.diffusion.control import DrawShape
 from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS
@@ -167,6 +168,11 @@ class Prior(Protocol):
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
         """What `denoise` and `phi` need for this prompt; opaque to the caller. InputError for a bad prompt."""
+        ...
+
+    def shown(self, conditioning: Any, draw: DrawShape) -> Any:
+        """The conditioning of a stage whose mesh stands still, for a prior that looks at the shape as well; as it is
+        for all others."""
         ...
 
     def encode(self, image: Tensor) -> Tensor:

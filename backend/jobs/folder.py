@@ -42,7 +42,7 @@ def clean_prompt(text: str) -> str:
     if len(prompt) > MAX_PROMPT:
         raise InputError(
             f"The prompt is too long: expected at most {MAX_PROMPT:,} characters, got {len(prompt):,}.",
-            "Say it in a few words: a text encoder reads about 75.",
+            "Say it in a few words: a text encoder reads about 75 at once.",
         )
     return prompt
 

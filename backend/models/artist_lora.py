@@ -73,21 +73,20 @@ class ArtistLora:
         )
 
 
-def read_spec(text: str) -> tuple[Path, float]:
-    """FILE or FILE:WEIGHT. Raises InputError."""
+def weighted_path(text: str, option: str, what: str) -> tuple[Path, float]:
+    """PATH or PATH:WEIGHT, as `option` takes it. InputError for a weight out of bounds, or where no `what` is."""
     name, colon, tail = text.rpartition(":")
     path, weight = Path(text), 1.0
     with suppress(ValueError):
-        if colon and not Path(text).is_file():  # C:\lora.safetensors has one as well
+        if colon and not Path(text).exists():  # C:\lora.safetensors has one as well
             path, weight = Path(name), float(tail)
     if not abs(weight) <= MOST:
         raise InputError(
-            f"A LoRA's weight is -{MOST:g} to {MOST:g}, got {weight:g}.", "Correct --lora FILE:WEIGHT."
+            f"The weight of {path.name} is -{MOST:g} to {MOST:g}, got {weight:g}.",
+            f"Correct {option} {path.name}:WEIGHT.",
         )
-    if not path.expanduser().is_file():
-        raise InputError(
-            f"There is no LoRA {str(path)!r}.", "Give the path of a .safetensors file, or FILE:WEIGHT."
-        )
+    if not path.expanduser().exists():
+        raise InputError(f"There is no {path}, expected {what}.", f"Correct {option} PATH or PATH:WEIGHT.")
     return path.expanduser(), weight
 
 
@@ -96,11 +95,13 @@ def open_loras(specs: Iterable[str], configs: dict[str, dict[str, Any]]) -> tupl
 
     configs  of the model that they are for, by component
     """
-    return tuple(_open(*read_spec(text), configs) for text in specs)
+    return tuple(
+        _open(*weighted_path(text, "--lora", "a LoRA's .safetensors file"), configs) for text in specs
+    )
 
 
 def _open(path: Path, weight: float, configs: dict[str, dict[str, Any]]) -> ArtistLora:
-    if path.suffix.lower() != ".safetensors":
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
         raise ModelError(f"{path} is no .safetensors file; pickles can run code when opened.", A_LORA)
     header = read_header(path)
     for mark, kind in OTHER_KINDS.items():

@@ -7,7 +7,7 @@ time: models/text.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from backend.diffusion.camera_label import camera_label
+from backend.diffusion.control import DrawShape, ShownShape
 from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
 from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.prior import Kind, PriorSpec
@@ -25,11 +26,12 @@ from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_indices
 from backend.errors import InputError, ModelError
 from backend.models.artist_lora import add_loras, check_loras, open_loras
+from backend.models.control import load_control, open_controls
 from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
 from backend.models.model_folder import ModelFolder, describe
 from backend.models.prior_spec import fill
 from backend.models.single_file import empty_module, open_model
-from backend.models.text import TEXT_INPUTS, Embedding, encode_sentences, tokenize
+from backend.models.text import TEXT_INPUTS, Embedding, check_length, encode_sentences
 from backend.scene.camera import Camera
 from dreamflow_blender.contract.language.notation import refuse_notation
 from dreamflow_blender.contract.language.reading import NotUnderstood
@@ -49,6 +51,7 @@ class Conditioning:
     negative: Text  # one row
     phi: Text  # one row, without view words, as D_phi's own network reads it
     shared: Text  # the same as the prior's network reads it
+    shape: ShownShape | None = None  # what the ControlNets are shown of the views
 
 
 class LatentPrior:
@@ -58,6 +61,8 @@ class LatentPrior:
                       the adapter switched, which takes less memory
     loras             FILE or FILE:WEIGHT, of D_p's own network and text encoders (artist_lora.py); D_phi starts from
                       the network with them, unless it has a model of its own
+    controls          FOLDER or FOLDER:WEIGHT, ControlNets of D_p's own network (control.py); D_phi, on that network, is
+                      shown what they are shown
     canonical_prompt  for a model that states its kinds: reads their language (jobs.priors)
 
     Networks are loaded when they are first needed. Raises ModelError where a folder is missing, damaged or does
@@ -66,7 +71,7 @@ class LatentPrior:
 
     def __init__(
         self, folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None,
-        canonical_prompt: CanonicalPrompt | None = None, loras: Sequence[str] = (),
+        canonical_prompt: CanonicalPrompt | None = None, loras: Sequence[str] = (), controls: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self._device, self._canonical_prompt = torch.device(device), canonical_prompt
         self._model = open_model(folder)
@@ -75,6 +80,7 @@ class LatentPrior:
         self._loras = open_loras(loras, self._model.configs)
         for component in self._model.weights if self._loras else ():
             check_loras(self._loras, component, empty_module(component, self._model.configs[component]))
+        self._controls = open_controls(controls, self._model)
         self.spec = self._model.spec
         self.name = self._model.path.stem if self._model.family else self._model.path.name
         self.factor = self._model.factor
@@ -90,6 +96,8 @@ class LatentPrior:
         network = load_network(self._model, self._device)
         assert isinstance(network.unet, nn.Module)
         add_loras(self._loras, "unet", network.unet)
+        controls = (load_control(found, self._device, network.dtype) for found in self._controls)
+        network = replace(network, controls=tuple(controls))
         save_network(self._savings, network)
         return network
 
@@ -135,13 +143,15 @@ class LatentPrior:
         """See Prior."""
         phi_model = None if savings.share or self._phi_model is self._model else self._phi_model
         fed, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
-        return footprint(self._model, phi_model, fed, network_dtype(self._device), savings)
+        dtype = network_dtype(self._device)
+        beside = sum(control.footprint(fed, self.factor, dtype) for control in self._controls)
+        return footprint(self._model, phi_model, fed, dtype, savings) + beside
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
         sentences = write_sentences(self.spec, prompt, negative, kind, self._canonical_prompt)
         for encoder in self._model.encoders:
-            tokenize(load_tokenizer(self._model, encoder), sentences)
+            check_length(load_tokenizer(self._model, encoder), sentences)
         encoder_input_size(size, size, self.spec.native_size, self.factor)
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Conditioning:
@@ -165,6 +175,10 @@ class LatentPrior:
             shared=shared,
         )
 
+    def shown(self, conditioning: Conditioning, draw: DrawShape) -> Conditioning:
+        """See Prior."""
+        return replace(conditioning, shape=ShownShape(draw, self.factor)) if self._controls else conditioning
+
     def encode(self, image: Tensor) -> Tensor:
         """[B,H,W,3] in [0,1] to scaled latents [B,C,h,w], differentiable; small images are enlarged first."""
         return to_latent(self._vae, image, self.spec.native_size, self.factor)
@@ -179,10 +193,13 @@ class LatentPrior:
         guidance_rescale: float = 0.0,
     ) -> Tensor:  # fmt: skip
         """D_p(z) [B,C,h,w], guided; see Prior."""
-        if self._network.takes_camera:
-            text = conditioning.views.repeated(len(z)).seen_from(camera_label(camera.c2w))
-        else:
+        label = camera_label(camera.c2w) if self._network.takes_camera else None
+        if label is None:
             text = conditioning.views.rows(view_indices(camera, self.spec.views))
+        else:
+            text = conditioning.views.repeated(len(z))
+        shape = conditioning.shape
+        text = text.seen_from(label, None if shape is None else shape(camera, z))
         return denoise_guided(
             self._network, z, level, text, conditioning.negative, guidance_scale, guidance_rescale
         )
@@ -191,10 +208,10 @@ class LatentPrior:
         self, conditioning: Conditioning, rank: int, learning_rate: float, warmup: int, seed: int
     ) -> LoRAPhi:
         """A fresh D_phi; it replaces the one before."""
-        network, text = self._network, conditioning.shared
+        network, text, shape = self._network, conditioning.shared, conditioning.shape
         if not self._shared:
-            network, text = self._phi_network, conditioning.phi
-        phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed)
+            network, text, shape = self._phi_network, conditioning.phi, None
+        phi = LoRAPhi(network, text, rank, learning_rate, warmup, seed, shape)
         save_network(self._savings, network)  # of the adapters' layers as well
         return phi
 
@@ -202,7 +219,10 @@ class LatentPrior:
         """Name, folders and hashes of the weights, for job.json."""
         phi: Any = "shared" if self._shared else describe(self._phi_model)
         found = {"name": self.name, "prior": describe(self._model), "phi": phi}
-        return found | ({"loras": [lora.describe() for lora in self._loras]} if self._loras else {})
+        for name, parts in (("loras", self._loras), ("controls", self._controls)):
+            if parts:
+                found[name] = [part.describe() for part in parts]
+        return found
 
 
 def check_same_latents(model: ModelFolder, phi: ModelFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
@@ -122,19 +123,28 @@ def _tokenizer(folder: Path, _files: tuple[tuple[str, int, int], ...]) -> CLIPTo
 
 def _load(kind: Any, model: ModelFolder, component: str, device: torch.device, **dtype: torch.dtype) -> Any:
     (numbers,) = dtype.values()
-    read = partial(_read, kind, model, component, **dtype)
-    config = json.dumps([component, model.configs[component]])
-    return _placed(RESIDENT.get(config, model.weights[component], numbers, read), device)
-
-
-def _read(kind: Any, model: ModelFolder, component: str, **dtype: torch.dtype) -> nn.Module:
+    config, files = json.dumps([component, model.configs[component]]), model.weights[component]
     if model.family:
-        return load_part(model, component, *dtype.values())
-    variant = "fp16" if ".fp16" in model.weights[component][0].name else None
+        read = partial(load_part, model, component, numbers)
+    else:
+        read = partial(_read, kind, model.home(component) / component, files, **dtype)
+    return _placed(RESIDENT.get(config, files, numbers, read), device)
+
+
+def load_beside(
+    kind: Any, folder: Path, config: Any, files: tuple[Path, ...], device: torch.device, dtype: torch.dtype
+) -> Any:
+    """A network of its own folder, frozen. Raises ModelError."""
+    read = partial(_read, kind, folder, files, torch_dtype=dtype)
+    return _placed(RESIDENT.get(json.dumps([str(kind), config]), files, dtype, read), device)
+
+
+def _read(kind: Any, folder: Path, files: tuple[Path, ...], **dtype: torch.dtype) -> nn.Module:
+    variant = "fp16" if ".fp16" in files[0].name else None
     try:
         module, info = kind.from_pretrained(
-            model.home(component),
-            subfolder=component,
+            folder.parent,
+            subfolder=folder.name,
             variant=variant,
             use_safetensors=True,
             local_files_only=True,
@@ -142,14 +152,11 @@ def _read(kind: Any, model: ModelFolder, component: str, **dtype: torch.dtype) -
             **dtype,
         )
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
-        raise ModelError(
-            f"{model.home(component) / component} cannot be loaded: {error}", "Copy the model again."
-        ) from error
+        raise ModelError(f"{folder} cannot be loaded: {error}", "Copy the model again.") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
         raise ModelError(
-            f"{model.home(component) / component} lacks {len(missing)} tensors, {missing[0]} first.",
-            "Copy the model again.",
+            f"{folder} lacks {len(missing)} tensors, {missing[0]} first.", "Copy the model again."
         )
     found: nn.Module = module
     return found
@@ -167,7 +174,7 @@ def _placed(module: Any, device: torch.device) -> Any:
 
 # GB a view beside the weights: as it comes, with the VAE's encoder checkpointed, and with D_phi's step as well
 COUNTED = {
-    ("sd", torch.bfloat16): (4.23, 1.78, 1.73),
+    ("sd", torch.bfloat16): (4.23, 1.78, 1.25),
     ("sd", torch.float32): (4.78, 2.33, 1.47),
     ("sdxl", torch.bfloat16): (20.71, 10.91, 4.98),
     ("sdxl", torch.float32): (24.27, 14.47, 5.15),  # the refiner's, and by how much that is more in bfloat16
@@ -213,8 +220,13 @@ def footprint(
 
 def parameters(model: ModelFolder, component: str) -> int:
     """How many numbers a component's files hold."""
-    count, prefix = 0, prefix_of(model, component)
-    for path in model.weights[component]:
+    return count_numbers(model.weights[component], prefix_of(model, component))
+
+
+def count_numbers(files: Sequence[Path], prefix: str = "") -> int:
+    """How many numbers safetensors files hold, in tensors whose names begin so."""
+    count = 0
+    for path in files:
         with safe_open(path, "pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  no mapping
             count += sum(prod(file.get_slice(name).get_shape()) for name in names)

@@ -29,8 +29,10 @@ from backend.models.artist_lora import ArtistLora, add_loras
 from backend.models.load import load_text, load_tokenizer
 from backend.models.model_folder import ModelFolder, file_hash
 from backend.models.single_file import MERGES
+from dreamflow_blender.contract.language.notation import weighted
 
-VERSION = 1  # of what is in a file
+VERSION = 1  # of what is in a file, and of how compel weighs words: to be raised with compel
+CHUNKS = 4  # of a sentence
 KEPT = 500  # files; one of Stable Diffusion's has 0.3 MB
 
 Embedding = dict[str, Tensor]  # rows of one: "hidden" [1,L,E], and for SDXL "pooled" [1,P]
@@ -41,10 +43,12 @@ class TextInput:
     """How a pipeline's UNet is given a sentence, beside the hidden states of its encoders side by side.
 
     read      (encoder, tokens [1,L]) to what it takes of each encoder
+    states    the same hidden states, as compel calls them
     time_ids  (side in pixels, aesthetic score) to SDXL's micro-conditioning; None: it takes none
     """
 
     read: Callable[[nn.Module, Tensor], Embedding]
+    states: str = "LAST_HIDDEN_STATES_NORMALIZED"
     time_ids: Callable[[int, float], list[float]] | None = None
 
 
@@ -60,12 +64,15 @@ def read_sdxl_text(encoder: nn.Module, tokens: Tensor) -> Embedding:
     return hidden | ({"pooled": output.text_embeds} if "text_embeds" in output else {})
 
 
+SDXL_STATES = "PENULTIMATE_HIDDEN_STATES_NON_NORMALIZED"
 TEXT_INPUTS = {  # by pipeline; sizes are those at which an image is encoded, never cropped
     "StableDiffusionPipeline": TextInput(read_text),
     "MVDreamPipeline": TextInput(read_text),
-    "StableDiffusionXLPipeline": TextInput(read_sdxl_text, lambda side, _: [side, side, 0, 0, side, side]),
+    "StableDiffusionXLPipeline": TextInput(
+        read_sdxl_text, SDXL_STATES, lambda side, _: [side, side, 0, 0, side, side]
+    ),
     "StableDiffusionXLImg2ImgPipeline": TextInput(
-        read_sdxl_text, lambda side, score: [side, side, 0, 0, score]
+        read_sdxl_text, SDXL_STATES, lambda side, score: [side, side, 0, 0, score]
     ),
 }
 
@@ -90,7 +97,6 @@ def _encode(
     loras: Sequence[ArtistLora],
 ) -> Embedding:
     """Of one encoder."""
-    read = TEXT_INPUTS[model.pipeline].read
     known = _identity(model, component, device)
     changing = [lora for lora in loras if lora.weight and component in lora.parts]
     if changing:
@@ -101,32 +107,80 @@ def _encode(
     rows = {text: found for text, path in paths.items() if (found := _read(path)) is not None}
     missing = [text for text in paths if text not in rows]
     if missing:
-        tokens = tokenize(load_tokenizer(model, component), missing)
+        tokenizer = load_tokenizer(model, component)
+        check_length(tokenizer, missing)
         _, encoder = load_text(model, device, component)
         add_loras(changing, component, encoder)
-        for text, row in zip(missing, tokens.to(device), strict=True):
-            rows[text] = {name: value.float().cpu() for name, value in read(encoder, row[None]).items()}
+        for text in missing:
+            found = embed(TEXT_INPUTS[model.pipeline], tokenizer, encoder, text, device)
+            rows[text] = {name: value.float().cpu() for name, value in found.items()}
         del encoder  # gigabytes, before anything else is loaded
         for text in missing:
             _keep(paths[text], rows[text])
+    longest = max(rows[text]["hidden"].shape[1] for text in sentences)
+    if any(rows[text]["hidden"].shape[1] < longest for text in sentences):
+        nothing = _encode(model, component, [""], device, loras)["hidden"].cpu()
+        for text in {*sentences}:  # as long as the longest, by chunks that say nothing
+            short = rows[text]["hidden"]
+            more = [nothing] * ((longest - short.shape[1]) // nothing.shape[1])
+            rows[text] = rows[text] | {"hidden": torch.cat([short, *more], 1)}
     names = rows[sentences[0]]
     return {name: torch.cat([rows[text][name] for text in sentences]).to(device) for name in names}
 
 
+def embed(
+    how: TextInput, tokenizer: CLIPTokenizer, encoder: nn.Module, sentence: str, device: torch.device
+) -> Embedding:
+    """The rows of one sentence. What has weights, or more tokens than the encoder reads at once, goes through compel:
+    "hidden" [1,n L,E] of n chunks, every token's state moved from that of no words by its weight; "pooled", of which
+    there is no weighted one, is the first chunk's without weights.
+    """
+    parts = weighted(sentence)
+    plain = " ".join(text.strip() for text, _ in parts) if len(parts) > 1 else parts[0][0]
+    found = how.read(encoder, tokenize(tokenizer, [plain]).to(device))
+    fits = len(tokenizer(plain, verbose=False).input_ids) <= tokenizer.model_max_length
+    if fits and all(weight == 1 for _, weight in parts):
+        return found
+    from compel.embeddings_provider import EmbeddingsProvider, ReturnedEmbeddingsType, SplitLongTextMode
+
+    # the tokenizer would warn of what compel asks it: more tokens than the encoder reads at once
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    provider = EmbeddingsProvider(
+        tokenizer,
+        encoder,
+        truncate=False,
+        returned_embeddings_type=ReturnedEmbeddingsType[how.states],
+        split_long_text_mode=SplitLongTextMode.WORDS,
+    )
+    hidden = provider.get_embeddings_for_weighted_prompt_fragments(
+        [[text for text, _ in parts]], [[weight for _, weight in parts]], device=device
+    )
+    return found | {"hidden": hidden}
+
+
 def tokenize(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> Tensor:
-    """[N, model_max_length] int64. InputError for a sentence that is too long: its end, the view, would be lost."""
-    limit = tokenizer.model_max_length
+    """[N, model_max_length] int64, filled up, and cut off where they are longer."""
+    tokens: Tensor = tokenizer(
+        list(sentences),
+        padding="max_length",
+        max_length=tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    return tokens
+
+
+def check_length(tokenizer: CLIPTokenizer, sentences: Sequence[str]) -> None:
+    """InputError for a sentence with more than CHUNKS times the words that the encoder reads at once."""
+    limit = CHUNKS * (tokenizer.model_max_length - 2)  # each chunk has its begin and its end
     for sentence in sentences:
-        length = len(tokenizer(sentence).input_ids)
+        plain = "".join(text for text, _ in weighted(sentence))
+        length = len(tokenizer(plain, verbose=False).input_ids) - 2
         if length > limit:
             raise InputError(
                 f"The prompt has {length} tokens with its view words, the model takes {limit}: {sentence!r}.",
                 "Shorten the prompt or the negative prompt.",
             )
-    tokens: Tensor = tokenizer(
-        list(sentences), padding="max_length", max_length=limit, return_tensors="pt"
-    ).input_ids
-    return tokens
 
 
 def _folder() -> Path:

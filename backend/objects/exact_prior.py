@@ -183,6 +183,10 @@ class ExactPrior:
             return parts, camera
         return [coarser(part, camera.height // size) for part in parts], camera.resized(size, size)
 
+    def shown(self, conditioning: Bank, draw: object) -> Bank:
+        """See Prior: its pictures are of the object itself."""
+        return conditioning
+
     def encode(self, image: Tensor) -> Tensor:
         return image.permute(0, 3, 1, 2) * 2 - 1
 

@@ -118,6 +118,25 @@ def render_normals(
     return _shade(mesh, edges, camera, background, encode)
 
 
+@torch.no_grad()
+def render_shape(mesh: Mesh, camera: Camera) -> Tensor:
+    """[B,H,W,4] of B views: depth along the view in metres, infinite where nothing is, and the normals in camera space
+    (x right, y up, z towards the camera), zero there."""
+    normals, views = vertex_normals(mesh), []
+    for i in range(len(camera)):
+        one = camera[i : i + 1]
+        c2w, clip = one.c2w[0], clip_positions(mesh.v_pos, one)
+        ids = rasterize_ids(clip, mesh.t_pos_idx, one.height, one.width)
+        frags = fragments(clip, mesh.t_pos_idx, ids)
+        depth = (c2w[:3, 3] - mesh.v_pos) @ c2w[:3, 2:3]
+        seen = interpolate(torch.cat((depth, normals @ c2w[:3, :3]), 1), mesh.t_pos_idx, frags)
+        seen = torch.cat((seen[:, :1], F.normalize(seen[:, 1:], dim=-1)), 1)
+        nothing = seen.new_zeros(one.height * one.width, 4)
+        nothing[:, 0] = torch.inf
+        views.append(scatter(seen, frags, nothing))
+    return torch.stack(views)
+
+
 def render_shaded(mesh: Mesh, edges: Edges | None, camera: Camera, background: Tensor) -> RenderOutput:
     """Grey clay pictures of B views, lit from the camera's upper left: for people, not for training."""
     light = F.normalize(torch.tensor([-0.4, 0.5, 0.8], device=mesh.v_pos.device), dim=0)

@@ -7,7 +7,7 @@ stays in the `Scene` (scene/scene.py), which the next one continues with.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from backend.scene.camera import Camera, RenderOutput, rays, rings_of
 from backend.scene.field import Backdrop
 from backend.scene.mesh import Mesh
 from backend.scene.optimizer import adamw, decay
-from backend.scene.render_mesh import render_colour, render_normals
+from backend.scene.render_mesh import render_colour, render_normals, render_shape
 from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
@@ -244,6 +244,7 @@ def texture_stage(
     optimizer = adamw(
         [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)]
     )
+    g = replace(g, conditioning=g.prior.shown(g.conditioning, partial(render_shape, mesh)))
     phi = _phi(g, settings, seed)
 
     def render(camera: Camera) -> RenderOutput:

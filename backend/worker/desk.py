@@ -229,7 +229,7 @@ class Worker:
             if request.job.id in self._begun:
                 return f"Job {request.job.id} has begun before: resume it, or give it another id."
             job = request.job
-            paths = [job.folder, job.prior, job.refiner, job.phi, job.mesh, *job.lora]
+            paths = [job.folder, job.prior, job.refiner, job.phi, job.mesh, *job.lora, *job.control]
         try:
             for path in paths:
                 os.fsencode(path)

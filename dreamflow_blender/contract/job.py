@@ -12,7 +12,7 @@ from typing import Any
 
 from .wire import Message, check_types, clean_text, dump, expect
 
-MAX_PROMPT = 1_000  # characters; CLIP reads about 75 words, so this is already generous
+MAX_PROMPT = 1_000  # characters; about 200 tokens, which CLIP reads in chunks of 75
 MAX_SNAPSHOT_FACES = 20_000
 MAX_SEED = 2**31 - 1  # the largest integer that a Blender property holds
 MESHES = (".glb", ".gltf", ".obj", ".ply", ".npz")  # what a refine job can begin with
@@ -29,6 +29,9 @@ _SAME = (
     "kind", "prompt", "negative", "seed", "preset", "prior", "refiner", "phi", "stages", "overrides",
     "mesh", "strength", "keep_uvs", "texture_size", "material", "front",
 )  # fmt: skip
+
+
+_LATER = ("lora", "control")  # jobs without them have the keys that they had before there were any
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -69,6 +72,13 @@ class Job(Message):
         metavar="FILE[:WEIGHT]",
         more=True,
     )
+    control: tuple[str, ...] = option(
+        (),
+        "a ControlNet that shows the prior depth or normal maps of the mesh while it is textured, as FOLDER or"
+        " FOLDER:WEIGHT; given again, another",
+        metavar="FOLDER[:WEIGHT]",
+        more=True,
+    )
     stages: tuple[str, ...] = option(STAGES, "which stages to run, in this order", metavar="LIST")
     device: str = option("auto", "where to compute", choices=DEVICES)
     threads: int = option(0, "CPU threads, 0 = automatic", low=0, high=1024, metavar="N")
@@ -103,13 +113,12 @@ class Job(Message):
 
     def is_same(self, other: Job) -> bool:
         """Whether both would give the same object on one machine; which folder, threads or device does not count."""
-        return all(getattr(self, name) == getattr(other, name) for name in (*_SAME, "lora"))
+        return all(getattr(self, name) == getattr(other, name) for name in (*_SAME, *_LATER))
 
     def key(self) -> str:
         """64 hexadecimal digits that are equal for two jobs that are the same, on every machine."""
         said = {name: getattr(self, name) for name in _SAME}
-        if self.lora:  # jobs without have the keys that they had before there were any
-            said["lora"] = self.lora
+        said |= {name: value for name in _LATER if (value := getattr(self, name))}
         return sha256(json.dumps(said, sort_keys=True).encode("ascii")).hexdigest()
 
     def __post_init__(self) -> None:

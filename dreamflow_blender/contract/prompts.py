@@ -32,6 +32,7 @@ OPTIONS = (
     "refiner",
     "phi",
     "lora",
+    "control",
     "seed",
     "stages",
     "negative",

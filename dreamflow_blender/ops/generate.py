@@ -22,7 +22,8 @@ from .base import BaseOperator, JobOperator
 def model_of(settings: bpy.types.PropertyGroup) -> dict[str, str]:
     """The job's prior and refiner. Raises ValueError where no model was named."""
     if settings.model == "STABLE_DIFFUSION":
-        return {"prior": work.STABLE_DIFFUSION, "refiner": work.SDXL_REFINER if settings.refine else ""}
+        finer = work.SDXL_REFINER if models.takes_refiner(settings) else ""
+        return {"prior": work.STABLE_DIFFUSION, "refiner": finer}
     if settings.model == "SDXL_BASE":
         return {
             "prior": work.SDXL,

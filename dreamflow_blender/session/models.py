@@ -78,7 +78,12 @@ def to_fetch(settings: Any) -> str:
         return ""
     if not is_here(SD):
         return SD
-    return REFINER if settings.refine and not is_here(REFINER) else ""
+    return REFINER if takes_refiner(settings) and not is_here(REFINER) else ""
+
+
+def takes_refiner(settings: Any) -> bool:
+    """Whether the SDXL refiner does the last stage of Stable Diffusion 2.1: LoRAs are not made for it."""
+    return settings.refine and not settings.loras
 
 
 def model_named(prior: str) -> str:

@@ -1,6 +1,6 @@
 """A Ray cluster of three nodes on loopback, and what goes wrong in it: `ray_faults.py ROOT FAULT HOW_OFTEN`.
 
-    worker   a worker process that has a job is killed, again and again
+    worker   a worker process that has a job is killed, again and again, in one stage after the other
     actor    the same of Ray's process that drives it
     raylet   a node is lost, with all that runs on it
     driver   the driver is killed, and started again
@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -33,16 +34,30 @@ os.environ |= {
 }
 from ray.cluster_utils import Cluster
 
+from dreamflow_blender.contract.protocol import STAGES
+from tests.tools.pretend_worker import STEPS
+
 HERE = Path(__file__).parent
-NODES, SECONDS, MOST = 3, "1.2", 300.0
+NODES, SECONDS, MOST = 3, "2.4", 300.0
 
 
-def running(root: Path, since: float) -> list[int]:
-    """Process ids of the workers that have got a job since then."""
+def running(root: Path, since: float) -> dict[int, str]:
+    """Process ids of the workers that have got a job since then, and which stage that is in."""
     log = root / "log"
     found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    last = {pid: what for what, _, pid, when in found if when > since}
-    return [pid for pid, what in last.items() if what != "Finished" and psutil.pid_exists(pid)]
+    last = {pid: (what, prompt) for what, prompt, pid, when in found if when > since}
+    return {
+        pid: stage_of(root, prompt)
+        for pid, (what, prompt) in last.items()
+        if what != "Finished" and psutil.pid_exists(pid)
+    }
+
+
+def stage_of(root: Path, prompt: str) -> str:
+    """By its checkpoint; the last one while the result is written."""
+    places = list(root.glob(f"out/{prompt.replace(' ', '-')}-42-*/checkpoints/place.json"))
+    done = len(json.loads(places[0].read_text())) if places else 0
+    return STAGES[min(done // STEPS, len(STAGES) - 1)]
 
 
 def main(root: Path, fault: str, times: int) -> None:
@@ -69,7 +84,7 @@ def main(root: Path, fault: str, times: int) -> None:
             [*map(str, command)], stdout=(root / "said").open("ab"), stderr=subprocess.STDOUT
         )
 
-    draw, codes, done = random.Random(24), [], 0
+    draw, codes, done, stages = random.Random(24), [], 0, Counter[str]()
     driver, began, until = start(), time.time(), time.monotonic() + MOST
     faults: dict[str, Callable[[int], None]] = {
         "worker": lambda pid: os.kill(pid, signal.SIGKILL),
@@ -79,23 +94,27 @@ def main(root: Path, fault: str, times: int) -> None:
         "term": lambda _: driver.terminate(),
     }
     while time.monotonic() < until:
-        time.sleep(draw.uniform(0.1, 0.4))
+        time.sleep(draw.uniform(0.05, 0.15))
         if driver.poll() is not None:
             codes.append(driver.returncode)
             if driver.returncode in (0, 1):
                 break
             driver, began = start(), time.time()
         pids = running(root, began)
+        if fault in ("worker", "actor"):
+            pids = {pid: stage for pid, stage in pids.items() if stage == STAGES[done % len(STAGES)]}
         if done < times and pids and fault in faults:
             with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended since
-                faults[fault](draw.choice(pids))
+                pid = draw.choice([*pids])
+                faults[fault](pid)
                 done += 1
+                stages[pids[pid]] += 1
                 if fault in ("driver", "term"):
                     codes.append(driver.wait())
                     driver, began = start(), time.time()
     driver.kill()
     cluster.shutdown()
-    print(json.dumps({"fault": fault, "times": done, "codes": codes}))
+    print(json.dumps({"fault": fault, "times": done, "codes": codes, "stages": stages}))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dreamflow_blender.contract.jobfolder import JobFolder
+from dreamflow_blender.contract.protocol import STAGES
 from tests.tools.pretend_worker import ALL, result
 from tests.tools.ray_alone import alone, log_of
 
@@ -29,7 +30,7 @@ def check_all_done(root: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "times"), [("worker", 12), ("actor", 3), ("raylet", 1), ("driver", 2), ("term", 2), ("disk", 0)]
+    ("fault", "times"), [("worker", 12), ("actor", 4), ("raylet", 1), ("driver", 2), ("term", 2), ("disk", 0)]
 )
 def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, fault: str, times: int) -> None:
     (tmp_path / "l.txt").write_text("\n".join(PROMPTS))
@@ -42,5 +43,7 @@ def test_nothing_is_lost_and_nothing_done_twice(tmp_path: Path, fault: str, time
     assert counted["codes"] == [{"driver": -9, "term": 143}.get(fault)] * (
         times if fault in ("driver", "term") else 0
     ) + [0], said
+    if fault in ("worker", "actor"):
+        assert counted["stages"] == dict.fromkeys(STAGES, times // len(STAGES))
     check_all_done(tmp_path)
     assert ("is given no other job" in said) == (fault == "disk")

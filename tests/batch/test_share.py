@@ -242,7 +242,7 @@ def test_what_a_killed_process_left_before_job_json_is_no_obstacle(
     [
         ("", [], "no prompt"),
         ("a red mug\na corgi\n", [], "Line 2"),
-        ("a red mug\na (red:1.3) mug\n", ["--prior", "sd"], "Line 2: “(red:1.3)” is a weight"),
+        ("a red mug\na mug::2\n", ["--prior", "sd"], "Line 2: “mug::2” is a weight"),
         ("a red mug\n", ["--set", "nerf.level=3"], "Line 1"),
         ("a red mug\n", ["--seed", "-1"], "Line 1"),
         ("a red mug\n", ["--workers", "0"], "1 to 64"),

@@ -12,7 +12,7 @@ from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.objects import kinds, real_kinds
 from backend.objects.shapes import KINDS
 from dreamflow_blender.contract.language import reading, trigger, vocabulary
-from dreamflow_blender.contract.language.notation import refuse_for, refuse_notation
+from dreamflow_blender.contract.language.notation import refuse_for, refuse_notation, weighted
 from dreamflow_blender.contract.language.reading import NotUnderstood, describe, read_object
 
 TEN = ("ball", "mushroom", "duck", "mug", "rocket", "bottle", "donut", "tree", "cone", "teapot")
@@ -112,11 +112,27 @@ def test_one_table_for_both_programs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("a red mug", [("a red mug", 1)]), ("a (red:1.3) mug", [("a ", 1), ("red", 1.3), (" mug", 1)]),
+        ("(area51 : .5)", [("area51", 0.5)]), ("((red)) mug", [("red", 1.21), (" mug", 1)]),
+        ("[red] mug", [("red", 1 / 1.1), (" mug", 1)]), ("[[red]]", [("red", 1 / 1.21)]),
+        ("(red) mug", [("(red) mug", 1)]),
+        ("(red:3) mug", [("(red:3) mug", 1)]), ("((red) mug", [("((red) mug", 1)]), ("", [("", 1)]),
+    ],
+)  # fmt: skip
+def test_weights_are_read_as_artists_write_them(prompt: str, parts: list[tuple[str, float]]) -> None:
+    found = weighted(prompt)
+    assert [text for text, _ in found] == [text for text, _ in parts]
+    assert [weight for _, weight in found] == pytest.approx([weight for _, weight in parts])
+
+
+@pytest.mark.parametrize(
     ("notation", "todo"),
     [
-        ("(red:1.3)", "Write the words alone"), ("(red: .8)", "alone"), ("(area51:1.2)", "alone"),
-        ("((red))", "alone"), ("(red)++", "alone"), ("(red)1.3", "alone"), ("[red]", "alone"), ("[[red]]", "alone"),
-        ("[red:blue:8]", "alone"), ("[red|blue]", "alone"), ("red::2", "alone"), ("red::", "alone"),
+        ("(red:3)", "from 0 to 2"), ("(red:-1)", "from 0"), ("((red)", "alone"), ("(red)++", "alone"),
+        ("(red)1.3", "alone"), ("((red:1.2) dot)", "alone"), ("[red:blue:8]", "alone"),
+        ("[red|blue]", "alone"), ("red::2", "alone"), ("red::", "alone"),
         ("<lora:glaze:0.8>", "--lora FILE:WEIGHT"), ("<lyco:glaze>", "--lora"), ("embedding:shiny", "only LoRAs"),
         ("--ar 16:9", "all views are square"), ("--tile", "square"), ("—ar 1:1", "square"),
         ("{red|blue}", "list of prompts"), ("__colour__", "list"), ("BREAK", "one sentence"), ("AND", "one sentence"),
@@ -147,7 +163,7 @@ def test_the_built_in_priors_and_folders_with_kinds_read_notation_themselves(tmp
     refuse_for(("mini", "mini-refiner", "exact", "", str(tmp_path)), "a (red:1.3) mug")
     for prior in ("sd", "sdxl-refiner", str(tmp_path / "other")):
         with pytest.raises(NotUnderstood, match="is a weight"):
-            refuse_for(("mini", prior), "a (red:1.3) mug")
+            refuse_for(("mini", prior), "a mug::2")
 
 
 def test_the_words_of_a_lora_are_read_without_torch_and_never_more_than_a_header(

@@ -169,9 +169,9 @@ def test_a_size_that_the_vae_cannot_take(model, capfd, stage):
 
 
 def test_a_prompt_longer_than_the_text_encoder_takes(model, capfd):
-    answer = ask(capfd, "mug " * 40, "--prior", str(model), run=tiny())
+    answer = ask(capfd, "mug " * 240, "--prior", str(model), run=tiny())
     assert (answer.code, answer.kind) == (2, "input")
-    assert "the model takes 77" in answer.message and "Shorten" in answer.todo
+    assert "the model takes 300" in answer.message and "Shorten" in answer.todo
     assert not list(Path.cwd().iterdir())
 
 

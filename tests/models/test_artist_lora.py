@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError
-from backend.models.artist_lora import read_spec
+from backend.models.artist_lora import weighted_path
 from backend.models.latent_prior import LatentPrior
 from backend.scene.camera import orbit
 from tests.tools.one_file import unet_name
@@ -214,11 +214,15 @@ def test_what_does_not_fit_is_refused_by_name(kind: str, folder: Path, tmp_path:
 def test_file_and_weight_are_read_from_one_word(tmp_path: Path) -> None:
     file = tmp_path / "clay.safetensors"
     file.write_bytes(b"")
-    assert read_spec(str(file)) == (file, 1.0) and read_spec(f"{file}:0.8") == (file, 0.8)
+
+    def read(text: str) -> tuple[Path, float]:
+        return weighted_path(text, "--lora", "a LoRA's .safetensors file")
+
+    assert read(str(file)) == (file, 1.0) and read(f"{file}:0.8") == (file, 0.8)
     for text, message in (
         (f"{file}:11", "-10 to 10, got 11"),
-        (f"{file}x", "no LoRA"),
+        (f"{file}x", "expected a LoRA's .safetensors file"),
         (f"{file}:nan", "got nan"),
     ):
         with pytest.raises(InputError, match=message):
-            read_spec(text)
+            read(text)

@@ -13,36 +13,22 @@ from torch import nn
 
 from backend.errors import ModelError
 from backend.models import checkpoint_kind
-from backend.models.checkpoint_kind import Family, families
 from backend.models.latent_prior import LatentPrior
 from backend.models.load import load_network, load_text, load_tokenizer, load_vae, parameters
 from backend.models.model_folder import describe, file_hash, open_folder
 from backend.models.single_file import open_model
 from backend.models.text import encode_sentences, tokenize
-from tests.tools.one_file import V_BIAS, write_one_file
-from tests.tools.published_configs import REFINER, SD15, SD21, SD21_BASE, SDXL_BASE
-from tests.tools.real_folders import build, reduced
+from tests.tools.one_file import KINDS, NAMES, V_BIAS, small_families, write_one_file
+from tests.tools.published_configs import SD21
+from tests.tools.real_folders import build
 
 CPU = torch.device("cpu")
-KINDS = {"sd15": SD15, "sd21-base": SD21_BASE, "sdxl": SDXL_BASE, "refiner": REFINER}
-NAMES = dict(zip(KINDS, ("Stable Diffusion 1", "Stable Diffusion 2", "SDXL", "SDXL refiner"), strict=True))
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published configurations with real_folders' widths."""
-    found = []
-    for family in families():
-        kind = next(kind for kind, name in NAMES.items() if name == family.name)
-        configs = {
-            name: {key: value for key, value in config.items() if key in family.configs[name]}
-            for name, config in (
-                (n.split("/")[0], c) for n, c in reduced(KINDS[kind]).items() if n.endswith("/config.json")
-            )
-        }
-        found.append(Family(family.name, family.pipeline, family.prefixes, configs))
-    monkeypatch.setattr(checkpoint_kind, "families", lambda: tuple(found))
-    monkeypatch.setattr("backend.models.single_file.families", lambda: tuple(found))
+    monkeypatch.setattr(checkpoint_kind, "families", small_families)
+    monkeypatch.setattr("backend.models.single_file.families", small_families)
 
 
 @pytest.fixture(scope="module")

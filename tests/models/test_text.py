@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from backend.diffusion.schedule import noise_levels
+from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError
 from backend.models import text
 from backend.models.latent_prior import LatentPrior
 from backend.models.model_folder import open_folder
+from backend.scene.camera import orbit
+from tests.tools.real_folders import build
 
 CPU = torch.device("cpu")
 
@@ -110,6 +114,68 @@ def test_what_has_not_been_used_for_longest_goes(
 def test_a_sentence_that_is_too_long_is_refused_before_the_encoder_is_loaded(
     base_folder: Path, loads: list[weakref.ref]
 ) -> None:
-    with pytest.raises(InputError, match="takes 77"):
-        encode(base_folder, "a mug " * 40)
+    with pytest.raises(InputError, match="takes 300"):
+        encode(base_folder, "a mug " * 80)
     assert loads == []
+
+
+def states(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
+    """Of a text encoder alone, [N,77,E]."""
+    _, encoder = text.load_text(open_folder(folder), CPU, "text_encoder")
+    with torch.no_grad():
+        return encoder(tokens).last_hidden_state
+
+
+def test_a_weight_moves_a_word_away_from_no_words(base_folder: Path) -> None:
+    tokenizer = text.load_tokenizer(open_folder(base_folder), "text_encoder")
+    plain, nothing = states(base_folder, text.tokenize(tokenizer, ["a red mug", ""]))
+    begin = len(tokenizer("a").input_ids) - 1  # after the first token and "a"
+    end = len(tokenizer("a red").input_ids) - 1
+    expected = plain.clone()
+    expected[begin:end] += 0.5 * (plain - nothing)[begin:end]
+    found = encode(base_folder, "a (red:1.5) mug")[0]
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, plain, atol=1e-4)
+    assert torch.equal(encode(base_folder, "a (red:1.0) mug")[0], plain)  # the bytes of none
+    louder = plain + 0.21 * (plain - nothing) * ((expected - plain) != 0)
+    torch.testing.assert_close(encode(base_folder, "a ((red)) mug")[0], louder)
+    softer = [encode(base_folder, f"a (red:{weight}) mug")[0] for weight in (0.9, 0.5, 0.1)]
+    away = [float((one - plain).norm()) for one in softer]
+    assert 0 < away[0] < away[1] < away[2]
+
+
+def test_a_long_sentence_is_read_in_chunks_and_the_others_are_filled_up(base_folder: Path) -> None:
+    tokenizer = text.load_tokenizer(open_folder(base_folder), "text_encoder")
+    words = " ".join(["red mug with a blue handle"] * 40).split()
+    while len(tokenizer(" ".join(words)).input_ids) - 2 > 140:
+        words.pop()
+    first = list(words)
+    while len(tokenizer(" ".join(first)).input_ids) - 2 > 75:
+        first.pop()
+    found = encode(base_folder, " ".join(words), "blurry")
+    second = " ".join(words[len(first) :])
+    one, two, short, nothing = states(
+        base_folder, text.tokenize(tokenizer, [" ".join(first), second, "blurry", ""])
+    )
+    assert found.shape[1] == 154
+    torch.testing.assert_close(found[0, :77], one)
+    inside = len(tokenizer(second).input_ids) - 1  # its end has the first chunk's state, as compel has it
+    torch.testing.assert_close(found[0, 77 : 77 + inside], two[:inside])
+    torch.testing.assert_close(found[1], torch.cat([short, nothing]))
+
+
+def test_a_weighted_and_a_long_sentence_guide_sdxl(tmp_path: Path) -> None:
+    prior = LatentPrior(build(tmp_path / "sdxl", "sdxl", "full"), CPU)
+    camera = orbit(torch.zeros(1), torch.zeros(1), torch.ones(1), 50 * torch.ones(1), 64, 64)
+    z, level = (
+        torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        noise_levels(0.5, 0.1, 2)[0],
+    )
+    answers = []
+    for prompt in ("a red mug", "a (red:1.6) mug", "a red mug " * 30):
+        said = prior.prepare(prompt, "blurry", "colour", 64)
+        assert said.views.hidden.shape[1:] == said.negative.hidden.shape[1:] == said.phi.hidden.shape[1:]
+        assert said.views.pooled is not None and said.views.pooled.shape == (len(VIEWS), 12)
+        answers.append(prior.denoise(z, level, camera, said, 5.0))
+    assert not torch.equal(answers[0], answers[1]) and not torch.equal(answers[0], answers[2])
+    assert all(bool(torch.isfinite(answer).all()) for answer in answers)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from backend.kernels.silhouette import edge_table
-from backend.scene.camera import Camera, RenderOutput, orbit
+from backend.scene.camera import Camera, RenderOutput, orbit, rays
 from backend.scene.mesh import Mesh
-from backend.scene.render_mesh import render_colour, render_normals, render_shaded
+from backend.scene.render_mesh import render_colour, render_normals, render_shaded, render_shape
 from tests.tools.made_meshes import grid_ball
 
 Draw = Callable[[Mesh, Camera, Tensor], RenderOutput]
@@ -62,3 +62,22 @@ def test_every_views_pixels_have_their_own_background_and_give_a_gradient() -> N
     assert corners.tolist() == [0.0, 0.5]
     out.image[1].sum().backward()
     assert mesh.v_pos.grad is not None and float(mesh.v_pos.grad.abs().sum()) > 0
+
+
+def test_a_balls_depth_and_normals_are_those_of_the_rays_that_meet_it() -> None:
+    """Along the view, not along the ray; in camera space; nothing beside it."""
+    camera = orbit(*torch.tensor([[35.0, 190.0], [20.0, -30.0], [1.3, 1.2], [45.0, 50.0]]), 24, 32)
+    v_pos, tri = (torch.from_numpy(array) for array in grid_ball(60, 120, 0.4)[:2])
+    shape = render_shape(Mesh(v_pos.float(), tri.long()), camera)
+    origins, directions = rays(camera)
+    along = -(origins * directions).sum(-1)
+    inside = 0.4**2 - (origins.square().sum(-1) - along.square())
+    hit = inside > 0.01  # away from the outline
+    points = origins + directions * (along - inside.clamp(min=0).sqrt())[..., None]
+    turned = torch.einsum("bhwi,bij->bhwj", points / 0.4, camera.c2w[:, :3, :3])
+    depth = ((origins - points) * camera.c2w[:, None, None, :3, 2]).sum(-1)
+    torch.testing.assert_close(shape[..., 0][hit], depth[hit], rtol=0, atol=5e-3)
+    torch.testing.assert_close(shape[..., 1:][hit], turned[hit], rtol=0, atol=0.05)
+    nothing = inside < -0.01
+    assert bool(nothing.any()) and bool(shape[..., 0][nothing].isinf().all())
+    assert not bool(shape[..., 1:][nothing].any())

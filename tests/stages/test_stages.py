@@ -1,6 +1,7 @@
 """The stages on a prior that knows the answer: they must find it, and say so where they cannot."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -28,6 +29,18 @@ def trained() -> scene_state.Scene:
     scene = scene_state.new_scene(NERF, here(), 0)
     run(stages.nerf_stage(scene, told(NERF), NERF, generator(), 0))
     return scene
+
+
+class Looking(Oracle):
+    """Keeps what it is shown of the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[Any] = []
+
+    def shown(self, conditioning: Any, draw: object) -> Any:
+        self.drawn.append(draw)
+        return conditioning
 
 
 def told(walk: StageSchedule, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
@@ -87,7 +100,11 @@ def test_texture_learns_the_colours(trained: scene_state.Scene) -> None:
     scene.mesh = shape.mesh
     walk = dataclasses.replace(DRAFT.texture, levels=15, views=4, size=32, grid_rate=3e-2, head_rate=2e-2)
     before = [p.detach().clone() for p in scene.field.density_head.parameters()]
-    run(stages.texture_stage(scene, told(walk), walk, generator(), 0))
+    prior = Looking()
+    run(stages.texture_stage(scene, told(walk, prior=prior), walk, generator(), 0))
+    (shape_of,) = prior.drawn  # what a ControlNet would see: the mesh from this stage's cameras
+    view = shape_of(Oracle.spec.poses.sample(generator(), 1, 16, 16))
+    assert view.shape == (1, 16, 16, 4) and 1.4 - RADIUS < float(view[0, 8, 8, 0]) < 1.6
     points = torch.tensor([[0.0, -0.3, 0.3], [0.0, -0.3, -0.3]], device=here())
     assert torch.allclose(scene.field.albedo(points).cpu(), torch.tensor([RED, BLUE]), atol=0.12)
     for old, new in zip(before, scene.field.density_head.parameters(), strict=True):

@@ -7,6 +7,7 @@ sd_xl_refiner_1.0); the other way round than diffusers' conversions, and written
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backend.models.checkpoint_kind import Family, families
 from backend.weights.layout import read_json
+from tests.tools.published_configs import REFINER, SD15, SD21_BASE, SDXL_BASE
+from tests.tools.real_folders import reduced
+
+KINDS = {"sd15": SD15, "sd21-base": SD21_BASE, "sdxl": SDXL_BASE, "refiner": REFINER}
+NAMES = dict(zip(KINDS, ("Stable Diffusion 1", "Stable Diffusion 2", "SDXL", "SDXL refiner"), strict=True))
 
 PREFIXES = {
     "sd15": {"text_encoder": "cond_stage_model.transformer."},
@@ -129,3 +136,19 @@ def tensors_of(folder: Path, kind: str) -> dict[str, Tensor]:
         found |= last
         found |= {f"{prefix}text_projection": torch.zeros(16, 16), f"{prefix}logit_scale": torch.ones(())}
     return found | {"alphas_cumprod": torch.ones(1000), "model_ema.decay": torch.ones(())}
+
+
+@lru_cache(maxsize=1)
+def small_families() -> tuple[Family, ...]:
+    """The published configurations with real_folders' widths, in the place of checkpoint_kind.families."""
+    found = []
+    for family in families():
+        kind = next(kind for kind, name in NAMES.items() if name == family.name)
+        configs = {
+            name: {key: value for key, value in config.items() if key in family.configs[name]}
+            for name, config in (
+                (n.split("/")[0], c) for n, c in reduced(KINDS[kind]).items() if n.endswith("/config.json")
+            )
+        }
+        found.append(Family(family.name, family.pipeline, family.prefixes, configs))
+    return tuple(found)

@@ -48,6 +48,9 @@ class Oracle:
     def prepare(self, prompt: str, negative: str, kind: str, size: int) -> str:
         return kind
 
+    def shown(self, conditioning: Any, draw: object) -> Any:
+        return conditioning
+
     def encode(self, image: Tensor) -> Tensor:
         self.corner = image.detach()[:, 0, 0]  # air: the background that this render has
         return image.permute(0, 3, 1, 2) * 2 - 1

@@ -1,7 +1,7 @@
-"""Other programs' notation in a prompt: weights, LoRAs, options. Standard library only.
+"""Other programs' notation in a prompt: weights, which are read, and LoRAs and options, which are not.
 
 A text encoder takes its signs and numbers for words, so a model that reads any words would make something else than
-was asked. It is refused, with what to write instead; (brackets) as in a sentence are not.
+was asked. It is refused, with what to write instead; (brackets) as in a sentence are words. Standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ OWN_WORDS = (
 )  # priors whose language is reading.py's, which leaves notation out
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
-_WEIGHTS = "Write the words alone, and those that matter most first."
+HEAVIEST = 2.0  # of a weight
+STEP = 1.1  # of one more pair of brackets
+WEIGHTED = re.compile(  # (a red mug:1.3), ((red)), [red]: in none of them another bracket
+    rf"\((?P<text>[^()\[\]]{{0,200}}[^\W\d]\d*)\s*:\s*(?P<weight>{_NUMBER})\s*\)"
+    r"|(?P<more>\({2,4})(?P<louder>[^()\[\]]+)\){2,4}|(?P<less>\[{1,4})(?P<softer>[^()\[\]:|]+)\]{1,4}"
+)
+_WEIGHTS = "Write (red mug:1.3), with a weight from 0 to 2 and no brackets in it, or the words alone."
 NOTATIONS = tuple(  # what it looks like, what it is, what to write instead
     (re.compile(pattern), what, todo)
     for pattern, what, todo in (
@@ -41,7 +47,7 @@ NOTATIONS = tuple(  # what it looks like, what it is, what to write instead
             "is a weight",
             _WEIGHTS,
         ),  # ((red)), (red)++
-        (r"\[+[^\[\]]*\]+", "is a weight or a change half way", _WEIGHTS),  # [red], [red:blue:8], [red|blue]
+        (r"\[+[^\[\]]*\]+", "changes half way, or is a weight", _WEIGHTS),  # [red:blue:8], [red|blue]
         (r"\\[()\[\]]", "is a bracket of another program", "Write the bracket alone."),
         (
             r"(?:^|(?<=\s))(?:--[a-zA-Z]\w*(?:\s+[\d.:]+)?|[—–][a-z]+\s+[\d.:]+(?=\s|$))",
@@ -56,14 +62,35 @@ NOTATIONS = tuple(  # what it looks like, what it is, what to write instead
 )
 
 
+def weighted(prompt: str) -> list[tuple[str, float]]:
+    """The prompt in parts, each with its weight, 1 for what has none: (text:1.3), ((text)) 1.21, [text] 1 / 1.1."""
+    parts: list[tuple[str, float]] = []
+    end = 0
+    for at in WEIGHTED.finditer(prompt):
+        opened = len(at["more"] or at["less"] or "")
+        weight = float(at["weight"]) if at["weight"] else STEP ** (opened if at["more"] else -opened)
+        if not 0 <= weight <= HEAVIEST or (
+            opened and not at.group().endswith((")" if at["more"] else "]") * opened)
+        ):
+            continue  # refused, as what is left
+        parts += [(prompt[end : at.start()], 1.0), (at["text"] or at["louder"] or at["softer"], weight)]
+        end = at.end()
+    found = [(text, weight) for text, weight in (*parts, (prompt[end:], 1.0)) if text.strip()]
+    return found or [(prompt, 1.0)]
+
+
 def refuse_notation(prompt: str, negative: str = "") -> None:
-    """NotUnderstood for the first notation of another program in either of the two."""
+    """NotUnderstood for the first notation of another program in either of the two that `weighted` does not read."""
     for text in (prompt, negative):
+        parts = [part for part, _ in weighted(text)]
+        left = " ".join(parts)
+        if len(parts) > 1 and any(part.count("(") != part.count(")") for part in parts):
+            raise NotUnderstood(f"“{text[:60]}” has a weight inside other brackets.", _WEIGHTS)
         loud = text == text.upper()  # "A MUG AND A SPOON" joins no two prompts
         found = [
             (at.start(), -len(at.group()), at.group(), what, todo)
             for pattern, what, todo in NOTATIONS
-            if (at := pattern.search(text)) and not (loud and at.group().isalpha())
+            if (at := pattern.search(left)) and not (loud and at.group().isalpha())
         ]
         if found:
             _, _, written, what, todo = min(found)

@@ -107,8 +107,10 @@ def test_loras_are_listed_and_go_with_the_job_and_come_back_from_the_history(ena
     job = ops_generate.make_job(enabled)
     assert job.lora == (f"{glaze}:1", f"{clay}:-0.35") and job.prior == "sdxl"
     jobs.get_store().put(replace(Entry(job, state="finished"), ended=100.0))
+    enabled.model = "STABLE_DIFFUSION"  # whose refiner does not know them
+    assert ops_generate.make_job(enabled).refiner == ""
     bpy.ops.dreamflow.remove_lora()
-    enabled.loras[0].weight, enabled.model = 2.0, "STABLE_DIFFUSION"
+    enabled.loras[0].weight = 2.0
     bpy.ops.dreamflow.use_settings(job_id=job.id)
     assert ops_generate.make_job(enabled).is_same(job) and enabled.model == "SDXL_BASE"
     enabled.model = "BUILT_IN"  # which knows none
