@@ -21,7 +21,7 @@ from backend.kernels.raster import fragments
 from backend.scene.mesh import Mesh, face_cross
 
 CHUNK = 2**17  # points whose colours are computed at a time
-STRIP = 2**22  # texels that are rasterised at a time
+STRIP = 2**20  # texels that are rasterised at a time
 PER_TEXEL = 2.0  # samples a texel's width along the charts' borders
 HOLD = 1e-2  # how much a polished texel minds leaving its baked value, in samples
 
@@ -57,17 +57,25 @@ class Texels:
     size: int
 
 
-def by_parts(points: Points, ask: Callable[[Points], Tensor]) -> Tensor:
-    """[P,...]: `ask` of CHUNK points at a time, so that what it needs on the way does not grow with the texture."""
-    count = len(points.face)
-    first = ask(Points(points.face[:CHUNK], points.bary[:CHUNK]))
+def by_parts(points: Points, ask: Callable[[Points], Tensor], rows: Tensor | None = None) -> Tensor:
+    """[P,...]: `ask` of CHUNK points at a time, so that what it needs on the way does not grow with the texture.
+
+    rows  [P] int64 which of the points; all of them where it is left out
+    """
+    count = len(points.face if rows is None else rows)
+
+    def ask_from(start: int) -> Tensor:
+        part: slice | Tensor = slice(start, start + CHUNK)
+        part = part if rows is None else rows[part]
+        return ask(Points(points.face[part], points.bary[part]))
+
+    first = ask_from(0)
     if count <= CHUNK:
         return first
     found = first.new_empty((count, *first.shape[1:]))
     found[:CHUNK] = first
     for start in range(CHUNK, count, CHUNK):
-        part = slice(start, start + CHUNK)
-        found[part] = ask(Points(points.face[part], points.bary[part]))
+        found[start : start + CHUNK] = ask_from(start)
     return found
 
 
@@ -250,7 +258,8 @@ def polish(
         texture, points.uv(mesh)
     )
     weight = weight * free[index]
-    index = (free.cumsum(0) - 1).clamp(min=0)[index]  # rows of the free texels
+    # rows of the free texels; 4 bytes each, as there is one for each of the texture's
+    index = free.cumsum(0, dtype=torch.int32).sub_(1).clamp_(min=0)[index].long()
 
     def look_up(texels: Tensor) -> Tensor:
         out = torch.zeros_like(wrong)

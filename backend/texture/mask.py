@@ -53,10 +53,21 @@ def border(
 
 def fade_in(points: Tensor, edge: NDArray[np.float32]) -> Tensor:
     """[P] from 0 at the border's points [N,3] to 1 well within, for points [P,3] of what may change."""
-    if not len(edge) or not len(points):
-        return torch.ones(len(points), device=points.device)
+    return fade(to_border(points, edge))
+
+
+def to_border(points: Tensor, edge: NDArray[np.float32]) -> Tensor:
+    """[P] metres from points [P,3] to the nearest of the border's [N,3]; inf where there is no border."""
+    if not len(edge):
+        return torch.full((len(points),), torch.inf, device=points.device)
     distance, _ = cKDTree(edge).query(points.cpu().numpy())
-    distance = torch.from_numpy(distance.astype(np.float32)).to(points.device)
+    return torch.from_numpy(distance.astype(np.float32)).to(points.device)
+
+
+def fade(distance: Tensor) -> Tensor:
+    """[P] from 0 at the border to 1 well within, by the distances [P] of all that may change."""
+    if not len(distance):
+        return distance
     width = min(WIDTH, SHARE * float(distance.max()))
     share = (distance / max(width, 1e-9)).clamp(0, 1)
     return share * share * (3 - 2 * share)

@@ -14,16 +14,14 @@ from torch.nn import functional as F
 
 from backend.errors import InputError
 from backend.scene.mesh import Mesh, Sheet, face_cross
-from backend.texture.bake import Points, by_parts, nearest_texel, polish, texels_of
-from backend.texture.mask import fade_in, seen
+from backend.texture.bake import CHUNK, Points, by_parts, nearest_texel, polish, texels_of
+from backend.texture.mask import fade, seen, to_border
 from backend.texture.source_colours import SourceColours
 
 GUTTER = (
     1 / 64
 )  # of the texture's side: how far beyond a chart its new colours reach in an image that is kept
-TEXEL = (
-    200  # bytes of memory for each texel of a square texture that is repainted: tests/texture/test_large.py
-)
+TEXEL = 100  # bytes for each texel of a square texture that is repainted: tests/texture/test_large.py
 MOST_POLISHED = 1_000_000  # faces; float32 tells no more of them apart
 Colour = Callable[[Tensor], Tensor]
 
@@ -37,7 +35,7 @@ class Canvas:
     index    [P] row * size + column
     before   [P,3] the present colours there
     weight   [P] in [0,1] how much may change; 0: not a bit
-    nearest  [size * size] the texel, a row of `index`, that each pixel is filled from
+    nearest  [size * size] int32 the texel, a row of `index`, that each pixel is filled from
     fill     [size * size] bool: pixels that take a colour from there
     """
 
@@ -75,33 +73,35 @@ def prepare(
         torch.from_numpy(sheet.t_tex_idx[~sheet.copy]).to(device),
     )
     texels = texels_of(uv, size)
-    points = Points(own[texels.points.face], texels.points.bary)
+    index, points = texels.index, Points(own[texels.points.face], texels.points.bary)
+    del texels
     here = by_parts(points, colours.at)
     share = by_parts(points, lambda part: _share(weight[part.face], part.bary))
     share[here[:, 3] == 0] = 0
     kept = (weight[own] == 0).all(1)
     if bool(kept.any()) and not bool(kept.all()):
-        share[torch.isin(texels.index, _touched(uv, kept, size))] = 0
+        share[torch.isin(index, _touched(uv, kept, size))] = 0
     free = (share > 0).nonzero()[:, 0]
-    position = by_parts(Points(points.face[free], points.bary[free]), lambda part: part.position(mesh))
-    share[free] *= fade_in(position, edge)
-    share[free] *= _visible(texels.index[free], position, size, mesh, cameras)
-    del position
+    share[free] *= fade(by_parts(points, lambda part: to_border(part.position(mesh), edge), free))
+    share[free] *= _visible(index, points, free, size, mesh, cameras)
+    del free
 
     empty = np.ones(size * size, bool)
-    empty[texels.index.cpu().numpy()] = False
+    empty[index.cpu().numpy()] = False
     filled_from = nearest_texel(empty.reshape(size, size))
-    order = torch.full((size * size,), -1, dtype=torch.int64)
-    order[texels.index.cpu()] = torch.arange(len(texels.index))
-    nearest = order[torch.from_numpy(filled_from)].to(device)
-    fill = share[nearest] > 0
+    order = torch.full((size * size,), -1, dtype=torch.int32)
+    for start in range(0, len(index), CHUNK):
+        rows = index[start : start + CHUNK].cpu()
+        order[rows] = torch.arange(start, start + len(rows), dtype=torch.int32)
+    nearest = order.index_select(0, torch.from_numpy(filled_from)).to(device)
+    del order
+    fill = (share > 0).index_select(0, nearest)
     if sheet.image is None:
-        now = _resize(here[nearest].view(size, size, 4), height, width)
-        now = (now * 255).round().to(torch.uint8)
+        now = (here * 255).round().to(torch.uint8).index_select(0, nearest).view(size, size, 4)
     else:
         fill &= torch.from_numpy(_within(filled_from, size, max(2.0, GUTTER * size))).to(device)
         now = torch.from_numpy(_fitted(sheet.image, height, width)).to(device)
-    return Canvas(sheet, now, points, texels.index, here[:, :3], share, nearest, fill, size)
+    return Canvas(sheet, now, points, index, here[:, :3].clone(), share, nearest, fill, size)
 
 
 def _share(weight: Tensor, bary: Tensor) -> Tensor:
@@ -131,18 +131,24 @@ def _touched(uv: Mesh, which: Tensor, size: int) -> Tensor:
         return torch.zeros(0, dtype=torch.int64, device=uv.v_pos.device)
 
 
-def _visible(index: Tensor, position: Tensor, size: int, mesh: Mesh, cameras: object) -> Tensor:
-    """[P] 1 where a texel or one beside it is seen; looked at in blocks where there are very many."""
+def _visible(index: Tensor, points: Points, free: Tensor, size: int, mesh: Mesh, cameras: object) -> Tensor:
+    """[P] 1 where a texel of `free`, rows of index, or one beside it is seen; in blocks where there are very many."""
     step = max(1, size // 1024)
     blocks = -(-size // step)
-    block = (index // size // step) * blocks + index % size // step
-    which, of = block.unique(return_inverse=True)
-    first = torch.zeros(len(which), dtype=torch.int64, device=index.device)
-    first[of.flip(0)] = torch.arange(len(of), device=index.device).flip(0)
+    first = torch.full((blocks * blocks,), len(index), device=index.device)  # row of index in each block
+
+    def block_of(rows: Tensor) -> Tensor:
+        return (index[rows] // size // step) * blocks + index[rows] % size // step
+
+    for rows in free.split(CHUNK):
+        first.scatter_reduce_(0, block_of(rows), rows, "amin")
+    which = (first < len(index)).nonzero()[:, 0]
+    rows = first[which]
+    position = Points(points.face[rows], points.bary[rows]).position(mesh)
     found = torch.zeros(blocks * blocks, device=index.device)
-    found[which] = seen(position[first], mesh, cameras).float()  # type: ignore[arg-type]
-    wide = F.max_pool2d(found.view(1, 1, blocks, blocks), 3, 1, 1)
-    return wide.flatten()[block]
+    found[which] = seen(position, mesh, cameras).float()  # type: ignore[arg-type]
+    wide = F.max_pool2d(found.view(1, 1, blocks, blocks), 3, 1, 1).flatten()
+    return torch.cat([wide[block_of(rows)] for rows in free.split(CHUNK)])
 
 
 @torch.no_grad()
@@ -153,10 +159,13 @@ def paint(
     sheet, size = canvas.sheet, canvas.size
     if not bool((canvas.weight > 0).any()):
         return canvas.now
-    new = by_parts(canvas.points, lambda part: colour(part.position(mesh)))
-    mixed = (new - canvas.before).mul_(canvas.weight[:, None]).add_(canvas.before)
-    image = mixed[canvas.nearest].view(size, size, 3)
-    del new, mixed  # as large as the texture, as all that is changed in its place below
+    mixed = by_parts(canvas.points, lambda part: colour(part.position(mesh)))
+    for start in range(0, len(mixed), CHUNK):
+        rows = slice(start, start + CHUNK)
+        before = canvas.before[rows]
+        mixed[rows] = (mixed[rows] - before).mul_(canvas.weight[rows, None]).add_(before)
+    image = mixed.index_select(0, canvas.nearest).view(size, size, 3)
+    del mixed  # as large as the texture, as all that is changed in its place below
     if polished and size > 1 and len(sheet.faces) <= MOST_POLISHED:
         image = _polished(image, canvas, mesh, colours, colour)
     height, width = canvas.now.shape[:2]
@@ -192,7 +201,6 @@ def _polished(image: Tensor, canvas: Canvas, mesh: Mesh, colours: SourceColours,
     )
     assert coded.v_tex is not None and coded.t_tex_idx is not None
     v_tex, t_tex_idx = coded.v_tex, coded.t_tex_idx
-    share = canvas.weight[canvas.nearest].view(canvas.size, canvas.size)
 
     def wanted(where: Tensor) -> Tensor:
         face = where[:, 0].round().long().clamp(0, len(rows) - 1)
@@ -202,8 +210,9 @@ def _polished(image: Tensor, canvas: Canvas, mesh: Mesh, colours: SourceColours,
         uv = (v_tex[t_tex_idx[face]] * bary[..., None]).sum(1)
         x = (uv[:, 0] * canvas.size).long().clamp(0, canvas.size - 1)
         y = ((1 - uv[:, 1]) * canvas.size).long().clamp(0, canvas.size - 1)
+        share = canvas.weight[canvas.nearest[y * canvas.size + x].long()]
         before = colours.at(points)[:, :3]
-        return before + share[y, x][:, None] * (colour(points.position(mesh)) - before)
+        return before + share[:, None] * (colour(points.position(mesh)) - before)
 
     return polish(image, coded, wanted, Generator(device).manual_seed(0))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..contract import protocol as p
 from ..contract.jobfolder import JobFolder
-from .process import backend_environment, how_it_ended
+from .process import backend_environment, how_it_ended, pycache_of
 from .worker import AGAIN, SETUP, Worker
 
 LIMIT = 1000  # events that wait for a poll; beyond it the oldest that can be spared goes
@@ -32,7 +32,7 @@ class Client:
     python         the environment's Python (environment.look)
     code           the folder that holds `backend` and `dreamflow_blender`
     root           the jobs' root, made if need be: the worker's working directory
-    pycache        for Python's compiled files (default: a folder in `root`)
+    pycache        for Python's compiled files (default: process.pycache_of)
     environment    further environment variables
     command        what to start instead of `python -P -m backend worker` (tests)
     start_seconds  the worker has to say `ready` in this time
@@ -53,7 +53,7 @@ class Client:
     ) -> None:
         self.command = list(command or [str(python), "-P", "-m", "backend", "worker"])
         self.code, self.root = Path(code), Path(root)
-        caches = pycache or self.root / ".pycache"
+        caches = pycache or pycache_of(Path(python), self.root)
         self._variables = {**backend_environment(self.code, caches), **(environment or {})}
         self.start_seconds, self.stop_seconds = start_seconds, stop_seconds
         self.ready: p.Ready | None = None  # what the worker said of itself; None until it has

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .background import Stop
-from .process import backend_environment, how_it_ended, start
+from .process import backend_environment, how_it_ended, pycache_of, start
 
 _TAIL = 3000  # bytes of its last words that go into a report
 
@@ -32,7 +32,7 @@ def run_backend(
     more  further environment variables
     """
     root.mkdir(parents=True, exist_ok=True)
-    environment = {**backend_environment(code, root / ".pycache"), **more}
+    environment = {**backend_environment(code, pycache_of(python, root)), **more}
     with tempfile.TemporaryFile() as errors:
         try:
             child = start(

@@ -18,6 +18,7 @@ GUARD = str(Path(__file__).with_name("guard.py"))
 WINDOWS = os.name == "nt"
 MISLEADING = {  # variables that would misdirect another Python
     "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "PYTHONPLATLIBDIR", "PYTHONINSPECT",
+    "PYTHONDONTWRITEBYTECODE",  # with it every start would compile torch again: 11 s of processor
     "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__", "PIP_TARGET", "PIP_PREFIX", "PIP_USER",
     "PIP_REQUIRE_VIRTUALENV", "UV_PROJECT_ENVIRONMENT", "UV_SYSTEM_PYTHON",
 }  # fmt: skip
@@ -37,6 +38,13 @@ def proxy_variables(proxy: str) -> dict[str, str]:
         f"{kind}_proxy": url for kind, url in (dict.fromkeys(kinds, proxy) if proxy else proxies).items()
     }
     return named | {name.upper(): url for name, url in named.items()}
+
+
+def pycache_of(python: Path, root: Path) -> Path:
+    """Where the backend's Python keeps its compiled files: in its virtual environment, whose set-up begins to fill it
+    (packages.try_out), or in `root` for a Python without one."""
+    environment = python.parent.parent
+    return environment / "pycache" if (environment / "pyvenv.cfg").is_file() else root / ".pycache"
 
 
 def backend_environment(code: Path, pycache: Path) -> dict[str, str]:

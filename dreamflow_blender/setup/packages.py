@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..client.background import Stop
-from ..client.process import clean_environment
+from ..client.process import clean_environment, pycache_of
 from ..client.steps import CommandFailed, Log, SetupError, run
 from . import torch_build
 from .torch_build import Choice
@@ -100,12 +100,20 @@ def try_out(
     code = requirements.parent
     if choice and (code / "backend" / "kernels" / "__init__.py").is_file():
         modules.append("backend.kernels")
-    lines = [f"import sys; sys.path.insert(0, {str(code)!r}); sys.dont_write_bytecode = True"]
+    lines = [f"import sys; sys.path.insert(0, {str(code)!r})"]
     lines += [torch_build.PROBE] if choice else []
     lines += [f"import {module}" for module in modules]
+    command = [
+        str(python),
+        "-I",
+        "-X",
+        f"pycache_prefix={pycache_of(python, python.parent.parent)}",
+        "-u",
+        "-c",
+    ]
     last = ""
     try:
-        for line in run([str(python), "-I", "-u", "-c", "\n".join(lines)], stop, log, clean_environment()):
+        for line in run([*command, "\n".join(lines)], stop, log, clean_environment()):
             last = line if line.startswith("[") else last
         version, note = torch_build.verdict(choice, last, setting) if choice else ("", "")
     except (CommandFailed, json.JSONDecodeError) as error:

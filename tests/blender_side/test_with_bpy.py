@@ -41,7 +41,7 @@ def test_in_a_process_of_its_own(file, tmp_path):
         **os.environ,
         "DREAMFLOW_BPY_CHILD": "1",
         "BLENDER_USER_RESOURCES": str(resources),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPYCACHEPREFIX": str(ROOT / ".build" / "pycache"),
         "OMP_NUM_THREADS": "1",
     }
     command = [PYTHON, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-rs", "-s", "-p", "no:xdist"]

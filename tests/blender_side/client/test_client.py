@@ -14,6 +14,7 @@ import pytest
 
 from dreamflow_blender.client import client as client_module
 from dreamflow_blender.client.client import Client
+from dreamflow_blender.client.process import pycache_of
 from dreamflow_blender.contract import protocol as p
 
 ROOT = Path(__file__).parents[3]
@@ -273,17 +274,24 @@ def test_a_poll_takes_no_time(start):
 
 
 def test_the_worker_s_surroundings(tmp_path, monkeypatch):
-    """Blender's Python leaves no trace in the worker's, and nothing is written into the extension's folder."""
-    for name in ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV"):
+    """Blender's Python leaves no trace in the worker's, and nothing is written into the extension's folder. What is
+    compiled is kept, whatever the user's shell says: without it torch is compiled at every start."""
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "VIRTUAL_ENV"):
         monkeypatch.setenv(name, "/blender")
     code = (
-        "import os, sys, time; sys.stderr.write(repr((os.environ.get('PYTHONHOME'), os.environ.get('VIRTUAL_ENV'),"
-        " os.environ['PYTHONPATH'], os.environ['PYTHONPYCACHEPREFIX'], os.getcwd(), os.environ['MINE'])));"
+        "import os, sys, time; absent = 'PYTHONDONTWRITEBYTECODE', 'PYTHONHOME', 'VIRTUAL_ENV';"
+        " sys.stderr.write(repr((*map(os.environ.get, absent), os.environ['PYTHONPATH'],"
+        " os.environ['PYTHONPYCACHEPREFIX'], os.getcwd(), os.environ['MINE'])));"
     )
     root = tmp_path / "jobs é"
     client = Client("", ROOT, root, command=[sys.executable, "-c", code], environment={"MINE": "yes"})
     said = run(client)[-1].detail
-    assert said == repr((None, None, str(ROOT), str(root / ".pycache"), str(root), "yes"))
+    assert said == repr((None, None, None, str(ROOT), str(root / ".pycache"), str(root), "yes"))
+    python = tmp_path / "env-1" / "bin" / "python"
+    assert pycache_of(python, root) == root / ".pycache"
+    python.parent.mkdir(parents=True)
+    (tmp_path / "env-1" / "pyvenv.cfg").write_text("")
+    assert pycache_of(python, root) == tmp_path / "env-1" / "pycache"
 
 
 @posix
