@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,27 @@ def run_on_ray(
         ray.shutdown()
 
 
+def at_once(there: Mapping[str, float], device: str, gpus: float, workers: int) -> tuple[int, float]:
+    """How many jobs run at a time, and how much of a card each takes: 0 on a cluster without cards.
+
+    there    what Ray says that the cluster has
+    gpus     of a card, that a job is to take
+    workers  at most, where it is not 1; without cards, exactly
+
+    Raises DeviceError where a job would take more cards than there are.
+    """
+    found = there.get("GPU", 0)
+    if device in ("auto", "cuda") and found >= gpus:
+        cards = int(found / gpus)
+        return (min(cards, workers) if workers > 1 else cards), gpus
+    if device == "cuda" or (device == "auto" and found):
+        raise DeviceError(
+            f"The Ray cluster has {found:g} cards, and a job takes {gpus:g}.",
+            "Start nodes with a card, lower --gpus-per-job, or take --device cpu.",
+        )
+    return workers, 0
+
+
 class Driver:
     """The cards of a cluster and what is left of the list."""
 
@@ -125,7 +146,10 @@ class Driver:
         self._ended[SKIPPED] = len(self._places) - len(self._left)
         if not self._left:
             return OK
-        self._idle = self._cards(min(len(self._left), self._count()))
+        count, gpus = at_once(
+            ray.cluster_resources(), self._args.device, self._args.gpus_per_job, self._args.workers
+        )
+        self._idle = self._cards(min(len(self._left), count), gpus)
         if self._interrupts.asked:
             return self._stop()
         worked = time.monotonic()
@@ -173,30 +197,12 @@ class Driver:
         state = state_of(job, self._share.record(job))
         return state in (WAITING, STOPPED) or (self._args.retry and state != DONE)
 
-    def _count(self) -> int:
-        """How many cards, or, where the cluster has none, how many processes."""
-        import ray
-
-        there = ray.cluster_resources()
-        if self._on_cards(there):
-            cards = int(there["GPU"] / self._args.gpus_per_job)
-            return min(cards, self._args.workers) if self._args.workers > 1 else cards
-        if self._args.device == "cuda":
-            raise DeviceError(
-                "No node of the Ray cluster has a card.", "Start nodes with one, or take --device cpu."
-            )
-        return int(self._args.workers)
-
-    def _on_cards(self, there: dict[str, float]) -> bool:
-        return self._args.device in ("auto", "cuda") and there.get("GPU", 0) >= self._args.gpus_per_job
-
-    def _cards(self, count: int) -> list[Any]:
+    def _cards(self, count: int, gpus: float) -> list[Any]:
         """Actors, on whichever nodes have room. InputError where their versions are not this process's."""
         import ray
 
         from backend.jobs.folder import versions
 
-        gpus = self._args.gpus_per_job if self._on_cards(ray.cluster_resources()) else 0
         actor = ray.remote(Card).options(num_cpus=1, num_gpus=gpus, max_restarts=-1, max_concurrency=4)
         passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED)}
         place = str(self._args.out), self._args.store or "", str(Path.cwd())

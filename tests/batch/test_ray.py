@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 
 from backend import __main__ as cli
+from backend.batch.ray_driver import at_once
+from backend.errors import DeviceError
 from tests.tools.ray_alone import alone, log_of
 
 HERE = Path(__file__).parent
@@ -26,6 +28,29 @@ def test_a_missing_ray_is_one_sentence_with_the_command(
     said = capsys.readouterr().err
     assert "needs the package ray" in said and "pip install -r requirements-ray.txt" in said
     assert (ROOT / "requirements-ray.txt").read_text().count("\nray[default]==") == 1
+
+
+@pytest.mark.parametrize(
+    ("cards", "device", "gpus", "workers", "expected"),
+    [
+        (8, "auto", 1, 1, (8, 1)),
+        (8, "cuda", 0.5, 1, (16, 0.5)),
+        (8, "auto", 2, 3, (3, 2)),
+        (8, "cpu", 1, 4, (4, 0)),
+        (0, "auto", 1, 4, (4, 0)),
+        (1, "auto", 2, 4, "has 1 cards, and a job takes 2"),
+        (0, "cuda", 1, 4, "has 0 cards, and a job takes 1"),
+    ],
+)
+def test_a_job_a_card_and_no_card_that_is_not_there(
+    cards: float, device: str, gpus: float, workers: int, expected: tuple[int, float] | str
+) -> None:
+    there = {"CPU": 16.0} | ({"GPU": float(cards)} if cards else {})
+    if isinstance(expected, str):
+        with pytest.raises(DeviceError, match=expected):
+            at_once(there, device, gpus, workers)
+    else:
+        assert at_once(there, device, gpus, workers) == expected
 
 
 @pytest.mark.slow
