@@ -56,8 +56,6 @@ def test_everything_promised_is_there(first) -> None:
     assert {path.name for path in folder.iterdir()} >= FILES
     assert finished.figures["faces"] <= 500 and finished.figures["seconds"] > 0
     assert all(Path(path).is_file() for path in finished.paths.values())
-    rows = (Image.open(folder / "views.png").height - 34) // 198
-    assert rows - len(tiny_job(folder).stages) == 3, "the result, the result from below, the shape"
     image = Image.open(folder / "albedo.png")
     assert image.size == (64, 64) and image.mode == "RGB" and "srgb" in image.info
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from backend.errors import DiskError, NumericsError
 from backend.results import curves as curve_pictures
-from backend.results import pictures
+from backend.results import look, pictures
 
 
 def balls(count=8, size=48, colour=(0.8, 0.2, 0.15)):
@@ -129,3 +129,9 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, sheets):
 def test_nothing_is_left_where_nothing_can_be_written(tmp_path, sheets):
     with pytest.raises(DiskError):
         pictures.write_views(tmp_path / "none" / "views.png", sheets)
+
+
+def test_the_ring_from_below_sees_undersides() -> None:
+    cameras = look.turntable_cameras(8, 16, "cpu", elevation=look.BELOW)
+    assert (cameras.position[:, 2] < -1).all()
+    assert cameras.elevation.tolist() == pytest.approx([-60] * 8, abs=1e-3)
