@@ -22,7 +22,8 @@ from backend.texture.bake import (
     sample_texture,
     texels_of,
 )
-from backend.texture.charts import pack, single_triangles
+from backend.texture.charts import cube_charts, single_triangles
+from backend.texture.packing import pack
 
 SIZE = 256
 
@@ -35,7 +36,8 @@ def ball(cells):
 @pytest.fixture(scope="module")
 def charted():
     mesh = ball(10)
-    v_tex, t_tex_idx = pack(mesh.v_pos.numpy(), mesh.t_pos_idx.numpy(), SIZE, 4)
+    v_pos, tri = mesh.v_pos.numpy(), mesh.t_pos_idx.numpy()
+    v_tex, t_tex_idx = pack(v_pos, tri, cube_charts(v_pos, tri, SIZE), SIZE, 4)
     return Mesh(mesh.v_pos, mesh.t_pos_idx, torch.from_numpy(v_tex), torch.from_numpy(t_tex_idx))
 
 
