@@ -27,6 +27,7 @@ MINUTES = (
 SECONDS = 540  # a busy machine with two cores; it takes a tenth of that alone
 
 
+@pytest.mark.blender
 @pytest.mark.skipif(
     not PYTHON, reason="no bpy here: pip install bpy==4.5.15 (Python 3.11), or set DREAMFLOW_BPY_PYTHON"
 )

@@ -290,7 +290,7 @@ def test_models(enabled, monkeypatch):
     settings.prompt = "A photo of a red duck with a blue beak."
     assert models.cannot_refine_reason(settings) == ""
     settings.model = "FOLDER"
-    assert "preferences" in models.cannot_refine_reason(settings)
+    assert "file or folder" in models.cannot_refine_reason(settings)
 
 
 def test_settings_reach_the_job(enabled):
