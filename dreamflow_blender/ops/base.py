@@ -10,7 +10,7 @@ from ..backlog.store import Entry
 from ..backlog.work import JobCancelled, JobFailed
 from ..client.steps import SetupError
 from ..scene.objects import CannotImport
-from ..session import jobs
+from ..session import jobs, tasks
 
 ERRORS = (ValueError, OSError, SetupError, CannotImport, JobFailed, JobCancelled)
 
@@ -44,6 +44,8 @@ class BaseOperator(bpy.types.Operator):
     def execute(self, context: bpy.types.Context) -> set[str]:
         try:
             report = self.run(context)
+            if not jobs.has_timer():
+                tasks.run_to_end()
         except ERRORS as error:
             self.report({"ERROR"}, translated(str(error) or "The job was stopped"))
             return {"CANCELLED"}

@@ -91,6 +91,8 @@ def add_game_mesh(uid: int, said: list[Any]) -> None:
         bpy.ops.dreamflow.import_game_mesh("EXEC_DEFAULT", True, filepath=path, beside=source.name)
     except RuntimeError as error:  # what the operator reports
         message = str(error).split(": ", 1)[-1].strip()  # Blender begins it with its own word
+        if not jobs.has_timer():
+            raise ValueError(message) from error
         jobs.problem = jobs.Problem(
             p.Failed("import", message, f"Import {path} by File > Import > glTF 2.0.")
         )

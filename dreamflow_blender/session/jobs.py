@@ -143,9 +143,14 @@ def resume_queue() -> None:
 # the timer
 
 
+def has_timer() -> bool:
+    """Whether Blender runs timers: without a window it does not, and a script waits for the end of what it begins."""
+    return not bpy.app.background
+
+
 def wake() -> None:
     """See that the timer runs."""
-    if not bpy.app.background and not bpy.app.timers.is_registered(tick):
+    if has_timer() and not bpy.app.timers.is_registered(tick):
         bpy.app.timers.register(tick, first_interval=0.01, persistent=True)
 
 

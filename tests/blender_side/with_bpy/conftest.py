@@ -11,9 +11,11 @@ if os.environ.get("DREAMFLOW_BPY_CHILD"):
     faulthandler.dump_traceback_later(520, exit=True)
 
     @pytest.fixture(autouse=True)
-    def empty_file():
-        """Every test begins in an empty file."""
+    def empty_file(monkeypatch):
+        """Every test begins in an empty file, and is itself the timer."""
         bpy.ops.wm.read_factory_settings(use_empty=True)
+        if (jobs := sys.modules.get("dreamflow_blender.session.jobs")) is not None:
+            monkeypatch.setattr(jobs, "has_timer", lambda: True)
         yield
 
     @pytest.hookimpl(trylast=True)

@@ -151,6 +151,21 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
     assert tuple(new.location) == pytest.approx((2 + 1.3, 3, 0)) and len(new.data.polygons) in (6, 12)
     assert new.users_collection == made.users_collection
     lands_beside_its_object_alone(made)
+    with monkeypatch.context() as without_window:  # a script is told FINISHED when the mesh is there
+        without_window.setattr(jobs, "has_timer", lambda: False)
+        before = set(bpy.data.objects)
+        bpy.context.view_layer.objects.active = made
+        assert bpy.ops.dreamflow.make_game_ready() == {"FINISHED"} and tasks.current is None
+        assert len(set(bpy.data.objects) - before) == 1
+
+        def fails(*_arguments, **_variables):
+            raise command.CommandError("The disk is full.", "Free some space.")
+            yield
+
+        without_window.setattr(command, "run_backend", fails)
+        bpy.context.view_layer.objects.active = made
+        assert "The disk is full. Free some space." in refused("make_game_ready")
+        tasks.dismiss()
     bpy.ops.dreamflow.delete_job(job_id=entry.job.id)
     bpy.context.view_layer.objects.active = made
     assert "no longer exist" in refused("make_game_ready")
