@@ -157,10 +157,10 @@ def test_bad_requests_are_refused(prior: LatentPrior) -> None:
         prior.encode(torch.rand(1, 64, 64, 4))
     with pytest.raises(InputError, match="empty"):
         prior.prepare("  ", "", "colour", 64)
-    with pytest.raises(InputError, match=r"takes 77: .*, front view"):
-        prior.prepare("a mug " * 40, "", "colour", 64)
-    with pytest.raises(InputError, match="takes 77"):
-        prior.prepare("a mug", "ugly " * 40, "colour", 64)
+    with pytest.raises(InputError, match=r"takes 300: .*, front view"):
+        prior.prepare("a mug " * 151, "", "colour", 64)
+    with pytest.raises(InputError, match="takes 300"):
+        prior.prepare("a mug", "ugly " * 301, "colour", 64)
 
 
 def test_a_view_prompt_of_its_own(base_folder: Path, tmp_path: Path) -> None:

@@ -27,7 +27,13 @@ class Asked(Oracle):
         return kind
 
     def denoise(
-        self, z: Tensor, level: object, camera: object, conditioning: str, guidance_scale: float
+        self,
+        z: Tensor,
+        level: object,
+        camera: object,
+        conditioning: str,
+        guidance_scale: float,
+        guidance_rescale: float = 0.0,
     ) -> Tensor:  # type: ignore[override]
         self.kinds.append(conditioning)
         return z
