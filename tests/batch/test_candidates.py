@@ -55,6 +55,7 @@ def begun(options) -> Path:
     return Path(options[-1])
 
 
+@pytest.mark.slow
 def test_a_candidate_goes_on_to_the_bytes_of_its_seed_alone(tmp_path) -> None:
     alone, candidate = tmp_path / "alone", tmp_path / "candidate"
     assert isinstance(list(generate.generate(tiny_job(alone, stages=("nerf",))))[-1], Finished)

@@ -66,6 +66,7 @@ def test_a_machine_where_all_is_well(tmp_path):
     assert str(tmp_path) in checks["jobs"][0]["message"]
 
 
+@pytest.mark.slow
 def test_what_fits_into_memory_is_told_where_stable_diffusion_is(tmp_path):
     build(tmp_path / "sd é", "sd21-base")
     (tmp_path / "models.toml").write_text(f"[sd]\nsources = ['{(tmp_path / 'sd é').as_posix()}']\n", "utf-8")

@@ -70,6 +70,7 @@ def test_a_job_with_them_and_without(
     assert torch.equal(losses, plain)
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_have_them_says_so_once(
     card: PretendedCard, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ FEW = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_prompt_goes_through_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = build(tmp_path / "base", "sd21-base", "fp16")
     phi = build(tmp_path / "phi", "sd21", "full", seed=1)

@@ -64,6 +64,7 @@ class Short:
         return self.real(*args)
 
 
+@pytest.mark.slow
 def test_the_hand_over_is_tried_again_without_networks(
     job: Job, networks: list[weakref.ref], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ def test_where_that_is_not_enough_it_says_what_to_lower(
         list(generate.generate(job))
 
 
+@pytest.mark.slow
 def test_the_delivery_has_no_networks_beside_it_and_says_what_to_lower(
     job: Job, networks: list[weakref.ref], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ def sockets(pid):
     return found
 
 
+@pytest.mark.slow
 def test_one_job_after_the_other_and_never_a_socket(start, tmp_path):
     client = start()
     client.say(p.Hello())
@@ -102,6 +103,7 @@ def test_requests_out_of_order_change_nothing(start, tmp_path):
     assert client.until(p.Finished)
 
 
+@pytest.mark.slow
 def test_pause_stands_still_and_finish_delivers_with_progress(start, tmp_path):
     client = start()
     client.say(p.Generate(long_job(tmp_path / "a")))
@@ -133,6 +135,7 @@ def test_finish_at_once_delivers_the_ball_that_a_job_begins_with(start, tmp_path
     assert client.until(p.Finished).figures["faces"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["loop", "unwrap"])
 def test_cancel_keeps_a_checkpoint_and_the_worker(start, tmp_path, where):
     client = start(**({"UNWRAP": "1000"} if where == "unwrap" else {}))
@@ -170,6 +173,7 @@ def test_a_pause_where_nobody_looks(start, tmp_path, where):
     client.until(p.Progress)
 
 
+@pytest.mark.slow
 def test_a_job_for_a_worker_that_is_starting(start, tmp_path):
     """Heard before torch is there: it waits, and can be cancelled."""
     client = start()

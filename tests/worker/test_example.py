@@ -6,12 +6,15 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.tools.tiny import OVERRIDES
 from tests.tools.worker_client import CHILD, ENVIRONMENT
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal_client.py"
 
 
+@pytest.mark.slow
 def test_it_drives_a_job(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("minimal_client", EXAMPLE)
     assert spec is not None and spec.loader is not None

@@ -114,6 +114,7 @@ def working(place):
     return place.python()
 
 
+@pytest.mark.slow
 @posix
 def test_set_up_again_and_newer(place):
     assert place.look().state == "absent" and place.python() is None
@@ -136,6 +137,7 @@ def test_set_up_again_and_newer(place):
     assert place.environments() == ["env-2"] and not (place.folder / "cache").exists()
 
 
+@pytest.mark.slow
 @posix
 def test_a_failure_leaves_the_old_one_at_work(place):
     python = working(place)
