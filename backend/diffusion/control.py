@@ -43,8 +43,8 @@ def encode_maps(shape: Tensor) -> Tensor:
     inverse = 1 / shape[..., :1]
     nearest = inverse.amax((1, 2), keepdim=True)
     depth = inverse / torch.where(nearest > 0, nearest, 1)
-    normal = torch.where(inverse > 0, shape[..., 1:], shape.new_tensor((0.0, 0.0, 1.0)))
-    colours = (normal * normal.new_tensor((-1.0, 1.0, 1.0)) + 1) / 2
+    x, y, z = shape[..., 1:].split(1, -1)
+    colours = (torch.cat((-x, y, torch.where(inverse > 0, z, 1)), -1) + 1) / 2
     return torch.cat((depth.expand(-1, -1, -1, 3), colours), -1).permute(0, 3, 1, 2)
 
 

@@ -88,6 +88,8 @@ def tick() -> bool:
 
 def run_to_end() -> None:
     """Wait for the task, and what it begins, where no timer looks at it. ValueError says why it failed."""
+    if current is None:  # an older task's problem is no one else's
+        return
     while current is not None:
         if not tick() and current is not None:
             if current.held:  # nobody is there to do what it waits for

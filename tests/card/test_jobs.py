@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel
 
 from backend.errors import OutOfMemory
 from backend.jobs import generate as jobs_generate
@@ -24,6 +25,7 @@ from tests.card.pretended import PretendedCard
 from tests.tools import refine_run, strict_nvdiffrast
 from tests.tools.made_meshes import painted_ball
 from tests.tools.tiny import tiny_job
+from tests.tools.tiny_control import beside
 from tests.tools.tiny_models import build
 
 pytestmark = [
@@ -99,6 +101,13 @@ def test_stable_diffusion_and_the_refiner(card, tmp_path, folders):
     size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
     generate(tmp_path / "job", LORA | size, **folders)
     assert card.operators["convolution"] > 1000
+
+
+def test_a_controlnet_is_shown_the_mesh(card, tmp_path, folders):
+    net = beside(Path(folders["prior"]), ControlNetModel, tmp_path / "depth")
+    size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
+    stated = {"prior": folders["prior"], "control": (str(net),)}
+    generate(tmp_path / "job", LORA | size, **stated)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_models_obeys_the_hubs_own(settings: dict[str, str]) -> None:
     with warnings.catch_warnings():
         surroundings.ignore_others(for_the_hub=True)
     assert settings["HF_HUB_DOWNLOAD_TIMEOUT"] == "soon" and "TRANSFORMERS_VERBOSITY" not in settings
+    assert socket.has_ipv6  # a hub may be reached by nothing else
 
 
 def test_no_library_opens_a_socket_when_it_is_imported(

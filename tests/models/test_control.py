@@ -27,11 +27,11 @@ from backend.errors import InputError, ModelError
 from backend.models.latent_prior import Conditioning, LatentPrior
 from backend.scene.camera import Camera, orbit
 from tests.tools.real_folders import build
+from tests.tools.tiny_control import EDGE, beside, randomised
 
 LEVEL = NoiseLevel(300, sigma_at(300), sigma_at(290))
 FRONT = orbit(torch.zeros(1), torch.full((1,), 10.0), 1.2 * torch.ones(1), 50 * torch.ones(1), 64, 64)
 Z = LEVEL.sigma * torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-EDGE = {"conditioning_embedding_out_channels": (8, 8, 8, 8)}
 
 
 def draw(camera: Camera) -> Tensor:
@@ -41,23 +41,6 @@ def draw(camera: Camera) -> Tensor:
     shape[..., 2:] = torch.tensor([0.6, 0.8])
     shape[..., camera.width // 2 :, :] = torch.tensor([torch.inf, 0.0, 0.0, 0.0])
     return shape
-
-
-def randomised(net: Any, seed: int) -> Any:
-    """A ControlNet begins with layers of zeros."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        for parameter in net.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.3)
-    return net
-
-
-def beside(unet: Path, kind: Any, folder: Path, seed: int | None = 1, **config: Any) -> Path:
-    """A ControlNet for the UNet of that folder; seed None: as it begins."""
-    net = kind.from_unet(UNet2DConditionModel.from_pretrained(unet / "unet"), **EDGE, **config)
-    (net if seed is None else randomised(net, seed)).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -165,6 +165,7 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
         without_window.setattr(command, "run_backend", fails)
         bpy.context.view_layer.objects.active = made
         assert "The disk is full. Free some space." in refused("make_game_ready")
+        assert bpy.ops.dreamflow.roll_seed() == {"FINISHED"}  # whatever failed before it
         tasks.dismiss()
     bpy.ops.dreamflow.delete_job(job_id=entry.job.id)
     bpy.context.view_layer.objects.active = made
