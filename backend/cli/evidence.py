@@ -63,19 +63,42 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     e = commands.add_parser(
         "evaluate",
         help="judge finished jobs from outside",
-        description="CLIP R-precision (section D.4 of the paper), and how near a procedural object comes to the truth.",
+        description="CLIP R-precision (section D.4 of the paper), what a network that knows ImageNet sees in a result,"
+        " and how near a procedural object comes to the truth.",
         epilog=JUDGED_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     e.add_argument("jobs", metavar="JOB", nargs="+", type=Path, help="the folder of a finished job")
     e.add_argument(
-        "--prompts", metavar="FILE", type=Path, required=True, help="one a line: what a prompt is told from"
-    )
+        "--prompts", metavar="FILE", type=Path, required=True,
+        help="one a line, or a JSON list: what a prompt is told from",
+    )  # fmt: skip
     e.add_argument(
-        "--clip", metavar="FOLDER", type=Path, help="a CLIP model in transformers' layout, such as ViT-L/14"
-    )
+        "--clip", metavar="FOLDER_OR_ID", default="",
+        help="a CLIP model in transformers' layout, such as openai/clip-vit-large-patch14",
+    )  # fmt: skip
     e.add_argument(
-        "--truth", action="store_true", help="IoU and PSNR; the prompts must name procedural objects"
-    )
+        "--recognise", action="store_true",
+        help="EfficientNet-Lite0 and ConSE, from the packages of requirements-judges.txt",
+    )  # fmt: skip
+    e.add_argument(
+        "--truth", action="store_true",
+        help="IoU, PSNR, colour error, chamfer distance, normals, nearest kind; prompts must name procedural objects",
+    )  # fmt: skip
+    e.add_argument(
+        "--export", nargs=2, metavar=("gpteval3d", "FOLDER"), action=_Export,
+        help="120 colour and normal renders of each job in that benchmark's layout",
+    )  # fmt: skip
+
+
+class _Export(argparse.Action):
+    """The folder, of `gpteval3d FOLDER`."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
+        if values[0] != "gpteval3d":
+            parser.error(f"argument --export: expected gpteval3d FOLDER, got {values[0]!r}")
+        setattr(namespace, self.dest, Path(values[1]))
 
 
 def _count(text: str) -> int:

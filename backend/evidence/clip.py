@@ -7,27 +7,35 @@ states neither the field of view nor the background: ours are FOV and BACKGROUND
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from platformdirs import user_cache_path
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
 from backend.errors import InputError, ModelError
-from backend.files import disk_errors
+from backend.files import disk_errors, write_bytes
 from backend.results.look import render_textured
 from backend.scene.camera import orbit
 from backend.scene.mesh import Mesh
+from backend.weights.sources import HUB_ID
+from backend.weights.transport import open_transport
 
 VIEWS, ELEVATION, DISTANCE = 120, 15.0, 1.2  # degrees, metres
 FOV = 50.0  # degrees: a ball of radius 0.5 just fits
 BACKGROUND = 1.0  # white
 SIZE = 256  # pixels a side, made smaller for the network
 BATCH = 12  # views at a time
+FILES = ("*.json", "merges.txt", "model.safetensors")
 MEAN, STD = (
     (0.48145466, 0.4578275, 0.40821073),
     (0.26862954, 0.26130258, 0.27577711),
@@ -44,11 +52,12 @@ def render_views(mesh: Mesh, albedo: Tensor) -> Tensor:
 
 
 class Clip:
-    """A CLIP model from a folder in transformers' layout; safetensors alone. Raises ModelError."""
+    """A CLIP model in transformers' layout, safetensors alone: a folder, or a name on the hub. Raises ModelError."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, model: str) -> None:
         from transformers import CLIPModel, CLIPTokenizer
 
+        folder = Path(model) if Path(model).is_dir() else _fetched(model)
         try:
             self._model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
             self._tokenizer: Any = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -59,6 +68,25 @@ class Clip:
             ) from error
         self._model.eval()
         self._mean, self._std = pixel_statistics(folder / "preprocessor_config.json")
+        self._key = hashlib.sha256()
+        for tensor in (*self._model.state_dict().values(), self._mean, self._std):
+            self._key.update(tensor.contiguous().numpy().data)
+
+    def results(self, mesh: Mesh, albedo: Tensor) -> Tensor:
+        """Unit vectors [VIEWS,D] of a result's views; the same network is asked once about the same result."""
+        key = self._key.copy()
+        for array in (mesh.v_pos, mesh.t_pos_idx, mesh.v_tex, mesh.t_tex_idx, albedo):
+            assert array is not None
+            key.update(array.contiguous().numpy().data)
+        key.update(repr((VIEWS, ELEVATION, DISTANCE, FOV, BACKGROUND, SIZE)).encode())
+        kept = user_cache_path("dreamflow", appauthor=False) / "clip" / f"{key.hexdigest()}.safetensors"
+        if kept.is_file():
+            return load_file(kept)["views"]
+        found = self.images(render_views(mesh, albedo))
+        with disk_errors(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(kept, save({"views": found}))
+        return found
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
@@ -87,6 +115,21 @@ class Clip:
             )
             found.append(output.pooler_output)
         return functional.normalize(self._model.text_projection(torch.cat(found)), dim=1)
+
+
+def _fetched(model: str) -> Path:
+    """The folder in the hub's cache of a model by its name, fetched where it is not there. Raises ModelError."""
+    if HUB_ID.fullmatch(model) is None:
+        raise ModelError(
+            f"There is no folder {model}.", "Give a CLIP model's folder, or its name on the hub."
+        )
+    open_transport()
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(FILES)))
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ModelError(
+            f"{model} could not be fetched: {str(error).splitlines()[0]}", "Give the folder of a copy."
+        ) from error
 
 
 def pixel_statistics(path: Path) -> tuple[Tensor, Tensor]:

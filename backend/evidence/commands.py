@@ -7,7 +7,7 @@ from typing import TextIO
 
 from backend.evidence.cells import Terms
 from backend.evidence.compare import cells_of, compare, read_prompts
-from backend.evidence.evaluate import evaluate
+from backend.evidence.evaluate import Judges, evaluate, read_gallery
 
 BUDGETS = {"2d": [100, 200, 500], "3d": [1500]}  # updates, unless others are asked for
 
@@ -15,7 +15,8 @@ BUDGETS = {"2d": [100, 200, 500], "3d": [1500]}  # updates, unless others are as
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """The exit code. Raises DreamFlowError."""
     if args.command == "evaluate":
-        evaluate(args.jobs, read_prompts(args.prompts), args.clip, args.truth, out)
+        judges = Judges(args.clip, args.truth, args.recognise, args.export)
+        evaluate(args.jobs, read_gallery(args.prompts), judges, out)
         return 0
     methods, budgets = args.methods.split(","), args.budget or BUDGETS[args.space]
     cells = cells_of(read_prompts(args.prompts), args.seeds, methods, budgets)

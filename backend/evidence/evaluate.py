@@ -1,70 +1,157 @@
-"""`python -m backend evaluate`: finished jobs, judged by CLIP and, where their object is procedural, by the truth."""
+"""`python -m backend evaluate`: finished jobs, judged by networks from outside and by the truth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import TextIO
 
+from torch import Tensor
+
 from backend.errors import InputError
-from backend.evidence.clip import (
-    BACKGROUND,
-    DISTANCE,
-    ELEVATION,
-    FOV,
-    VIEWS,
-    Clip,
-    bootstrap,
-    r_precision,
-    render_views,
-)
-from backend.evidence.compare import as_text
-from backend.evidence.recovery import judge_job, read_result
+from backend.evidence import clip, gpteval3d, outside, recovery
+from backend.evidence.clip import Clip, bootstrap, r_precision
+from backend.evidence.compare import as_text, read_prompts
+from backend.evidence.known_objects import truth
+from backend.files import disk_errors
 from backend.jobs.folder import read_job
 from backend.objects.grammar import parse_object
+from backend.scene.mesh import Mesh
+
+Figures = dict[str, float | str]
+Judge = Callable[
+    [str, Mesh, Tensor], Figures
+]  # of a prompt, and of what it became: a mesh and its texture [S,S,3]
 
 
-def evaluate(
-    folders: Sequence[Path], prompts: Sequence[str], clip: Path | None, truth: bool, say: TextIO
-) -> dict[str, list[float]]:
-    """A row a job, then the means; what was measured, by its name, a value a job.
+@dataclass(frozen=True)
+class Judges:
+    """Who is asked. clip: a model's folder or its name on the hub; gpteval3d: the folder that its renders go to."""
+
+    clip: str = ""
+    truth: bool = False
+    recognise: bool = False
+    gpteval3d: Path | None = None
+
+
+def evaluate(folders: Sequence[Path], prompts: Sequence[str], judges: Judges, say: TextIO) -> list[Figures]:
+    """A row a job, then the means: what was measured, by its name.
 
     prompts  the gallery: all that a render's own prompt is told from
     Raises InputError, DiskError, ModelError before the first job is judged where it can.
     """
-    if clip is None and not truth:
-        raise InputError("There is nothing to judge by.", "Give --clip FOLDER, --truth, or both.")
-    jobs = [read_job(folder).prompt for folder in folders]
-    for folder, prompt in zip(folders, jobs, strict=True):
-        if clip is not None and prompt not in prompts:
-            raise InputError(
-                f"{folder} is of {prompt!r}, which the prompts do not hold.", "Add it to the file."
-            )
-        if truth:
-            parse_object(prompt)
-        read_result(folder)
-    measured: dict[str, list[float]] = {}
-    network = None if clip is None else Clip(clip)
-    texts = None if network is None else network.texts(prompts)
-    for folder, prompt in zip(folders, jobs, strict=True):
-        if network is not None and texts is not None:
-            seen = network.images(render_views(*read_result(folder)))
-            measured.setdefault("R-precision", []).append(r_precision(seen, texts, prompts.index(prompt)))
-        if truth:
-            judged = judge_job(folder, prompt)
-            measured.setdefault("IoU", []).append(judged.iou)
-            measured.setdefault("PSNR", []).append(judged.psnr)
-    rows = [["job", *measured]]
-    for row, folder in enumerate(folders):
-        rows.append([folder.name, *(f"{values[row]:.3f}" for values in measured.values())])
-    rows.append(["mean", *(f"{mean(values):.3f}" for values in measured.values())])
-    intervals = [bootstrap(values) for values in measured.values()]
-    rows.append(["95 %", *(f"{low:.3f} to {high:.3f}" for low, high in intervals)])
-    say.write(as_text(rows))
-    if network is not None:
-        seen_from = (
-            f"{VIEWS} views, elevation {ELEVATION:g}, distance {DISTANCE:g}, field of view {FOV:g} degrees"
+    if judges == Judges():
+        raise InputError(
+            "There is nothing to judge by.", "Give --clip, --recognise, --truth or --export gpteval3d FOLDER."
         )
-        say.write(f"R = 1 of {len(prompts)} prompts; {seen_from}, background {BACKGROUND:g}.\n")
-    return measured
+    jobs = [read_job(folder) for folder in folders]
+    for folder, job in zip(folders, jobs, strict=True):
+        if job.prompt not in prompts and (judges.clip or judges.recognise or judges.gpteval3d):
+            raise InputError(
+                f"{folder} is of {job.prompt!r}, which the prompts do not hold.", "Add it to the file."
+            )
+        if judges.truth:
+            parse_object(job.prompt)
+        recovery.read_result(folder)
+    asked: list[Judge] = []
+    if judges.clip:
+        asked.append(_ask_clip(judges.clip, prompts))
+    if judges.recognise:
+        asked.append(_recognise(prompts))
+    if judges.truth:
+        asked.append(_truth)
+    rows = []
+    for folder, job in zip(folders, jobs, strict=True):
+        mesh, albedo = recovery.read_result(folder)
+        rows.append(
+            {name: value for judge in asked for name, value in judge(job.prompt, mesh, albedo).items()}
+        )
+        if judges.gpteval3d is not None:
+            gpteval3d.write_views(judges.gpteval3d, prompts.index(job.prompt), job.seed, mesh, albedo)
+    if asked:
+        _tell(rows, folders, say)
+    if judges.clip:
+        seen_from = f"{clip.VIEWS} views, elevation {clip.ELEVATION:g}, distance {clip.DISTANCE:g}"
+        seen_from += f", field of view {clip.FOV:g} degrees, background {clip.BACKGROUND:g}"
+        say.write(f"R = 1 of {len(prompts)} prompts; {seen_from}.\n")
+    if judges.gpteval3d is not None:
+        say.write(f"{gpteval3d.VIEWS} colour and normal renders of each are in {judges.gpteval3d}\n")
+    return rows
+
+
+def _tell(rows: Sequence[Figures], folders: Sequence[Path], say: TextIO) -> None:
+    """A line a job, then means and their intervals; a dash where a judge was not asked."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [["job", *names]]
+    for folder, row in zip(folders, rows, strict=True):
+        lines.append([folder.name, *(_text(row.get(name)) for name in names)])
+    means, intervals = ["mean"], ["95 %"]
+    for name in names:
+        values = [value for row in rows if isinstance(value := row.get(name), float)]
+        means.append(_text(mean(values)) if values else "-")
+        intervals.append("{:.3f} to {:.3f}".format(*bootstrap(values)) if values else "-")
+    say.write(as_text([*lines, means, intervals]))
+
+
+def _text(value: float | str | None) -> str:
+    return "-" if value is None else value if isinstance(value, str) else f"{value:.3f}"
+
+
+def _ask_clip(model: str, prompts: Sequence[str]) -> Judge:
+    """R-precision as the paper has it. Raises InputError and ModelError."""
+    network = Clip(model)
+    texts = network.texts(prompts)
+
+    def judge(prompt: str, mesh: Mesh, albedo: Tensor) -> Figures:
+        seen = network.results(mesh, albedo)
+        return {"R-precision": r_precision(seen, texts, prompts.index(prompt))}
+
+    return judge
+
+
+def _recognise(prompts: Sequence[str]) -> Judge:
+    """ConSE's R-precision; for kinds that it knows their mass, also as a share of the truth's, and the top five."""
+    network, sentences = outside.Recogniser(), outside.Sentences()
+    names, texts = sentences.embed(network.names), sentences.embed(prompts)
+
+    def judge(prompt: str, mesh: Mesh, albedo: Tensor) -> Figures:
+        seen = network.probabilities(outside.render_views(mesh, albedo))
+        figures: Figures = {
+            "ConSE": r_precision(outside.as_sentences(seen, names), texts, prompts.index(prompt))
+        }
+        kind = outside.known_kind(prompt)
+        if kind:
+            true = truth(prompt, outside.cameras())
+            ideal = network.probabilities(true.colour + (1 - true.alpha) * outside.BACKGROUND)
+            figures["mass"] = network.mass(seen, kind)
+            figures["of the true"] = network.mass(seen, kind) / network.mass(ideal, kind)
+            figures["top 5"] = float(network.among_five(seen, kind))
+        return figures
+
+    return judge
+
+
+def _truth(prompt: str, mesh: Mesh, albedo: Tensor) -> Figures:
+    found = recovery.judge(mesh, albedo, prompt)
+    surfaces = recovery.compare_surfaces(mesh, recovery.true_surface(prompt))
+    return {
+        "IoU": found.iou, "PSNR": found.psnr, "colour error": found.colour, "chamfer": surfaces.chamfer,
+        "normals": surfaces.normals, "nearest": recovery.nearest_kind(mesh, albedo, prompt),
+    }  # fmt: skip
+
+
+def read_gallery(path: Path) -> list[str]:
+    """Prompts of a list, one a line, or of GPTEval3D's prompts.json. Raises InputError and DiskError."""
+    if path.suffix.lower() != ".json":
+        return read_prompts(path)
+    try:
+        with disk_errors(path):
+            prompts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no JSON ({error}).", "Give a list of prompts.") from error
+    if not isinstance(prompts, list) or not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise InputError(f"{path} is not a list of prompts.", 'Write ["a prompt", ...].')
+    return prompts

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 from backend import __main__ as cli
 from backend.errors import InputError, ModelError
-from backend.evidence import clip
+from backend.evidence import clip, gpteval3d, recovery
 from backend.evidence.clip import Clip, bootstrap, pixel_statistics, r_precision, render_views
 from backend.meshes.write import write_result
+from backend.objects.shapes import KINDS
 from backend.scene.mesh import Mesh
 from dreamflow_blender.contract.protocol import Job
 from tests.tools.tiny_models import save_tokenizer
@@ -65,7 +67,7 @@ def test_the_intervals_are_those_of_the_mean() -> None:
 
 
 def test_embeddings_are_those_of_the_model_itself(tiny_clip: Path) -> None:
-    ours, model = Clip(tiny_clip), CLIPModel.from_pretrained(tiny_clip).eval()
+    ours, model = Clip(str(tiny_clip)), CLIPModel.from_pretrained(tiny_clip).eval()
     images = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(1))
     pixels = torch.from_numpy((images.numpy() - np.array(clip.MEAN)) / np.array(clip.STD)).float()
     tokens = [ours._tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in PROMPTS]
@@ -81,10 +83,12 @@ def test_embeddings_are_those_of_the_model_itself(tiny_clip: Path) -> None:
 
 def test_an_unfit_model_or_prompt_is_met_with_a_clear_word(tiny_clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no CLIP model") as caught:
-        Clip(tmp_path)
+        Clip(str(tmp_path))
     assert caught.value.todo
+    with pytest.raises(ModelError, match="There is no folder a/b/c"):
+        Clip("a/b/c")
     with pytest.raises(InputError, match="too long: CLIP reads 40"):
-        Clip(tiny_clip).texts(["a very long prompt" * 9])
+        Clip(str(tiny_clip)).texts(["a very long prompt" * 9])
 
 
 def test_a_models_own_pixel_statistics_are_used(tmp_path: Path) -> None:
@@ -100,14 +104,13 @@ def test_jobs_are_judged_as_typed(
 ) -> None:
     monkeypatch.setattr(clip, "VIEWS", 3)
     monkeypatch.setattr(clip, "SIZE", 32)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(job.parent / "cache"))
     prompts = job.parent / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS), encoding="utf-8")
     assert cli.main(["evaluate", str(job), "--prompts", str(prompts), "--clip", str(tiny_clip)]) == 0
     said = capsys.readouterr().out
-    from backend.evidence.recovery import read_result
-
-    judge = Clip(tiny_clip)
-    expected = r_precision(judge.images(render_views(*read_result(job))), judge.texts(PROMPTS), 0)
+    judge = Clip(str(tiny_clip))
+    expected = r_precision(judge.images(render_views(*recovery.read_result(job))), judge.texts(PROMPTS), 0)
     assert said.splitlines()[1].split() == ["ball", f"{expected:.3f}"]
     assert "R = 1 of 3 prompts" in said and "field of view 50 degrees, background 1." in said
 
@@ -119,8 +122,12 @@ def test_jobs_are_judged_as_typed(
 
 
 def test_the_truth_of_a_tetrahedron_that_is_called_a_ball(
-    job: Path, capsys: pytest.CaptureFixture[str]
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(recovery, "CELLS", 16)
+    monkeypatch.setattr(recovery, "KIND_VIEWS", 2)
+    monkeypatch.setattr(recovery, "KIND_SIZE", 24)
+    monkeypatch.setattr(recovery, "KINDS", {kind: KINDS[kind] for kind in ("cube", "ball", "mug")})
     prompts = job.parent / "balls.txt"
     prompts.write_text("a ball\n", encoding="utf-8")
     assert cli.main(["evaluate", str(job), "--prompts", str(prompts), "--truth"]) == 0
@@ -129,3 +136,48 @@ def test_the_truth_of_a_tetrahedron_that_is_called_a_ball(
     assert (
         0.3 < iou < 0.75
     )  # it lies inside the ball of radius 0.5, and its silhouettes fill half of the disc
+    assert row.split()[-1] in ("cube", "ball", "mug") and heading.split()[-4:] == [
+        "error",
+        "chamfer",
+        "normals",
+        "nearest",
+    ]
+
+
+def test_a_network_is_asked_once_about_the_same_result(
+    job: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(clip, "VIEWS", 2)
+    monkeypatch.setattr(clip, "SIZE", 32)
+    monkeypatch.setattr(clip, "user_cache_path", lambda *_, **__: tmp_path)
+    mesh, albedo = recovery.read_result(job)
+    first = Clip(str(tiny_clip)).results(mesh, albedo)
+    with monkeypatch.context() as nothing_is_rendered:
+        nothing_is_rendered.setattr(clip, "render_views", lambda *_: pytest.fail("asked again"))
+        assert torch.equal(Clip(str(tiny_clip)).results(mesh, albedo), first)
+    assert not torch.equal(Clip(str(tiny_clip)).results(mesh, 1 - albedo), first)
+
+
+def test_renders_in_the_layout_of_gpteval3d(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpteval3d, "VIEWS", 4)
+    monkeypatch.setattr(gpteval3d, "SIZE", 33)
+    prompts = job.parent / "prompts.json"
+    prompts.write_text(json.dumps(["a red mug", "a ball"]), encoding="utf-8")
+    method = job.parent / "ours"
+    assert (
+        cli.main(["evaluate", str(job), "--prompts", str(prompts), "--export", "gpteval3d", str(method)]) == 0
+    )
+    folder = method / "1" / "42"
+    names = {f"{name}_{index}.png" for name in ("rgb", "normal") for index in range(4)}
+    assert {path.name for path in folder.iterdir()} == names
+    assert str(method) in capsys.readouterr().out
+    # Azimuth 0 looks along +y at the tetrahedron's corner: what is seen faces the camera, so its normals point to -y
+    normals = np.asarray(Image.open(folder / "normal_0.png").convert("RGB")).astype(float) / 255 * 2 - 1
+    seen = np.linalg.norm(normals, axis=2) < 1.1
+    assert 0.05 < seen.mean() < 0.9 and normals[seen][:, 1].mean() < -0.3
+    assert np.linalg.norm(normals[seen], axis=1) == pytest.approx(1, abs=0.02)
+    assert (
+        cli.main(["evaluate", str(job), "--prompts", str(prompts), "--export", "t3bench", str(method)]) == 2
+    )
