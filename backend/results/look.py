@@ -37,33 +37,18 @@ def render_scene(scene: Scene, cameras: Camera, background: Tensor) -> Tensor:
     if scene.mesh is None:
         return render_views(scene.field, scene.occupancy, cameras, background, scene.sampling).image
     edges = edge_table(scene.mesh.t_pos_idx, len(scene.mesh.v_pos))
-    views = [
-        render_colour(scene.mesh, edges, cameras[i : i + 1], background, scene.field.albedo)
-        for i in range(len(cameras))
-    ]
-    return torch.cat([view.image for view in views])
+    return render_colour(scene.mesh, edges, cameras, background, scene.field.albedo).image
 
 
 @torch.no_grad()
 def render_clay(mesh: Mesh, cameras: Camera, background: Tensor) -> Tensor:
     """[B,H,W,3]: the shape alone, in shaded grey."""
-    edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
-    views = [render_shaded(mesh, edges, cameras[i : i + 1], background) for i in range(len(cameras))]
-    return torch.cat([view.image for view in views])
+    return render_shaded(mesh, edge_table(mesh.t_pos_idx, len(mesh.v_pos)), cameras, background).image
 
 
 @torch.no_grad()
 def render_textured(mesh: Mesh, albedo: Tensor, cameras: Camera, background: Tensor) -> tuple[Tensor, Tensor]:
     """Image [B,H,W,3] and opacity [B,H,W,1] of what is delivered: the mesh under its texture [S,S,3]."""
     edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
-    views = [
-        render_texture(
-            mesh,
-            edges,
-            cameras[i : i + 1],
-            background,
-            lambda uv: sample_texture(albedo, uv),
-        )
-        for i in range(len(cameras))
-    ]
-    return torch.cat([view.image for view in views]), torch.cat([view.opacity for view in views])
+    out = render_texture(mesh, edges, cameras, background, lambda uv: sample_texture(albedo, uv))
+    return out.image, out.opacity
