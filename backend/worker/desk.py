@@ -38,6 +38,7 @@ from dreamflow_blender.contract.jobfolder import JobFolder
 ANSWER = 1.5  # seconds that the main thread has to see a pause; the client was promised 2
 STILL = 0.3  # seconds more until a pause is reported that the main thread is too deep in a library to begin
 LEAVE = 3.0  # seconds for the last checkpoint when the client is gone; promised are 5, on a busy machine too
+ORDER = ("pause", "finish", "cancel")  # what may be asked of a job: each outdoes those before it
 LINES = 16  # that wait; a client that writes faster is held up by its pipe
 
 GONE = object()  # what the desk hears at the end of input
@@ -61,28 +62,25 @@ class Worker:
     def __init__(self, outward: int) -> None:
         self.inbox: queue.SimpleQueue[object] = queue.SimpleQueue()  # what the desk hears
         self._jobs: queue.SimpleQueue[Begin] = queue.SimpleQueue()  # what the main thread is given
-        self._asked: str | None = None  # "pause", "finish" or "cancel": written by the desk
+        self._asked: str | None = None  # one of ORDER: written by the desk
         self._room = threading.Semaphore(LINES)
         # the rest is the desk's alone
         self._outward = outward
         self._ready: p.Ready | None = None
-        self._request: Begin | None = (
-            None  # the running job, or one that waits for the main thread to be ready
-        )
+        # the running job, or one that waits for the main thread to be ready
+        self._request: Begin | None = None
         self._begun: set[str] = set()  # ids of jobs
         self._started = False  # a stage of it: before that there is nothing to keep
         self._paused = self._leaving = False
         self._due: tuple[float, Callable[[], None]] | None = None  # what to do if it is silent, and when
-        self._last: p.Event | None = None  # about the running job
 
     # the main thread
 
     def work(self) -> NoReturn:
         """Run one job after the other; the desk ends the process."""
         try:
-            from backend.jobs import (
-                run as running,  # torch and all else: seconds, in which requests are heard already
-            )
+            # torch and all else: seconds, in which requests are heard already
+            from backend.jobs import run as running
 
             self.inbox.put(running.ready())
         except Exception as error:  # noqa: BLE001  a broken installation breaks in many ways
@@ -157,11 +155,10 @@ class Worker:
             if self._ready is None and self._request is not None:
                 self._jobs.put(self._request)  # it has waited for this
             self._ready = event
-        self._last = event
         if not isinstance(event, p.Finished | p.Cancelled | p.Failed):
             self._send(event)
             return
-        self._request = self._asked = self._due = self._last = None
+        self._request = self._asked = self._due = None
         self._started = self._paused = False
         self._send(event)
         if self._leaving:
@@ -184,9 +181,6 @@ class Worker:
             case p.Hello():
                 if self._ready:  # else it is on its way
                     self._send(self._ready)
-            case p.Status():
-                if event := self._last or self._ready:
-                    self._send(event)
             case p.Shutdown():
                 self._leave()
             case p.Generate() | p.Refine() | p.Resume():
@@ -203,21 +197,12 @@ class Worker:
                     self._asked, self._paused, self._due = None, False, None
                 else:
                     self._refuse("The job is not paused.")
-            case p.Pause():
-                if self._asked:
+            case p.Pause() | p.Finish() | p.Cancel():
+                word = type(request).__name__.lower()
+                if self._asked and ORDER.index(self._asked) >= ORDER.index(word):
                     self._refuse(f"The job was asked to {self._asked} already.")
                 else:
-                    self._ask("pause")
-            case p.Finish():
-                if self._asked in ("finish", "cancel"):
-                    self._refuse(f"The job was asked to {self._asked} already.")
-                else:
-                    self._ask("finish")
-            case p.Cancel():
-                if self._asked == "cancel":
-                    self._refuse("The job was asked to cancel already.")
-                else:
-                    self._ask("cancel")
+                    self._ask(word)
 
     def _why_not(self, request: Begin) -> str:
         """Why this job cannot begin now; "" if it can."""
@@ -257,9 +242,7 @@ class Worker:
         if self._leaving:
             return
         self._leaving = True
-        if self._request is None:
-            os._exit(0)
-        if not self._started:  # there is nothing to keep
+        if self._request is None or not self._started:  # there is nothing to keep
             os._exit(0)
         self._ask("cancel")
         self._later(LEAVE, lambda: os._exit(0))

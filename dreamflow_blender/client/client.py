@@ -128,14 +128,6 @@ class Client:
         """Stop and keep the newest snapshot and checkpoint: `Cancelled`, whatever the worker does."""
         return self._ask("cancel", p.Cancel(), unless=("cancel",))
 
-    def status(self) -> bool:
-        """Have the newest event said again."""
-        with self.changed:
-            if not self.alive:
-                return False
-            self._say(p.Status())
-            return True
-
     # events
 
     def poll(self, limit: int = 200) -> list[p.Event]:

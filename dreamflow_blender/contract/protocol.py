@@ -207,10 +207,6 @@ class Cancel(Message): ...
 
 
 @dataclass(frozen=True)
-class Status(Message): ...
-
-
-@dataclass(frozen=True)
 class Shutdown(Message): ...
 
 
@@ -218,7 +214,7 @@ def _check_share(until: float) -> None:
     expect("until", "a share from 0 to less than 1", until, 0 <= until < 1)
 
 
-Request = Hello | Generate | Refine | Resume | Pause | Continue | Finish | Cancel | Status | Shutdown
+Request = Hello | Generate | Refine | Resume | Pause | Continue | Finish | Cancel | Shutdown
 REQUESTS: dict[str, type] = {cls.__name__.lower(): cls for cls in get_args(Request)}
 
 

@@ -167,7 +167,7 @@ def test_json_of_anyone_elses_making_is_read():
 REQUESTS = [
     p.Hello(), p.Generate(JOB),
     p.Refine(dataclasses.replace(JOB, **REFINE)), p.Resume("out/a"),
-    p.Pause(), p.Continue(), p.Finish(), p.Cancel(), p.Status(), p.Shutdown(),
+    p.Pause(), p.Continue(), p.Finish(), p.Cancel(), p.Shutdown(),
 ]  # fmt: skip
 
 

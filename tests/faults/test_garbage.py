@@ -21,7 +21,7 @@ LINES = int(os.environ.get("LINES", "3000"))
 GOOD = [
     p.encode_request(request)
     for request in (
-        p.Hello(), p.Pause(), p.Continue(), p.Finish(), p.Cancel(), p.Status(), p.Shutdown(), p.Resume("out/a"),
+        p.Hello(), p.Pause(), p.Continue(), p.Finish(), p.Cancel(), p.Shutdown(), p.Resume("out/a"),
         p.Generate(p.Job("1", "generate", "a mug", "out/a", overrides={"nerf.levels": 2})),
         p.Refine(p.Job("1", "refine", "a mug", "out/a", stages=("texture",), mesh="a.glb")),
     )

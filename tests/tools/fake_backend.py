@@ -51,11 +51,9 @@ class Fake:
         self.jobs: queue.Queue[p.Request | None] = queue.Queue()
         self.busy = False
         self.asked = ""
-        self.last: p.Event | None = None
 
     def say(self, event: p.Event) -> None:
         os.write(1, (p.encode(event) + "\n").encode())
-        self.last = event
 
     def read(self) -> None:
         for line in sys.stdin.buffer:
@@ -71,8 +69,6 @@ class Fake:
                     else:
                         self.busy, self.asked = True, ""
                         self.jobs.put(request)
-                case p.Status():
-                    self.say(self.last or p.Refused("Nothing has happened."))
                 case p.Shutdown():
                     break
                 case p.Continue():

@@ -93,8 +93,6 @@ def test_requests_out_of_order_change_nothing(start, tmp_path):
     client.say(p.Pause())
     assert "pause already" in client.until(p.Refused).message
     client.until(p.Paused)
-    client.say(p.Status())
-    assert client.until(p.Paused)
     client.say(p.Continue())
     client.until(p.Progress)
     client.say(p.Finish())
@@ -150,7 +148,7 @@ def test_cancel_keeps_a_checkpoint_and_the_worker(start, tmp_path, where):
     cancelled = client.until(p.Cancelled)
     assert "checkpoint" in cancelled.paths and not (tmp_path / "a" / "mesh.glb").exists()
     assert read_events(tmp_path / "a")[-1] == cancelled
-    client.say(p.Status())
+    client.say(p.Hello())
     assert client.until(p.Ready)
 
 
