@@ -18,6 +18,7 @@ from backend.jobs.generate import generate
 from backend.jobs.resume import resume
 from backend.scene.scene import field_to_surface, new_scene
 from backend.stages import stages
+from backend.stages.guides import Guide
 from backend.stages.setup import kind_of
 from benchmarks import card_parts as parts
 from benchmarks.card_parts import Day, Say, Wrong
@@ -103,7 +104,7 @@ def _stage(day: Day, prior: Any, preset: Preset, name: str) -> str:
         views = prior.spec.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
         field_to_surface(scene, views, preset.geometry.cells)
     walk: Any = getattr(preset, name)
-    g = stages.Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
+    g = Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
     generator = torch.Generator(day.device).manual_seed(1)
     if name == "nerf":
         stage = stages.nerf_stage(scene, g, walk, generator, 0)

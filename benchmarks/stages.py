@@ -32,6 +32,7 @@ from backend.kernels import select
 from backend.models.load import network_dtype
 from backend.scene.scene import Scene, field_to_surface, new_scene
 from backend.stages import stages
+from backend.stages.guides import Guide
 from backend.stages.setup import kind_of
 from benchmarks.probes import Lists, Probe, ProbedPhi, Waits
 from dreamflow_blender.contract.protocol import DEVICES
@@ -82,7 +83,7 @@ class Bench:
         for part in ("encode", "denoise", "phi"):
             prior.__dict__.pop(part, None)
         conditioning = prior.prepare("a red mug", "", kind_of(name), walk.size)
-        g = stages.Guide(prior, conditioning, walk.guidance_scale)
+        g = Guide(prior, conditioning, walk.guidance_scale)
         prior.load()  # after the sentences: a text encoder is let go of before there are other networks
         scene = self.scene(name)
         if probe is not None:

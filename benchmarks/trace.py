@@ -29,6 +29,7 @@ from torch import nn
 from backend.config import STAGES, Preset, resolve
 from backend.scene.scene import field_to_surface, new_scene
 from backend.stages import stages
+from backend.stages.guides import Guide
 from backend.stages.setup import kind_of
 from benchmarks.recorder import Event, Trace, Waits, size_of
 from benchmarks.traced_prior import TracedPrior, attention
@@ -74,7 +75,7 @@ def traced(name: str, size: str) -> tuple[list[Event], Counter[Any]]:
                     views = prior.spec.poses.sample(torch.Generator(CARD).manual_seed(0), 8, 64, 64)
                     field_to_surface(scene, views, preset.geometry.cells)
                 walk = getattr(preset, name)
-                g = stages.Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
+                g = Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
                 generator = torch.Generator(CARD).manual_seed(1)
                 if name == "nerf":
                     stage = stages.nerf_stage(scene, g, walk, generator, 0)

@@ -58,14 +58,12 @@ class ParticlesPhi:
 
 
 class NoEncoder:
-    """The target space of particles: a render is its own latents."""
+    """A TargetSpace of particles: a render is its own latents."""
 
     def read(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """See TargetSpace."""
         return image, image.detach()
 
     def target(self, x: Tensor, latents: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tensor:
-        """See TargetSpace."""
         return euler_step(latents, d_p, d_phi, level)
 
 

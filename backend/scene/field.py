@@ -47,15 +47,12 @@ class Field(nn.Module):
         features = self.features(x) if features is None else features
         return torch.sigmoid(self.colour_head(features))
 
-    def normal(self, x: Tensor, step: float) -> Tensor:
-        """[N,3] unit vectors against the density's gradient, by forward differences of `step` metres.
-
-        The grid's kernels have no second derivative, so a loss on normals goes through this.
-        """
-        return self.density_and_normal(x, step)[1]
-
     def density_and_normal(self, x: Tensor, step: float) -> tuple[Tensor, Tensor]:
-        """Both at x [N,3], for four look-ups a point: the differences begin at x itself."""
+        """[N], and [N,3] unit vectors against its gradient, at x [N,3], for four look-ups a point.
+
+        By forward differences of `step` metres that begin at x itself: the grid's kernels have no second derivative,
+        so a loss on normals goes through this.
+        """
         corners = F.pad(torch.eye(3, dtype=x.dtype, device=x.device), (0, 0, 1, 0)) * step
         here, ahead = self.density((x[:, None] + corners).reshape(-1, 3)).view(-1, 4).split((1, 3), 1)
         return here[:, 0], F.normalize(here - ahead, dim=-1, eps=1e-6)

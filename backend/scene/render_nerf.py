@@ -113,11 +113,10 @@ def orientation_loss(
     if total == 0:
         return weights.sum()
     chosen = torch.randint(total, (min(count, total),), generator=generator, device=points.device)
-    normals = field.normal(points[chosen], difference_step(field))
+    _, normals = field.density_and_normal(points[chosen], difference_step(field))
     away = (normals * directions[samples.ray[chosen]]).sum(-1).clamp(min=0)
-    weight = weights.detach()[
-        chosen
-    ]  # only normals are moved: with the weights free, it thins the surface instead
+    # only normals are moved: with the weights free, it thins the surface instead
+    weight = weights.detach()[chosen]
     return (weight * away.square()).sum() * (total / len(chosen))
 
 

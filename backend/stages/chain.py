@@ -10,6 +10,7 @@ from backend.config import STAGES
 from backend.errors import NumericsError, SceneError
 from backend.scene.scene import Scene, field_to_surface, new_scene, settle_colours
 from backend.stages.checkpoint import RunState, restore_scene, restore_stage
+from backend.stages.guides import Guide, NormalsSometimes
 from backend.stages.happenings import (
     Happening,
     Note,
@@ -20,9 +21,8 @@ from backend.stages.happenings import (
     Stepped,
 )
 from backend.stages.memory import release_networks
-from backend.stages.normal_views import NormalsSometimes
 from backend.stages.setup import Setup, kind_of, stages_left
-from backend.stages.stages import Guide, Stage, geometry_stage, nerf_stage, texture_stage
+from backend.stages.stages import Stage, geometry_stage, nerf_stage, texture_stage
 
 ATTEMPTS = 3  # seeds tried before an empty or full scene is an error
 THRESHOLD_VIEWS = 24  # silhouettes that choose the iso level

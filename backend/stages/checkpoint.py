@@ -88,11 +88,7 @@ def capture(at: Reached | Fitting, others: Mapping[str, Tensor], notes: dict[str
     """
     scene, stage = at.scene, at.stage
     found: dict[str, Tensor] = dict(others)
-    for name, module in (
-        ("field", scene.field),
-        ("backdrop", scene.backdrop),
-        ("occupancy", scene.occupancy),
-    ):
+    for name, module in _modules(scene).items():
         found |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     if scene.sdf is not None and scene.offsets is not None:
         found |= {"sdf": scene.sdf, "offsets": scene.offsets}
@@ -130,7 +126,7 @@ def capture(at: Reached | Fitting, others: Mapping[str, Tensor], notes: dict[str
 def restore_scene(saved: RunState, scene: Scene) -> None:
     """Into a fresh scene of the same settings. Raises Damaged where something would not fit, before anything is set."""
     device = scene.field.table.device
-    modules = {"field": scene.field, "backdrop": scene.backdrop, "occupancy": scene.occupancy}
+    modules = _modules(scene)
     with found_in(saved.name):
         for name, module in modules.items():
             check_like(saved.part(f"{name}."), module.state_dict(), name)
@@ -212,6 +208,10 @@ def _check_moments(saved: RunState, stage: Stage | Fit) -> None:
     check_like(saved.part("optimizer."), wanted, "the optimizer")
 
 
+def _modules(scene: Scene) -> dict[str, nn.Module]:
+    return {"field": scene.field, "backdrop": scene.backdrop, "occupancy": scene.occupancy}
+
+
 def _parameters(stage: Stage | Fit) -> list[nn.Parameter]:
     return [p for group in stage.optimizer.param_groups for p in group["params"]]
 
@@ -219,16 +219,8 @@ def _parameters(stage: Stage | Fit) -> list[nn.Parameter]:
 def write(path: Path, saved: RunState) -> None:
     """A checkpoint's folder, whole or not at all; raises DiskError."""
     temporary = path.with_name(f".{path.name}.part")
-    facts = {
-        "version": VERSION,
-        "stage": saved.stage,
-        "iteration": saved.iteration,
-        "attempt": saved.attempt,
-        "ended": saved.ended,
-        "mean_opacity": saved.mean_opacity,
-        "box": None if saved.box is None else vars(saved.box),
-        "notes": saved.notes,
-    }
+    facts = {"version": VERSION, **vars(saved), "box": None if saved.box is None else vars(saved.box)}
+    del facts["tensors"], facts["name"]
     sums = {name: digest(name, tensor) for name, tensor in saved.tensors.items()}
     facts = json.loads(json.dumps(facts))
     facts["sha256"] = sums | {"state.json": digest_facts(facts)}

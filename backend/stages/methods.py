@@ -51,12 +51,10 @@ class FittedAnywhere:
     phi: FittedDenoiser
 
     def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
-        """See Phi."""
         timestep = LOWEST + (HIGHEST - LOWEST) * draw_on_host(generator)
         return self.phi.fit(x, distillation_step(timestep), camera, generator)
 
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
-        """See Phi."""
         return self.phi(z, level, camera)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -21,16 +20,16 @@ from backend.draws import draw_on_host
 from backend.errors import SceneError
 from backend.kernels.silhouette import Edges, edge_table
 from backend.scene import losses
-from backend.scene.camera import Camera, RenderOutput, rays, rings_of
+from backend.scene.camera import Camera, RenderOutput, rays
 from backend.scene.field import Backdrop
 from backend.scene.mesh import Mesh
 from backend.scene.optimizer import adamw, decay
 from backend.scene.render_mesh import render_colour, render_normals, render_shape
 from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
-from backend.stages.apfo import Denoiser, FittedDenoiser, Step, apfo
+from backend.stages.apfo import FittedDenoiser, Step, apfo
+from backend.stages.guides import Guide, NormalsSometimes, PhiOfColours
 from backend.stages.methods import FittedAnywhere, walk
-from backend.stages.normal_views import NormalsSometimes, PhiOfColours
 from backend.stages.update import LatentSpace, PictureSpace
 
 EMPTY, FULL = 0.02, 0.90  # mean opacity of a scene that has gone wrong
@@ -62,31 +61,6 @@ class Stage:
             self.after(step)
             yield step  # last: a checkpoint taken here has the whole iteration
         self.finish()
-
-
-@dataclass(frozen=True)
-class Guide:
-    """The prior's side of a stage."""
-
-    prior: Prior
-    conditioning: Any  # what the prior has prepared for the prompt
-    guidance_scale: float
-    guidance_rescale: float = 0.0
-    shows_normals = False  # beside colours, see normal_views.py
-
-    @property
-    def denoise(self) -> Denoiser:
-        """D_p(z) for this prompt."""
-        return partial(
-            self.prior.denoise,
-            conditioning=self.conditioning,
-            guidance_scale=self.guidance_scale,
-            guidance_rescale=self.guidance_rescale,
-        )
-
-    def camera(self, generator: Generator, size: int) -> Camera:
-        """A ring, or a view, of the prior's poses."""
-        return rings_of(self.prior.spec.poses.sample(generator, 1, size, size), self.prior.spec.frames)
 
 
 def sample_background(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:

@@ -17,11 +17,9 @@ class TargetSpace(Protocol):
 
     def read(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """x with its gradient, and its latents [B,C,h,w] without one, of the render `image` [B,H,W,3] in [0,1]."""
-        ...
 
     def target(self, x: Tensor, latents: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tensor:
         """x_hat, in the shape of x, from what the denoisers [B,C,h,w] say."""
-        ...
 
 
 def euler_step(x: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tensor:
@@ -31,39 +29,35 @@ def euler_step(x: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tens
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """x is the render's latents [B,C,h,w]; gradients pass through the encoder."""
+    """A TargetSpace: x is the render's latents [B,C,h,w]; gradients pass through the encoder."""
 
     encode: Callable[[Tensor], Tensor]  # [B,H,W,3] in [0,1] to [B,C,h,w]
 
     def read(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """See TargetSpace."""
         x = self.encode(image)
         return x, x.detach()
 
     def target(self, x: Tensor, latents: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tensor:
-        """See TargetSpace."""
         return euler_step(latents, d_p, d_phi, level)
 
 
 @dataclass(frozen=True)
 class PictureSpace:
-    """x is the render itself, [B,H,W,3] in [-1,1], and x_hat = x + kappa (decode(latents + D_p - D_phi) - x).
+    """A TargetSpace: x is the render itself, [B,H,W,3] in [-1,1].
 
-    No gradient passes through the encoder. It is for a prior whose encoder is too small to be trusted with
-    gradients: pixels that only fool it would win.
+    x_hat = x + kappa (decode(latents + D_p - D_phi) - x). No gradient passes through the encoder. It is for a
+    prior whose encoder is too small to be trusted with gradients: pixels that only fool it would win.
     """
 
     encode: Callable[[Tensor], Tensor]  # [B,H,W,3] in [0,1] to [B,C,h,w]
     decode: Callable[[Tensor], Tensor]  # and back, at the size of the prior's pictures
 
     def read(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """See TargetSpace."""
         with torch.no_grad():
             latents = self.encode(image)
         return 2 * image - 1, latents
 
     def target(self, x: Tensor, latents: Tensor, d_p: Tensor, d_phi: Tensor, level: NoiseLevel) -> Tensor:
-        """See TargetSpace."""
         picture = x.detach()
         return euler_step(picture, shrink(self.decode(latents + d_p - d_phi), picture), picture, level)
 

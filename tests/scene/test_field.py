@@ -25,13 +25,13 @@ def test_a_fresh_field_is_a_soft_ball() -> None:
 def test_normals_of_a_ball_point_outwards() -> None:
     field = small_field()
     x = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator(1), device=here()), dim=-1) * 0.4
-    normals = field.normal(x, 1e-2)
+    _, normals = field.density_and_normal(x, 1e-2)
     assert ((normals * x).sum(-1) / 0.4 > 0.95).all()
 
 
 def test_a_loss_on_normals_reaches_the_table() -> None:
     field = small_field()
-    field.normal(torch.tensor([[0.1, 0.2, 0.3]], device=here()), 1e-2).sum().backward()
+    field.density_and_normal(torch.tensor([[0.1, 0.2, 0.3]], device=here()), 1e-2)[1].sum().backward()
     assert field.table.grad is not None and field.table.grad.abs().sum() > 0
 
 

@@ -15,6 +15,7 @@ from backend.diffusion.prior import Phi
 from backend.diffusion.schedule import NoiseLevel, noise_levels, sigma_table
 from backend.scene.mesh import Mesh
 from backend.scene.scene import Scene, new_scene
+from backend.stages.guides import Guide
 from backend.stages.methods import (
     CENTRE,
     HIGHEST,
@@ -25,7 +26,7 @@ from backend.stages.methods import (
     method_levels,
     walk,
 )
-from backend.stages.stages import Guide, texture_stage
+from backend.stages.stages import texture_stage
 from backend.stages.update import euler_step
 from dreamflow_blender.contract.settings import METHODS
 from tests.tools.oracle import Oracle, generator

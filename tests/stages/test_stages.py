@@ -14,6 +14,7 @@ from backend.scene.mesh import is_closed
 from backend.scene.optimizer import adamw, decay
 from backend.stages import stages
 from backend.stages.apfo import Step
+from backend.stages.guides import Guide
 from tests.tools.here import generator, here
 from tests.tools.made_meshes import signed_volume
 from tests.tools.oracle import BLUE, RADIUS, RED, Oracle, ball
@@ -43,9 +44,9 @@ class Looking(Oracle):
         return conditioning
 
 
-def told(walk: StageSchedule, kind: str = "colour", prior: Oracle | None = None) -> stages.Guide:
+def told(walk: StageSchedule, kind: str = "colour", prior: Oracle | None = None) -> Guide:
     prior = prior or Oracle()
-    return stages.Guide(prior, prior.prepare("a ball", "", kind, walk.size), walk.guidance_scale)
+    return Guide(prior, prior.prepare("a ball", "", kind, walk.size), walk.guidance_scale)
 
 
 def run(stage: stages.Stage) -> list[Step]:

@@ -1,13 +1,15 @@
-"""Stage 1 shows normal maps for a share of its updates: what colours cannot tell, a vessel's inside, normals can.
+"""The prior's side of a stage.
 
-A filled mug whose lid is painted like an inside differs from a hollow one by 2 in colours and by 100 in normal maps
+Stage 1 shows normal maps for a share of its updates: what colours cannot tell, a vessel's inside, normals can. A
+filled mug whose lid is painted like an inside differs from a hollow one by 2 in colours and by 100 in normal maps
 (squared error a view, docs/decisions.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 from torch import Generator, Tensor
 
@@ -15,33 +17,46 @@ from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera, rings_of
-from backend.stages.apfo import FittedDenoiser
+from backend.stages.apfo import Denoiser, FittedDenoiser
 
 # cameras that are drawn for a normal map, so that a prior that knows views from above shows them
 HIGHEST_OF = 3
 
 
-class PromptedPrior(Protocol):
+@dataclass(frozen=True)
+class Guide:
     """A prior and what it was told to look for."""
 
-    @property
-    def prior(self) -> Prior: ...
+    prior: Prior
+    conditioning: Any  # what the prior has prepared for the prompt
+    guidance_scale: float
+    guidance_rescale: float = 0.0
+    shows_normals = False  # beside colours, as NormalsSometimes does
 
     @property
-    def conditioning(self) -> Any: ...
+    def denoise(self) -> Denoiser:
+        """D_p(z) for this prompt."""
+        return partial(
+            self.prior.denoise,
+            conditioning=self.conditioning,
+            guidance_scale=self.guidance_scale,
+            guidance_rescale=self.guidance_rescale,
+        )
 
-    def denoise(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor: ...
+    def camera(self, generator: Generator, size: int) -> Camera:
+        """A ring, or a view, of the prior's poses."""
+        return rings_of(self.prior.spec.poses.sample(generator, 1, size, size), self.prior.spec.frames)
 
 
 @dataclass
 class NormalsSometimes:
-    """Two prompted priors as one: that of colours, and for a share of the updates that of normal maps.
+    """Two guides as one: that of colours, and for a share of the updates that of normal maps.
 
     An update begins with `camera`, which decides what it shows.
     """
 
-    colours: PromptedPrior
-    normals: PromptedPrior
+    colours: Guide
+    normals: Guide
     share: float  # of the updates, in (0, 1]
     shows_normals: bool = False
 
@@ -76,10 +91,9 @@ class PhiOfColours:
     x: Tensor | None = None  # the render of this update, where it is a normal map
 
     def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
-        """See Phi; nothing is learnt from a normal map."""
+        """Nothing is learnt from a normal map."""
         self.x = x.detach() if self.views.shows_normals else None
         return x.new_zeros(()) if self.x is not None else self.phi.fit(x, level, camera, generator)
 
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
-        """See Phi."""
         return self.phi(z, level, camera) if self.x is None else self.x

@@ -9,8 +9,7 @@ from torch import Tensor
 from backend.config import DRAFT, resolve
 from backend.diffusion.prior import PoseRange
 from backend.errors import InputError
-from backend.stages.normal_views import NormalsSometimes, PhiOfColours
-from backend.stages.stages import Guide
+from backend.stages.guides import Guide, NormalsSometimes, PhiOfColours
 from tests.tools.here import generator
 from tests.tools.oracle import Oracle
 
