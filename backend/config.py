@@ -100,6 +100,7 @@ class TextureStage(StageSchedule):
     head_rate: float = 1e-3
     phi: str = "prior"  # of PHIS: what D_phi is
     phi_level: str = "same"  # of PHI_LEVELS; "random" is there to be compared with
+    noise: str = "fresh"  # of NOISES; the others are there to be compared with
     lora: LoRA = field(default_factory=LoRA)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim import Optimizer
 
+from backend.diffusion.noise import DrawNoise, fresh
 from backend.diffusion.schedule import NoiseLevel
 from backend.scene.camera import Camera, RenderOutput
 from backend.scene.optimizer import gradient_norm, require_finite
@@ -59,6 +60,7 @@ def apfo(
     optimizer: Optimizer,
     generator: Generator,
     start: int = 0,
+    noise: DrawNoise = fresh,
 ) -> Iterator[Step]:
     """Go through the levels, `views` updates at each, and yield after every update.
 
@@ -76,8 +78,7 @@ def apfo(
         if phi is not None:
             phi.fit(latents, level, camera, generator)  # lines 6 and 7: with a noise of its own
         with torch.no_grad():
-            n = torch.randn(latents.shape, generator=generator, device=x.device, dtype=x.dtype)
-            z = latents + level.sigma * n  # line 8: n', which both denoisers share
+            z = latents + level.sigma * noise(latents, camera, generator)  # line 8: n', which both share
             d_p, d_phi = prior(z, level, camera), latents if phi is None else phi(z, level, camera)
             x_hat = space.target(x, latents, d_p, d_phi, level)  # lines 9 and 10
         loss = (x - x_hat).square().sum() / len(x)  # line 11, Eq. 13

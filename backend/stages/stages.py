@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from backend.config import UNLEARNT, GeometryStage, NerfStage, StageSchedule, TextureStage
+from backend.diffusion.noise import Carried, DrawNoise, OnSurface, fresh
 from backend.diffusion.prior import Phi, Prior
 from backend.draws import draw_on_host
 from backend.errors import SceneError
@@ -153,6 +154,7 @@ def _stage(
     fitted: FittedDenoiser | None = None,
     after: Callable[[Step], None] = lambda step: None,
     finish: Callable[[], None] = lambda: None,
+    noise: DrawNoise = fresh,
 ) -> Stage:
     """APFO with this stage's cameras, prior and target space. fitted: what it fits in place of phi, round it."""
     prior = g.prior
@@ -170,6 +172,7 @@ def _stage(
         regularize=regularize,
         optimizer=optimizer,
         generator=generator,
+        noise=noise,
     )
     return Stage(name, schedule, optimizer, phi, generator, updates, after, finish)
 
@@ -218,7 +221,8 @@ def texture_stage(
     optimizer = adamw(
         [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)]
     )
-    g = replace(g, conditioning=g.prior.shown(g.conditioning, partial(render_shape, mesh)))
+    shape = partial(render_shape, mesh)
+    g = replace(g, conditioning=g.prior.shown(g.conditioning, shape))
     phi = _phi(g, settings, seed)
 
     def render(camera: Camera) -> RenderOutput:
@@ -231,4 +235,10 @@ def texture_stage(
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage
 
-    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator, _fitted(phi, settings))
+    noise, drawn_by = fresh, generator.initial_seed() + 1  # not of the generator: a resumed stage has the same
+    if settings.noise == "carried":
+        noise = Carried(drawn_by)
+    if settings.noise == "surface":
+        noise = OnSurface(shape, g.prior.channels, generator.device, drawn_by)
+    fitted = _fitted(phi, settings)
+    return _stage(name, settings, g, phi, render, no_loss, optimizer, generator, fitted, noise=noise)

@@ -14,12 +14,14 @@ PHIS = ("prior", "lora", "none")  # as the prior states; D_phi learnt (Algorithm
 METHODS = ("apfo", "sdedit", "sds", "vsd", "vsd-linear", "dreamtime")  # stages/methods.py
 WEIGHTS = ("kappa", "constant")  # a level's step: as Eq. 12 has it, or the same one at every level
 PHI_LEVELS = ("same", "random")  # where D_phi learns: at the update's own level (line 7), or as VSD has it
+NOISES = ("fresh", "carried", "surface")  # of an update, diffusion/noise.py
 WORDS = {
     "target": TARGETS,
     "phi": PHIS,
     "method": METHODS,
     "weight": WEIGHTS,
     "phi_level": PHI_LEVELS,
+    "noise": NOISES,
 }  # the settings that are words
 
 

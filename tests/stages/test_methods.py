@@ -187,3 +187,30 @@ def test_phi_learns_at_a_random_level_where_it_is_asked_to() -> None:
         assert called == own and len(fitted) == 6
         assert (fitted == own) == (phi_level == "same")
         assert len(set(fitted)) == (3 if phi_level == "same" else 6)
+
+
+def test_the_noise_of_texture_is_as_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What D_p is shown is the render and the noise of the setting; two runs differ in that alone."""
+
+    def first_z(noise: str, seed: int = 5) -> list[torch.Tensor]:
+        shown: list[torch.Tensor] = []
+
+        class Keeping(Oracle):
+            def encode(self, image: torch.Tensor) -> torch.Tensor:
+                return super().encode(image) * 0
+
+            def denoise(self, z: torch.Tensor, level: NoiseLevel, *_: object, **__: object) -> torch.Tensor:
+                shown.append(z / level.sigma)
+                return z
+
+        settings = dataclasses.replace(DRAFT.texture, levels=2, views=1, size=16, noise=noise)
+        guide = Guide(Keeping(), "colour", 1.0)
+        list(texture_stage(plain_scene(), guide, settings, generator(seed), seed=5).steps(0))
+        return shown
+
+    carried, surface, plain = first_z("carried"), first_z("surface"), first_z("fresh")
+    assert torch.allclose(carried[0], carried[1]) and not torch.allclose(plain[0], plain[1])
+    assert torch.equal(surface[0], first_z("surface")[0])
+    assert not torch.equal(carried[0], first_z("carried", seed=6)[0])
+    air = (surface[0] == plain[0]).all(1)  # the generator is at the same place, so what lies beside the mesh is fresh
+    assert 0.2 < float(air.float().mean()) < 0.98
