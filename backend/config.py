@@ -91,6 +91,7 @@ class GeometryStage(StageSchedule):
     consistency: float = 0.3  # weight of neighbouring faces' 1 - cos, summed as the loss is over pixels
     colour_grid_rate: float = 5e-3  # of the short fit that teaches the surface the field's colours
     colour_head_rate: float = 1e-3
+    shows: str = "normals"  # of SHOWN; with "colours" the field learns them meanwhile, as in Magic3D
     laplacian: float = 1.0  # weight of the vertices' squared Laplacian in cells, summed
 
 
@@ -159,7 +160,26 @@ DRAFT = Preset(
 PRESETS = {"paper": PAPER, "fast": FAST, "draft": DRAFT}
 
 
-LAYERS = ("prior", "refiner", "strength", "job")  # what may change a preset's settings; a later one wins
+RECIPES: dict[str, dict[str, Any]] = {  # "stage.setting" -> value, of the job's recipe; RECIPES of a job has its stages
+    "dreamflow": {},
+    # Lin et al. 2023: SDS; the mesh's shape and colours at once, from pictures, with no stage of normal maps
+    "magic3d": {"nerf.method": "sds", "geometry.method": "sds", "geometry.shows": "colours"},
+    # Chen et al. 2023: SDS; a ball that normal maps alone make an object of, then its colours from nothing
+    "fantasia3d": {
+        "geometry.method": "sds", "geometry.start": 1.0, "geometry.sdf_rate": 0.05, "geometry.offset_rate": 0.05,
+        "texture.method": "sds", "texture.start": 1.0,
+    },
+    # Wang et al. 2023: VSD, then SDS on normal maps, then VSD
+    "prolificdreamer": {"nerf.method": "vsd", "geometry.method": "sds", "texture.method": "vsd"},
+}  # fmt: skip
+
+LAYERS = (
+    "recipe",
+    "prior",
+    "refiner",
+    "strength",
+    "job",
+)  # what may change a preset's settings; a later one wins
 Layers = Mapping[str, Mapping[str, Any]]  # of LAYERS: "stage.setting" -> value
 
 

@@ -79,7 +79,7 @@ def test_a_later_layer_wins_whatever_the_order_in_which_they_are_given() -> None
     layers["job"] = {"nerf.levels": 9}
     for given in (layers, dict(reversed(layers.items()))):
         resolved = resolve("draft", given)
-        assert (resolved.preset.refine.levels, resolved.preset.nerf.levels) == (3, 9)
+        assert (resolved.preset.refine.levels, resolved.preset.nerf.levels) == (len(LAYERS) - 1, 9)
         assert resolved.set_by == {"refine.levels": "strength", "nerf.levels": "job"}
 
 

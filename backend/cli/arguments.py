@@ -15,7 +15,7 @@ from backend.cli import settings as cli_settings
 from backend.errors import InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import is_file
-from dreamflow_blender.contract.job import MESHES
+from dreamflow_blender.contract.job import MESHES, RECIPES, STAGES
 from dreamflow_blender.contract.options import add_options, typed, whole_number
 from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
@@ -81,6 +81,10 @@ def parser() -> argparse.ArgumentParser:
     add_options(g, GENERATE)
     for name, (metavar, what, _) in SIZES.items():
         g.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, type=typed(whole_number), help=what)
+    g.add_argument(
+        "--recipe", choices=tuple(RECIPES), default="dreamflow",
+        help="another method's stages and losses, unless --stages and --set say otherwise (default: dreamflow)",
+    )  # fmt: skip
     _add_job_arguments(g, "out/PROMPT-SEED")
     _add_candidates(g)
     r = commands.add_parser(
@@ -174,6 +178,9 @@ def to_job(args: argparse.Namespace) -> Job:
             "keep_uvs": not args.new_uvs,
             "stages": ("texture", "refine") if args.texture else ("refine",),
         }
+    else:
+        own = RECIPES[args.recipe] if args.stages == STAGES else args.stages
+        given |= {"recipe": args.recipe, "stages": own}
     overrides = dict(args.set)
     for name, (_, _, setting) in () if refine else SIZES.items():
         value = getattr(args, name)

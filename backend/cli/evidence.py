@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dreamflow_blender.contract.job import RECIPES
 from dreamflow_blender.contract.options import typed, whole_number
-from dreamflow_blender.contract.settings import METHODS, read_setting
+from dreamflow_blender.contract.settings import METHODS, NOISES, read_setting
 
 EXAMPLES = """\
 examples:
@@ -29,7 +30,19 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         " stopped: what is done in DIR is not done again.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    c.add_argument("--methods", default=",".join(METHODS), help=f"default: {','.join(METHODS)}")
+    for name, known, what in (
+        ("methods", METHODS, "of stage 1 (default: all, where nothing else is asked for)"),
+        (
+            "recipe",
+            RECIPES,
+            "whole jobs, as others go from coarse to fine; the budget is shared by their stages",
+        ),
+        ("noise", NOISES, "of stages nerf and texture, the latter's noise"),
+    ):
+        c.add_argument(
+            f"--{name}", metavar="NAME,...", type=_names, default=[], help=f"{', '.join(known)}: {what}"
+        )
+    c.add_argument("--ablations", action="store_true", help="APFO, and APFO with one thing changed at a time")
     c.add_argument(
         "--space",
         choices=("2d", "3d"),
@@ -99,6 +112,10 @@ class _Export(argparse.Action):
         if values[0] != "gpteval3d":
             parser.error(f"argument --export: expected gpteval3d FOLDER, got {values[0]!r}")
         setattr(namespace, self.dest, Path(values[1]))
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""The noise n of an update's z = x + sigma n: another each time, the same in each pixel, or one that lies on the surface.
+"""The noise n of an update's z = x + sigma n: another each time, the same in each pixel, or fixed to the surface.
 
 Each is N(0, 1) and independent from pixel to pixel of a view, as a denoiser was taught. They differ between views.
 """
@@ -19,7 +19,9 @@ from backend.scene.camera import Camera, rays
 DrawNoise = Callable[[Tensor, Camera, Generator], Tensor]
 
 FINER = 4  # points along a side of a latent pixel that look for the surface
-PIECES = 2**20  # values on the surface; pieces of it that share one are told apart by the first pixel that sees either
+PIECES = (
+    2**20
+)  # values on the surface; pieces of it that share one are told apart by the first pixel that sees either
 PRIMES = (73856093, 19349663, 83492791)  # of the spatial hash (Teschner et al. 2003)
 
 
@@ -42,10 +44,10 @@ class Carried:
 class OnSurface:
     """Fixed to the object, a simple form of the integral noise of How I Warped Your Noise (Chang et al. 2024).
 
-    Space is cut into pieces of half a latent pixel, each with a value of N(0, 1) for good. A pixel's noise is the sum of
-    the values that it sees, over the root of their number. A piece that several pixels see counts for the first alone, so
-    that pixels share none: N(0, 1) and independent, exactly. Two views of one surface point correlate by the share of
-    pieces that their pixels have in common. Pixels that see no surface have fresh noise.
+    Space is cut into pieces of half a latent pixel, each with a value of N(0, 1) for good. A pixel's noise is the sum
+    of the values that it sees, over the root of their number. A piece that several pixels see counts for the first
+    alone, so that pixels share none: N(0, 1) and independent, exactly. Two views of one surface point correlate by the
+    share of pieces that their pixels have in common. Pixels that see no surface have fresh noise.
     """
 
     def __init__(self, draw: DrawShape, channels: int, device: torch.device | str, seed: int) -> None:
@@ -65,7 +67,9 @@ class OnSurface:
         along = -torch.einsum("bhwi,bi->bhw", directions, fine.c2w[:, :3, 2])[..., None]
         points = origins + directions * (depth / along)  # infinite where nothing is
         elsewhere = fresh(latents, camera, generator)
-        seen = [self._view(p, d.isfinite()[..., 0], e) for p, d, e in zip(points, depth, elsewhere, strict=True)]
+        seen = [
+            self._view(p, d.isfinite()[..., 0], e) for p, d, e in zip(points, depth, elsewhere, strict=True)
+        ]
         return torch.stack(seen)
 
     def _view(self, points: Tensor, found: Tensor, elsewhere: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from backend.config import UNLEARNT, resolve
+from backend.config import RECIPES, UNLEARNT, Preset, resolve
 from backend.device import prepare_device
 from backend.diffusion.prior import Prior
 from backend.errors import DreamFlowError, InputError, SceneError
 from backend.evidence.flat import run_flat
 from backend.evidence.recovery import LEAST_IOU, judge_job
+from backend.evidence.rows import ROWS, Row
 from backend.files import disk_errors, write_bytes, write_text
 from backend.jobs.drive import drive
 from backend.jobs.priors import open_prior
@@ -60,8 +61,8 @@ class Terms:
 class Cell:
     prompt: str
     seed: int
-    method: str
-    budget: int  # updates
+    method: str  # of rows.ROWS
+    budget: int  # updates, of all stages
 
     @property
     def name(self) -> str:
@@ -95,7 +96,7 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
         flat = run_flat(
             prior_of(terms.prior),
             cell.prompt,
-            cell.method,
+            flat_settings(cell.method),
             cell.budget,
             terms.particles,
             cell.seed,
@@ -112,10 +113,7 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
         ended = drive(request, lambda: None, emit, overwrite=True)
     if isinstance(ended, Cancelled):
         raise KeyboardInterrupt
-    saved, _ = (
-        newest(folder, JobFolder(folder).read_job().id) if JobFolder(folder).job.is_file() else (None, [])
-    )
-    curves = {} if saved is None else saved.part("curve.nerf.")
+    curves = curves_of(folder, ROWS[cell.method].stages)
     if isinstance(ended, Failed):
         if ended.kind != SceneError.kind:
             raise DreamFlowError(f"{cell.name}: {ended.message}", ended.todo)
@@ -123,30 +121,68 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
         return
     judged = judge_job(folder, cell.prompt)
     failed = f"IoU under {LEAST_IOU}" if judged.iou < LEAST_IOU else ""
-    figures = {"iou": judged.iou, "psnr": judged.psnr, "seconds": ended.figures["seconds_nerf"]}
+    figures = {
+        "iou": judged.iou,
+        "psnr": judged.psnr,
+        "seconds": sum(ended.figures[f"seconds_{stage}"] for stage in ROWS[cell.method].stages),
+    }
     with disk_errors(folder):
         picture = read_plain(JobFolder(folder).preview)
     _write(Result(cell, figures, failed, curves, picture), out)
 
 
 def job_of(cell: Cell, terms: Terms, folder: Path) -> Job:
-    """An ordinary job of stage 1 alone, with the cell's method and budget. Raises InputError."""
+    """An ordinary job, with the settings of the cell's row over those that all share. Raises InputError."""
+    row = ROWS[cell.method]
     overrides = {
         key: value
         for key, value in terms.overrides.items()
-        if not (key.endswith(".phi") and cell.method in UNLEARNT)
-    }
-    views = resolve(PRESET, {"job": overrides}).preset.nerf.views
-    if cell.budget % views:
-        raise InputError(
-            f"A budget of {cell.budget} updates is no whole number of levels of {views} views.",
-            f"Give a multiple of {views}, or --set nerf.views=1.",
-        )
-    overrides |= {"nerf.method": cell.method, "nerf.levels": cell.budget // views}
+        if not (key.endswith(".phi") and row.settings.get("nerf.method") in UNLEARNT)
+    } | row.settings
+    preset = resolve(PRESET, {"recipe": RECIPES[row.recipe], "job": overrides}).preset
     return Job(
         cell.name, "generate", cell.prompt, str(folder), seed=cell.seed, preset=PRESET, prior=terms.prior,
-        stages=("nerf",), threads=terms.threads, snapshot_faces=0, overrides=overrides,
+        stages=row.stages, threads=terms.threads, snapshot_faces=0, recipe=row.recipe,
+        overrides=overrides | shared_out(row, preset, cell.budget),
     )  # fmt: skip
+
+
+def shared_out(row: Row, preset: Preset, budget: int) -> dict[str, int]:
+    """The levels of the row's stages: the budget in the proportions of the preset's updates, rounded down.
+
+    Raises InputError where one stage has it all and it is no whole number of levels.
+    """
+    stages = {name: getattr(preset, name) for name in row.stages}
+    if len(stages) == 1 and budget % preset.nerf.views:
+        raise InputError(
+            f"A budget of {budget} updates is no whole number of levels of {preset.nerf.views} views.",
+            f"Give a multiple of {preset.nerf.views}, or --set nerf.views=1.",
+        )
+    total = sum(stage.iterations for stage in stages.values())
+    return {
+        f"{name}.levels": max(1, budget * stage.iterations // total // stage.views)
+        for name, stage in stages.items()
+    }
+
+
+def flat_settings(name: str) -> dict[str, Any]:
+    """Those of the row for pictures themselves, which have one stage. Raises InputError for a row that has more."""
+    row = ROWS[name]
+    if row.stages != ("nerf",):
+        raise InputError(f"{name} is about stages, and pictures have none.", "Compare it with --space 3d.")
+    return {key.removeprefix("nerf."): value for key, value in row.settings.items()}
+
+
+def curves_of(folder: Path, stages: Sequence[str]) -> dict[str, Tensor]:
+    """Loss, gap and gradient over the updates of these stages, one after the other; of a job's newest checkpoint."""
+    files, curves = JobFolder(folder), dict[str, Tensor]()
+    saved = newest(folder, files.read_job().id)[0] if files.job.is_file() else None
+    if saved is None:
+        return {}
+    for stage in stages:
+        for name, values in saved.part(f"curve.{stage}.").items():
+            curves[name] = torch.cat((curves[name], values)) if name in curves else values
+    return curves
 
 
 def tiled(images: Tensor) -> Tensor:

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import TextIO
 
 from backend.errors import InputError
-from backend.evidence.cells import Cell, Result, Terms, carry_out, prior_of, read_result
+from backend.evidence.cells import (
+    Cell,
+    Result,
+    Terms,
+    carry_out,
+    flat_settings,
+    job_of,
+    prior_of,
+    read_result,
+)
 from backend.evidence.page import write_csv, write_page
+from backend.evidence.rows import ROWS
 from backend.files import disk_errors, write_text
-from dreamflow_blender.contract.settings import METHODS
 
 INTERRUPTED = 130  # exit code
 
@@ -27,8 +36,8 @@ def cells_of(
     Raises InputError for a method that there is not.
     """
     for method in methods:
-        if method not in METHODS:
-            raise InputError(f"There is no method {method!r}.", f"Choose of {', '.join(METHODS)}.")
+        if method not in ROWS:
+            raise InputError(f"There is no method {method!r}.", f"Choose of {', '.join(ROWS)}.")
     return [
         Cell(prompt, seed, method, budget)
         for prompt in prompts for budget in budgets for seed in range(1, seeds + 1) for method in methods
@@ -53,6 +62,11 @@ def compare(cells: Sequence[Cell], terms: Terms, out: Path, say: TextIO) -> int:
     prior = prior_of(terms.prior)
     for prompt in dict.fromkeys(cell.prompt for cell in cells):
         prior.check(prompt, "", "colour", prior.spec.native_size or 32)
+    for cell in cells:
+        if terms.space == "2d":
+            flat_settings(cell.method)
+        else:
+            job_of(cell, terms, out)
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     _agree(terms, out / "terms.json")

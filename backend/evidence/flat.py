@@ -7,7 +7,8 @@ no network, D_phi is the exact denoiser of the particles as they are now, which 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from backend.objects.exact_prior import Bank, ExactPrior
 from backend.scene.camera import Camera, RenderOutput, orbit
 from backend.scene.optimizer import adamw
 from backend.stages.apfo import FittedDenoiser, apfo
-from backend.stages.methods import walk
+from backend.stages.methods import FittedAnywhere, walk
 from backend.stages.update import euler_step
 
 ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: of the one camera
@@ -68,9 +69,11 @@ class NoEncoder:
 
 
 def run_flat(
-    prior: Prior, prompt: str, method: str, steps: int, particles: int, seed: int, rate: float
+    prior: Prior, prompt: str, settings: Mapping[str, Any], steps: int, particles: int, seed: int, rate: float
 ) -> Flat:
     """`steps` updates of `particles` pictures that begin as N(0, 1), from p = 1 to p = 0; `rate` is AdamW's.
+
+    settings  of a TextureStage, such as {"method": "sds"}; with several views a level `steps` is rounded down
 
     Raises InputError for a prompt that the prior cannot read, or a prior that sees rings of views.
     """
@@ -84,7 +87,9 @@ def run_flat(
     side = size // prior.factor
     x = torch.randn(particles, prior.channels, side, side, generator=generator).requires_grad_()
     scale = 7.5 if prior.spec.guidance is None else prior.spec.guidance
-    stage = TextureStage(1.0, 0.0, steps, 1, size, scale, method=method)
+    stage = replace(TextureStage(1.0, 0.0, steps, 1, size, scale), **settings)
+    stage = replace(stage, levels=max(1, steps // stage.views))
+    strength = stage.guidance_scale, stage.guidance_rescale
     levels, views = walk(stage, seed)
     curves = Curves()
     for step in apfo(
@@ -92,8 +97,8 @@ def run_flat(
         sample_camera=lambda: camera,
         render=lambda _: RenderOutput(x, x.detach()[:, :1]),
         space=NoEncoder(),
-        prior=lambda z, level, camera: prior.denoise(z, level, camera, conditioning, scale),
-        phi=make_phi(prior, conditioning, method, steps, seed),
+        prior=lambda z, level, camera: prior.denoise(z, level, camera, conditioning, *strength),
+        phi=make_phi(prior, conditioning, stage, seed),
         regularize=lambda out, iteration: out.image.new_zeros(()),
         optimizer=adamw([([x], rate)], weight_decay=0.0),
         generator=generator,
@@ -110,14 +115,16 @@ def run_flat(
     return Flat(found, prior.decode(found), curves.arrays(), figures | {"seconds": seconds})
 
 
-def make_phi(prior: Prior, conditioning: Any, method: str, steps: int, seed: int) -> FittedDenoiser | None:
+def make_phi(prior: Prior, conditioning: Any, stage: TextureStage, seed: int) -> FittedDenoiser | None:
     """The prior's own D_phi, trained; without networks the exact one; None where D_phi(x) = x."""
-    if method in UNLEARNT:
+    if stage.method in UNLEARNT or stage.phi == "none":
         return None
     if isinstance(prior, ExactPrior):
         return ParticlesPhi()
     lora = LoRA()
-    return prior.phi(conditioning, lora.rank, lora.learning_rate, min(lora.warmup, steps // 10), seed)
+    warmup = min(lora.warmup, stage.iterations // 10)
+    phi = prior.phi(conditioning, lora.rank, lora.learning_rate, warmup, seed)
+    return FittedAnywhere(phi) if phi is not None and stage.phi_level == "random" else phi
 
 
 def front(count: int, size: int) -> Camera:

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from backend.evidence.cells import Result, Terms
+from backend.evidence.rows import ROWS
 from backend.files import write_text
 from backend.results.curves import PANELS
-from dreamflow_blender.contract.settings import METHODS
 
-COLOURS = ("#2a78b8", "#8559a8", "#d9772b", "#c0392b", "#3a9152", "#777777")  # of METHODS
 STYLE = """body{font:15px/1.5 sans-serif;max-width:70em;margin:2em auto;padding:0 1em;color:#262626}
 table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:right;border-bottom:1px solid #ddd}
 figure{display:inline-block;margin:.4em}figcaption{font-size:12px;color:#666}img{max-width:100%}
@@ -46,6 +46,10 @@ def write_page(path: Path, terms: Terms, rows: Sequence[Sequence[str]], results:
         f"<p>Medians over prompts and seeds. Terms: <code>{html.escape(repr(terms))}</code></p>",
         f"<table><tr>{heading.replace('td>', 'th>')}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>",
     ]
+    parts += [
+        f"<div><b>{html.escape(name)}</b>: <code>{html.escape(str(ROWS[name]))}</code></div>"
+        for name in dict.fromkeys(r.cell.method for r in results)
+    ]
     for budget in dict.fromkeys(r.cell.budget for r in results):
         own = [r for r in results if r.cell.budget == budget]
         parts.append(f"<h2>{budget} updates</h2><p><img alt='curves' src='{_embedded(curves_png(own))}'></p>")
@@ -66,13 +70,13 @@ def curves_png(results: Sequence[Result]) -> bytes:
         axes.set_title(title, fontsize=11)
         axes.set_yscale("log")
         axes.set_xlabel("update")
-        for method in dict.fromkeys(r.cell.method for r in results):
+        for number, method in enumerate(dict.fromkeys(r.cell.method for r in results)):
             found = [r.curves[name].numpy() for r in results if r.cell.method == method and name in r.curves]
             if found:
                 shortest = min(map(len, found))
                 middle = np.median([values[:shortest] for values in found], axis=0)
                 shown = np.where(middle > 0, middle, np.nan)
-                axes.plot(shown, color=COLOURS[METHODS.index(method)], linewidth=0.9, label=method)
+                axes.plot(shown, color=colormaps["tab20"](number % 20), linewidth=0.9, label=method)
         axes.legend(fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})

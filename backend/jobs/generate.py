@@ -57,7 +57,7 @@ class Generating:
         scene = outcome.scene if ended else with_current_surface(outcome.scene, stage)
         if scene.mesh is None:
             extract_surface(scene, setup)
-        if stage == "nerf" or (stage == "geometry" and not ended):
+        if stage == "nerf" or (stage == "geometry" and not ended and settings.shows == "normals"):
             settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
         curves = {name: each.arrays() for name, each in log.curves.items()}
         folder, delivery = Path(self.job.folder), setup.preset.delivery

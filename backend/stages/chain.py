@@ -84,7 +84,7 @@ def make_stage(name: str, setup: Setup, scene: Scene, attempt: int) -> Stage:
     if prior is not setup.prior:
         release_networks(setup.prior)
     strength = schedule.guidance_scale, schedule.guidance_rescale
-    g = Guide(prior, setup.prompts[name, kind_of(name)], *strength)
+    g = Guide(prior, setup.prompts[name, kind_of(name, setup.preset)], *strength)
     if name == "nerf":
         views: Guide | NormalsSometimes = g
         if schedule.normal_share:
@@ -94,6 +94,8 @@ def make_stage(name: str, setup: Setup, scene: Scene, attempt: int) -> Stage:
         return nerf_stage(scene, views, schedule, generator, _seed(setup, attempt))
     generator = stage_generator(setup.device, job.seed, name)
     if name == "geometry":
+        if scene.grid is None:  # there was no stage 1: the surface of its fresh field is a ball
+            extract_surface(scene, setup)
         return geometry_stage(scene, g, schedule, generator)
     return texture_stage(scene, g, schedule, generator, job.seed, name)
 

@@ -43,9 +43,9 @@ def prior_for(stage: str, prior: Prior, refiner: Prior | None) -> Prior:
     return refiner if refiner is not None and stage == "refine" else prior
 
 
-def kind_of(stage: str) -> Kind:
+def kind_of(stage: str, preset: Preset) -> Kind:
     """What the renders of a stage show."""
-    return "normal" if stage == "geometry" else "colour"
+    return "normal" if stage == "geometry" and preset.geometry.shows == "normals" else "colour"
 
 
 def stages_left(job: Job, saved: RunState | None) -> Sequence[str]:
@@ -68,7 +68,7 @@ def set_up(
     Raises InputError for a prompt or a size that a prior cannot take, ModelError where an encoder is damaged.
     """
 
-    shown: list[tuple[str, Kind]] = [(name, kind_of(name)) for name in job.stages]
+    shown: list[tuple[str, Kind]] = [(name, kind_of(name, preset)) for name in job.stages]
     if "nerf" in job.stages and preset.nerf.normal_share:
         shown.append(("nerf", "normal"))
     for name, kind in shown:

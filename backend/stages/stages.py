@@ -6,12 +6,12 @@ stays in the `Scene` (scene/scene.py), which the next one continues with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from backend.config import UNLEARNT, GeometryStage, NerfStage, StageSchedule, TextureStage
@@ -68,6 +68,13 @@ def sample_background(scene: Scene, prior: Prior, camera: Camera, generator: Gen
     """Of one view: a random solid colour, or the background network."""
     learned = draw_on_host(generator) < prior.spec.backgrounds.learned_share
     return scene.backdrop if learned else prior.spec.backgrounds.sample_solid(generator)
+
+
+@torch.no_grad()
+def _behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor:
+    """The same behind a mesh: [3], or [B*H*W,3] of the network, which learns nothing there."""
+    background = sample_background(scene, prior, camera, generator)
+    return background(rays(camera)[1].reshape(-1, 3)) if isinstance(background, Backdrop) else background
 
 
 def nerf_stage(
@@ -178,12 +185,19 @@ def _stage(
 
 
 def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: Generator) -> Stage:
-    """Stage 2a: the shape, from its normal maps. D_phi(x) = x, as the paper found (section D.1)."""
+    """Stage 2a: the shape, from its normal maps, or with its colours from pictures of both.
+
+    D_phi(x) = x, as the paper found (section D.1).
+    """
     assert scene.sdf is not None and scene.offsets is not None and scene.grid is not None, "hand over first"
-    spacing = scene.grid.spacing
-    optimizer = adamw(
-        [([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate)], weight_decay=0.0
-    )
+    spacing, field, colours = scene.grid.spacing, scene.field, settings.shows == "colours"
+    groups: list[tuple[Iterable[nn.Parameter], float]] = [
+        ([scene.sdf], settings.sdf_rate), ([scene.offsets], settings.offset_rate),
+    ]  # fmt: skip
+    if colours:
+        groups += [([field.table], settings.colour_grid_rate)]
+        groups += [(field.colour_head.parameters(), settings.colour_head_rate)]
+    optimizer = adamw(groups, weight_decay=0.0)
     background = torch.tensor(g.prior.spec.normal_background, device=scene.sdf.device)
     current: list[tuple[Mesh, Edges]] = []
 
@@ -191,6 +205,9 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
         mesh = surface(scene)
         edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
         current[:] = [(mesh, edges)]
+        if colours:
+            behind = _behind(scene, g.prior, camera, generator)
+            return render_colour(mesh, edges, camera, behind, field.albedo)
         return render_normals(mesh, edges, camera, background)
 
     def regularize(out: RenderOutput, iteration: int) -> Tensor:
@@ -200,7 +217,8 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
 
     def finish() -> None:
         scene.mesh = detached(surface(scene))
-        settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
+        if not colours:
+            settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
 
     return _stage("geometry", settings, g, None, render, regularize, optimizer, generator, finish=finish)
 
@@ -226,16 +244,16 @@ def texture_stage(
     phi = _phi(g, settings, seed)
 
     def render(camera: Camera) -> RenderOutput:
-        background = sample_background(scene, g.prior, camera, generator)
-        if isinstance(background, Backdrop):
-            with torch.no_grad():
-                background = background(rays(camera)[1].reshape(-1, 3))
-        return render_colour(mesh, edges, camera, background, field.albedo)
+        behind = _behind(scene, g.prior, camera, generator)
+        return render_colour(mesh, edges, camera, behind, field.albedo)
 
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:
         return out.image.new_zeros(())  # the paper regularises neither texture stage
 
-    noise, drawn_by = fresh, generator.initial_seed() + 1  # not of the generator: a resumed stage has the same
+    noise, drawn_by = (
+        fresh,
+        generator.initial_seed() + 1,
+    )  # not of the generator: a resumed stage has the same
     if settings.noise == "carried":
         noise = Carried(drawn_by)
     if settings.noise == "surface":

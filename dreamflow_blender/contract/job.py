@@ -20,6 +20,12 @@ MIN_STRENGTH, MAX_STRENGTH = 0.1, 0.5
 
 KINDS = ("generate", "refine")
 STAGES = ("nerf", "geometry", "texture", "refine")
+RECIPES = {  # the stages of each; their settings are in backend/config.py
+    "dreamflow": STAGES,
+    "magic3d": ("nerf", "geometry"),
+    "fantasia3d": ("geometry", "texture"),
+    "prolificdreamer": ("nerf", "geometry", "texture"),
+}
 PRESETS = ("paper", "fast", "draft")
 DEVICES = ("auto", "cuda", "cpu", "mps")
 A_PRIOR = "mini, sd, exact, a model's .safetensors file, or a folder in diffusers' layout"
@@ -31,7 +37,7 @@ _SAME = (
 )  # fmt: skip
 
 
-_LATER = ("lora", "control")  # jobs without them have the keys that they had before there were any
+_LATER = ("lora", "control", "recipe")  # jobs that leave them as they are have the keys that they had before
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -92,6 +98,9 @@ class Job(Message):
     overrides: dict[str, Any] = field(
         default_factory=dict
     )  # "stage.setting" -> JSON value, over the preset's
+    recipe: str = (
+        "dreamflow"  # generate: of RECIPES, settings under what the prior states; its stages are in `stages`
+    )
     mesh: str = ""  # refine: the object's file, one of MESHES
     strength: float | None = option(
         None,
@@ -118,7 +127,8 @@ class Job(Message):
     def key(self) -> str:
         """64 hexadecimal digits that are equal for two jobs that are the same, on every machine."""
         said = {name: getattr(self, name) for name in _SAME}
-        said |= {name: value for name in _LATER if (value := getattr(self, name))}
+        usual = {one.name: one.default for one in fields(self)}
+        said |= {name: value for name in _LATER if (value := getattr(self, name)) != usual[name]}
         return sha256(json.dumps(said, sort_keys=True).encode("ascii")).hexdigest()
 
     def __post_init__(self) -> None:
@@ -134,6 +144,7 @@ class Job(Message):
         for one in fields(self):
             _check_option(one, getattr(self, one.name))
         check_stages(self.stages, self.kind)
+        expect("recipe", " or ".join(RECIPES), self.recipe, self.recipe in RECIPES)
         dump(self.overrides, "overrides")
         if self.kind == "generate":
             expect("mesh", "nothing: to generate is to begin from nothing", self.mesh, self.mesh == "")
@@ -158,8 +169,8 @@ def check_stages(stages: tuple[str, ...], kind: str = "generate") -> None:
     said = ",".join(stages)
     in_order = list(stages) == [s for s in STAGES if s in stages]
     expect("stages", f"each at most once, in the order {','.join(STAGES)}", said, in_order)
+    made = "nerf" in stages or "geometry" in stages
     if kind == "generate":
-        expect("stages", "nerf as the first, since every later stage starts from it", said, "nerf" in stages)
+        expect("stages", "nerf as the first, or geometry, which then begins with a ball", said, made)
     else:
-        made = "nerf" in stages or "geometry" in stages
         expect("stages", "texture and refine only, on a mesh that exists", said, bool(stages) and not made)

@@ -15,6 +15,7 @@ METHODS = ("apfo", "sdedit", "sds", "vsd", "vsd-linear", "dreamtime")  # stages/
 WEIGHTS = ("kappa", "constant")  # a level's step: as Eq. 12 has it, or the same one at every level
 PHI_LEVELS = ("same", "random")  # where D_phi learns: at the update's own level (line 7), or as VSD has it
 NOISES = ("fresh", "carried", "surface")  # of an update, diffusion/noise.py
+SHOWN = ("normals", "colours")  # what moves the shape in stage 2a
 WORDS = {
     "target": TARGETS,
     "phi": PHIS,
@@ -22,6 +23,7 @@ WORDS = {
     "weight": WEIGHTS,
     "phi_level": PHI_LEVELS,
     "noise": NOISES,
+    "shows": SHOWN,
 }  # the settings that are words
 
 

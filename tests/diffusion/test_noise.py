@@ -98,6 +98,8 @@ def test_surface_is_looked_for_at_a_finer_size_and_in_every_view() -> None:
     two = Camera(
         torch.cat((seen().c2w, seen(30.0).c2w)), torch.cat((seen().proj, seen().proj)), SIDE * 8, SIDE * 8
     )
-    n = OnSurface(draw, CHANNELS, "cpu", 1)(torch.zeros(2, CHANNELS, SIDE, SIDE), two, Generator().manual_seed(5))
+    n = OnSurface(draw, CHANNELS, "cpu", 1)(
+        torch.zeros(2, CHANNELS, SIDE, SIDE), two, Generator().manual_seed(5)
+    )
     assert [(c.height, len(c)) for c in looked] == [(SIDE * FINER, 2)]
     assert torch.equal(n[0, :, 12:20, 12:20], drawn(rule("surface", 1), seen(), 9)[:, 12:20, 12:20])

@@ -13,7 +13,12 @@ import torch
 from backend import __main__ as cli
 from backend.evidence import cells, compare, flat
 from backend.evidence.cells import Cell, Terms, job_of, read_result
+from backend.evidence.commands import rows_of
+from backend.evidence.rows import ABLATIONS, ROWS
+from backend.jobs.record import resolve_job
 from backend.objects import exact_prior
+from backend.objects.exact_prior import ExactPrior
+from dreamflow_blender.contract.settings import METHODS
 
 FIGURES = {"distance", "coverage", "seconds"}
 
@@ -54,6 +59,7 @@ def test_every_cell_leaves_figures_curves_and_a_picture(done: Path) -> None:
         "gradient": 5,
     }
     page = (done / "index.html").read_text(encoding="utf-8")
+    assert "<b>sds</b>: <code>nerf nerf.method=sds</code>" in page
     assert page.count("<img") == len(rows) + 1 and "http" not in page  # the curves
     assert page.count("data:image/png;base64,iVBOR") == page.count("<img")
 
@@ -82,6 +88,8 @@ def test_what_is_done_is_not_done_again(
     [
         (["--particles", "3"], "other terms"),
         (["--methods", "apfo,ism"], "no method 'ism'"),
+        (["--recipe", "magic3d"], "magic3d is about stages"),
+        (["--noise", "surface"], "noise-surface is about stages"),
         (["--rate", "0.1"], "other terms"),
         (["--rate", "nan"], "a rate above 0 and at most 10, got nan"),
         (["--budget", "0"], "expected 1 to 100,000, got 0"),
@@ -123,3 +131,54 @@ def test_medians_and_failures_are_counted_by_method() -> None:
         ["9", "sds", "1", "1", "-"],
     ]
     assert json.dumps(compare.as_text([["a", "bb"], ["ccc", "d"]])) == json.dumps("a    bb\nccc  d\n")
+
+
+def test_a_recipe_is_a_job_of_its_stages_which_share_the_budget(tmp_path: Path) -> None:
+    terms = Terms("3d", "exact", {}, 1, 0.03, 1)
+    job = job_of(Cell("a red mug", 1, "magic3d", 600), terms, tmp_path)
+    assert (job.recipe, job.stages) == ("magic3d", ("nerf", "geometry"))
+    assert job.overrides == {
+        "nerf.levels": 100,
+        "geometry.levels": 20,
+    }  # 1,500 to 300 updates, five views each
+    surface = job_of(Cell("a red mug", 1, "noise-surface", 170), terms, tmp_path)
+    assert (surface.recipe, surface.stages) == ("dreamflow", ("nerf", "texture"))
+    assert surface.overrides == {"texture.noise": "surface", "nerf.levels": 30, "texture.levels": 4}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_is_a_job_that_its_settings_change(name: str, tmp_path: Path) -> None:
+    job = job_of(Cell("a red mug", 1, name, 1500), Terms("3d", "exact", {}, 1, 0.03, 1), tmp_path)
+    settings = resolve_job(job, ExactPrior(views=1), None)
+    assert settings.set_by.items() >= dict.fromkeys(ROWS[name].settings, "job").items()
+    updates = [getattr(settings.preset, stage).iterations for stage in job.stages]
+    assert 1450 < sum(updates) <= 1500
+
+
+def test_what_is_asked_for_by_name() -> None:
+    def rows(*typed: str) -> list[str]:
+        return rows_of(cli.parser().parse_args(["compare", "--prompts", "p", "--out", "o", *typed]))
+
+    assert rows() == list(METHODS)
+    assert rows("--recipe", "dreamflow,magic3d", "--noise", "carried") == [
+        "dreamflow",
+        "magic3d",
+        "noise-carried",
+    ]
+    assert rows("--methods", "sds", "--ablations")[:3] == ["sds", "apfo", "apfo-phi"]
+    assert set(rows("--ablations")) == {"apfo", *(f"apfo-{name}" for name in ABLATIONS)}
+
+
+def test_ablations_of_pictures_change_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each knob that pictures have changes what they come to; the page names every row with its settings."""
+    monkeypatch.setattr(flat, "SIZE", 8)
+    monkeypatch.setattr(exact_prior, "TRACED", 16)
+    prior = ExactPrior(views=12)
+
+    def x(name: str) -> torch.Tensor:
+        return flat.run_flat(prior, "a ball", cells.flat_settings(name), 10, 3, 1, 0.03).x
+
+    plain = x("apfo")
+    assert torch.equal(plain, x("apfo-phi")) and torch.equal(plain, x("apfo-views-1"))
+    for name in ("no-phi", "views-5", "constant", "guidance-7.5", "rescale"):
+        assert not torch.equal(plain, x(f"apfo-{name}")), name

@@ -76,8 +76,8 @@ def test_the_same_seed_gives_the_same_particles(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(flat, "SIZE", 8)
     monkeypatch.setattr(exact_prior, "TRACED", 16)
     prior = ExactPrior(views=12)
-    first, again = (run_flat(prior, "a ball", "vsd", 4, 3, seed, 0.03) for seed in (1, 1))
+    first, again = (run_flat(prior, "a ball", {"method": "vsd"}, 4, 3, seed, 0.03) for seed in (1, 1))
     assert torch.equal(first.x, again.x) and first.images.shape == (3, 8, 8, 3)
     assert {len(values) for values in first.curves.values()} == {4}
-    assert not torch.equal(first.x, run_flat(prior, "a ball", "vsd", 4, 3, 2, 0.03).x)
+    assert not torch.equal(first.x, run_flat(prior, "a ball", {"method": "vsd"}, 4, 3, 2, 0.03).x)
     assert set(first.figures) == {"distance", "coverage", "seconds"}

@@ -212,5 +212,7 @@ def test_the_noise_of_texture_is_as_it_is_set(monkeypatch: pytest.MonkeyPatch) -
     assert torch.allclose(carried[0], carried[1]) and not torch.allclose(plain[0], plain[1])
     assert torch.equal(surface[0], first_z("surface")[0])
     assert not torch.equal(carried[0], first_z("carried", seed=6)[0])
-    air = (surface[0] == plain[0]).all(1)  # the generator is at the same place, so what lies beside the mesh is fresh
+    air = (surface[0] == plain[0]).all(
+        1
+    )  # the generator is at the same place, so what lies beside the mesh is fresh
     assert 0.2 < float(air.float().mean()) < 0.98
