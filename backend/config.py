@@ -173,13 +173,11 @@ RECIPES: dict[str, dict[str, Any]] = {  # "stage.setting" -> value, of the job's
     "prolificdreamer": {"nerf.method": "vsd", "geometry.method": "sds", "texture.method": "vsd"},
 }  # fmt: skip
 
-LAYERS = (
-    "recipe",
-    "prior",
-    "refiner",
-    "strength",
-    "job",
-)  # what may change a preset's settings; a later one wins
+# of a scene round the cameras (section C): the density bias inside out, and cells for things in a whole box
+SCENE: dict[str, Any] = {"nerf.density_bias": -10.0, "geometry.cells": 64}
+
+# what may change a preset's settings; a later one wins
+LAYERS = ("recipe", "scene", "prior", "refiner", "strength", "job")
 Layers = Mapping[str, Mapping[str, Any]]  # of LAYERS: "stage.setting" -> value
 
 

@@ -85,6 +85,10 @@ def parser() -> argparse.ArgumentParser:
         "--recipe", choices=tuple(RECIPES), default="dreamflow",
         help="another method's stages and losses, unless --stages and --set say otherwise (default: dreamflow)",
     )  # fmt: skip
+    g.add_argument(
+        "--scene", action="store_true",
+        help="a scene round the cameras in place of an object: its views (turntable.webp), and the faces that they see",
+    )  # fmt: skip
     _add_job_arguments(g, "out/PROMPT-SEED")
     _add_candidates(g)
     r = commands.add_parser(
@@ -179,8 +183,11 @@ def to_job(args: argparse.Namespace) -> Job:
             "stages": ("texture", "refine") if args.texture else ("refine",),
         }
     else:
-        own = RECIPES[args.recipe] if args.stages == STAGES else args.stages
-        given |= {"recipe": args.recipe, "stages": own}
+        own = ("nerf",) if args.scene else RECIPES[args.recipe]
+        given |= {"recipe": args.recipe, "stages": own if args.stages == STAGES else args.stages}
+        given["scene"] = args.scene
+        if args.scene:
+            given["snapshot_faces"] = 0  # they are seen from outside
     overrides = dict(args.set)
     for name, (_, _, setting) in () if refine else SIZES.items():
         value = getattr(args, name)

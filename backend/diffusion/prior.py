@@ -6,7 +6,7 @@ was trained on. `stages.py` is written against these protocols alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -17,7 +17,8 @@ from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS
 from backend.draws import draw_on_host
-from backend.scene.camera import Camera, orbit
+from backend.errors import InputError
+from backend.scene.camera import Camera, look_out, orbit
 
 Kind = Literal["colour", "normal"]
 
@@ -83,6 +84,22 @@ class PoseRange:
 
 
 @dataclass(frozen=True)
+class PosesWithin:
+    """Cameras near the middle of a scene, which look outwards; degrees and metres. The ranges are ours."""
+
+    elevation: tuple[float, float] = (-30.0, 30.0)  # of where they look
+    fov: tuple[float, float] = (60.0, 90.0)
+    away: float = 0.1  # from the middle, at most, along each axis
+
+    def sample(self, generator: Generator, count: int, height: int, width: int) -> Camera:
+        """See Poses."""
+        u = torch.rand(6, count, generator=generator, device=generator.device)
+        (low, high), (narrow, wide) = self.elevation, self.fov
+        elevation, fov = low + (high - low) * u[1], narrow + (wide - narrow) * u[2]
+        return look_out(360 * u[0] - 180, elevation, self.away * (2 * u[3:].T - 1), fov, height, width)
+
+
+@dataclass(frozen=True)
 class PriorSpec:
     """What a prior states of itself: how it was trained, so how it wants to be shown objects.
 
@@ -120,6 +137,19 @@ class PriorSpec:
     def view_words(self) -> tuple[str, ...]:
         """What view_prompt is filled with, one sentence each: one empty word where the matrix tells the camera."""
         return ("",) if self.camera == "c2w" else self.views
+
+
+def within(spec: PriorSpec) -> PriorSpec:
+    """What a prior of any prompt wants of a scene round the cameras: no background, and no word for the view.
+
+    Raises InputError for a prior that knows objects alone, or rings of views round them.
+    """
+    if spec.kinds is not None or spec.frames != 1:
+        raise InputError(
+            "This prior knows single objects alone.", "Take sd, or another model of any pictures."
+        )
+    black = Backgrounds(((0.0, 0.0, 0.0),), learned_share=0.0)
+    return replace(spec, poses=PosesWithin(), backgrounds=black, view_prompt="{prompt}")
 
 
 class Phi(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from backend.diffusion.prior import Prior
+from backend.diffusion.prior import Prior, within
 from backend.errors import InputError, ModelError
 
 # Imports are inside, because diffusers takes seconds to import and the exact prior does without it.
@@ -50,24 +50,26 @@ def open_prior(
     phi_folder: str | Path | None = None,
     loras: Sequence[str] = (),
     controls: Sequence[str] = (),
+    scene: bool = False,
 ) -> Prior:
     """The prior "exact", the built-in "mini" and "mini-refiner", a model that `python -m backend models` lists, or
     a folder in diffusers' layout.
 
     phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
     and so do None and "none", except that with None "sd" takes "sd-phi" where it has been fetched. loras are FILE or
-    FILE:WEIGHT (models/artist_lora.py), controls FOLDER or FOLDER:WEIGHT (models/control.py). Raises ModelError and
-    InputError.
+    FILE:WEIGHT (models/artist_lora.py), controls FOLDER or FOLDER:WEIGHT (models/control.py). scene: its
+    cameras stand in what they look at. Raises ModelError and InputError.
     """
     if str(name_or_folder) == "exact":
         from backend.objects.exact_prior import ExactPrior
+        from backend.objects.room import RoomPrior
 
         if loras or controls:
             raise InputError(
                 "The exact prior has no network for a LoRA or a ControlNet.",
                 "Leave --lora and --control out, or take a model.",
             )
-        return ExactPrior(torch.device(device))
+        return RoomPrior(torch.device(device)) if scene else ExactPrior(torch.device(device))
     from backend.models.model_folder import local_path
     from backend.weights.sources import NAMES, find_if_fetched, require
 
@@ -90,4 +92,7 @@ def open_prior(
         )
     from backend.models.latent_prior import LatentPrior
 
-    return LatentPrior(name_or_folder, device, phi_folder, canonical_prompt, loras, controls)
+    prior = LatentPrior(name_or_folder, device, phi_folder, canonical_prompt, loras, controls)
+    if scene:
+        prior.spec = within(prior.spec)
+    return prior

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from backend.config import PAPER, RECIPES, Layers, Preset, Resolved, preset_of, resolve
+from backend.config import PAPER, RECIPES, SCENE, Layers, Preset, Resolved, preset_of, resolve
 from backend.diffusion.prior import Prior
 from backend.errors import InputError
 from backend.files import disk_errors, replacing, write_text
@@ -38,12 +38,12 @@ def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
 
     Raises InputError.
     """
-    recipe, stated = RECIPES[job.recipe], _stated_by(prior)
+    stated = _stated_by(prior)
     if refiner is None:
-        below: Layers = {"recipe": recipe, "prior": stated}
+        below: Layers = {**_asked_for(job), "prior": stated}
     else:
         below = {
-            "recipe": recipe,
+            **_asked_for(job),
             "prior": {key: value for key, value in stated.items() if not key.startswith("refine.")},
             "refiner": {k: value for k, value in _stated_by(refiner).items() if k.startswith("refine.")},
         }
@@ -52,8 +52,13 @@ def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
 
 def check_settings(job: Job) -> None:
     """InputError for a mistake in the job's own settings, before anything is loaded."""
-    below: Layers = {"recipe": RECIPES[job.recipe]}
+    below = _asked_for(job)
     resolve(job.preset, {**below, **_own_layers(job, resolve(job.preset, below).preset)})
+
+
+def _asked_for(job: Job) -> dict[str, dict[str, Any]]:
+    """The layers under what the models state."""
+    return {"recipe": RECIPES[job.recipe], "scene": SCENE if job.scene else {}}
 
 
 def _stated_by(prior: Prior) -> dict[str, Any]:

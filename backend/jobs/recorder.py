@@ -20,7 +20,7 @@ from backend.jobs.record import add_note
 from backend.jobs.telemetry import Curves, RunClock, RunLog
 from backend.results.candidate import write_candidate
 from backend.results.deliver import Delivered
-from backend.results.look import BACKGROUND, render_clay, render_scene, turntable_cameras
+from backend.results.look import BACKGROUND, cameras_round, render_clay, render_scene
 from backend.results.pictures import write_preview
 from backend.results.snapshot import with_current_surface
 from backend.scene.scene import Scene
@@ -221,7 +221,7 @@ class Recorder:
         device = self._setup.device
         if self.clock.preview.due():
             with self.clock.preview.doing():
-                camera = turntable_cameras(1, 256, device, first=self.clock.turn)
+                camera = cameras_round(at.scene, 1, 256, first=self.clock.turn)
                 path = JobFolder(self._folder).preview
                 background = torch.full((3,), BACKGROUND, device=device)
                 write_preview(
@@ -239,7 +239,7 @@ class Recorder:
 
 def contact_sheet(at: Reached, device: torch.device) -> Tensor:
     """[views,size,size,3]: the stage's result from all sides, on the CPU; geometry's in grey."""
-    cameras = turntable_cameras(*SHEET, device)
+    cameras = cameras_round(at.scene, *SHEET)
     background = torch.full((3,), BACKGROUND, device=device)
     if at.stage.name == "geometry" and at.scene.mesh is not None:
         return render_clay(at.scene.mesh, cameras, background).cpu()

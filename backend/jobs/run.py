@@ -84,7 +84,7 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
     threads = prepare_device(
         device, saved.notes["threads"] if saved else _threads(job, device, record is not None)
     )
-    prior = open_prior(job.prior, device, job.phi or None, job.lora, job.control)
+    prior = open_prior(job.prior, device, job.phi or None, job.lora, job.control, job.scene)
     finer = job.refiner or ("" if job.lora or job.control else default_refiner(job.prior, prior.spec.refiner))
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
     if record is None:

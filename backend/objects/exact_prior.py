@@ -23,8 +23,8 @@ from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import VIEWS, view_words
 from backend.errors import InputError
 from backend.objects.grammar import parse_object
-from backend.objects.shapes import Shape, build
-from backend.objects.sphere_trace import GBuffer, coarser, gbuffer, shade
+from backend.objects.shapes import build
+from backend.objects.sphere_trace import GBuffer, Solid, coarser, gbuffer, shade
 from backend.scene.camera import Camera, orbit
 from dreamflow_blender.contract.language.reading import describe
 
@@ -108,6 +108,7 @@ class ExactPrior:
     """Fulfils `prior.Prior`. Latents are the images themselves, x = 2 image - 1."""
 
     name, factor, channels = "exact", 1, 3
+    words: tuple[str, ...] = VIEWS  # of `words_of`
 
     def __init__(self, device: torch.device | str = "cpu", views: int = COUNT) -> None:
         """views: how many cameras; fewer than some 150 are too few to recover an object from."""
@@ -157,24 +158,37 @@ class ExactPrior:
         Raises InputError as `check` does.
         """
         self.check(prompt, negative, kind, size)
-        described = parse_object(prompt)
-        key = (describe(described), kind, size)
+        named, shape = self.solid(prompt)
+        key = (named, kind, size)
         if key not in self._banks:
-            shape = build(described)
-            self._banks[key] = make_bank(*self._traced(shape, size), shape.colours, kind)
+            buffers, camera = self._traced(shape, size)
+            self._banks[key] = make_bank(buffers, camera, shape.colours, kind, self.words_of(camera))
         self._banks.move_to_end(key)
         while len(self._banks) > KEPT:
             self._banks.popitem(last=False)
         return self._banks[key]
 
-    def _traced(self, shape: Shape, size: int) -> tuple[list[GBuffer], Camera]:
+    def solid(self, prompt: str) -> tuple[str, Solid]:
+        """What the prompt names, and its name. Raises InputError."""
+        described = parse_object(prompt)
+        return describe(described), build(described)
+
+    def words_of(self, camera: Camera) -> list[str]:
+        """One of `words` for each view: from which side it is."""
+        return view_words(camera)
+
+    def traced_at(self) -> int:
+        """TRACED, unless the pictures have more to trace."""
+        return TRACED
+
+    def _traced(self, shape: Solid, size: int) -> tuple[list[GBuffer], Camera]:
         """The G-buffers of all cameras, sorted by view word. The last ones traced are kept: they serve any
         colours, and any size that is traced at the same size. The size traced depends on `size` alone, or a
         resumed run would be shown other images."""
-        traced = max(size, TRACED // size * size)
+        traced = max(size, self.traced_at() // size * size)
         if self._buffers is None or self._buffers[0] != shape.kind or self._buffers[2].height != traced:
-            words = view_words(self.poses.cameras(torch.arange(len(self.poses)), 1, 1))
-            order = torch.tensor(sorted(range(len(words)), key=lambda i: VIEWS.index(words[i])))
+            words = self.words_of(self.poses.cameras(torch.arange(len(self.poses)), 1, 1))
+            order = torch.tensor(sorted(range(len(words)), key=lambda i: self.words.index(words[i])))
             camera = self.poses.cameras(order.to(self._device), traced, traced)
             parts = [gbuffer(shape, camera[i : i + BATCH], EDGE) for i in range(0, len(words), BATCH)]
             self._buffers = shape.kind, parts, camera
@@ -204,7 +218,7 @@ class ExactPrior:
         """
         if z.shape[1:] != (3, conditioning.size, conditioning.size):
             raise ValueError(f"z is [B,3,{conditioning.size},{conditioning.size}], got {list(z.shape)}")
-        words = view_words(camera)
+        words = self.words_of(camera)
         conditional = torch.stack(
             [
                 posterior_mean(one, level.sigma, conditioning, conditioning.rows[word])
@@ -254,8 +268,10 @@ def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
     return mean.view_as(z).to(z)
 
 
-def make_bank(buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind: Kind) -> Bank:
-    """The bank of square views that are sorted by view word."""
+def make_bank(
+    buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind: Kind, words: list[str]
+) -> Bank:
+    """The bank of square views that are sorted by their words."""
     size, count = camera.height, len(camera)
     backgrounds = torch.tensor(GREYS if kind == "colour" else [NORMAL_BACKGROUND], device=camera.c2w.device)
     dtype = torch.float32 if count * size * size * 16 <= FLOAT32_BYTES else torch.float16
@@ -274,10 +290,7 @@ def make_bank(buffers: Sequence[GBuffer], camera: Camera, colours: Tensor, kind:
         )
         coloured.append(seen.contiguous())
         clear.append(air)
-    words = view_words(camera)
     rows = {
-        word: slice(words.index(word), words.index(word) + words.count(word))
-        for word in VIEWS
-        if word in words
+        word: slice(words.index(word), words.index(word) + words.count(word)) for word in dict.fromkeys(words)
     }
     return Bank(torch.cat(coloured), torch.cat(clear), torch.cat(squares), backgrounds, rows, size)

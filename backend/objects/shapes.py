@@ -40,6 +40,7 @@ class Shape:
     kind     a key of KINDS
     names    P names of parts, the body first
     colours  [P,3] sRGB in [0,1], float32
+    bound    radius of the ball that holds every object, metres
     centre, scale   the kind's own coordinates in the world: own = world / scale + centre
     """
 
@@ -48,6 +49,7 @@ class Shape:
     colours: Tensor
     centre: tuple[float, float, float]
     scale: float
+    bound: float = 0.5
 
     def sdf(self, points: Tensor) -> Tensor:
         """[N,3] to [N]: a lower bound of the distance to the surface, POSITIVE OUTSIDE, metres."""

@@ -8,20 +8,36 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from backend.objects.shapes import CHUNK, Shape
+from backend.objects.shapes import CHUNK
 from backend.scene.camera import Camera
 
 EDGE = 3  # rays along a side of an edge pixel, where the caller does not say
 TILES = (8, 2)  # pixels along a side of the tiles
-BOUND = 0.5  # radius of the ball that holds every object, metres
 CLOSE = 4e-4  # a ray this near has hit; a tenth of a pixel at 256^2
 MAX_STEPS = 96
 LEAP = 0.012  # metres, a third of the thinnest part
 CREASE = 0.9  # cosine between the normals of neighbouring pixels under which there is an edge between them
+
+
+class Solid(Protocol):
+    """What can be traced: shapes.Shape, room.Room; see there."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def colours(self) -> Tensor: ...
+    @property
+    def bound(self) -> float:
+        """Radius of the ball that holds it, metres."""
+        ...
+
+    def sdf(self, points: Tensor) -> Tensor: ...
+    def part(self, points: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ def sky_shade(normal: Tensor) -> Tensor:
     return 0.7 + 0.3 * (0.5 + 0.5 * normal[:, 2:])
 
 
-def render(shape: Shape, camera: Camera, edge: int = EDGE) -> Views:
+def render(shape: Solid, camera: Camera, edge: int = EDGE) -> Views:
     """The shape as it is, on the camera's device; see gbuffer for `edge`."""
     return shade(gbuffer(shape, camera, edge), shape.colours)
 
@@ -94,7 +110,7 @@ def shade(buffer: GBuffer, colours: Tensor) -> Views:
 
 
 @torch.no_grad()
-def gbuffer(shape: Shape, camera: Camera, edge: int = EDGE) -> GBuffer:
+def gbuffer(shape: Solid, camera: Camera, edge: int = EDGE) -> GBuffer:
     """Traces every view; `edge` rays along a side of an edge pixel. Deterministic."""
     b, h, w = len(camera), camera.height, camera.width
     pixel = torch.arange(b * h * w, device=camera.c2w.device)
@@ -156,7 +172,7 @@ def _ball_span(origin: Tensor, direction: Tensor, radius: Tensor | float) -> tup
     return torch.where(square > 0, (-b - root).clamp(min=0), math.inf), -b + root
 
 
-def _free_starts(shape: Shape, camera: Camera) -> Tensor:
+def _free_starts(shape: Solid, camera: Camera) -> Tensor:
     """[B,H,W]: how far each pixel's ray is free for certain; inf where it meets nothing.
 
     A cone round a tile of pixels is marched until the object comes near its width, for finer and finer tiles.
@@ -176,7 +192,7 @@ def _free_starts(shape: Shape, camera: Camera) -> Tensor:
         alive = (t < math.inf).nonzero()[:, 0]
         origin, direction = _rays(camera, pixel[alive], middle[alive], middle[alive])
         spread = spread[alive]
-        near, far = _ball_span(origin, direction, BOUND + 4 * spread)
+        near, far = _ball_span(origin, direction, shape.bound + 4 * spread)
         at = torch.maximum(t[alive], near)
         t[alive] = at
         for _ in range(MAX_STEPS):
@@ -196,7 +212,7 @@ def _free_starts(shape: Shape, camera: Camera) -> Tensor:
 
 
 def _hits(
-    shape: Shape, camera: Camera, pixel: Tensor, dx: Tensor, dy: Tensor, start: Tensor
+    shape: Solid, camera: Camera, pixel: Tensor, dx: Tensor, dy: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which of N rays hit [N] bool, and the parts [M] and normals [M,3] of those that do."""
     hits, parts, normals = [], [], []
@@ -213,13 +229,13 @@ def _hits(
     return torch.cat(hits), torch.cat(parts), torch.cat(normals)
 
 
-def _trace(shape: Shape, origin: Tensor, direction: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
+def _trace(shape: Solid, origin: Tensor, direction: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
     """Sphere tracing from `start`: hit [N] bool, t [N].
 
     Near the surface a step goes on to where the line through the last two distances reaches zero, by LEAP
     at most. Towards a convex part that line never overshoots, for the distance along a ray is convex.
     """
-    _, far = _ball_span(origin, direction, BOUND)
+    _, far = _ball_span(origin, direction, shape.bound)
     result = torch.full_like(start, math.inf)
     index = torch.arange(len(start), device=start.device)
     t = start
@@ -240,7 +256,7 @@ def _trace(shape: Shape, origin: Tensor, direction: Tensor, start: Tensor) -> tu
     return result < math.inf, result
 
 
-def _normals(shape: Shape, points: Tensor) -> Tensor:
+def _normals(shape: Solid, points: Tensor) -> Tensor:
     """[N,3] unit normals by differences over the corners of a small tetrahedron."""
     step = 1.5e-3
     corners = points.new_tensor(((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)))

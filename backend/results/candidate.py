@@ -11,7 +11,7 @@ from torch import Tensor
 
 from backend.files import disk_errors, write_bytes
 from backend.meshes.write import png_bytes
-from backend.results.look import BACKGROUND, turntable_cameras
+from backend.results.look import BACKGROUND, cameras_round
 from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
 from dreamflow_blender.contract.files import write_json
@@ -28,7 +28,7 @@ def write_candidate(files: JobFolder, scene: Scene, curves: dict[str, Tensor]) -
     curves  "gap" of stage 1, [iterations], on the CPU
     """
     device = scene.field.table.device
-    cameras, background = turntable_cameras(VIEWS, SIZE, device), torch.full((3,), BACKGROUND, device=device)
+    cameras, background = cameras_round(scene, VIEWS, SIZE), torch.full((3,), BACKGROUND, device=device)
     with torch.no_grad():
         views = render_views(scene.field, scene.occupancy, cameras, background, scene.sampling)
     clear = without_haze(views.image, views.opacity, background).cpu()

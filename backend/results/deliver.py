@@ -13,9 +13,10 @@ from torch import Tensor
 
 from backend.config import Delivery
 from backend.meshes.write import write_result
-from backend.results.look import BACKGROUND, BELOW, render_clay, render_textured, turntable_cameras
+from backend.results.look import BACKGROUND, BELOW, cameras_round, render_clay, render_textured
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
 from backend.scene.mesh import Mesh
+from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
 from backend.scene.simplify import deliver
 from backend.texture.bake import bake, polish
@@ -33,6 +34,7 @@ class Delivered:
 
 
 TURNTABLE_VIEWS = 36
+WITHIN_SIZE = 160  # pixels a side of a scene's, which the field itself shows
 STEPS = 5  # of `deliver_generated`: mesh, charts, texture, files, pictures
 
 
@@ -46,7 +48,8 @@ def textured(
 ) -> Generator[int, None, tuple[Mesh, Tensor, dict[str, float]]]:
     """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps."""
     assert scene.mesh is not None, "hand over first"
-    mesh = deliver(scene.mesh, settings.max_faces)
+    # the faces that are seen of a scene are open: nothing of theirs can be closed, nor told from a speck
+    mesh = scene.mesh if scene.field.inside_out else deliver(scene.mesh, settings.max_faces)
     yield 1
     v_tex, t_tex_idx, method, _ = unwrap(
         mesh.v_pos.cpu().numpy().astype(np.float32),
@@ -91,18 +94,19 @@ def deliver_generated(
     yield 4
 
     background = torch.full((3,), BACKGROUND, device=mesh.v_pos.device)
-    eight = turntable_cameras(8, 192, mesh.v_pos.device)
+    eight = cameras_round(scene, 8, 192)
     result, _ = render_textured(mesh, albedo, eight, background)
-    below, _ = render_textured(
-        mesh, albedo, turntable_cameras(8, 192, mesh.v_pos.device, elevation=BELOW), background
-    )
+    below, _ = render_textured(mesh, albedo, cameras_round(scene, 8, 192, elevation=BELOW), background)
     clay = render_clay(mesh, eight, background)
     files = JobFolder(folder)
     rows = {"result": result.cpu(), "from below": below.cpu(), "shape": clay.cpu()}
     write_views(files.views, {**sheets, **rows})
     write_curves(files.curves, curves)
-    circle = turntable_cameras(TURNTABLE_VIEWS, 320, mesh.v_pos.device)
-    turning, _ = render_textured(mesh, albedo, circle, background)
+    if scene.field.inside_out:
+        circle = cameras_round(scene, TURNTABLE_VIEWS, WITHIN_SIZE)
+        turning = render_views(scene.field, scene.occupancy, circle, background, scene.sampling).image
+    else:
+        turning, _ = render_textured(mesh, albedo, cameras_round(scene, TURNTABLE_VIEWS, 320), background)
     write_turntable(files.turntable, turning.cpu())
     write_preview(files.preview, turning[TURNTABLE_VIEWS // 12].cpu())
     for path in (files.views, files.curves, files.turntable, files.preview):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from backend.kernels.silhouette import edge_table
-from backend.scene.camera import Camera, orbit
+from backend.scene.camera import Camera, look_out, orbit
 from backend.scene.mesh import Mesh
 from backend.scene.render_mesh import render_colour, render_shaded, render_texture
 from backend.scene.render_nerf import render_views
@@ -18,6 +18,7 @@ ELEVATION, DISTANCE, FOV = (
     1.5,
     45.0,
 )  # degrees, metres, degrees: an object of radius 0.5 fills the frame
+WITHIN_FOV = 75.0  # degrees: from the middle of a scene
 BELOW = -60.0  # degrees: from where an underside is seen
 BACKGROUND = 0.92  # a light grey, on which no colour of ours disappears
 
@@ -29,6 +30,20 @@ def turntable_cameras(
     azimuth = first + torch.arange(count, device=device) * (360.0 / count)
     same = torch.ones(count, device=device)
     return orbit(azimuth, elevation * same, DISTANCE * same, FOV * same, size, size)
+
+
+def cameras_round(
+    scene: Scene, count: int, size: int, first: float = 0.0, elevation: float = ELEVATION
+) -> Camera:
+    """`count` views of an object in a circle, or from the middle of a scene all round; on its device."""
+    device = scene.field.table.device
+    if not scene.field.inside_out:
+        return turntable_cameras(count, size, device, first, elevation)
+    azimuth = first + torch.arange(count, device=device) * (360.0 / count)
+    same = torch.ones(count, device=device)
+    return look_out(
+        azimuth, -elevation * same, torch.zeros(count, 3, device=device), WITHIN_FOV * same, size, size
+    )
 
 
 @torch.no_grad()

@@ -87,6 +87,15 @@ def orbit(
     return Camera(c2w, perspective(fov, width / height), height, width)
 
 
+def look_out(
+    azimuth: Tensor, elevation: Tensor, position: Tensor, fov: Tensor, height: int, width: int
+) -> Camera:
+    """Cameras at `position` [B,3] that look away from the middle, towards azimuth and elevation [B], in degrees."""
+    camera = orbit(azimuth + 180, -elevation, torch.ones_like(fov), fov, height, width)
+    camera.c2w[:, :3, 3] = position
+    return camera
+
+
 def perspective(fov: Tensor, aspect: float) -> Tensor:
     """[B,4,4] camera to clip; fov [B] vertical, degrees; aspect = width / height. y points down."""
     f = 1 / torch.tan(torch.deg2rad(fov) / 2)

@@ -18,7 +18,8 @@ class Field(nn.Module):
     """density and albedo of any point of the box [-half, half]^3 (section D.1).
 
     Density is softplus(head + density_bias (1 - |x| / 0.5)), a soft ball to start from, and zero outside
-    the box's inscribed ball: walls there, painted like the backgrounds, would hide them. Colour is albedo,
+    the box's inscribed ball: walls there, painted like the backgrounds, would hide them. A negative bias turns it
+    inside out, for a scene round the cameras: a shell to start from, out to the box's corners. Colour is albedo,
     without shading. Parameters are drawn from torch's global generator: build it in fork_rng.
     """
 
@@ -30,6 +31,11 @@ class Field(nn.Module):
         self.density_head = mlp(width, hidden, 1)
         self.colour_head = mlp(width, hidden, 3)
 
+    @property
+    def inside_out(self) -> bool:
+        """Whether cameras stand in it, and look outwards."""
+        return self.density_bias < 0
+
     def features(self, x: Tensor) -> Tensor:
         """[N,3] metres to [N, levels * features]; points outside the box take its nearest point."""
         unit = (x / (2 * self.extent) + 0.5).clamp(0, 1)
@@ -40,7 +46,8 @@ class Field(nn.Module):
         features = self.features(x) if features is None else features
         radius = x.norm(dim=-1)
         bias = self.density_bias * (1 - radius / 0.5)
-        return F.softplus(self.density_head(features)[:, 0] + bias) * (radius < self.extent)
+        density = F.softplus(self.density_head(features)[:, 0] + bias)
+        return density if self.inside_out else density * (radius < self.extent)
 
     def albedo(self, x: Tensor, features: Tensor | None = None) -> Tensor:
         """[N,3] sRGB in [0,1], at x [N,3]."""

@@ -9,18 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from backend.config import NerfStage
+from backend.errors import SceneError
+from backend.kernels import rasterize_ids
 from backend.kernels.hashgrid import GridLayout
 from backend.scene import handover
 from backend.scene.camera import Camera
 from backend.scene.field import Backdrop, Field
-from backend.scene.isosurface import TetGrid, marching_tetrahedra
+from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh
 from backend.scene.occupancy import Occupancy
 from backend.scene.optimizer import adamw
-from backend.scene.render_mesh import render_colour
+from backend.scene.render_mesh import clip_positions, render_colour
 from backend.scene.render_nerf import Sampling, render_views
 
 SETTLE_PASSES = 4  # over the views that were seen
+HALF_OPAQUE = 14.0  # per metre: 5 cm of it let half of the light through
+LOOK = 512  # pixels a side of the views that find the faces that are seen
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,38 @@ def field_to_surface(scene: Scene, cameras: Camera, cells: int) -> float:
     scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
     scene.mesh = detached(surface(scene))
     return found.iou
+
+
+@torch.no_grad()
+def dense_surface(scene: Scene, cells: int) -> Mesh:
+    """Where the field is dense, or half as dense as it gets while it is still thin; closed at the box.
+
+    Raises SceneError where there is nothing.
+    """
+    half, device = scene.field.extent, scene.field.table.device
+    grid = tetrahedral_grid(cells, (-half,) * 3, (half,) * 3).to(device)
+    density = torch.cat([scene.field.density(chunk) for chunk in grid.vertices.split(2**17)])
+    threshold = min(HALF_OPAQUE, 0.5 * float(density.max()))
+    level = (density.clamp(min=1e-6) / max(threshold, 1e-6)).log().clamp(-2, 2)
+    return marching_tetrahedra(grid.vertices, torch.where(grid.border, level.clamp(max=-0.1), level), grid)
+
+
+@torch.no_grad()
+def seen_surface(scene: Scene, cameras: Camera, cells: int) -> None:
+    """The mesh of a field that is inside out: the faces that the cameras see. SceneError where there are none."""
+    black = torch.zeros(3, device=scene.field.table.device)
+    out = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling)
+    scene.seen = ReferenceViews(cameras, out.image, out.opacity)
+    whole = dense_surface(scene, cells)
+    near = cameras.resized(LOOK, LOOK)
+    seen = torch.zeros(len(whole.t_pos_idx), dtype=torch.bool, device=whole.v_pos.device)
+    for i in range(len(near)):
+        ids = rasterize_ids(clip_positions(whole.v_pos, near[i : i + 1]), whole.t_pos_idx, LOOK, LOOK)
+        seen[ids[ids >= 0].long()] = True
+    used, faces = whole.t_pos_idx[seen].unique(return_inverse=True)
+    if not len(used):
+        raise SceneError("The cameras see no surface.", "Try another seed or more iterations.")
+    scene.mesh = Mesh(whole.v_pos[used], faces)
 
 
 def settle_colours(scene: Scene, grid_rate: float, head_rate: float) -> None:

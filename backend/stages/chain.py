@@ -8,7 +8,7 @@ import torch
 
 from backend.config import STAGES
 from backend.errors import NumericsError, SceneError
-from backend.scene.scene import Scene, field_to_surface, new_scene, settle_colours
+from backend.scene.scene import Scene, field_to_surface, new_scene, seen_surface, settle_colours
 from backend.stages.checkpoint import RunState, restore_scene, restore_stage
 from backend.stages.guides import Guide, NormalsSometimes
 from backend.stages.happenings import (
@@ -133,4 +133,7 @@ def extract_surface(scene: Scene, setup: Setup) -> None:
     preset, generator = setup.preset, torch.Generator(setup.device).manual_seed(setup.job.seed)
     size = max(preset.nerf.size, min(preset.geometry.size, 256))  # sharp enough to settle colours on
     viewers = setup.prior.spec.poses.sample(generator, THRESHOLD_VIEWS, size, size)
-    field_to_surface(scene, viewers, preset.geometry.cells)
+    if scene.field.inside_out:
+        seen_surface(scene, viewers, preset.geometry.cells)
+    else:
+        field_to_surface(scene, viewers, preset.geometry.cells)

@@ -122,13 +122,14 @@ def nerf_stage(
             if done <= LOOK_UNTIL:
                 opacity = float(step.output.opacity.detach().mean())
                 scene.mean_opacity += 0.3 * (opacity - scene.mean_opacity)
-                _check_opacity(scene.mean_opacity, done)
+                _check_opacity(scene, done)
 
     return _stage("nerf", settings, g, phi, render, regularize, optimizer, generator, fitted, after)
 
 
-def _check_opacity(mean: float, iteration: int) -> None:
-    if mean < EMPTY or mean > FULL:
+def _check_opacity(scene: Scene, iteration: int) -> None:
+    mean = scene.mean_opacity
+    if mean < EMPTY or (mean > FULL and not scene.field.inside_out):
         word = "empty" if mean < EMPTY else "full"
         raise SceneError(
             f"The scene is {word} after {iteration} iterations (mean opacity {mean:.0%}).",

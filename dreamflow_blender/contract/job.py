@@ -37,7 +37,12 @@ _SAME = (
 )  # fmt: skip
 
 
-_LATER = ("lora", "control", "recipe")  # jobs that leave them as they are have the keys that they had before
+_LATER = (
+    "lora",
+    "control",
+    "recipe",
+    "scene",
+)  # jobs that leave them as they are have the keys that they had before
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -101,6 +106,7 @@ class Job(Message):
     recipe: str = (
         "dreamflow"  # generate: of RECIPES, settings under what the prior states; its stages are in `stages`
     )
+    scene: bool = False  # generate: what lies round the cameras, not an object; stage nerf alone
     mesh: str = ""  # refine: the object's file, one of MESHES
     strength: float | None = option(
         None,
@@ -144,6 +150,12 @@ class Job(Message):
         for one in fields(self):
             _check_option(one, getattr(self, one.name))
         check_stages(self.stages, self.kind)
+        expect(
+            "stages",
+            "nerf alone, for a scene",
+            ",".join(self.stages),
+            not self.scene or self.stages == ("nerf",),
+        )
         expect("recipe", " or ".join(RECIPES), self.recipe, self.recipe in RECIPES)
         dump(self.overrides, "overrides")
         if self.kind == "generate":

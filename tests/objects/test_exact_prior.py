@@ -161,10 +161,10 @@ def test_bank_images_are_the_renders(prior: ExactPrior):
     shape = build(Description("mug", "red"))
     buffer = gbuffer(shape, camera)
     views = render(shape, camera)
-    colour = make_bank([buffer], camera, shape.colours, "colour")
+    colour = make_bank([buffer], camera, shape.colours, "colour", view_words(camera))
     for g, grey in enumerate(GREYS):
         assert torch.allclose(prior.decode(colour.image(4, g)[None])[0], views.over(grey)[4], atol=1e-5)
-    normal = make_bank([buffer], camera, shape.colours, "normal")
+    normal = make_bank([buffer], camera, shape.colours, "normal", view_words(camera))
     assert torch.allclose(
         prior.decode(normal.image(4, 0)[None])[0], views.over(NORMAL_BACKGROUND, normal=True)[4], atol=1e-5
     )
@@ -175,9 +175,9 @@ def test_large_banks_are_halved(prior: ExactPrior, monkeypatch: pytest.MonkeyPat
     shape = build(Description("ball"))
     camera = held_out_cameras(4, 0, SIZE, SIZE)
     buffer = gbuffer(shape, camera)
-    full = make_bank([buffer], camera, shape.colours, "colour")
+    full = make_bank([buffer], camera, shape.colours, "colour", view_words(camera))
     monkeypatch.setattr("backend.objects.exact_prior.FLOAT32_BYTES", 1)
-    half = make_bank([buffer], camera, shape.colours, "colour")
+    half = make_bank([buffer], camera, shape.colours, "colour", view_words(camera))
     assert FLOAT32_BYTES > 176 * 256 * 256 * 16 and half.coloured.dtype == torch.float16
     z = full.image(1, 0) + 0.3
     a, b = (posterior_mean(z, 0.5, bank, slice(None)) for bank in (full, half))
