@@ -185,6 +185,10 @@ def to_job(args: argparse.Namespace) -> Job:
     else:
         own = ("nerf",) if args.scene else RECIPES[args.recipe]
         given |= {"recipe": args.recipe, "stages": own if args.stages == STAGES else args.stages}
+        if args.candidates and "nerf" not in given["stages"]:
+            raise InputError(
+                "Candidates are chosen in stage nerf, which this job has not.", "Leave --candidates out."
+            )
         given["scene"] = args.scene
         if args.scene:
             given["snapshot_faces"] = 0  # they are seen from outside

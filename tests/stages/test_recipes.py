@@ -83,5 +83,7 @@ def test_stages_that_are_asked_for_are_those_that_run() -> None:
     assert job_of("--recipe", "fantasia3d").stages == ("geometry", "texture")
     assert job_of("--recipe", "fantasia3d", "--stages", "geometry").stages == ("geometry",)
     assert job_of("--stages", "nerf,texture").recipe == "dreamflow"
+    with pytest.raises(InputError, match="chosen in stage nerf"):
+        job_of("--recipe", "fantasia3d", "--candidates", "2")
     with pytest.raises(InputError, match="--recipe"):
         job_of("--recipe", "dreamfusion")
