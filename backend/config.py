@@ -259,8 +259,11 @@ def _typed(current: object, value: Any, key: str) -> Any:
         value = value if isinstance(value, bool) else float(value)
     kind = int if key == "delivery.max_faces" else type(current)  # it is None for full detail
     if type(value) is not kind and not (key == "delivery.max_faces" and value is None):
-        needed = {int: "whole number", float: "number"}.get(kind, kind.__name__)
-        raise InputError(f"{key} needs a {needed}, got {str(value)[:80]!r}.", "Correct the setting.")
+        words = ", ".join(WORDS.get(key.rpartition(".")[2], ()))
+        needed = {int: "a whole number", float: "a number", str: f"one of {words}"}.get(
+            kind, f"a {kind.__name__}"
+        )
+        raise InputError(f"{key} needs {needed}, got {str(value)[:80]!r}.", "Correct the setting.")
     return value
 
 

@@ -66,6 +66,7 @@ def test_overrides_replace_single_settings() -> None:
         ("draft", {"delivery.texture_size": 7}, "64 to 8,192, got 7"),
         ("draft", {"delivery.max_faces": -1}, "4 to 10,000,000, got -1"),
         ("draft", {"delivery.max_faces": "few"}, "needs a whole number, got 'few'"),
+        ("draft", {"nerf.phi": 5}, "nerf.phi needs one of prior, lora, none, got '5'"),
     ],
 )
 def test_bad_settings_are_met_with_a_clear_word(preset: str, overrides: dict, says: str) -> None:

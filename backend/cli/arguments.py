@@ -16,7 +16,7 @@ from backend.errors import InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import is_file
 from dreamflow_blender.contract.job import MESHES, RECIPES, STAGES
-from dreamflow_blender.contract.options import add_options, typed, whole_number
+from dreamflow_blender.contract.options import add_options, finite_number, typed, whole_number
 from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
 
@@ -161,7 +161,7 @@ def _count(text: str) -> int:
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    share = finite_number(text)
     if not 0 < share < 1:
         raise ValueError(f"expected more than 0 and less than 1, got {text[:40]!r}")
     return share

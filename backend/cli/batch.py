@@ -11,7 +11,7 @@ from typing import Any
 from backend.errors import DreamFlowError, InputError
 from backend.jobs.folder import clean_prompt, default_folder
 from dreamflow_blender.contract.files import read_json
-from dreamflow_blender.contract.options import add_options, typed, whole_number
+from dreamflow_blender.contract.options import add_options, finite_number, typed, whole_number
 from dreamflow_blender.contract.prompts import (
     OPTIONS,
     BadPrompts,
@@ -87,7 +87,7 @@ def _workers(text: str) -> int:
 
 
 def _gpus(text: str) -> float:
-    number = float(text)
+    number = finite_number(text)
     if not (0 < number < 1 or (number >= 1 and number == int(number))):
         raise ValueError(f"expected a share of one card as 0.5, or whole cards, got {text[:40]}")
     return number

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamflow_blender.contract.job import RECIPES
-from dreamflow_blender.contract.options import typed, whole_number
+from dreamflow_blender.contract.options import finite_number, typed, whole_number
 from dreamflow_blender.contract.settings import METHODS, NOISES, read_setting
 
 EXAMPLES = """\
@@ -126,7 +126,7 @@ def _count(text: str) -> int:
 
 
 def _rate(text: str) -> float:
-    rate = float(text)
+    rate = finite_number(text)
     if not 0 < rate <= 10:
         raise ValueError(f"expected a rate above 0 and at most 10, got {text[:40]}")
     return rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
@@ -18,7 +19,7 @@ def read_option(name: str, text: str) -> Any:
     if kind == "int":
         return whole_number(text)
     if str(kind).startswith("float"):
-        return float(text)
+        return finite_number(text)
     if kind == "tuple[str, ...]":
         mark = ";" if FIELDS[name].metadata.get("more") else ","
         return tuple(part.strip() for part in text.split(mark))
@@ -34,6 +35,17 @@ def whole_number(text: str) -> int:
     if abs(number) >= 2**63:
         raise ValueError(f"expected a number of at most 18 digits, got {text[:40]!r}")
     return number
+
+
+def finite_number(text: str) -> float:
+    """A finite one. Raises ValueError with what was expected."""
+    try:
+        value = float(text)
+        if math.isfinite(value):
+            return value
+    except ValueError:
+        pass
+    raise ValueError(f"expected a number, got {text[:40]!r}")
 
 
 def typed(read: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .options import read_option, whole_number
+from .options import finite_number, read_option, whole_number
 from .protocol import STAGES, Job, clean_text
 from .settings import read_value
 
@@ -41,7 +41,7 @@ OPTIONS = (
 )  # of a Job
 COLUMNS: dict[str, Callable[[str], Any]] = {
     "prompt": str, **{name: partial(read_option, name) for name in OPTIONS},
-    "height": float, "faces": whole_number, "texture": whole_number,
+    "height": finite_number, "faces": whole_number, "texture": whole_number,
 }  # fmt: skip
 _SETTINGS = (*STAGES, "delivery")
 _MAX_BYTES = 16 << 20
@@ -73,7 +73,10 @@ def read_prompts(path: Path) -> list[Line]:
         raise BadPrompts(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise BadPrompts(f"{path} is not UTF-8 text.") from error
-    lines = _from_csv(text) if path.suffix.lower() == ".csv" else _from_text(text)
+    try:
+        lines = _from_csv(text) if path.suffix.lower() == ".csv" else _from_text(text)
+    except csv.Error as error:
+        raise BadPrompts(f"{path} cannot be read as a CSV: {error}.") from error
     if not lines:
         raise BadPrompts(f"There is no prompt in {path}.")
     return lines
@@ -143,7 +146,7 @@ def _line(number: int, cells: dict[str, str], decimal_commas: bool) -> Line:
             else:
                 overrides[name] = read_value(name, cell)
         except ValueError as error:
-            raise BadPrompts(f"Line {number}: {name} needs a number, got {cell!r}.") from error
+            raise BadPrompts(f"Line {number}: {name}: {error}.") from error
     return Line(number, prompt, values, overrides)
 
 

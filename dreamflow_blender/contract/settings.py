@@ -28,8 +28,13 @@ WORDS = {
 
 
 def read_value(name: str, text: str) -> Any:
-    """The value of the setting "stage.name": one of its words, or JSON. Raises ValueError."""
-    return text if text in WORDS.get(name.rpartition(".")[2], ()) else json.loads(text)
+    """The value of the setting "stage.name": one of its words, or JSON. Raises ValueError with what was expected."""
+    words = WORDS.get(name.rpartition(".")[2], ())
+    try:
+        return text if text in words else json.loads(text)
+    except (ValueError, RecursionError) as error:  # the latter: brackets in brackets
+        expected = f"one of {', '.join(words)}" if words else "a number"
+        raise ValueError(f"expected {expected}, got {text[:40]!r}") from error
 
 
 def read_setting(text: str) -> tuple[str, Any]:

@@ -123,10 +123,17 @@ def test_help_names_default_and_bounds(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize(("name", "text"), [("seed", "1.5"), ("seed", "9" * 5000), ("front", "north")])
 def test_what_cannot_be_read_is_refused(name: str, text: str) -> None:
-    with pytest.raises(ValueError):
+    kind = "a number" if name == "front" else "a whole number"
+    with pytest.raises(ValueError, match=f"expected {kind}, got '{text[:40]}'"):
         read_option(name, text)
-    with pytest.raises(InputError, match=name):
+    with pytest.raises(InputError, match=f"{name}: expected {kind}"):
         cli.parser().parse_args(["refine", "a.glb", "a mug", f"--{name}", text])
+
+
+def test_a_share_of_a_card_without_an_end_is_refused() -> None:
+    """It ended in an OverflowError."""
+    with pytest.raises(InputError, match="expected a number, got 'inf'"):
+        cli.parser().parse_args(["batch", "a.txt", "--out", "o", "--gpus-per-job", "inf"])
 
 
 def test_a_job_s_types_are_checked_once_when_it_is_made_and_once_when_it_is_read(

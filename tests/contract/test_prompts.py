@@ -38,6 +38,14 @@ def test_cells_are_parted_as_the_header_is(tmp_path: Path, content: bytes, expec
         (b"prompt,height\na red mug,0,5\n", "Line 2 has 3 cells, the header 2"),
         ("Café".encode("cp1252"), "not UTF-8"),
         (b"seed;preset\n1;draft\n", "has to be prompt"),
+        (b"prompt,seed\na mug,1.0\n", "Line 2: seed: expected a whole number, got '1.0'"),
+        (b"prompt,faces\na mug,many\n", "faces: expected a whole number, got 'many'"),
+        (b"prompt;height\na mug;nan\n", "height: expected a number, got 'nan'"),
+        (b"prompt,nerf.phi\na mug,lorra\n", "nerf.phi: expected one of prior, lora, none, got 'lorra'"),
+        (b"prompt,nerf.levels\na mug," + b"[" * 100_000, r"nerf.levels: expected a number, got '\[\[\["),
+        (b"prompt\n" + b"a" * 200_000, "cannot be read as a CSV: field larger"),
+        (b"prompt\na mug\ra \rb", "cannot be read as a CSV: new-line"),
+        (b"prompt,nerf.levels\na mug,many\n", "nerf.levels: expected a number, got 'many'"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path: Path, content: bytes, words: str) -> None:
