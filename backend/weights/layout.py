@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import ModelError
+from dreamflow_blender.contract.files import read_linked
 
 COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components that we use, and their classes
     "StableDiffusionPipeline": {
@@ -72,9 +73,7 @@ MOST_DEPTH = 32  # of lists and objects in each other: of published ones 4
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a model's folder; ModelError where it is missing, damaged or out of all proportion."""
     try:
-        if path.stat().st_size > MOST_JSON:
-            raise ModelError(f"{path} has more than {MOST_JSON >> 20} MB.", "Copy the model again.")
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_linked(path, MOST_JSON))
     except FileNotFoundError as error:
         raise ModelError(f"{path} is missing.", "Copy the model again, whole.") from error
     except (OSError, ValueError, RecursionError) as error:

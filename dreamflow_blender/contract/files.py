@@ -54,6 +54,11 @@ def read_plain(path: Path, most: int = MOST) -> bytes:
         return file.read(size)
 
 
+def read_linked(path: Path, most: int = MOST) -> bytes:
+    """As read_plain, of a file that links may lead to, as they do in the hub's cache. Raises OSError, ValueError."""
+    return read_plain(Path(os.path.realpath(path)), most)
+
+
 def is_file(path: Path) -> bool:
     """Path.is_file, which raises where a folder may not be looked into and where a name is too long: False there."""
     return os.path.isfile(path)  # noqa: PTH113

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,18 @@ def test_the_built_in_priors_and_folders_with_kinds_read_notation_themselves(tmp
     for prior in ("sd", "sdxl-refiner", str(tmp_path / "other")):
         with pytest.raises(NotUnderstood, match="is a weight"):
             refuse_for(("mini", prior), "a mug::2")
+
+
+@pytest.mark.parametrize("odd", ["pipe", "nested", "~nobody-of-this-name/model"])
+def test_an_odd_folder_takes_any_words_and_stops_nothing(odd: str, tmp_path: Path) -> None:
+    if odd == "pipe":
+        if not hasattr(os, "mkfifo"):
+            pytest.skip("no pipes here")
+        os.mkfifo(tmp_path / "dreamflow.json")
+    elif odd == "nested":
+        (tmp_path / "dreamflow.json").write_text("[" * 100_000)
+    with pytest.raises(NotUnderstood, match="is a weight"):
+        refuse_for((odd if "~" in odd else str(tmp_path),), "a mug::2")
 
 
 def test_the_words_of_a_lora_are_read_without_torch_and_never_more_than_a_header(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,21 @@ def test_json_that_no_parser_follows_is_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ModelError, match=r"cannot be read|nested more than 32"):
             read_json(tmp_path / "config.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes a pipe")
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
+    """They were read: without an end."""
+    os.mkfifo(tmp_path / "model_index.json")
+    with pytest.raises(ModelError, match=r"model_index.json cannot be read .*no plain file"):
+        open_folder(tmp_path)
+    (tmp_path / "model_index.json").unlink()
+    (tmp_path / "model_index.json").symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=r"model_index.json cannot be read .*no plain file"):
+        open_folder(tmp_path)
+
+
+def test_a_link_is_followed_as_in_the_hubs_cache(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text('{"a": 1}')
+    (tmp_path / "config.json").symlink_to("blob")
+    assert read_json(tmp_path / "config.json") == {"a": 1}

@@ -20,6 +20,7 @@ OWN_WORDS = (
 )  # priors whose language is reading.py's, which leaves notation out
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
+MOST_STATED = 1 << 20  # bytes of a dreamflow.json
 HEAVIEST = 2.0  # of a weight
 STEP = 1.1  # of one more pair of brackets
 WEIGHTED = re.compile(  # (a red mug:1.3), ((red)), [red]: in none of them another bracket
@@ -111,7 +112,10 @@ def _takes_any_words(prior: str) -> bool:
     if prior in ("", *OWN_WORDS):
         return False
     try:
-        stated = json.loads((Path(prior).expanduser() / "dreamflow.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        path = Path(prior).expanduser() / "dreamflow.json"
+        if not path.is_file() or path.stat().st_size > MOST_STATED:
+            return True
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, RuntimeError):  # the last: ~ of an unknown user
         return True
     return not (isinstance(stated, dict) and stated.get("kinds"))
