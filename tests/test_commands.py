@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import os
 import re
 import runpy
@@ -13,9 +14,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from backend import __main__ as cli
 from backend.cli.arguments import parser
+from backend.meshes.write import write_result
+from backend.scene.mesh import Mesh
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "backend").rglob("*.md")]
@@ -130,6 +134,36 @@ def test_quick_ones_run(
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert cli.main(command.split()) == 0
     assert "mini" in capsys.readouterr().out or command != "models"
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if " export " in c and "--profile game" not in c])
+def test_a_finished_job_is_exported_as_written(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's asked for a package that setup does not install."""
+    folder = tmp_path / "out" / "a-red-mug-42"
+    folder.mkdir(parents=True)
+    closed = [(0, 2, 1), (0, 1, 3), (1, 2, 3), (0, 3, 2)]
+    uv = torch.rand(3, 2, generator=torch.Generator().manual_seed(0)), torch.tensor([[0, 1, 2]] * 4)
+    mesh = Mesh(torch.tensor([(0.0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]), torch.tensor(closed), *uv)
+    write_result(folder, mesh, torch.full((8, 8, 3), 0.5), {"prompt": "a red mug"})
+    record = {"job": {"id": "1", "kind": "generate", "prompt": "a red mug", "folder": str(folder)}}
+    (folder / "job.json").write_text(json.dumps(record))
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(re.sub(r"[][]", "", command).replace("FOLDER", "out/a-red-mug-42"))
+    assert cli.main(words[3:]) == 0, capsys.readouterr().err
+
+
+def test_the_documents_of_users_ask_for_no_tool_of_the_tests() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    found = [line for text in texts for line in (*IN_LINES.findall(text), *IN_TEXT.findall(text))]
+    assert [line for line in found if re.match(r"python -m (pytest|ruff|mypy|coverage)\b", line)] == []
+
+
+def test_nothing_says_pip_alone_which_setup_does_not_install() -> None:
+    """`pip install ...` is another Python's, or nobody's: uv makes `.venv` without it."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    assert [line for text in texts for line in re.findall(r"^ {4}pip .+$", text, re.MULTILINE)] == []
 
 
 @pytest.mark.slow

@@ -43,7 +43,9 @@ ROOM = 30.0  # seconds until it is said that the cluster has no room
 TICK = 1.0  # seconds between two looks at the cards
 LOST_SECONDS = 300.0  # to wait for a lost card where there is no other
 LEAVE = 60.0  # seconds that running jobs have for their checkpoint
-INSTALL = "Install it into the backend's environment: pip install -r requirements-ray.txt"
+INSTALL = (
+    "Install it: .venv/bin/python -m ensurepip, and .venv/bin/python -m pip install -r requirements-ray.txt"
+)
 EVERY_NODE = "All nodes need this project in this folder, the packages of requirements-ray.txt, and what --store needs."
 PASSED = ("DREAMFLOW_", "OMP_NUM_THREADS", "HF_H")  # variables of this process that a card's worker gets
 LOCAL = "local"  # --ray without an address: a cluster of this machine alone
