@@ -16,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from backend.errors import InputError
 from dreamflow_blender.contract.meshfile import BadMeshFile
 
+MOST_BYTES = 2 << 30  # of a mesh file, and of all the files together that one names
+MOST_NOTES = 20
 MOST_PIXELS = 8192 * 8192  # of one image
 MOST_TOGETHER = 8 * MOST_PIXELS  # of all images of one file: 2 GB in memory
 PIXELS_A_BYTE = 64  # beyond one large image: painted ones have below 10
@@ -32,12 +34,48 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-def find_beside(folder: Path, name: str) -> Path:
-    """The file that is named, in `folder` or below it. Raises InputError.
+class Beside:
+    """The files that one mesh file names: in its folder or below it, and together no more than MOST_BYTES."""
 
-    Backslashes divide as slashes do, on every system. Of an absolute path, one with a drive or a host, or one that
-    goes up, only the file name counts: that is where a file that was sent along is found.
-    """
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._left = MOST_BYTES
+        self._listed: dict[Path, dict[str, Path]] = {}
+
+    def find(self, name: str) -> Path:
+        """Where the file of this name is. Raises InputError.
+
+        Backslashes divide as slashes do, on every system. Of an absolute path, one with a drive or a host, or one
+        that goes up, only the file name counts: that is where a file that was sent along is found.
+        """
+        parts, shown = _parts_of(name)
+        place = self.folder.joinpath(*parts)
+        if not place.exists():
+            place = self._alike(place)
+        if not place.is_file():
+            raise InputError(f"{shown} was not found beside it.")
+        if not place.resolve().is_relative_to(self.folder.resolve()):
+            raise InputError(f"{shown} is a link that leads out of its folder.")
+        return place
+
+    def read(self, place: Path) -> bytes:
+        """The content of what `find` has found. Raises BadMeshFile where all of it is too much."""
+        self._left -= place.stat().st_size
+        if self._left < 0:
+            raise BadMeshFile(f"the files that it names are larger than {MOST_BYTES >> 30} GB together.")
+        return place.read_bytes()
+
+    def _alike(self, place: Path) -> Path:
+        """The one that differs in its case alone: "Skin.PNG" of a system that does not tell them apart."""
+        parent = place.parent
+        if parent not in self._listed:
+            there = parent.iterdir() if parent.is_dir() else ()
+            self._listed[parent] = {path.name.lower(): path for path in there}
+        return self._listed[parent].get(place.name.lower(), place)
+
+
+def _parts_of(name: str) -> tuple[tuple[str, ...], str]:
+    """Of a path in a folder; and the name as it may be shown. Raises InputError."""
     windows = PureWindowsPath(name.strip().strip('"'))
     parts = windows.parts
     if windows.anchor or ".." in parts or PurePosixPath(name).is_absolute():
@@ -52,14 +90,7 @@ def find_beside(folder: Path, name: str) -> Path:
         raise InputError(f"{shown!r} cannot be the name of a file beside it.")
     if any(DEVICE.match(part) for part in parts):
         raise InputError(f"{shown!r} names a device.")
-    place = folder.joinpath(*parts)
-    if not place.exists() and place.parent.is_dir():  # "Skin.PNG" of a system that does not tell them apart
-        place = next((p for p in place.parent.iterdir() if p.name.lower() == parts[-1].lower()), place)
-    if not place.is_file():
-        raise InputError(f"{shown} was not found beside it.")
-    if not place.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{shown} is a link that leads out of its folder.")
-    return place
+    return parts, shown
 
 
 def clean(name: object) -> str:
@@ -101,10 +132,10 @@ class Images:
                 self.arrays.append(image)
         return self._rows[key]
 
-    def row_beside(self, folder: Path, name: str) -> int:
+    def row_beside(self, beside: Beside, name: str) -> int:
         """The same of a file that the mesh file names."""
         try:
-            place = find_beside(folder, name)
+            place = beside.find(name)
         except InputError as error:
             self.miss(f"The image {error.message}")
             return -1
@@ -112,8 +143,8 @@ class Images:
 
     def miss(self, what: str) -> None:
         said = f"{what.strip()} The material's plain colour is used."
-        if said not in self.notes:
-            self.notes.append(said)
+        if said not in self.notes and len(self.notes) <= MOST_NOTES:
+            self.notes.append(said if len(self.notes) < MOST_NOTES else "So it is with more of its images.")
 
 
 def read_image(source: bytes | Path, what: str, left: int = MOST_PIXELS) -> NDArray[np.uint8]:

@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InputError
-from backend.meshes.beside import Images, clean, find_beside
+from backend.meshes.beside import Beside, Images, clean
 from backend.meshes.glb_packed import BYTES_A_BYTE, MOST_UNPACKED, unpack_draco, unpack_view
 from backend.meshes.glb_schema import COMPONENTS, DRACO, MESHOPT, WIDTHS, check_document
+from backend.meshes.parts import MOST_MATERIALS
 from dreamflow_blender.contract.meshfile import BadMeshFile
 
 MOST_VALUES = (
@@ -180,9 +181,10 @@ def parse(content: bytes, folder: Path | None = None) -> Glb:
         raise BadMeshFile(f"its document is damaged ({clean(error)[:100]}).") from error
     check_document(document)
     before = text.count(b'"uri"') + sum(text.count(name.encode()) for name in (DRACO, *MESHOPT))
-    glb = Glb(document, _join_buffers(document, binary, folder))
-    if folder is not None:
-        _take_images_in(glb, folder)
+    beside = None if folder is None else Beside(folder)
+    glb = Glb(document, _join_buffers(document, binary, beside))
+    if beside is not None:
+        _take_images_in(glb, beside)
     _undo_draco(glb)
     glb.alone = content[:4] == b"glTF" and not before
     return glb
@@ -224,10 +226,10 @@ def _data(uri: str) -> bytes:
         raise BadMeshFile(f"its data URI {clean(head)[:60]} is damaged.") from error
 
 
-def _join_buffers(document: dict[str, Any], binary: bytes, folder: Path | None) -> bytes:
+def _join_buffers(document: dict[str, Any], binary: bytes, beside: Beside | None) -> bytes:
     """All buffers as one; compressed views are unpacked behind them."""
     buffers = document.get("buffers", [])
-    parts = [_buffer(b, binary if n == 0 else None, folder) for n, b in enumerate(buffers)]
+    parts = [_buffer(b, binary if n == 0 else None, beside) for n, b in enumerate(buffers)]
     starts = np.cumsum([0, *(len(_padded(part, b"\0")) for part in parts)]).tolist()
     room = min(MOST_UNPACKED, (1 << 20) + BYTES_A_BYTE * sum(map(len, parts)))
     for number, view in enumerate(document.get("bufferViews", [])):
@@ -258,37 +260,41 @@ def _join_buffers(document: dict[str, Any], binary: bytes, folder: Path | None) 
     return b"".join(_padded(part, b"\0") for part in parts)
 
 
-def _buffer(buffer: dict[str, Any], binary: bytes | None, folder: Path | None) -> bytes:
+def _buffer(buffer: dict[str, Any], binary: bytes | None, beside: Beside | None) -> bytes:
     uri = buffer.get("uri")
     if uri is None:
         return binary or b""  # none: what compressed views fall back to, which is not read
     if uri.startswith("data:"):
         return _data(uri)
     try:
-        if folder is None:
+        if beside is None:
             raise InputError(f"{clean(uri)} is not in it.")
-        return find_beside(folder, unquote(uri)).read_bytes()
+        return beside.read(beside.find(unquote(uri)))
     except InputError as error:
         raise BadMeshFile(f"its data is in another file: {error.message}") from error
 
 
-def _take_images_in(glb: Glb, folder: Path) -> None:
-    """Images beside the file become part of it; one that is missing stays named (Glb.image says so)."""
-    for image in glb.document.get("images", []):
-        uri = image.get("uri", "data:")
-        if "bufferView" in image or uri.startswith("data:"):
-            continue
+def _take_images_in(glb: Glb, beside: Beside) -> None:
+    """Images beside the file become part of it, each once; one that is missing stays named (Glb.image says so).
+
+    Raises BadMeshFile where they are too many, or too large.
+    """
+    outside = [i for i in glb.document.get("images", []) if "uri" in i and "bufferView" not in i]
+    outside = [image for image in outside if not image["uri"].startswith("data:")]
+    if len(outside) > MOST_MATERIALS:
+        raise BadMeshFile(f"it names {len(outside):,} images, more than {MOST_MATERIALS:,}.")
+    taken: dict[Path, dict[str, Any]] = {}
+    for image in outside:
         try:
-            content = find_beside(folder, unquote(uri)).read_bytes()
+            place = beside.find(unquote(image["uri"]))
         except InputError:
             continue
+        if place not in taken:
+            content = beside.read(place)
+            kind = next((k for magic, k in _KINDS if content.startswith(magic)), "image/png")
+            taken[place] = {"bufferView": glb.append(content), "mimeType": kind}
+        image |= taken[place] | {"name": image.get("name", Path(image["uri"]).name)}
         del image["uri"]
-        kind = next((k for magic, k in _KINDS if content.startswith(magic)), "image/png")
-        image |= {
-            "bufferView": glb.append(content),
-            "mimeType": kind,
-            "name": image.get("name", Path(uri).name),
-        }
 
 
 _KINDS = ((b"\xff\xd8", "image/jpeg"), (b"RIFF", "image/webp"), (b"\0\0\0", "image/avif"))

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InputError
-from backend.meshes.beside import Images, clean, decode_text, find_beside
-from backend.meshes.parts import GREY, WHITE, from_parts, refuse_more_faces
+from backend.meshes.beside import Beside, Images, clean, decode_text
+from backend.meshes.parts import GREY, MOST_MATERIALS, WHITE, from_parts, refuse_more_faces
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
 
+MOST_LIBRARIES = 512  # names of material files, and words of them, each looked for
 MOST_LINE = 4096  # characters of a line that names a file
 
 Statement = tuple[int, str, str, str]  # its line's number, its first word, the rest, and all of it as written
@@ -168,9 +169,12 @@ def read_obj(path: Path, notes: list[str]) -> ObjectArrays:
     if (material < 0).any():
         material[material < 0] = len(names)
         names.append("")
+    if len(names) > MOST_MATERIALS:
+        raise BadMeshFile(f"it has {len(names):,} materials, more than {MOST_MATERIALS:,}: join some.")
     looks: dict[str, Look] = {}
-    for library in find_libraries(obj, path.parent, notes):
-        looks |= read_mtl(decode_text(library.read_bytes()))
+    beside = Beside(path.parent)
+    for library in find_libraries(obj, beside, notes):
+        looks |= read_mtl(decode_text(library))
     coloured = 0 < len(obj.rgb) == len(obj.v)
     unknown = [name for name in names if name and name not in looks]
     if unknown and not coloured:
@@ -183,7 +187,7 @@ def read_obj(path: Path, notes: list[str]) -> ObjectArrays:
     image, wrap = [], []
     for row, name in enumerate(names):
         look = looks.get(name, Look(GREY[:3]))
-        found = images.row_beside(path.parent, look.image) if look.image else -1
+        found = images.row_beside(beside, look.image) if look.image else -1
         if found >= 0 and (look.scale, look.offset) != ((1, 1), (0, 0)):
             here = material == row
             with np.errstate(all="ignore"):
@@ -200,23 +204,32 @@ def read_obj(path: Path, notes: list[str]) -> ObjectArrays:
     )  # fmt: skip
 
 
-def find_libraries(obj: Obj, folder: Path, notes: list[str]) -> list[Path]:
-    """The MTL files beside the OBJ: each line names one, whose name may have spaces, or several."""
-    found: list[Path] = []
-    for line in dict.fromkeys(obj.libraries):
-        before = len(found)
-        for name in (line, *line.split()):
+def find_libraries(obj: Obj, beside: Beside, notes: list[str]) -> list[bytes]:
+    """The MTL files beside the OBJ: each line names one, whose name may have spaces, or several.
+
+    Raises BadMeshFile where they are too many, or too large.
+    """
+    found: dict[Path, bytes] = {}
+    lines = {line: (line, *line.split()) for line in obj.libraries}
+    if sum(map(len, lines.values())) > MOST_LIBRARIES:
+        raise BadMeshFile(f"it names more than {MOST_LIBRARIES} material files: join them.")
+    for line, names in lines.items():
+        missing = True
+        for name in names:
             try:
-                found.append(find_beside(folder, name))
+                place = beside.find(name)
             except InputError:
                 continue
+            missing = False
+            if place not in found:
+                found[place] = beside.read(place)
             if name == line:
                 break
-        if len(found) == before:
+        if missing:
             notes.append(
                 f"The material file {clean(line)} was not found beside it: its colours are not known."
             )
-    return found
+    return list(found.values())
 
 
 def read_mtl(text: str) -> dict[str, Look]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.meshes.beside import decode_text
+from backend.meshes.beside import Beside, decode_text
 from backend.meshes.obj import (
     Look,
     Obj,
@@ -32,8 +32,8 @@ UNNAMED = "refined"  # the material of faces that had none
 def kept_obj(path: Path) -> dict[str, bytes]:
     """What a job keeps of an OBJ: the file, and its material files as one. Raises BadMeshFile."""
     content = path.read_bytes()
-    libraries = find_libraries(parse_obj(decode_text(content)), path.parent, [])
-    texts = (decode_text(library.read_bytes()) for library in libraries)
+    libraries = find_libraries(parse_obj(decode_text(content)), Beside(path.parent), [])
+    texts = (decode_text(library) for library in libraries)
     kept = JobFolder("")
     return {kept.object_obj.name: content, kept.object_mtl.name: "\n".join(texts).encode("utf-8", "replace")}
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from plyfile import PlyData, PlyListProperty, PlyParseError
 
-from backend.meshes.beside import Images, clean, decode_text
+from backend.meshes.beside import Beside, Images, clean, decode_text
 from backend.meshes.parts import WHITE, from_parts, refuse_more_faces
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
 
@@ -102,7 +102,7 @@ def _object(data: PlyData, folder: Path, notes: list[str], head: bytes) -> Objec
         colour = np.repeat(_colours(face)[polygon][:, None], 3, 1)
     images = Images(notes, 0)
     named = re.findall(r"(?im)^\s*comment\s+texturefile[ \t]+(\S.*?)\s*$", decode_text(head))
-    row = images.row_beside(folder, named[0]) if named else -1
+    row = images.row_beside(Beside(folder), named[0]) if named else -1
     if len(named) > 1:
         notes.append("The file names several textures: the first of them is used.")
     return from_parts(

@@ -12,6 +12,7 @@ import numpy as np
 
 from backend.errors import InputError
 from backend.files import disk_errors
+from backend.meshes.beside import MOST_BYTES
 from backend.meshes.glb import parse
 from backend.meshes.glb_scene import read_glb
 from backend.meshes.obj import read_obj
@@ -22,8 +23,6 @@ from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.job import MESHES
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
-
-MOST_BYTES = 2 << 30
 
 
 def read_mesh(path: Path) -> tuple[ObjectArrays, list[str]]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from backend.errors import InputError
 from backend.meshes import read
-from backend.meshes.beside import find_beside, read_image
+from backend.meshes.beside import Beside, read_image
 from backend.meshes.glb import Glb, write_glb
 from benchmarks.fuzz_files import KINDS, make
 from dreamflow_blender.contract import meshfile
@@ -142,7 +142,7 @@ def test_a_file_names_no_file_outside_its_folder(name: str, tmp_path: Path) -> N
     (tmp_path / "secret.png").write_bytes(b"private")
     (tmp_path / "in" / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(InputError):
-        find_beside(tmp_path / "in", name.format(out=tmp_path))
+        Beside(tmp_path / "in").find(name.format(out=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_a_file_names_no_file_outside_its_folder(name: str, tmp_path: Path) -> N
 )
 def test_a_file_that_was_sent_along_is_found_by_its_name(name: str, tmp_path: Path) -> None:
     (tmp_path / "skin.png").write_bytes(b"x")
-    assert find_beside(tmp_path, name) == tmp_path / "skin.png"
+    assert Beside(tmp_path).find(name) == tmp_path / "skin.png"
 
 
 def test_windows_separators_lead_into_folders(tmp_path: Path) -> None:
     (tmp_path / "tex").mkdir()
     (tmp_path / "tex" / "a é.png").write_bytes(b"x")
-    assert find_beside(tmp_path, "tex\\a é.png") == tmp_path / "tex" / "a é.png"
+    assert Beside(tmp_path).find("tex\\a é.png") == tmp_path / "tex" / "a é.png"
 
 
 def test_a_gltf_reads_its_buffer_in_its_folder_alone(tmp_path: Path) -> None:
@@ -179,6 +179,55 @@ def test_a_gltf_reads_its_buffer_in_its_folder_alone(tmp_path: Path) -> None:
             assert read.read_mesh(folder / "a.gltf")[0].v_pos.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 1]]
         else:
             assert "its data is in another file" in refusal(folder / "a.gltf")
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.png", "a.mtl"])
+def test_what_lies_beside_is_no_larger_than_a_mesh_may_be(name: str, tmp_path: Path) -> None:
+    """A terabyte of nothing, which takes no room on the disk, was read whole."""
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 40)
+    glb = a_triangle()
+    if name == "a.mtl":
+        (tmp_path / "a.obj").write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    elif name == "a.png":
+        glb.document["images"] = [{"uri": name}]
+        (tmp_path / "a.glb").write_bytes(glb.content())
+    else:
+        glb.document["buffers"] = [{"byteLength": 36, "uri": name}]
+        (tmp_path / "a.gltf").write_text(json.dumps(glb.document))
+    path = next(tmp_path.glob("a.[go]*"))
+    assert "the files that it names are larger than 2 GB together" in refusal(path)
+
+
+def test_an_image_that_is_named_a_thousand_times_is_taken_in_once(tmp_path: Path) -> None:
+    glb = a_triangle()
+    (tmp_path / "a.png").write_bytes(bytes(10_000))
+    glb.document["images"] = [{"uri": name} for name in ("a.png", "./a.png", "%61.png", "A.PNG") * 250]
+    (tmp_path / "a.glb").write_bytes(glb.content())
+    kept = read.kept_source(tmp_path / "a.glb")["object.glb"]
+    assert len(kept) < 120_000
+    glb.document["images"] = [{"uri": "a.png"}] * 4097
+    (tmp_path / "a.glb").write_bytes(glb.content())
+    assert "4,097 images, more than 4,096" in refusal(tmp_path / "a.glb")
+
+
+def test_names_by_the_hundred_are_looked_for_in_one_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each was looked for in a listing of its own, and each had a note: 70,000 of them took 8 s."""
+    body = "v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\n"
+    looks = "".join(f"newmtl m{i}\nmap_Kd {i}.png\n" for i in range(300))
+    (tmp_path / "a.mtl").write_text(looks)
+    faces = "".join(f"usemtl m{i}\nf 1/1 2/2 3/3\n" for i in range(300))
+    (tmp_path / "a.obj").write_text(f"mtllib a.mtl\n{body}{faces}")
+    listings: list[Path] = []
+    real = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listings.append(path) or real(path))
+    _, notes = read.read_mesh(tmp_path / "a.obj")
+    assert len(listings) == 1 and len(notes) == 21 and "more of its images" in notes[-1]
+    for names in ("\n".join(f"mtllib {i}" for i in range(300)), "mtllib " + " ".join(map(str, range(600)))):
+        (tmp_path / "a.obj").write_text(f"{names}\n{body}f 1 2 3\n")
+        assert "names more than 512 material files" in refusal(tmp_path / "a.obj")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
