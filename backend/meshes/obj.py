@@ -107,7 +107,10 @@ def parse_obj(text: str) -> Obj:
 
 
 def _numbers(rest: str, least: int) -> list[float]:
-    found = [float(x) for x in rest.partition("#")[0].split()]
+    try:
+        found = [float(x) for x in rest.partition("#")[0].split()]
+    except ValueError:
+        raise ValueError(f"{clean(rest)[:60]} is no row of numbers") from None
     if len(found) < least:
         raise ValueError(f"{least} numbers are needed")
     return found
@@ -140,7 +143,10 @@ def corner_rows(text: str, counts: tuple[int, int, int]) -> tuple[int, int, int]
     parts = text.split("/")
     rows = []
     for part, count in zip((*parts, "", "")[:3], counts, strict=True):
-        row = int(part) if part else 0
+        try:
+            row = int(part) if part else 0
+        except ValueError:
+            raise ValueError(f"{clean(text)[:60]} names no vertex") from None
         rows.append(count + row if row < 0 else row - 1)
         if row < 0 and rows[-1] < 0:
             raise ValueError(f"{clean(text)} counts back to before the first")

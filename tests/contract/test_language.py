@@ -84,6 +84,8 @@ def test_the_note_is_silent_where_all_was_read() -> None:
     for prompt in ("a red mug", "The RED mug.", "a donut with white sprinkles"):
         assert reading.note(prompt, reading.read(prompt)) == ""
     assert reading.note("a cup", read_object("a cup", "", TEN)) == "Read as “a red mug”."
+    for weighted_words in ("a ((red)) mug", "a [red] mug"):  # no weight is taken in silence
+        assert reading.note(weighted_words, reading.read(weighted_words)) == "Read as “a red mug”."
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,8 @@ def note(prompt: str, described: Description) -> str:
     """How the prompt was read, where something was left out or taken for another word; else ""."""
     plain = describe(described)
     words = set(re.findall(r"\w+", prompt.lower()))
-    if not described.left_out and words <= {*re.findall(r"\w+", plain), *v.ARTICLES}:
+    marked = re.search(r"[()\[\]{}|]", prompt)  # as weights of other programs are
+    if not described.left_out and not marked and words <= {*re.findall(r"\w+", plain), *v.ARTICLES}:
         return ""
     left = f" Left out: {', '.join(described.left_out)}." if described.left_out else ""
     return f"Read as “{plain}”.{left}"
