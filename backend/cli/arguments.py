@@ -20,7 +20,10 @@ from dreamflow_blender.contract.options import add_options, finite_number, typed
 from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job, clean_text
 from dreamflow_blender.contract.settings import read_setting
 
-BOTH = ("preset", "prior", "refiner", "phi", "lora", "control", "seed", "negative", "device", "threads")
+BOTH = (
+    "preset", "prior", "refiner", "phi", "lora", "control", "image", "image_adapter", "seed", "negative", "device",
+    "threads",
+)  # fmt: skip
 MOST_CANDIDATES = 16
 GENERATE = (*BOTH, "stages")
 REFINE = ("strength", "texture_size", "material", "front", *BOTH)

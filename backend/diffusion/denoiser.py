@@ -28,6 +28,7 @@ class Text:
     time_ids  [B,6] SDXL's sizes and crop; [B,5] with its refiner, which has an aesthetic score
     label     [B,16] where the camera stands (camera_label.py), for networks that take it
     maps      [B,6,H,W] the shape that is seen (control.py), for networks that are shown it
+    picture   [B,P,E] what a reference picture says (models/reference.py), for networks that read one
     """
 
     hidden: Tensor
@@ -35,6 +36,7 @@ class Text:
     time_ids: Tensor | None = None
     label: Tensor | None = None
     maps: Tensor | None = None
+    picture: Tensor | None = None
 
     def rows(self, indices: Tensor) -> Text:
         """The rows `indices` [N] int64, in that order, repeats allowed; of the same device, so nothing waits."""
@@ -71,6 +73,7 @@ class Network:
     takes_camera: bool = False  # whether it takes the camera as a label, or in words alone
     frames: int = 1  # views of a ring, neighbours in a batch, that its self-attention joins
     controls: tuple[Control, ...] = ()  # what shows it the maps of a text that has them
+    reads_picture: bool = False  # whether its cross-attention reads what a reference picture says
 
     @property
     def convention(self) -> Convention:
@@ -99,6 +102,9 @@ class Network:
             inputs["label"] = text.label.to(self.dtype)
         if text.maps is not None:
             inputs["maps"] = text.maps.to(self.dtype)
+        if self.reads_picture:  # without one, words of zeros, whose values are zero
+            said = text.picture
+            inputs["picture"] = (inputs["hidden"][:, :1] * 0 if said is None else said).to(self.dtype)
         if camera is not None:
             inputs["camera"] = camera
         if self.graphs is None or torch.is_grad_enabled():
@@ -112,9 +118,10 @@ class Network:
         if "maps" in inputs:
             with torch.no_grad():  # D_phi learns nothing through them
                 more |= residuals(self.controls, sample, timestep, hidden, added or None, inputs["maps"])
+        read: Any = (hidden, [inputs["picture"]]) if "picture" in inputs else hidden
         with added_to_time(self.unet, inputs.get("camera")):
             output = self.unet(
-                sample, timestep, encoder_hidden_states=hidden, added_cond_kwargs=added or None, **more
+                sample, timestep, encoder_hidden_states=read, added_cond_kwargs=added or None, **more
             )
         answer: Tensor = output.sample
         return answer

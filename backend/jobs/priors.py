@@ -50,6 +50,8 @@ def open_prior(
     phi_folder: str | Path | None = None,
     loras: Sequence[str] = (),
     controls: Sequence[str] = (),
+    image: str = "",
+    image_adapter: str = "",
     scene: bool = False,
 ) -> Prior:
     """The prior "exact", the built-in "mini" and "mini-refiner", a model that `python -m backend models` lists, or
@@ -57,17 +59,17 @@ def open_prior(
 
     phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
     and so do None and "none", except that with None "sd" takes "sd-phi" where it has been fetched. loras are FILE or
-    FILE:WEIGHT (models/artist_lora.py), controls FOLDER or FOLDER:WEIGHT (models/control.py). scene: its
-    cameras stand in what they look at. Raises ModelError and InputError.
+    FILE:WEIGHT (models/artist_lora.py), controls FOLDER or FOLDER:WEIGHT (models/control.py), image FILE or
+    FILE:WEIGHT (models/reference.py). scene: its cameras stand in what they look at. Raises ModelError and InputError.
     """
     if str(name_or_folder) == "exact":
         from backend.objects.exact_prior import ExactPrior
         from backend.objects.room import RoomPrior
 
-        if loras or controls:
+        if loras or controls or image:
             raise InputError(
-                "The exact prior has no network for a LoRA or a ControlNet.",
-                "Leave --lora and --control out, or take a model.",
+                "The exact prior has no network for a LoRA, a ControlNet or an image.",
+                "Leave --lora, --control and --image out, or take a model.",
             )
         return RoomPrior(torch.device(device)) if scene else ExactPrior(torch.device(device))
     from backend.models.model_folder import local_path
@@ -92,7 +94,9 @@ def open_prior(
         )
     from backend.models.latent_prior import LatentPrior
 
-    prior = LatentPrior(name_or_folder, device, phi_folder, canonical_prompt, loras, controls)
+    prior = LatentPrior(
+        name_or_folder, device, phi_folder, canonical_prompt, loras, controls, image, image_adapter
+    )
     if scene:
         prior.spec = within(prior.spec)
     return prior

@@ -27,8 +27,8 @@ from dreamflow_blender.contract.protocol import STAGES, Job
 
 # what may change between two runs of a job without another result; of models the hashes count
 FREE = (
-    "job.folder", "job.mesh", "job.prior", "job.refiner", "job.phi", "job.lora", "job.control",
-    "job.checkpoint_seconds", "job.snapshot_seconds", "job.snapshot_faces",
+    "job.folder", "job.mesh", "job.prior", "job.refiner", "job.phi", "job.lora", "job.control", "job.image",
+    "job.image_adapter", "job.checkpoint_seconds", "job.snapshot_seconds", "job.snapshot_faces",
 )  # fmt: skip
 MOST_THREADS = 1024  # as Job's own bound
 

@@ -84,8 +84,11 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
     threads = prepare_device(
         device, saved.notes["threads"] if saved else _threads(job, device, record is not None)
     )
-    prior = open_prior(job.prior, device, job.phi or None, job.lora, job.control, job.scene)
-    finer = job.refiner or ("" if job.lora or job.control else default_refiner(job.prior, prior.spec.refiner))
+    prior = open_prior(
+        job.prior, device, job.phi or None, job.lora, job.control, job.image, job.image_adapter, job.scene
+    )
+    own = job.lora or job.control or job.image  # of the prior's network: the last stage needs them too
+    finer = job.refiner or ("" if own else default_refiner(job.prior, prior.spec.refiner))
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
     if record is None:
         settings = resolve_job(job, prior, refiner)

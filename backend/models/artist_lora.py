@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from backend.errors import InputError, ModelError
-from backend.models.checkpoint_kind import read_header
 from backend.models.model_folder import file_hash
+from backend.weights.checkpoint_kind import read_header
 from dreamflow_blender.contract.language.trigger import trigger_words
 
 A_LORA = "Give a LoRA for the prior's own family, in diffusers' or kohya's layout."

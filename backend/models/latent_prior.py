@@ -30,6 +30,7 @@ from backend.models.control import load_control, open_controls
 from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
 from backend.models.model_folder import ModelFolder, describe
 from backend.models.prior_spec import fill
+from backend.models.reference import add_reference, open_reference, picture_words
 from backend.models.single_file import empty_module, open_model
 from backend.models.text import TEXT_INPUTS, Embedding, check_length, encode_sentences
 from backend.scene.camera import Camera
@@ -53,6 +54,15 @@ class Conditioning:
     shared: Text  # the same as the prior's network reads it
     shape: ShownShape | None = None  # what the ControlNets are shown of the views
 
+    def beside(self, picture: Tensor) -> Conditioning:
+        """With what a reference picture says to the prior's network, [2,P,E]: of it, and of none."""
+        views = replace(self.views, picture=picture[:1].expand(len(self.views.hidden), -1, -1))
+        shared, negative = (
+            replace(self.shared, picture=picture[:1]),
+            replace(self.negative, picture=picture[1:]),
+        )
+        return replace(self, views=views, shared=shared, negative=negative)
+
 
 class LatentPrior:
     """A Prior over a folder in diffusers' layout or a model in one file; epsilon or v prediction as that says.
@@ -63,6 +73,8 @@ class LatentPrior:
                       the network with them, unless it has a model of its own
     controls          FOLDER or FOLDER:WEIGHT, ControlNets of D_p's own network (control.py); D_phi, on that network, is
                       shown what they are shown
+    image             FILE or FILE:WEIGHT, a picture that D_p sees beside the prompt where a mesh stands still, by the
+                      IP-Adapter image_adapter (reference.py); D_phi, on that network, sees it too
     canonical_prompt  for a model that states its kinds: reads their language (jobs.priors)
 
     Networks are loaded when they are first needed. Raises ModelError where a folder is missing, damaged or does
@@ -72,6 +84,7 @@ class LatentPrior:
     def __init__(
         self, folder: str | Path, device: torch.device | str, phi_folder: str | Path | None = None,
         canonical_prompt: CanonicalPrompt | None = None, loras: Sequence[str] = (), controls: Sequence[str] = (),
+        image: str = "", image_adapter: str | Path = "",
     ) -> None:  # fmt: skip
         self._device, self._canonical_prompt = torch.device(device), canonical_prompt
         self._model = open_model(folder)
@@ -81,6 +94,7 @@ class LatentPrior:
         for component in self._model.weights if self._loras else ():
             check_loras(self._loras, component, empty_module(component, self._model.configs[component]))
         self._controls = open_controls(controls, self._model)
+        self._reference = open_reference(image, image_adapter, self._model)
         self.spec = self._model.spec
         self.name = self._model.path.stem if self._model.family else self._model.path.name
         self.factor = self._model.factor
@@ -97,7 +111,10 @@ class LatentPrior:
         assert isinstance(network.unet, nn.Module)
         add_loras(self._loras, "unet", network.unet)
         controls = (load_control(found, self._device, network.dtype) for found in self._controls)
-        network = replace(network, controls=tuple(controls))
+        network = replace(network, controls=tuple(controls), reads_picture=self._reference is not None)
+        if self._reference is not None:
+            reader = add_reference(self._reference, network.unet)
+            self._picture = picture_words(self._reference, reader, self._device)
         save_network(self._savings, network)
         return network
 
@@ -145,6 +162,7 @@ class LatentPrior:
         fed, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
         dtype = network_dtype(self._device)
         beside = sum(control.footprint(fed, self.factor, dtype) for control in self._controls)
+        beside += 0 if self._reference is None else self._reference.footprint(dtype)
         return footprint(self._model, phi_model, fed, dtype, savings) + beside
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
@@ -177,6 +195,9 @@ class LatentPrior:
 
     def shown(self, conditioning: Conditioning, draw: DrawShape) -> Conditioning:
         """See Prior."""
+        if self._reference is not None:
+            _ = self._network  # which makes the picture's words
+            conditioning = conditioning.beside(self._picture)
         return replace(conditioning, shape=ShownShape(draw, self.factor)) if self._controls else conditioning
 
     def encode(self, image: Tensor) -> Tensor:
@@ -222,6 +243,8 @@ class LatentPrior:
         for name, parts in (("loras", self._loras), ("controls", self._controls)):
             if parts:
                 found[name] = [part.describe() for part in parts]
+        if self._reference is not None:
+            found["image"] = self._reference.describe()
         return found
 
 

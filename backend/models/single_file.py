@@ -26,7 +26,10 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from backend.diffusion.convention import Prediction
 from backend.errors import ModelError
-from backend.models.checkpoint_kind import (
+from backend.models.fit import check_fit, distilled_note
+from backend.models.model_folder import SDXL, ModelFolder, latent_factor, local_path, open_folder
+from backend.models.prior_spec import make_spec
+from backend.weights.checkpoint_kind import (
     EXTRAS,
     UNET,
     WHOLE_MODEL,
@@ -37,9 +40,6 @@ from backend.models.checkpoint_kind import (
     few_steps,
     read_header,
 )
-from backend.models.fit import check_fit, distilled_note
-from backend.models.model_folder import SDXL, ModelFolder, latent_factor, local_path, open_folder
-from backend.models.prior_spec import make_spec
 from backend.weights.layout import read_json
 from backend.weights.tokens import END
 

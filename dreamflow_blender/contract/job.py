@@ -42,6 +42,8 @@ _LATER = (
     "control",
     "recipe",
     "scene",
+    "image",
+    "image_adapter",
 )  # jobs that leave them as they are have the keys that they had before
 
 
@@ -89,6 +91,14 @@ class Job(Message):
         " FOLDER:WEIGHT; given again, another",
         metavar="FOLDER[:WEIGHT]",
         more=True,
+    )
+    image: str = option(
+        "",
+        "a picture that the prior looks at while the mesh is textured, as FILE or FILE:WEIGHT; needs an image-adapter",
+        metavar="FILE[:WEIGHT]",
+    )
+    image_adapter: str = option(
+        "", "the IP-Adapter that shows the image to the prior, its image_encoder beside it", metavar="FILE"
     )
     stages: tuple[str, ...] = option(STAGES, "which stages to run, in this order", metavar="LIST")
     device: str = option("auto", "where to compute", choices=DEVICES)

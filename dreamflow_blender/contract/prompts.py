@@ -33,6 +33,8 @@ OPTIONS = (
     "phi",
     "lora",
     "control",
+    "image",
+    "image_adapter",
     "seed",
     "stages",
     "negative",

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from backend.errors import ModelError
-from backend.models import checkpoint_kind
 from backend.models.latent_prior import LatentPrior
 from backend.models.load import load_network, load_text, load_tokenizer, load_vae, parameters
 from backend.models.model_folder import describe, file_hash, open_folder
 from backend.models.single_file import open_model
 from backend.models.text import encode_sentences, tokenize
+from backend.weights import checkpoint_kind
 from tests.tools.one_file import KINDS, NAMES, V_BIAS, small_families, write_one_file
 from tests.tools.published_configs import SD21
 from tests.tools.real_folders import build

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from backend.models.checkpoint_kind import Family, families
+from backend.weights.checkpoint_kind import Family, families
 from backend.weights.layout import read_json
 from tests.tools.published_configs import REFINER, SD15, SD21_BASE, SDXL_BASE
 from tests.tools.real_folders import reduced
