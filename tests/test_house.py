@@ -195,6 +195,7 @@ def test_diffusion_and_its_models_see_cameras_and_no_mesh() -> None:
         *own,
         "backend.errors",
         "backend.files",
+        "backend.images",
         "backend.device",
         "backend.draws",
         "backend.weights",

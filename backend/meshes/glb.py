@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InputError
-from backend.meshes.beside import Beside, Images, clean
+from backend.images import clean
+from backend.meshes.beside import Beside, Images
 from backend.meshes.glb_packed import BYTES_A_BYTE, MOST_UNPACKED, unpack_draco, unpack_view
 from backend.meshes.glb_schema import COMPONENTS, DRACO, MESHOPT, WIDTHS, check_document
 from backend.meshes.parts import MOST_MATERIALS

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InputError
-from backend.meshes.beside import Beside, Images, clean, decode_text
+from backend.images import clean
+from backend.meshes.beside import Beside, Images, decode_text
 from backend.meshes.parts import GREY, MOST_MATERIALS, WHITE, from_parts, refuse_more_faces
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
 

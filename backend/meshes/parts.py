@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.meshes.beside import clean
+from backend.images import clean
 from dreamflow_blender.contract.meshfile import BadMeshFile, ObjectArrays
 
 MOST_FACES = 2_000_000

@@ -113,7 +113,9 @@ class LatentPrior:
         controls = (load_control(found, self._device, network.dtype) for found in self._controls)
         network = replace(network, controls=tuple(controls), reads_picture=self._reference is not None)
         if self._reference is not None:
-            reader = add_reference(self._reference, network.unet)
+            unet = network.unet
+            assert isinstance(unet, nn.Module)
+            reader = add_reference(self._reference, unet)
             self._picture = picture_words(self._reference, reader, self._device)
         save_network(self._savings, network)
         return network

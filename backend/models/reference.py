@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from backend.errors import ModelError
-from backend.meshes.beside import read_image
+from backend.errors import InputError, ModelError
+from backend.images import read_image
 from backend.models.artist_lora import weighted_path
 from backend.models.fit import check_counts
 from backend.models.load import count_numbers, load_beside
@@ -29,6 +29,7 @@ from backend.models.model_folder import ModelFolder, file_hash, find_weights, re
 from backend.models.single_file import empty_module
 from backend.weights.checkpoint_kind import read_header
 from backend.weights.layout import read_json
+from dreamflow_blender.contract.meshfile import BadMeshFile
 
 AN_ADAPTER = (
     "Give an IP-Adapter's .safetensors file for Stable Diffusion 1.5 or SDXL (not a FaceID one), with its image_encoder"
@@ -70,7 +71,10 @@ def open_reference(image: str, adapter: str | Path, model: ModelFolder) -> Refer
     if not image:
         return None
     picture, weight = weighted_path(image, "--image", "a picture")
-    read_image(picture, picture.name)
+    try:
+        read_image(picture, picture.name)
+    except BadMeshFile as error:  # KTX2
+        raise InputError(f"{picture.name}: {error}", "Save it as PNG or JPEG.") from error
     path = _adapter_file(Path(adapter).expanduser(), bool(adapter))
     if model.spec.frames > 1 or model.spec.camera == "c2w":
         raise ModelError(f"{model.path} takes no reference picture.", "Use Stable Diffusion 1.5 or SDXL.")
@@ -197,7 +201,7 @@ def picture_words(found: Reference, reader: nn.Module, device: torch.device) -> 
 
 def clip_pixels(picture: np.ndarray[Any, np.dtype[np.uint8]], side: int) -> Tensor:
     """[1,3,side,side] as CLIP is shown [H,W,4]: before white, its middle square."""
-    opaque = Image.new("RGBA", picture.shape[1::-1], "white")
+    opaque = Image.new("RGBA", (picture.shape[1], picture.shape[0]), "white")
     opaque.alpha_composite(Image.fromarray(picture))
     shown = CLIPImageProcessorPil(size=side, crop_size=side)(opaque.convert("RGB"), return_tensors="pt")
     pixels: Tensor = shown.pixel_values

@@ -54,7 +54,7 @@ def make_job(settings: bpy.types.PropertyGroup, seed: int | None = None) -> p.Jo
         checkpoint_seconds=float(addon.setting("checkpoint_seconds", 60.0)),
         snapshot_seconds=8.0,
         snapshot_faces=5_000 if addon.setting("live_mesh", True) else 0,
-        lora=generate_settings.loras(settings),
+        **generate_settings.beside(settings),
         **model_of(settings),
     )
 

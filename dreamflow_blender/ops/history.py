@@ -14,7 +14,7 @@ from ..backlog.work import read_settings
 from ..contract import protocol as p
 from ..session import jobs, models, tasks
 from ..settings import addon
-from ..settings.generate import set_loras
+from ..settings.generate import set_beside
 from .base import BaseOperator, JobOperator
 
 
@@ -72,7 +72,7 @@ class DREAMFLOW_OT_use_settings(JobOperator):
             setattr(settings, name, getattr(job, name))
         if job.kind == "generate":
             settings.model = models.model_named(job.prior) or settings.model
-            set_loras(settings, job.lora)
+            set_beside(settings, job)
 
 
 class DREAMFLOW_OT_star_job(JobOperator):

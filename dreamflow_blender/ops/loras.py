@@ -1,4 +1,4 @@
-"""Buttons of a model of the user's own and of the list of LoRAs."""
+"""Buttons of a model of the user's own and of the list of what is added to it."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -52,18 +52,23 @@ class DREAMFLOW_OT_choose_model(_Browser):
 
 class DREAMFLOW_OT_add_lora(_Browser):
     bl_idname = "dreamflow.add_lora"
-    bl_label = "Add a LoRA"
-    bl_description = "Add LoRAs to the list: .safetensors files made for this kind of model"
+    bl_label = "Add to the list"
+    bl_description = (
+        "Add a LoRA, an IP-Adapter, or the config.json of a ControlNet, made for this kind of model"
+    )
     bl_options = {"UNDO"}  # noqa: RUF012
 
+    filter_glob: StringProperty(default="*.safetensors;config.json", options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     directory: StringProperty(subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
 
     def run(self, context: bpy.types.Context) -> None:
         named = [str(Path(self.directory) / file.name) for file in self.files if file.name]
         chosen = [Path(bpy.path.abspath(name)) for name in named or [self.filepath] if name]
-        if not chosen or any(path.suffix.lower() != ".safetensors" or not path.is_file() for path in chosen):
-            raise ValueError("Choose a LoRA's .safetensors file")
+        chosen = [path.parent if path.name == "config.json" else path for path in chosen]
+        fits = (path.suffix.lower() == ".safetensors" or (path / "config.json").is_file() for path in chosen)
+        if not chosen or not all(fits) or not all(path.exists() for path in chosen):
+            raise ValueError("Choose a .safetensors file, or the config.json of a ControlNet")
         settings = context.scene.dreamflow
         for path in chosen:
             settings.loras.add().file = str(path)
@@ -71,7 +76,7 @@ class DREAMFLOW_OT_add_lora(_Browser):
 
 
 class _Chosen(BaseOperator):
-    """A button on the LoRA that is chosen in the list."""
+    """A button on what is chosen in the list."""
 
     bl_options = {"UNDO"}  # noqa: RUF012
 
@@ -79,13 +84,13 @@ class _Chosen(BaseOperator):
     def unavailable(cls, context: bpy.types.Context) -> str:
         settings = context.scene.dreamflow
         there = 0 <= settings.active_lora < len(settings.loras)
-        return "" if there else "Choose a LoRA in the list"
+        return "" if there else "Choose a file in the list"
 
 
 class DREAMFLOW_OT_remove_lora(_Chosen):
     bl_idname = "dreamflow.remove_lora"
-    bl_label = "Remove LoRA"
-    bl_description = "Take this LoRA off the list; its file stays"
+    bl_label = "Take off the list"
+    bl_description = "Take this off the list; its file stays"
 
     def run(self, context: bpy.types.Context) -> None:
         settings = context.scene.dreamflow

@@ -16,6 +16,7 @@ from ..scene.objects import select_only
 from ..session import models, service
 from ..session import refine as refine_session
 from ..settings import addon
+from ..settings import refine as refine_settings
 from ..ui import refine as ui_refine
 from ..ui.parts import DIALOG, in_dialog
 from .base import BaseOperator, JobOperator
@@ -68,7 +69,7 @@ class DREAMFLOW_OT_refine(BaseOperator):
         refine_session.prepare_uvs(context, obj, settings)
         baked = refine_session.bake_now(obj, context.scene.frame_current)
         front = front_of(obj, settings.front, context)
-        job, target = refine_session.make(context, obj, settings, front, baked)
+        job, target = refine_session.make(context, obj, refine_settings.frozen(settings), front, baked)
         client = service.make_client(interpreter, addon.jobs_folder())
         try:
             work.run_job(client, job, "new", lambda event: None)

@@ -1,4 +1,4 @@
-"""The LoRAs in the panel's list: whether their files are there, and the words that they were trained with."""
+"""What stands in the list beside the model: whether its files are there, what they are, and a LoRA's own words."""
 
 from __future__ import annotations
 
@@ -16,25 +16,47 @@ _LOOK_AGAIN = 3  # seconds
 
 
 def path_of(item: Any) -> Path:
-    """The file of one of the list."""
+    """The file or folder of one of the list."""
     return Path(bpy.path.abspath(item.file))
 
 
 def is_missing(item: Any) -> bool:
-    """Whether its file is not there; cheap enough for every redraw."""
-    return not _look(path_of(item), int(time.monotonic() / _LOOK_AGAIN))[0]
+    """Whether it is not there; cheap enough for every redraw."""
+    return not _seen(item)[0]
+
+
+def shows_picture(item: Any) -> bool:
+    """Whether it is an IP-Adapter, likewise."""
+    return _seen(item)[1] == "picture"
 
 
 def words_of(item: Any) -> tuple[str, ...]:
-    """The words that its file names, likewise; () where it names none, or cannot be read."""
-    return _look(path_of(item), int(time.monotonic() / _LOOK_AGAIN))[1]
+    """The words that a LoRA's file names, likewise; () where it names none, or cannot be read."""
+    return _seen(item)[2]
+
+
+def cannot_use_reason(items: Any) -> str:
+    """Why the list cannot be used; "" where it can."""
+    if any(is_missing(item) for item in items):
+        return "A file in the list is not there: remove it, or choose it again"
+    shown = [Path(bpy.path.abspath(item.picture)) for item in items if shows_picture(item)]
+    if len(shown) > 1:
+        return "Only one IP-Adapter can be used at a time: remove the other"
+    return "" if all(is_file(path) for path in shown) else "Choose the picture that the IP-Adapter shows"
+
+
+def _seen(item: Any) -> tuple[bool, str, tuple[str, ...]]:
+    return _look(path_of(item), int(time.monotonic() / _LOOK_AGAIN))
 
 
 @lru_cache(maxsize=64)
-def _look(path: Path, _when: int) -> tuple[bool, tuple[str, ...]]:
-    if not is_file(path):
-        return False, ()
+def _look(path: Path, _when: int) -> tuple[bool, str, tuple[str, ...]]:
+    kind = trigger.kind_of(path)
+    if not is_file(path / "config.json" if kind == "control" else path):
+        return False, kind, ()
+    if kind != "lora":
+        return True, kind, ()
     try:
-        return True, trigger.trigger_words(trigger.read_metadata(path))
+        return True, kind, trigger.trigger_words(trigger.read_metadata(path))
     except (OSError, ValueError):
-        return True, ()
+        return True, kind, ()

@@ -65,8 +65,8 @@ def cannot_generate_reason(settings: Any) -> str:
             return "Stable Diffusion XL is not on this machine: fetch it, or choose another model"
         case work.SDXL_REFINER:
             return "The SDXL refiner is not on this machine: fetch it, or turn Refine off under Advanced"
-    if any(loras.is_missing(item) for item in settings.loras if settings.model != "BUILT_IN"):
-        return "A LoRA in the list is not there: remove it, or choose its file again"
+    if settings.model != "BUILT_IN" and (said := loras.cannot_use_reason(settings.loras)):
+        return said
     return misread(settings)
 
 
@@ -111,7 +111,11 @@ def missing(settings: Any) -> str:
         return ""
     if settings.model == "FOLDER":
         named = addon.setting("refiner_folder", "") or addon.setting("prior_folder", "")
-        return "" if named else "Choose a model's file or folder"
+        return (
+            loras.cannot_use_reason(bpy.context.scene.dreamflow.loras)
+            if named
+            else "Choose a model's file or folder"
+        )
     if not is_here(REFINER):
         return "The SDXL refiner is not on this machine: fetch it, or choose the built-in model"
     if settings.from_scratch and not is_here(SD):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bpy
@@ -33,11 +34,11 @@ OLD = 86_400.0  # seconds: no bake takes so long
 def make(
     context: bpy.types.Context,
     obj: bpy.types.Object,
-    settings: Any,
+    settings: SimpleNamespace,
     front: float,
     baked: Baked | None = None,
 ) -> tuple[p.Job, dict[str, Any]]:
-    """The job, with its object written to a file, and the entry's place.
+    """The job, with its object written to a file, and the entry's place; settings are frozen ones.
 
     Raises ValueError (CannotRefine is one) and OSError.
     """
@@ -64,6 +65,7 @@ def make(
         checkpoint_seconds=float(addon.setting("checkpoint_seconds", 60.0)),
         snapshot_seconds=4.0,
         snapshot_faces=5_000 if addon.setting("live_mesh", True) else 0,
+        **settings.beside,
         **model,
     )
     jobs.write_mesh(path, meshfile.to_bytes(gathered.arrays))
@@ -138,7 +140,7 @@ def begin(context: bpy.types.Context, obj: bpy.types.Object, settings: Any) -> s
     return f"The colours of {names} are baked first."
 
 
-def _after_bake(uid: int, settings: Any, front: float, folder: Path) -> None:
+def _after_bake(uid: int, settings: SimpleNamespace, front: float, folder: Path) -> None:
     """On the main thread, when the bake is done."""
     try:
         obj = next((o for o in bpy.data.objects if o.session_uid == uid), None)

@@ -2,7 +2,7 @@
 
 # ruff: noqa: N801  Blender's own naming
 
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import bpy
@@ -16,7 +16,8 @@ from bpy.props import (
     StringProperty,
 )
 
-from ..contract.protocol import MAX_PROMPT, MAX_SEED, PRESETS
+from ..contract.language import trigger
+from ..contract.protocol import MAX_PROMPT, MAX_SEED, PRESETS, Job
 from ..contract.settings import read_setting
 from ..translations import OWN
 
@@ -61,15 +62,24 @@ PLACE_ITEMS = [
 
 
 class DREAMFLOW_PG_lora(bpy.types.PropertyGroup):
-    file: StringProperty(name="File", description="The LoRA's .safetensors file", subtype="FILE_PATH")  # type: ignore[valid-type]
+    file: StringProperty(  # type: ignore[valid-type]
+        name="File",
+        description="A LoRA's or IP-Adapter's .safetensors file, or a ControlNet's folder",
+        subtype="FILE_PATH",
+    )
     weight: FloatProperty(  # type: ignore[valid-type]
         name="Weight",
-        description="How much of the LoRA is added; 0 = nothing, below 0 = its opposite",
+        description="How much it counts; 0 = nothing, below 0 = its opposite",
         default=1.0,
         min=-2.0,
         max=2.0,
         precision=2,
         step=5,
+    )
+    picture: StringProperty(  # type: ignore[valid-type]
+        name="Picture",
+        description="A picture that the model looks at beside the prompt",
+        subtype="FILE_PATH",
     )
 
 
@@ -171,24 +181,43 @@ def stages(settings: Any) -> tuple[str, ...]:
     return ("nerf", *(name for name in ("geometry", "texture", "refine") if getattr(settings, name)))
 
 
-def loras(settings: Any) -> tuple[str, ...]:
-    """FILE:WEIGHT each, as a Job wants them; none for the built-in model, which knows none."""
-    if settings.model == "BUILT_IN":
-        return ()
-    return tuple(f"{bpy.path.abspath(item.file)}:{round(item.weight, 4):g}" for item in settings.loras)
+def beside(settings: Any) -> dict[str, Any]:
+    """What a Job is told of the list; the built-in model reads none of it."""
+    return {} if settings.model == "BUILT_IN" else read_list(settings.loras)
 
 
-def set_loras(settings: Any, stated: Iterable[str]) -> None:
-    """The list as a job states it, FILE or FILE:WEIGHT each."""
+def read_list(items: Any) -> dict[str, Any]:
+    """lora, control, image and image_adapter, as a Job wants them."""
+    found: dict[str, Any] = {"lora": (), "control": (), "image": "", "image_adapter": ""}
+    for item in items:
+        path, weight = bpy.path.abspath(item.file), f"{round(item.weight, 4):g}"
+        kind = trigger.kind_of(Path(path))
+        if kind == "picture":
+            found |= {"image": f"{bpy.path.abspath(item.picture)}:{weight}", "image_adapter": path}
+        else:
+            found[kind] += (f"{path}:{weight}",)
+    return found
+
+
+def set_beside(settings: Any, job: Job) -> None:
+    """The list as a job states it."""
     settings.loras.clear()
-    for text in stated:
-        name, _, weight = text.rpartition(":")
-        item = settings.loras.add()
-        try:
-            item.weight = float(weight)
-            item.file = name
-        except ValueError:  # FILE alone, perhaps C:\\FILE
-            item.file = text
+    for text in (*job.lora, *job.control):
+        _add(settings, text, "file")
+    if job.image:
+        _add(settings, job.image, "picture").file = job.image_adapter
+
+
+def _add(settings: Any, text: str, name: str) -> Any:
+    """FILE or FILE:WEIGHT, whose FILE is the item's `name`."""
+    path, _, weight = text.rpartition(":")
+    item = settings.loras.add()
+    try:
+        item.weight = float(weight)
+        setattr(item, name, path)
+    except ValueError:  # FILE alone, perhaps C:\\FILE
+        setattr(item, name, text)
+    return item
 
 
 def register() -> None:

@@ -12,7 +12,7 @@ from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, Po
 
 from ..contract.protocol import MAX_PROMPT, MAX_SEED, MAX_STRENGTH, MIN_STRENGTH
 from ..translations import OWN
-from .generate import PRESET_ITEMS
+from .generate import PRESET_ITEMS, read_list
 
 MODEL_ITEMS = [
     (
@@ -143,8 +143,10 @@ def strength_word(settings: Any) -> str:
 
 
 def frozen(settings: Any) -> SimpleNamespace:
-    """What they say now."""
-    return SimpleNamespace(**{name: getattr(settings, name) for name in DREAMFLOW_PG_refine.__annotations__})
+    """What they say now, and as `beside` what the list says, which is for a model of the user's own."""
+    said = {name: getattr(settings, name) for name in DREAMFLOW_PG_refine.__annotations__}
+    own = settings.model == "FOLDER"
+    return SimpleNamespace(**said, beside=read_list(settings.id_data.dreamflow.loras) if own else {})
 
 
 def register() -> None:

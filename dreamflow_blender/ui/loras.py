@@ -1,4 +1,4 @@
-"""The model's file or folder, and the list of LoRAs. It draws and decides nothing."""
+"""The model's file or folder, and the list of LoRAs, ControlNets and a picture. It draws and decides nothing."""
 
 # ruff: noqa: N801  Blender's own naming
 
@@ -42,12 +42,16 @@ def draw_own_model(layout: Layout, name: str) -> None:
 
 
 def draw_loras(layout: Layout, context: bpy.types.Context, settings: Any) -> None:
-    """The list, and of the chosen one its words."""
+    """The list under a heading that opens it."""
     count = f" ({len(settings.loras)})" if settings.loras else ""
     header, body = layout.panel("dreamflow_loras", default_closed=True)
-    header.label(text=f"LoRAs{count}", translate=False)
-    if not body:
-        return
+    header.label(text=f"{translated('Additions')}{count}", translate=False)
+    if body:
+        draw_list(body, context, settings)
+
+
+def draw_list(body: Layout, context: bpy.types.Context, settings: Any) -> None:
+    """The list, and of the chosen one its picture or its words."""
     row = body.row()
     row.template_list("DREAMFLOW_UL_loras", "", settings, "loras", settings, "active_lora", rows=2)
     side = row.column(align=True)
@@ -60,6 +64,8 @@ def draw_loras(layout: Layout, context: bpy.types.Context, settings: Any) -> Non
         body.prop(item, "weight", slider=True)
     if loras.is_missing(item):
         ui_parts.paragraph(body, context, f"{translated('Not there')}: {loras.path_of(item)}", "ERROR")
+    elif loras.shows_picture(item):
+        body.prop(item, "picture", text="")
     elif found := loras.words_of(item):
         said = words.shorten(", ".join(found), 200)
         ui_parts.paragraph(body, context, f"{translated('Trained with')}: {said}", "INFO")

@@ -87,6 +87,7 @@ def draw_dialog(layout: Layout, context: bpy.types.Context) -> None:
     form.prop(settings, "model")
     if settings.model == "FOLDER":
         ui_loras.draw_own_model(form, "refiner_folder")
+        ui_loras.draw_list(layout, context, context.scene.dreamflow)  # the same as Generate's
     if not settings.prompt.strip():
         ui_parts.paragraph(layout, context, "Enter a prompt that says what the object is.", "INFO")
     draw_missing(layout, context, settings.prompt)

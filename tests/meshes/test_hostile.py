@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from backend.errors import InputError
+from backend.images import read_image
 from backend.meshes import read
-from backend.meshes.beside import Beside, read_image
+from backend.meshes.beside import Beside
 from backend.meshes.glb import Glb, write_glb
 from benchmarks.fuzz_files import KINDS, make
 from dreamflow_blender.contract import meshfile

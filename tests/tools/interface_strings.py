@@ -16,6 +16,7 @@ MODULES = (
     *sorted((ROOT / "ops").glob("*.py")),
     *sorted((ROOT / "settings").glob("*.py")),
     ROOT / "preferences.py",
+    ROOT / "session" / "loras.py",
     ROOT / "session" / "models.py",
     ROOT / "session" / "importing.py",
     ROOT / "gather" / "object.py",

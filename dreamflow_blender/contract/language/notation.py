@@ -34,7 +34,7 @@ NOTATIONS = tuple(  # what it looks like, what it is, what to write instead
         (
             r"<\s*(?:lora|lyco)\s*:[^>]*>",
             "names a LoRA",
-            "Leave it out and give the LoRA's file: in Blender in the list LoRAs, else with --lora FILE:WEIGHT.",
+            "Leave it out and give the LoRA's file: in Blender under Additions, else with --lora FILE:WEIGHT.",
         ),
         (
             r"<\s*(?:hypernet|embedding)\s*:[^>]*>|\bembedding:\S+",

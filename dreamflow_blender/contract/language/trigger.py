@@ -1,4 +1,4 @@
-"""The words that a LoRA was trained with, from its file's own metadata. Standard library only."""
+"""What an artist adds to a model, by its file's own header: what it is, and a LoRA's words. Standard library only."""
 
 from __future__ import annotations
 
@@ -7,12 +7,30 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 MOST_HEADER = 32 << 20  # bytes: kohya's trainers list every tag of every picture, a few megabytes
 
 
+def kind_of(path: Path) -> str:
+    """ "control" for a ControlNet's folder, "picture" for an IP-Adapter, "lora" for any other file, there or not."""
+    if path.suffix.lower() != ".safetensors":
+        return "control"
+    with suppress(OSError, ValueError):
+        if any(name.startswith("image_proj.") for name in _read_header(path)):
+            return "picture"
+    return "lora"
+
+
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts in a .safetensors file's header: a length of 8 bytes, then JSON. Raises ValueError, OSError."""
+    """The texts in a .safetensors file's header. Raises ValueError, OSError."""
+    found = _read_header(path).get("__metadata__")
+    stated = found if isinstance(found, dict) else {}
+    return {str(name): text for name, text in stated.items() if isinstance(text, str)}
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """A length of 8 bytes, then JSON."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 0 < length <= MOST_HEADER:
@@ -21,9 +39,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             header = json.loads(file.read(length))
         except RecursionError as error:
             raise ValueError(f"{path} is damaged.") from error
-    found = header.get("__metadata__") if isinstance(header, dict) else None
-    stated = found if isinstance(found, dict) else {}
-    return {str(name): text for name, text in stated.items() if isinstance(text, str)}
+    return header if isinstance(header, dict) else {}
 
 
 def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:

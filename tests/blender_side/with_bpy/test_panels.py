@@ -18,7 +18,8 @@ from dreamflow_blender.ops import generate as ops_generate
 from dreamflow_blender.scene import pictures
 from dreamflow_blender.session import findings, jobs, loras, models, service
 from dreamflow_blender.settings import addon
-from dreamflow_blender.settings.generate import set_loras
+from dreamflow_blender.settings.generate import set_beside
+from dreamflow_blender.settings.refine import frozen
 from dreamflow_blender.ui import candidates, history, menus, parts, problems, prompt, sidebar
 from dreamflow_blender.ui import loras as ui_loras
 from dreamflow_blender.ui import refine as ui_refine
@@ -76,9 +77,9 @@ def test_notation_of_other_programs_is_said_while_one_types(enabled, monkeypatch
     monkeypatch.setattr(models, "_look", lambda name: True)
     enabled.model, enabled.prompt = "STABLE_DIFFUSION", "a <lora:glaze:1> mug"
     said = main().said().replace("\n", " ")
-    assert "names a LoRA" in said and "in the list LoRAs" in said and not bpy.ops.dreamflow.generate.poll()
+    assert "names a LoRA" in said and "under Additions" in said and not bpy.ops.dreamflow.generate.poll()
     enabled.prompt = "a mug (new)"
-    assert "LoRA" not in main().said().replace("LoRAs", "") and bpy.ops.dreamflow.generate.poll()
+    assert "names a LoRA" not in main().said() and bpy.ops.dreamflow.generate.poll()
     enabled.model, enabled.prompt = "BUILT_IN", "a (red:1.3) mug"
     assert "Read as “a red mug”" in main().said().replace("\n", " ") and bpy.ops.dreamflow.generate.poll()
 
@@ -99,7 +100,11 @@ def test_loras_are_listed_and_go_with_the_job_and_come_back_from_the_history(ena
     for path in (glaze, clay):
         bpy.ops.dreamflow.add_lora(filepath=path)
     drawn = main()
-    assert drawn.lists == ["loras"] and "LoRAs (2)" in drawn.texts and "Add to prompt" in drawn.buttons()
+    assert (
+        drawn.lists == ["loras"]
+        and "Additions (2)" in drawn.texts
+        and "Add to prompt" in drawn.buttons()
+    )
     assert "Trained with: pot, clay, mug" in drawn.said().replace("\n", " ")
     bpy.ops.dreamflow.add_words()
     assert enabled.prompt == "a red mug, pot, clay"
@@ -115,6 +120,44 @@ def test_loras_are_listed_and_go_with_the_job_and_come_back_from_the_history(ena
     assert ops_generate.make_job(enabled).is_same(job) and enabled.model == "SDXL_BASE"
     enabled.model = "BUILT_IN"  # which knows none
     assert ops_generate.make_job(enabled).lora == () and main().lists == []
+
+
+def adapter_file(path):
+    """An IP-Adapter's header."""
+    header = json.dumps(
+        {"image_proj.proj.weight": {"dtype": "F16", "shape": [0], "data_offsets": [0, 0]}}
+    ).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    return str(path)
+
+
+def test_a_controlnet_and_a_picture_go_with_the_job_and_with_refine(enabled, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_look", lambda name: True)
+    (tmp_path / "depth").mkdir()
+    (tmp_path / "depth" / "config.json").write_text("{}")
+    shows, cup = adapter_file(tmp_path / "ip-adapter_sd15.safetensors"), tmp_path / "cup.png"
+    enabled.model, enabled.prompt = "SDXL_BASE", "a red mug"
+    for path in (tmp_path / "depth" / "config.json", shows):
+        bpy.ops.dreamflow.add_lora(filepath=str(path))
+    assert "picture" in main().props and not bpy.ops.dreamflow.generate.poll()
+    assert loras.cannot_use_reason(enabled.loras) == "Choose the picture that the IP-Adapter shows"
+    cup.write_bytes(b"")
+    enabled.loras[1].picture, enabled.loras[1].weight = str(cup), 0.5
+    assert bpy.ops.dreamflow.generate.poll()
+    job = ops_generate.make_job(enabled)
+    assert job.control == (f"{tmp_path / 'depth'}:1",) and job.lora == ()
+    assert (job.image, job.image_adapter) == (f"{cup}:0.5", shows)
+    jobs.get_store().put(replace(Entry(job, state="finished"), ended=100.0))
+    enabled.loras.clear()
+    bpy.ops.dreamflow.use_settings(job_id=job.id)
+    assert ops_generate.make_job(enabled).is_same(job)
+    settings = bpy.context.scene.dreamflow_refine
+    settings.model = "FOLDER"
+    assert frozen(settings).beside["control"] == job.control and frozen(settings).beside["image"] == job.image
+    settings.model = "SDXL"  # the refiner, which none of them is made for
+    assert frozen(settings).beside == {}
+    bpy.ops.dreamflow.add_lora(filepath=shows)
+    assert "Only one IP-Adapter" in loras.cannot_use_reason(enabled.loras)
 
 
 def test_a_lora_that_is_gone_is_said_before_the_job(enabled, tmp_path, monkeypatch):
@@ -219,14 +262,14 @@ def test_no_sentence_is_cut(enabled, monkeypatch, tmp_path, width, scale, langua
     for text in ("a red mug", "a wooden chair", "a big red cup"):
         enabled.prompt = text
         drawings.append(main())
+    job = ops_generate.make_job(enabled)
     enabled.model = "FOLDER"
-    set_loras(
-        enabled,
-        [lora_file(tmp_path / "glaze.safetensors", {"modelspec.trigger_phrase": "blue " * 30}), "/gone"],
-    )
-    drawings.append(main())
-    enabled.active_lora = 1
-    drawings.append(main())
+    glaze = lora_file(tmp_path / "glaze.safetensors", {"modelspec.trigger_phrase": "blue " * 30})
+    shows = adapter_file(tmp_path / "ip-adapter_sd15.safetensors")
+    said = {"lora": (glaze, "/gone.safetensors"), "image": "/gone.png", "image_adapter": shows}
+    set_beside(enabled, replace(job, **said))
+    for enabled.active_lora in range(3):
+        drawings.append(main())
     enabled.model = "STABLE_DIFFUSION"
     bpy.context.scene.dreamflow_refine.model = "SDXL"
     bpy.ops.mesh.primitive_cube_add()

@@ -12,6 +12,7 @@ from dreamflow_blender.scene import decide, preview
 from dreamflow_blender.session import findings, importing, jobs, models, service, tasks
 from dreamflow_blender.session import refine as refine_session
 from dreamflow_blender.settings import addon
+from dreamflow_blender.settings.refine import frozen
 from dreamflow_blender.ui import history, sidebar
 from dreamflow_blender.ui import refine as ui_refine
 from tests.blender_side.with_bpy import fake, hard, layout
@@ -300,7 +301,7 @@ def test_settings_reach_the_job(enabled):
     settings.from_scratch, settings.seed = True, 7
     made.rotation_euler.z = 1.5707963
     bpy.context.view_layer.update()
-    job, place = refine_session.make(bpy.context, made, settings, 90.0)
+    job, place = refine_session.make(bpy.context, made, frozen(settings), 90.0)
     assert (job.kind, job.strength, job.texture_size, job.keep_uvs, job.front) == (
         "refine",
         0.45,
