@@ -27,6 +27,7 @@ examples:
   python -m backend models                      what there is, what is here, where it would come from
   python -m backend models fetch sd --dry-run   which files would be fetched, with their sizes
   python -m backend models fetch                all that is missing; may be stopped and repeated
+  python -m backend models find ComfyUI/models  what lies there, and which option takes it
   python -m backend models verify               compare every file with the hash it was fetched with
 """
 
@@ -46,7 +47,11 @@ def add_parser(commands: Any) -> None:
         "verify", help="compare what is here with its hashes; damaged files are removed"
     )
     verify.add_argument("name", nargs="?", metavar="NAME", help="one model (default: all that are here)")
-    for action in (fetch, verify):  # suppressed: else it would undo the one before the action
+    find = actions.add_parser(
+        "find", help="what a folder of ComfyUI's, A1111's or your own holds, and how to use it"
+    )
+    find.add_argument("folder", type=Path, metavar="FOLDER", help="looked through with all folders in it")
+    for action in (fetch, verify, find):  # suppressed: else it would undo the one before the action
         action.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="one JSON object a line"
         )
@@ -68,6 +73,8 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
             return _fetch(args.name, args.dry_run, reporter)
         if args.action == "verify":
             return _verify(args.name, reporter)
+        if args.action == "find":
+            return _find(args.folder, reporter)
         return _list(reporter)
     except KeyboardInterrupt:
         reporter.line(
@@ -131,6 +138,7 @@ def _list(reporter: Reporter) -> int:
         rows = {
             "stages": ", ".join(model.stages),
             "size": f"{about}{_size(size)}, fp16 where there is one",
+            "memory": f"{model.memory[0]:g} to {model.memory[1]:g} GB; fits cards of {model.cards[0]} GB and more",
             "licence": model.licence,
             "from": ", then ".join(str(source) for source in model.sources),
             "here": here,
@@ -144,6 +152,7 @@ def _list(reporter: Reporter) -> int:
             role=model.role,
             stages=model.stages,
             licence=model.licence,
+            cards=model.cards,
             sources=[str(source) for source in model.sources],
             size=size,
             approximate=not record,
@@ -246,6 +255,19 @@ def _verify(name: str | None, reporter: Reporter) -> int:
         )
         damaged += len(problems)
     return FAILED if damaged else OK
+
+
+def _find(folder: Path, reporter: Reporter) -> int:
+    from backend.weights.find import find_models
+
+    count = 0
+    for found in find_models(folder.expanduser()):
+        count += bool(found.option)
+        text = f"{found.option or 'not used':<15} {found.path}\n{'':<15} {found.what}"
+        reporter.line(text, "found", path=str(found.path), what=found.what, option=found.option)
+    if not count:
+        reporter.line(f"{folder} holds no model that can be used.", "nothing", folder=str(folder))
+    return OK if count else FAILED
 
 
 def _remove(path: Path) -> None:

@@ -29,7 +29,6 @@ from backend.models.model_folder import ModelFolder, file_hash, find_weights, re
 from backend.models.single_file import empty_module
 from backend.weights.checkpoint_kind import read_header
 from backend.weights.layout import read_json
-from dreamflow_blender.contract.meshfile import BadMeshFile
 
 AN_ADAPTER = (
     "Give an IP-Adapter's .safetensors file for Stable Diffusion 1.5 or SDXL (not a FaceID one), with its image_encoder"
@@ -73,7 +72,7 @@ def open_reference(image: str, adapter: str | Path, model: ModelFolder) -> Refer
     picture, weight = weighted_path(image, "--image", "a picture")
     try:
         read_image(picture, picture.name)
-    except BadMeshFile as error:  # KTX2
+    except ValueError as error:  # KTX2
         raise InputError(f"{picture.name}: {error}", "Save it as PNG or JPEG.") from error
     path = _adapter_file(Path(adapter).expanduser(), bool(adapter))
     if model.spec.frames > 1 or model.spec.camera == "c2w":

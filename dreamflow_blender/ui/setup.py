@@ -152,6 +152,8 @@ def draw_model(layout: Layout, model: dict[str, Any]) -> None:
     if not here:
         row.operator("dreamflow.fetch_model", icon="IMPORT").model = str(model.get("name", ""))
     about_it = f"{size}, {translated('License')}: {model.get('licence', '')}"
+    if cards := model.get("cards"):
+        about_it += f", {translated('fits graphics cards from {size} GB').format(size=cards[0])}"
     ui_parts.paragraph(layout, bpy.context, about_it, "BLANK1")
     if purpose := PURPOSES.get(str(model.get("name", ""))):
         ui_parts.paragraph(layout, bpy.context, purpose, "BLANK1")

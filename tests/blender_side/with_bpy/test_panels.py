@@ -100,11 +100,7 @@ def test_loras_are_listed_and_go_with_the_job_and_come_back_from_the_history(ena
     for path in (glaze, clay):
         bpy.ops.dreamflow.add_lora(filepath=path)
     drawn = main()
-    assert (
-        drawn.lists == ["loras"]
-        and "Additions (2)" in drawn.texts
-        and "Add to prompt" in drawn.buttons()
-    )
+    assert drawn.lists == ["loras"] and "Additions (2)" in drawn.texts and "Add to prompt" in drawn.buttons()
     assert "Trained with: pot, clay, mug" in drawn.said().replace("\n", " ")
     bpy.ops.dreamflow.add_words()
     assert enabled.prompt == "a red mug, pot, clay"
