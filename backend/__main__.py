@@ -65,6 +65,9 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
         if args.command == "resume":
             job = read_job(args.folder)
             request: Begin | Finished = begin_again(job) if args.overwrite else Resume(str(args.folder))
+        elif args.command == "like":
+            job = cli_jobs.more_like(args)
+            request = as_request(job)
         elif args.command == "generate" and any((args.candidates, args.until, args.pick)):
             from backend.batch import candidates
 

@@ -7,12 +7,15 @@ import json
 import shlex
 import subprocess
 import sys
-from dataclasses import asdict
+import uuid
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from backend.errors import InputError
-from dreamflow_blender.contract.wire import show_text
+from dreamflow_blender.contract.job import Job
+from dreamflow_blender.contract.options import typed, whole_number
+from dreamflow_blender.contract.wire import BadMessage, show_text
 
 EXAMPLES = """\
 examples:
@@ -31,6 +34,14 @@ examples:
 `generate` and `refine` do the same with --continue, and begin the job where there is none yet.
 """
 
+LIKE_EXAMPLES = """\
+examples:
+  python -m backend like out/a-red-mug-42
+  python -m backend like out/a-red-mug-42 --seed 7 --out mugs/another
+
+It runs with the other job's prompt, settings and models, and begins with the same bytes: that half is made again.
+"""
+
 WORKER_EXAMPLES = """\
 examples:
   python examples/minimal_client.py "a red mug" out/mug
@@ -47,6 +58,18 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     r.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")
     r.add_argument("--overwrite", action="store_true", help="begin the job again, with what is there now")
     r.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
+    k = commands.add_parser(
+        "like", help="make another object like this one",
+        description="Begin as another job did, and from half of stage 1 on use another seed.",
+        epilog=LIKE_EXAMPLES, formatter_class=raw,
+    )  # fmt: skip
+    k.add_argument("folder", metavar="FOLDER", type=Path, help="the other job's folder, a candidate's too")
+    k.add_argument(
+        "--seed", metavar="N", type=typed(whole_number), help="from there on (default: its own, and one)"
+    )
+    k.add_argument("--out", metavar="DIR", type=Path, help="the job's folder (default: FOLDER-like-SEED)")
+    k.add_argument("--overwrite", action="store_true", help="replace an older job in the folder")
+    k.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
     j = commands.add_parser(
         "jobs", help="list, show, remove jobs, or clean up after them", description="List jobs.",
         epilog=EXAMPLES, formatter_class=raw,
@@ -71,6 +94,27 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "--keep-models", action="store_true",
         help="between jobs, in the machine's memory, where there is room",
     )  # fmt: skip
+
+
+def more_like(args: argparse.Namespace) -> Job:
+    """The job of `like`. Raises InputError and DiskError."""
+    from backend.jobs.folder import read_job
+    from backend.jobs.record import recorded_threads
+
+    job = read_job(args.folder)
+    if job.kind == "refine":
+        raise InputError(
+            f"The job in {args.folder} refined an object: it has no stage 1 to begin with.",
+            "Give the folder of a generated one, or refine with another --seed.",
+        )
+    seed = job.seed + 1 if args.seed is None else args.seed
+    folder = args.out or args.folder.with_name(f"{args.folder.name}-like-{seed}")
+    threads = recorded_threads(args.folder)  # on a processor they are part of the bytes
+    new = {"id": uuid.uuid4().hex[:12], "folder": str(folder), "seed": seed, "like": job.first_seed}
+    try:
+        return replace(job, threads=threads, **new)
+    except BadMessage as error:
+        raise InputError(str(error), "See python -m backend like --help.") from error
 
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
@@ -100,7 +144,6 @@ def _list(args: argparse.Namespace, out: TextIO) -> int:
 def _show(args: argparse.Namespace, out: TextIO) -> int:
     from backend.jobs.folder import read_job
     from backend.jobs.listing import look
-    from dreamflow_blender.contract.job import Job
     from dreamflow_blender.contract.jobfolder import JobFolder
 
     listed, job = look(args.folder), read_job(args.folder)

@@ -90,8 +90,9 @@ def make_stage(name: str, setup: Setup, scene: Scene, attempt: int) -> Stage:
         if schedule.normal_share:
             normals = Guide(prior, setup.prompts[name, "normal"], *strength)
             views = NormalsSometimes(g, normals, schedule.normal_share)
-        generator = stage_generator(setup.device, job.seed, name, attempt)
-        return nerf_stage(scene, views, schedule, generator, _seed(setup, attempt))
+        generator = stage_generator(setup.device, job.first_seed, name, attempt)
+        turn = None if job.like is None else stage_seed(job.seed, name, attempt)
+        return nerf_stage(scene, views, schedule, generator, _seed(setup, attempt), turn)
     generator = stage_generator(setup.device, job.seed, name)
     if name == "geometry":
         if scene.grid is None:  # there was no stage 1: the surface of its fresh field is a ball
@@ -102,11 +103,16 @@ def make_stage(name: str, setup: Setup, scene: Scene, attempt: int) -> Stage:
 
 def stage_generator(device: torch.device, seed: int, stage: str, attempt: int = 0) -> torch.Generator:
     """Each stage draws from its own generator, so leaving one out changes nothing in the others."""
-    return torch.Generator(device).manual_seed(seed * 64 + STAGES.index(stage) * 8 + attempt)
+    return torch.Generator(device).manual_seed(stage_seed(seed, stage, attempt))
+
+
+def stage_seed(seed: int, stage: str, attempt: int) -> int:
+    """Of its generator, from the job's."""
+    return seed * 64 + STAGES.index(stage) * 8 + attempt
 
 
 def _seed(setup: Setup, attempt: int) -> int:
-    return setup.job.seed + 7919 * attempt
+    return setup.job.first_seed + 7919 * attempt
 
 
 def extract_coloured_surface(scene: Scene, setup: Setup) -> None:

@@ -78,9 +78,13 @@ def _behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) ->
 
 
 def nerf_stage(
-    scene: Scene, g: Guide | NormalsSometimes, settings: NerfStage, generator: Generator, seed: int
-) -> Stage:
-    """Stage 1: the field from nothing. SceneError where it turns out empty or full."""
+    scene: Scene, g: Guide | NormalsSometimes, settings: NerfStage, generator: Generator, seed: int,
+    turn: int | None = None,
+) -> Stage:  # fmt: skip
+    """Stage 1: the field from nothing. SceneError where it turns out empty or full.
+
+    turn  a seed for all that is drawn after half of the schedule, for another object that begins as this one
+    """
     field = scene.field
     heads = [*field.density_head.parameters(), *field.colour_head.parameters()]
     optimizer = adamw(
@@ -123,6 +127,8 @@ def nerf_stage(
                 opacity = float(step.output.opacity.detach().mean())
                 scene.mean_opacity += 0.3 * (opacity - scene.mean_opacity)
                 _check_opacity(scene, done)
+        if turn is not None and done == settings.iterations // 2:
+            generator.manual_seed(turn)
 
     return _stage("nerf", settings, g, phi, render, regularize, optimizer, generator, fitted, after)
 

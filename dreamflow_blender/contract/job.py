@@ -44,6 +44,7 @@ _LATER = (
     "scene",
     "image",
     "image_adapter",
+    "like",
 )  # jobs that leave them as they are have the keys that they had before
 
 
@@ -136,6 +137,13 @@ class Job(Message):
         low=-360, high=360, unit="degrees", metavar="DEGREES",
     )  # fmt: skip
 
+    like: int | None = None  # generate: the seed of stage 1's first half, where that is another one's
+
+    @property
+    def first_seed(self) -> int:
+        """Of stage 1, to half of its schedule."""
+        return self.seed if self.like is None else self.like
+
     def is_same(self, other: Job) -> bool:
         """Whether both would give the same object on one machine; which folder, threads or device does not count."""
         return all(getattr(self, name) == getattr(other, name) for name in (*_SAME, *_LATER))
@@ -168,10 +176,12 @@ class Job(Message):
         )
         expect("recipe", " or ".join(RECIPES), self.recipe, self.recipe in RECIPES)
         dump(self.overrides, "overrides")
+        expect("like", f"a seed from 0 to {MAX_SEED:,}", self.like, 0 <= self.first_seed <= MAX_SEED)
         if self.kind == "generate":
             expect("mesh", "nothing: to generate is to begin from nothing", self.mesh, self.mesh == "")
         else:
             fits = self.mesh.lower().endswith(MESHES) and "\0" not in self.mesh
+            expect("like", "nothing: to refine has no stage 1", self.like, self.like is None)
             expect("mesh", f"the path of a {', '.join(MESHES)} file", self.mesh, fits)
 
 

@@ -2,10 +2,14 @@
 
 # ruff: noqa: N801  Blender's own naming
 
+import random
+
 import bpy
 from bpy.props import StringProperty
 
-from ..session import candidates
+from ..contract.files import read_json
+from ..contract.jobfolder import JobFolder
+from ..session import candidates, jobs
 from .base import BaseOperator, JobOperator
 
 
@@ -21,6 +25,24 @@ class DREAMFLOW_OT_choose_candidate(JobOperator):
         candidates.choose(entry)
 
 
+class DREAMFLOW_OT_more_like_this(JobOperator):
+    bl_idname = "dreamflow.more_like_this"
+    bl_label = "More like this"
+    bl_description = (
+        "Begin another object as this one began, and use another seed from half of the first stage on"
+    )
+
+    def run(self, context: bpy.types.Context) -> None:
+        entry = self.entry()
+        if entry.job.kind == "refine":
+            raise ValueError("A refined object has no first stage to begin with")
+        record = read_json(JobFolder(entry.folder).job)
+        if record is None:
+            raise ValueError("The files of this object's job no longer exist")
+        again = {"like": entry.job.first_seed, "threads": record.get("threads", 0)}  # those of its bytes
+        jobs.requeue(entry, "new", seed=random.randrange(100_000), **again)
+
+
 class DREAMFLOW_OT_leave_candidates(BaseOperator):
     bl_idname = "dreamflow.leave_candidates"
     bl_label = "Done"
@@ -34,4 +56,4 @@ class DREAMFLOW_OT_leave_candidates(BaseOperator):
         candidates.leave(self.group)
 
 
-CLASSES = (DREAMFLOW_OT_choose_candidate, DREAMFLOW_OT_leave_candidates)
+CLASSES = (DREAMFLOW_OT_choose_candidate, DREAMFLOW_OT_more_like_this, DREAMFLOW_OT_leave_candidates)

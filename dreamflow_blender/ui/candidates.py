@@ -30,6 +30,8 @@ def draw_candidates(layout: Layout, context: bpy.types.Context) -> None:
             icon = pictures.want(entry.job.id, entry.thumbnail)
             cell.template_icon(icon_value=icon, scale=max(size, 2.0))
             text = f"{translated('Seed')} {entry.job.seed}"
-            cell.operator("dreamflow.choose_candidate", text=text, translate=False).job_id = entry.job.id
+            row = cell.row(align=True)
+            row.operator("dreamflow.choose_candidate", text=text, translate=False).job_id = entry.job.id
+            row.operator("dreamflow.more_like_this", text="", icon="DUPLICATE").job_id = entry.job.id
         if pictures.wanted():
             jobs.wake()

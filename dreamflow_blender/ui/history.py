@@ -83,6 +83,8 @@ def draw_past(layout: Layout, context: bpy.types.Context, entry: Entry) -> None:
         texts |= {"import_result": "Import partial"}
     if entry.result or not entry.so_far:
         texts["vary_job"] = "Vary"
+        if entry.job.kind == "generate":
+            texts["more_like_this"] = "More like this"
     buttons = ui_parts.button_row(box, context, *texts.values())
     for name, text in texts.items():
         button = buttons.operator(f"dreamflow.{name}", text=text)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from backend.__main__ import main
 from backend.jobs import generate, listing, resume
 from backend.jobs import run as running
 from backend.results.candidate import SIZE, VIEWS, read_views, score, without_haze
+from backend.stages.checkpoint_writer import newest
 from dreamflow_blender.contract.jobfolder import JobFolder
-from dreamflow_blender.contract.protocol import Cancelled, Finished
+from dreamflow_blender.contract.protocol import BadMessage, Cancelled, Finished, Job
 from tests.tools.oracle import Oracle
 from tests.tools.tiny import OVERRIDES, tiny_job
 
@@ -66,6 +68,58 @@ def test_a_candidate_goes_on_to_the_bytes_of_its_seed_alone(tmp_path) -> None:
     assert isinstance(list(resume.resume(candidate))[-1], Finished)
     for name in ("mesh.npz", "mesh.glb", "albedo.png"):
         assert (candidate / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+def test_more_like_this_is_the_same_to_half_of_stage_1_and_another_after_it(begun, tmp_path) -> None:
+    """Of a candidate, which has come to 0.4 of it; the half is 12 of 24 iterations."""
+    source = begun / "a-ball-43"
+    new = tmp_path / "new"
+    assert main(["like", str(source), "--seed", "7", "--out", str(new)]) == 0
+    job = JobFolder(new).read_job()
+    assert (job.seed, job.like, job.threads, job.overrides) == (
+        7,
+        43,
+        1,
+        JobFolder(source).read_job().overrides,
+    )
+    states = {}
+    for name, changes in {
+        "one": {"seed": 43},
+        "other": {"seed": 7, "like": 43},
+        "third": {"seed": 8, "like": 43},
+    }.items():
+        for until in (11.5 / ITERATIONS, 13.5 / ITERATIONS):
+            made = tiny_job(tmp_path / f"{name}-{until:.2f}", stages=("nerf",), **changes)
+            list(generate.generate(made, until=until))
+            states[name, until > 0.5] = newest(Path(made.folder), made.id)[0]
+    for name in ("other", "third"):
+        half, past = ([states[other, late].tensors for other in ("one", name)] for late in (False, True))
+        assert states[name, False].iteration == 12
+        assert torch.equal(half[0]["field.table"], half[1]["field.table"])
+        assert not torch.equal(past[0]["field.table"], past[1]["field.table"])
+    assert not torch.equal(
+        states["other", True].tensors["field.table"], states["third", True].tensors["field.table"]
+    )
+
+
+@pytest.mark.slow
+def test_more_like_this_is_resumed_to_the_same_bytes(tmp_path) -> None:
+    whole, parts = (
+        tiny_job(tmp_path / name, stages=("nerf",), seed=7, like=43) for name in ("whole", "parts")
+    )
+    assert isinstance(list(generate.generate(whole))[-1], Finished)
+    list(generate.generate(parts, until=11.5 / ITERATIONS))  # just where the seed is changed
+    assert isinstance(list(resume.resume(Path(parts.folder)))[-1], Finished)
+    assert (tmp_path / "parts" / "mesh.npz").read_bytes() == (tmp_path / "whole" / "mesh.npz").read_bytes()
+
+
+def test_a_refined_object_has_nothing_to_begin_with(tmp_path, capfd) -> None:
+    job = Job("1", "refine", "a mug", str(tmp_path), mesh="mug.glb", stages=("refine",))
+    (tmp_path / "job.json").write_text(json.dumps({"job": asdict(job)}))
+    assert main(["like", str(tmp_path)]) == 2
+    assert "no stage 1" in capfd.readouterr().err
+    with pytest.raises(BadMessage, match="no stage 1"):
+        replace(job, like=3)
 
 
 def test_each_seed_stops_at_its_share_and_all_are_on_the_sheet(begun) -> None:

@@ -119,6 +119,29 @@ def test_candidates_wait_on_the_disk_until_one_is_chosen(user):
 
 
 @posix
+def test_more_like_this_begins_with_the_seed_that_the_other_began_with(user):
+    set_up(user, "good")
+    generate("a red mug")
+    tick_until(idle)
+    (first,) = jobs.get_store().history()
+    drawn = layout.draw(history.DREAMFLOW_PT_history)
+    (button,) = (chosen for name, _, chosen in drawn.operators if name == "dreamflow.more_like_this")
+    assert bpy.ops.dreamflow.more_like_this(job_id=button.job_id) == {"FINISHED"}
+    tick_until(idle)
+    second, _ = jobs.get_store().history()
+    assert second.state == "finished" and second.folder != first.folder
+    assert (second.job.like, second.job.seed != 42) == (42, True)
+    assert bpy.ops.dreamflow.more_like_this(job_id=second.job.id) == {
+        "FINISHED"
+    }  # of what is like it already
+    tick_until(idle)
+    assert jobs.get_store().history()[0].job.like == 42
+    (second.folder / "job.json").unlink()
+    with pytest.raises(RuntimeError, match="no longer exist"):
+        bpy.ops.dreamflow.more_like_this(job_id=second.job.id)
+
+
+@posix
 def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path, monkeypatch):
     """The backend's own baking has tests of its own (tests/game); here its answer is a GLB that Blender wrote."""
     set_up(user, "good")
