@@ -17,6 +17,7 @@ examples:
   python -m backend export out/a-red-mug-42 --format obj,ply
   python -m backend export out/a-red-mug-42 --format glb --height 0.1 --origin base
   python -m backend export out/a-red-mug-42 --profile game --faces 800 --texture-size 512
+  python -m backend export out/a-red-mug-42 --profile quads --faces 8000
   python -m backend export out/a-red-mug-42 --profile print --height 0.08 --flat-base --out prints
 
 STL and 3MF are for printers: in millimetres, without a texture; --profile print also makes
@@ -35,14 +36,21 @@ def add_parser(commands: Any) -> None:
     what = e.add_mutually_exclusive_group(required=True)
     what.add_argument("--format", metavar="LIST", help=f"one or several of {FORMATS}")
     what.add_argument(
-        "--profile", choices=("game", "print"),
+        "--profile", choices=("game", "quads", "print"),
         help="game: GLBs of few triangles with normal and occlusion maps, LODs, and a collision hull;"
+        " quads: an OBJ of quads with the same maps, and a GLB of it;"
         " print: a closed STL and 3MF in millimetres",
     )  # fmt: skip
-    e.add_argument("--faces", metavar="N", type=typed(whole_number), help="of a game's mesh (default: 1500)")
     e.add_argument(
-        "--texture-size", metavar="PIXELS", type=typed(whole_number), help="of a game's maps (default: 1024)"
+        "--faces",
+        metavar="N",
+        type=typed(whole_number),
+        help="of a game's mesh (default: 1500), or quads (8000)",
     )
+    e.add_argument(
+        "--texture-size", metavar="PIXELS", type=typed(whole_number),
+        help="of a game's maps (default: 1024), or those of quads (2048)",
+    )  # fmt: skip
     e.add_argument("--flat-base", action="store_true", help="press the lowest part of a print flat")
     e.add_argument("--height", metavar="METRES", type=float, help="from base to top (default: as it is)")
     e.add_argument(
@@ -60,8 +68,11 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     from backend.jobs.folder import read_job
     from backend.results.export import Placing, export
 
-    if args.profile != "game" and (args.faces is not None or args.texture_size is not None):
-        raise InputError("--faces and --texture-size are about a game's mesh.", "Add --profile game.")
+    if args.profile not in ("game", "quads") and (args.faces is not None or args.texture_size is not None):
+        raise InputError(
+            "--faces and --texture-size are about a game's mesh, or quads.",
+            "Add --profile game, or --profile quads.",
+        )
     if args.profile != "print" and args.flat_base:
         raise InputError("--flat-base is about a print.", "Add --profile print.")
     formats = [name.strip().lower() for name in (args.format or "").split(",") if name.strip()]
@@ -69,8 +80,8 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     where = args.out or args.folder / "export"
     if args.out is None and is_link(where):  # in a job's folder that somebody sent
         raise InputError(f"{where} is a link to another place.", "Choose a folder of your own with --out.")
-    if args.profile == "game":
-        return _game(args, placing, where, out)
+    if args.profile in ("game", "quads"):
+        return _baked(args, placing, where, out)
     if args.profile == "print":
         return _print(args, placing, where, out)
     done = export(read_job(args.folder), formats, placing, where)
@@ -85,21 +96,29 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     return 0
 
 
-def _game(args: argparse.Namespace, placing: Any, where: Path, out: TextIO) -> int:
+def _baked(args: argparse.Namespace, placing: Any, where: Path, out: TextIO) -> int:
     from backend.errors import InputError
     from backend.game.game import Game, export_game
+    from backend.game.quads import Quads, export_quads
     from backend.jobs.folder import read_job
 
     if placing.up not in ("", "y"):
         raise InputError("GLB is always y up: the standard says so.", "Leave out --up.")
-    sizes = {"faces": args.faces, "texture_size": args.texture_size}
-    game = Game(**{name: value for name, value in sizes.items() if value is not None})
-    made = export_game(read_job(args.folder), game, placing, where)
+    given = {"faces": args.faces, "texture_size": args.texture_size}
+    sizes = {name: value for name, value in given.items() if value is not None}
+    job = read_job(args.folder)
+    if args.profile == "quads":
+        made = export_quads(job, Quads(**sizes), placing, where)
+        faces = f"Quads: {made.faces[0]:,}"
+        faces += f", and {made.faces[1]:,} more cut in two by a seam" if made.faces[1] else ""
+    else:
+        made = export_game(job, Game(**sizes), placing, where)
+        faces = f"Faces: {', '.join(f'{count:,}' for count in made.faces)}"
     if args.json:
         out.write(json.dumps({"files": [str(path) for path in made.paths], "faces": made.faces}) + "\n")
         return 0
     out.writelines(f"{show_text(str(path))}\n" for path in made.paths)
-    out.write(f"Faces: {', '.join(f'{count:,}' for count in made.faces)}\n")
+    out.write(f"{faces}\n")
     return 0
 
 

@@ -110,9 +110,9 @@ def more_like(args: argparse.Namespace) -> Job:
     seed = job.seed + 1 if args.seed is None else args.seed
     folder = args.out or args.folder.with_name(f"{args.folder.name}-like-{seed}")
     threads = recorded_threads(args.folder)  # on a processor they are part of the bytes
-    new = {"id": uuid.uuid4().hex[:12], "folder": str(folder), "seed": seed, "like": job.first_seed}
+    new = uuid.uuid4().hex[:12]
     try:
-        return replace(job, threads=threads, **new)
+        return replace(job, id=new, folder=str(folder), seed=seed, like=job.first_seed, threads=threads)
     except BadMessage as error:
         raise InputError(str(error), "See python -m backend like --help.") from error
 

@@ -31,11 +31,15 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     """The exit code. Raises InputError for an unknown preset."""
     from backend.config import PRESETS, resolve, setting_names
     from backend.game.game import Game
+    from backend.game.quads import Quads
     from backend.results.printing import Print
 
     wanted = [args.preset] if args.preset else list(PRESETS)
     presets = {name: resolve(name).preset for name in wanted}
-    profiles = {"game": dataclasses.asdict(Game()), "print": dataclasses.asdict(Print())}
+    profiles = {
+        name: dataclasses.asdict(made)
+        for name, made in (("game", Game()), ("quads", Quads()), ("print", Print()))
+    }
     if args.json:
         found = {name: dataclasses.asdict(preset) for name, preset in presets.items()}
         out.write(json.dumps(found if args.preset else {**found, "profiles": profiles}) + "\n")

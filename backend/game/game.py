@@ -35,6 +35,14 @@ HULL_POINTS = 64  # an engine's physics wants few; its name begins with UCX_, as
 LEAST_FACES = 100
 
 
+def check_texture_size(size: int) -> None:
+    """Raises InputError."""
+    if not 64 <= size <= 8192:
+        raise InputError(
+            f"A texture has 64 to 8,192 pixels a side, got {size:,}.", "Give another --texture-size."
+        )
+
+
 @dataclass(frozen=True)
 class Game:
     """What the profile `game` makes."""
@@ -50,11 +58,7 @@ class Game:
                 f"A game's mesh has {LEAST_FACES} to 200,000 faces, got {self.faces:,}.",
                 "Give another --faces.",
             )
-        if not 64 <= self.texture_size <= 8192:
-            raise InputError(
-                f"A texture has 64 to 8,192 pixels a side, got {self.texture_size:,}.",
-                "Give another --texture-size.",
-            )
+        check_texture_size(self.texture_size)
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,9 @@ def export_game(job: Job, game: Game, placing: Placing, out: Path) -> Made:
 
     Raises InputError for a job without a mesh, DiskError.
     """
-    arrays = place(read_mesh(job, ["obj"]), placing)
-    with Image.open(io.BytesIO(read_texture(job)), formats=["PNG"]) as image:
-        texture = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255
-    detailed = Mesh(
-        torch.from_numpy(arrays.v_pos),
-        torch.from_numpy(arrays.t_pos_idx).long(),
-        torch.from_numpy(arrays.v_tex),
-        torch.from_numpy(arrays.t_tex_idx).long(),
-    )
+    detailed, texture = read_detailed(job, placing)
     light = unwrapped(deliver(Mesh(detailed.v_pos, detailed.t_pos_idx), game.faces), game.texture_size)
-    maps = bake_maps(light, detailed, texture, game)
+    maps = bake_maps(light, detailed, texture, game.texture_size, game.roughness)
     name = slug(job.prompt)
     pngs = {kind: png_bytes(image) for kind, image in vars(maps).items()}
     levels = [light]
@@ -100,22 +96,40 @@ def export_game(job: Job, game: Game, placing: Placing, out: Path) -> Made:
         part = f"{name}_LOD{number}" if number else name
         files[f"{part}.glb"] = glb_of(to_arrays(level), part, pngs, about(job))
     files[f"{name}_collision.glb"] = hull_glb(detailed, f"UCX_{name}", about(job))
+    return Made(write_files(out, files), [len(level.t_pos_idx) for level in levels])
+
+
+def read_detailed(job: Job, placing: Placing) -> tuple[Mesh, Tensor]:
+    """The job's mesh where it is to stand, and its texture [S,S,3] in [0,1]. Raises InputError, DiskError."""
+    arrays = place(read_mesh(job, ["obj"]), placing)
+    with Image.open(io.BytesIO(read_texture(job)), formats=["PNG"]) as image:
+        texture = torch.from_numpy(np.array(image.convert("RGB"))).float() / 255
+    return Mesh(
+        torch.from_numpy(arrays.v_pos),
+        torch.from_numpy(arrays.t_pos_idx).long(),
+        torch.from_numpy(arrays.v_tex),
+        torch.from_numpy(arrays.t_tex_idx).long(),
+    ), texture
+
+
+def write_files(out: Path, files: dict[str, bytes]) -> list[Path]:
+    """Their paths. Raises DiskError."""
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     for filename, content in files.items():
         write_bytes(out / filename, content)
-    return Made([out / filename for filename in files], [len(level.t_pos_idx) for level in levels])
+    return [out / filename for filename in files]
 
 
-def unwrapped(mesh: Mesh, texture_size: int) -> Mesh:
-    """With new UVs."""
-    made = unwrap(mesh.v_pos.numpy(), mesh.t_pos_idx.numpy(), texture_size)
+def unwrapped(mesh: Mesh, texture_size: int, weight: NDArray[np.float32] | None = None) -> Mesh:
+    """With new UVs; weight as unwrap's."""
+    made = unwrap(mesh.v_pos.numpy(), mesh.t_pos_idx.numpy(), texture_size, weight=weight)
     return Mesh(mesh.v_pos, mesh.t_pos_idx, torch.from_numpy(made.v_tex), torch.from_numpy(made.t_tex_idx))
 
 
-def bake_maps(light: Mesh, detailed: Mesh, texture: Tensor, game: Game) -> Maps:
+def bake_maps(light: Mesh, detailed: Mesh, texture: Tensor, size: int, roughness: float) -> Maps:
     """The light mesh's maps: what the detailed one, under its texture [S,S,3], is like at the nearest place."""
-    surface, texels = Surface(detailed), texels_of(light, game.texture_size)
+    surface, texels = Surface(detailed), texels_of(light, size)
     frames = frames_of(to_arrays(light))
     at = light.v_pos[light.t_pos_idx]  # [F,3,3]
 
@@ -129,7 +143,7 @@ def bake_maps(light: Mesh, detailed: Mesh, texture: Tensor, game: Game) -> Maps:
     albedo = dilate(by_parts(texels.points, lambda part: colour_there(nearest(part)[1])), texels)
     albedo = polish(
         albedo, light, lambda where: colour_there(surface.nearest(where)), Generator().manual_seed(0),
-        count=game.texture_size**2 // 4,
+        count=size**2 // 4,
     )  # fmt: skip
     normal = dilate(bake_normals(texels.points, frames, surface, at), texels)
 
@@ -138,7 +152,7 @@ def bake_maps(light: Mesh, detailed: Mesh, texture: Tensor, game: Game) -> Maps:
         return occlusion(detailed, points.position(detailed), surface.normal(points))[:, None]
 
     dark = dilate(shade(texels.points), texels)
-    orm = torch.cat((dark, torch.full_like(dark, game.roughness), torch.zeros_like(dark)), 2)
+    orm = torch.cat((dark, torch.full_like(dark, roughness), torch.zeros_like(dark)), 2)
     return Maps(albedo, normal, orm)
 
 

@@ -31,19 +31,22 @@ CANDIDATES = 1 << 24  # of that grid, at most; about 60 bytes each
 GRAZING = 0.1  # cosine; a face turned farther from its chart's axis follows its own normal
 
 
-def adjacency(tri: Ints, n_vertices: int) -> tuple[Ints, Ints, Ints]:
-    """Pairs of faces that share an edge, and its ends [E,2]; where more than two meet, consecutive ones are paired."""
+def adjacency(tri: Ints, n_vertices: int) -> tuple[Ints, Ints, Ints, Ints]:
+    """Pairs of faces that share an edge, its ends [E,2], and which side of the first face it is, 0 from corner 0 to 1;
+    where more than two meet, consecutive ones are paired."""
     ends = np.concatenate((tri[:, [0, 1]], tri[:, [1, 2]], tri[:, [2, 0]]))
     key = ends.min(1) * n_vertices + ends.max(1)
     order = np.argsort(key, kind="stable")
     same = np.nonzero(key[order][1:] == key[order][:-1])[0]
     face = np.tile(np.arange(len(tri)), 3)[order]
-    return face[same], face[same + 1], ends[order][same]
+    return face[same], face[same + 1], ends[order][same], order[same] // len(tri)
 
 
-def labels(v_pos: Floats, tri: Ints, pairs: tuple[Ints, Ints, Ints]) -> Ints:
-    """[F] 0..5, the axis along which each face is flattened."""
-    a, b, ends = pairs
+def labels(
+    v_pos: Floats, tri: Ints, pairs: tuple[Ints, Ints, Ints, Ints], weight: Floats | None = None
+) -> Ints:
+    """[F] 0..5, the axis along which each face is flattened. weight [F,3]: as unwrap's."""
+    a, b, ends, side = pairs
     neighbours = csr_matrix(
         (np.ones(2 * len(a), np.float32), (np.r_[a, b], np.r_[b, a])), shape=(len(tri),) * 2
     )
@@ -61,6 +64,8 @@ def labels(v_pos: Floats, tri: Ints, pairs: tuple[Ints, Ints, Ints]) -> Ints:
     unit = smooth / np.maximum(np.linalg.norm(smooth, axis=1), 1e-30)[:, None]
     cost = (1 - unit @ AXES.T + WALL * (along < STEEP)) * (SLOPE * area / 2 / size**2)[:, None]
     length = np.linalg.norm(v_pos[ends[:, 0]] - v_pos[ends[:, 1]], axis=1) / size
+    if weight is not None:
+        length = length * weight[a, side]
     label = shorten_borders(label, cost.astype(np.float64), (a, b), length.astype(np.float64), neighbours)
     folded = along[np.arange(len(tri)), label] < GRAZING
     return np.where(folded, along.argmax(1), label)
@@ -110,16 +115,18 @@ def shorten_borders(
     return label
 
 
-def cube_charts(v_pos: Floats, tri: Ints, texture_size: int) -> tuple[Floats, Ints, Ints]:
+def cube_charts(
+    v_pos: Floats, tri: Ints, texture_size: int, weight: Floats | None = None
+) -> tuple[Floats, Ints, Ints]:
     """Vertices split by chart, and flattened; faces that would be under others get charts of their own.
 
-    v_pos  [V,3] metres; tri [F,3]
+    v_pos  [V,3] metres; tri [F,3]; weight [F,3] as unwrap's
 
     Returns uv [U,2] in metres, not packed; corners [F,3], rows of uv; vertex [U], rows of v_pos. Charts
     that share an edge of the mesh do not share one in uv: xatlas would join them again.
     """
-    a, b, ends = adjacency(tri, len(v_pos))
-    label = labels(v_pos, tri, (a, b, ends))
+    a, b, *_ = pairs = adjacency(tri, len(v_pos))
+    label = labels(v_pos, tri, pairs, weight)
     layer = np.zeros(len(tri), np.int64)
     for _ in range(LAYERS):
         group = layer * 6 + label

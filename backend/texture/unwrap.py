@@ -47,6 +47,7 @@ def unwrap(
     padding: int = PADDING,
     timeout: float = 60,
     cancelled: Callable[[], bool] | None = None,
+    weight: NDArray[np.float32] | None = None,
 ) -> Unwrapped:
     """Flatten a mesh into the unit square without overlap.
 
@@ -56,6 +57,7 @@ def unwrap(
     padding       texels between charts, about
     timeout       seconds; after that each triangle gets a place of its own, as where packing fails
     cancelled     called every 50 ms; True ends the search for charts
+    weight        [F,3] what a seam costs along each side of a face, the first from corner 0 to corner 1; None: 1
     """
     if len(t_pos_idx) == 0:
         return Unwrapped(np.zeros((0, 2), np.float32), np.zeros((0, 3), np.int64), "charts", "")
@@ -67,6 +69,7 @@ def unwrap(
         texture_size=texture_size,
         padding=padding,
         timeout=timeout,
+        **({} if weight is None else {"weight": weight.astype(np.float32)}),
     )
     content, reason = _run(given.getvalue(), timeout, cancelled)
     if not reason:

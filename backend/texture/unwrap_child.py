@@ -54,7 +54,8 @@ def main() -> None:
         die_with_parent(float(given["timeout"]))
         v_pos, tri = given["v_pos"], given["t_pos_idx"]
         size, padding = int(given["texture_size"]), int(given["padding"])
-    uv, corners = packing.pack(v_pos, tri, charts.cube_charts(v_pos, tri, size), size, padding)
+        weight = given.get("weight")
+    uv, corners = packing.pack(v_pos, tri, charts.cube_charts(v_pos, tri, size, weight), size, padding)
     made = io.BytesIO()
     np.savez(made, v_tex=uv, t_tex_idx=corners)
     with os.fdopen(out, "wb") as file:
