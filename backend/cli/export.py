@@ -55,7 +55,8 @@ def add_parser(commands: Any) -> None:
     e.add_argument("--height", metavar="METRES", type=float, help="from base to top (default: as it is)")
     e.add_argument(
         "--origin", default="keep",
-        help="keep (default), base: on the ground below its middle, or centre: the middle of its bounds",
+        help="keep (default), base: on the ground below its middle, centre: the middle of its bounds, or middle: the"
+        " centre of mass of its surface",
     )  # fmt: skip
     e.add_argument("--up", default="", help="y or z (default: what the format's readers expect)")
     e.add_argument("--out", metavar="DIR", type=Path, help="where the files go (default: FOLDER/export)")

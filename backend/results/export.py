@@ -30,7 +30,7 @@ from dreamflow_blender.contract.job import Job
 from dreamflow_blender.contract.jobfolder import JobFolder, slug
 from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
 
-ORIGINS = ("keep", "base", "centre")
+ORIGINS = ("keep", "base", "centre", "middle")
 UP = {
     "glb": "y",
     "obj": "y",
@@ -56,7 +56,8 @@ class Placing:
     """Where the object stands, and how large it is.
 
     height  metres from its lowest to its highest point; None: as it is
-    origin  keep; base: below the middle of it, on the ground; centre: the middle of its bounds
+    origin  keep; base: below the middle of it, on the ground; centre: the middle of its bounds; middle: the centre of
+            mass of its surface
     up      y or z; "": as the format's readers expect
     """
 
@@ -176,7 +177,11 @@ def place(mesh: MeshArrays, placing: Placing) -> MeshArrays:
             raise InputError("The object is flat: it cannot have a height.", "Leave out --height.")
         v *= placing.height / (high[2] - low[2])
         low, high = v.min(0), v.max(0)
-    if placing.origin != "keep":
+    if placing.origin == "middle":
+        corners = v[mesh.t_pos_idx]
+        area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        v -= np.average(corners.mean(1), axis=0, weights=np.maximum(area, 1e-30))
+    elif placing.origin != "keep":
         middle = (low + high) / 2
         v -= (middle[0], middle[1], low[2] if placing.origin == "base" else middle[2])
     return replace(mesh, v_pos=v.astype(np.float32))

@@ -1,13 +1,14 @@
-"""Make a finished object ready for a game: the backend bakes it, and the light mesh is imported beside it."""
+"""Make a finished object ready for a game, as quads, or for a printer; a baked mesh is imported beside it."""
 
 # ruff: noqa: N801  Blender's own naming
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import bpy
 from bpy.app.translations import pgettext_iface as translated
-from bpy.props import EnumProperty, IntProperty, StringProperty
+from bpy.props import BoolProperty, EnumProperty, FloatProperty, IntProperty, StringProperty
 
 from ..contract import protocol as p
 from ..scene import objects
@@ -19,21 +20,49 @@ from .setup import BackendOperator, backend
 
 BESIDE = 1.3  # of the object's width: how far from it the light mesh stands
 SIZES = TEXTURE_ITEMS[1:]  # without the preset's
+PROFILES = (
+    (
+        "game",
+        "Game",
+        "Few triangles with the detail in normal and occlusion maps, three LODs and a collision hull",
+    ),
+    ("quads", "Quads", "A closed mesh of quads with the same maps, to edit and to animate"),
+    ("print", "3D print", "A closed STL and 3MF in millimeters"),
+)
+ORIGINS = (
+    ("base", "Base", "On the ground below the middle of the object"),
+    ("centre", "Center", "The middle of its bounds"),
+    ("middle", "Center of mass", "The center of mass of its surface"),
+)
 
 
-class DREAMFLOW_OT_make_game_ready(BackendOperator):
-    bl_idname = "dreamflow.make_game_ready"
-    bl_label = "Make game-ready"
-    bl_description = (
-        "Bake the detail into normal and occlusion maps on few triangles, with three levels of detail and a collision"
-        " hull as files; the light mesh is imported beside the object"
-    )
+class DREAMFLOW_OT_deliver(BackendOperator):
+    bl_idname = "dreamflow.deliver"
+    bl_label = "Make ready"
+    bl_description = "Make this object ready for a game, as quads, or for a 3D printer"
 
+    profile: EnumProperty(name="For", description="What it is made ready for", items=PROFILES)  # type: ignore[valid-type]
     faces: IntProperty(  # type: ignore[valid-type]
         name="Faces", description="Maximum number of triangles", default=1500, min=100, max=200_000
     )
+    quads: IntProperty(  # type: ignore[valid-type]
+        name="Quads", description="Number of quads, about", default=8000, min=400, max=200_000
+    )
     texture_size: EnumProperty(  # type: ignore[valid-type]
         name="Texture", description="Size of the maps in pixels", items=SIZES, default="1024"
+    )
+    origin: EnumProperty(name="Origin", description="Where its origin lies", items=ORIGINS)  # type: ignore[valid-type]
+    height: FloatProperty(  # type: ignore[valid-type]
+        name="Height",
+        description="Height of the print",
+        default=0.1,
+        min=0.001,
+        max=10.0,
+        subtype="DISTANCE",
+        unit="LENGTH",
+    )
+    flat_base: BoolProperty(  # type: ignore[valid-type]
+        name="Flat base", description="Press the lowest part flat, so that it holds on the bed"
     )
 
     @classmethod
@@ -46,31 +75,48 @@ class DREAMFLOW_OT_make_game_ready(BackendOperator):
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         if bpy.app.background:
             return self.execute(context)
-        return context.window_manager.invoke_props_dialog(self, width=DIALOG, confirm_text="Bake")
+        return context.window_manager.invoke_props_dialog(self, width=DIALOG, confirm_text="Make ready")
 
     def draw(self, context: bpy.types.Context) -> None:
+        shown = {
+            "game": ("faces", "texture_size", "origin"),
+            "quads": ("quads", "texture_size", "origin"),
+            "print": ("height", "flat_base"),
+        }
         with in_dialog(DIALOG):
             column = self.layout.column()
             column.use_property_split = True
             column.use_property_decorate = False
-            column.prop(self, "faces")
-            column.prop(self, "texture_size")
+            for name in ("profile", *shown[self.profile]):
+                column.prop(self, name)
 
     def run(self, context: bpy.types.Context) -> None:
         obj = context.object
         entry = jobs.get_store().find(str(obj["dreamflow_job"]))
         if entry is None or entry.result is None:
             raise ValueError("The files of this object's job no longer exist")
-        sizes = [
-            "--faces",
-            str(self.faces),
-            "--texture-size",
-            self.texture_size,
-            "--height",
-            str(obj.dimensions.z),
-        ]
-        work = backend("export", str(entry.folder), "--profile", "game", "--origin", "base", "--json", *sizes)
-        tasks.begin("game", "Baking", work, partial(add_game_mesh, obj.session_uid), importing.waiting_line)
+        words = ["export", str(entry.folder), "--profile", self.profile, "--json", "--height"]
+        if self.profile == "print":
+            words += [str(self.height), *(["--flat-base"] if self.flat_base else [])]
+            tasks.begin("print", "Preparing the print", backend(*words), show_files)
+            return
+        faces = self.quads if self.profile == "quads" else self.faces
+        words += [str(obj.dimensions.z), "--origin", self.origin]
+        words += ["--faces", str(faces), "--texture-size", self.texture_size]
+        done = partial(add_game_mesh, obj.session_uid)
+        tasks.begin("game", "Baking", backend(*words), done, importing.waiting_line)
+
+
+def files_of(said: list[Any]) -> list[str]:
+    """What the backend says that it has written; [] where it has not come so far."""
+    return next((one["files"] for one in reversed(said) if isinstance(one, dict) and "files" in one), [])
+
+
+def show_files(said: list[Any]) -> None:
+    """The folder of what was written, in the system's file browser."""
+    files = files_of(said)
+    if files and jobs.has_timer():
+        bpy.ops.wm.path_open(filepath=str(Path(files[0]).parent))
 
 
 def add_game_mesh(uid: int, said: list[Any]) -> None:
@@ -78,10 +124,8 @@ def add_game_mesh(uid: int, said: list[Any]) -> None:
 
     uid  the session_uid of its object: in another file there is none
     """
-    files: list[str] = next(
-        (one["files"] for one in reversed(said) if isinstance(one, dict) and "files" in one), []
-    )
-    path = next((file for file in files if file.endswith(".glb")), "")
+    files = files_of(said)
+    path = next((file for ending in (".obj", ".glb") for file in files if file.endswith(ending)), "")
     source = next((obj for obj in bpy.data.objects if obj.session_uid == uid and obj.users_scene), None)
     try:
         if source is None:
@@ -93,9 +137,7 @@ def add_game_mesh(uid: int, said: list[Any]) -> None:
         message = str(error).split(": ", 1)[-1].strip()  # Blender begins it with its own word
         if not jobs.has_timer():
             raise ValueError(message) from error
-        jobs.problem = jobs.Problem(
-            p.Failed("import", message, f"Import {path} by File > Import > glTF 2.0.")
-        )
+        jobs.problem = jobs.Problem(p.Failed("import", message, f"Import {path} by File > Import."))
 
 
 class DREAMFLOW_OT_import_game_mesh(BaseOperator):
@@ -113,15 +155,36 @@ class DREAMFLOW_OT_import_game_mesh(BaseOperator):
 
     def run(self, context: bpy.types.Context) -> None:
         if not self.filepath:
-            raise ValueError("Choose an object and press Make game-ready")
+            raise ValueError("Choose an object and press Make ready")
         source = bpy.data.objects.get(self.beside)
         before, images = set(bpy.data.objects), set(bpy.data.images)
         with objects.undone_on_failure():
-            bpy.ops.import_scene.gltf(filepath=self.filepath)
+            path = Path(self.filepath)
+            bpy.ops.import_scene.gltf(filepath=str(path.with_suffix(".glb")))
+            if path.suffix == ".obj":
+                take_quads(path, next(obj for obj in set(bpy.data.objects) - before if obj.type == "MESH"))
             for image in set(bpy.data.images) - images:
                 objects.name_image(image, f"{self.beside or 'game'} {image.name}")
             for obj in set(bpy.data.objects) - before if source is not None else ():
                 stand_beside(obj, source)
+
+
+def take_quads(path: Path, obj: bpy.types.Object) -> None:
+    """The object, which came as a GLB with all its maps, gets the same mesh in quads from the OBJ."""
+    blocks = bpy.data.objects, bpy.data.materials, bpy.data.images
+    before = [set(block) for block in blocks]
+    bpy.ops.wm.obj_import(filepath=str(path))
+    (made,) = set(bpy.data.objects) - before[0]
+    mesh, old = made.data, obj.data
+    mesh.transform(obj.matrix_world.inverted() @ made.matrix_world)
+    mesh.materials.clear()
+    for material in old.materials:
+        mesh.materials.append(material)
+    obj.data = mesh
+    bpy.data.meshes.remove(old)
+    for block, known in zip(blocks, before, strict=True):  # what the OBJ's own material has brought
+        for one in set(block) - known:
+            block.remove(one)
 
 
 def stand_beside(obj: bpy.types.Object, source: bpy.types.Object) -> None:
@@ -135,4 +198,4 @@ def stand_beside(obj: bpy.types.Object, source: bpy.types.Object) -> None:
         obj.location.x += BESIDE * source.dimensions.x
 
 
-CLASSES = (DREAMFLOW_OT_make_game_ready, DREAMFLOW_OT_import_game_mesh)
+CLASSES = (DREAMFLOW_OT_deliver, DREAMFLOW_OT_import_game_mesh)

@@ -27,7 +27,7 @@ class DREAMFLOW_MT_object(bpy.types.Menu):
         layout.separator()
         layout.operator("dreamflow.mark_asset", icon="ASSET_MANAGER")
         layout.operator("dreamflow.save_textures", icon="FILE_IMAGE")
-        layout.operator("dreamflow.make_game_ready", icon="MOD_DECIM")
+        layout.operator("dreamflow.deliver", icon="MOD_DECIM")
         layout.separator()
         layout.menu("DREAMFLOW_MT_jobs")
         layout.menu("DREAMFLOW_MT_setup")

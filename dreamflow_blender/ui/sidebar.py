@@ -221,9 +221,12 @@ class DREAMFLOW_PT_selected(_Sidebar, bpy.types.Panel):
             column = self.layout.column(align=True)
             column.label(text=words.shorten(str(obj["dreamflow_prompt"]), room), translate=False)
             column.label(text=f"{translated('Seed')} {obj.get('dreamflow_seed', '')}", translate=False)
+            units = context.scene.unit_settings.system
+            sizes = [bpy.utils.units.to_string(units, "LENGTH", size, precision=3) for size in obj.dimensions]
+            column.label(text=" x ".join(sizes), translate=False)
             text = "Mark as asset" if obj.asset_data is None else "Update asset"
             self.layout.operator("dreamflow.mark_asset", text=text, icon="ASSET_MANAGER")
-            self.layout.operator("dreamflow.make_game_ready", icon="MOD_DECIM")
+            self.layout.operator("dreamflow.deliver", icon="MOD_DECIM")
         if objects.packed_images(obj):
             self.layout.operator("dreamflow.save_textures", text="Save textures", icon="FILE_IMAGE")
 

@@ -114,6 +114,9 @@ def test_height_origin_and_up(job):
         read(written(job, "ply", height=2.0, origin="base")).bounds, [(-0.5, -1, 0), (0.5, 1, 2)]
     )
     np.testing.assert_allclose(read(written(job, "ply", origin="centre")).bounds, [(-1, -2, -2), (1, 2, 2)])
+    middle = read(written(job, "ply", origin="middle"))
+    mass = np.average(middle.triangles_center, axis=0, weights=middle.area_faces)
+    np.testing.assert_allclose(mass, 0, atol=1e-6)
     np.testing.assert_allclose(read(written(job, "ply", up="y")).bounds, Y_UP)
     np.testing.assert_allclose(read(written(job, "obj", up="z")).bounds, Z_UP)
     np.testing.assert_allclose(read(written(job, "stl", height=0.05)).bounds[1, 2], 50.0, rtol=1e-6)
@@ -144,7 +147,7 @@ def test_open_edges_are_counted(job):
         (["obj"], {"up": "x"}, "is y or z, got 'x'"),
         (["obj"], {"height": float("nan")}, "got nan"),
         (["obj"], {"height": 0.0}, "got 0.0"),
-        (["obj"], {"origin": "middle"}, "no origin 'middle'"),
+        (["obj"], {"origin": "above"}, "no origin 'above'"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(job, formats, placing, said):

@@ -148,9 +148,9 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
     generate("a red mug")
     tick_until(idle)
     made = bpy.context.object
-    assert "Make game-ready" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
+    assert "Make ready" in layout.draw(sidebar.DREAMFLOW_PT_selected).buttons()
     bpy.ops.mesh.primitive_cube_add(size=0.5)
-    assert "Select an object made by DreamFlow" in refused("make_game_ready")
+    assert "Select an object made by DreamFlow" in refused("deliver")
     light = tmp_path / "a-red-mug.glb"
     bpy.ops.export_scene.gltf(filepath=str(light), use_selection=True)
     bpy.data.objects.remove(bpy.context.object)
@@ -164,7 +164,7 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
         yield {"files": [str(tmp_path / "a.png"), str(light)], "faces": [12]}
 
     monkeypatch.setattr(command, "run_backend", answer)
-    press("make_game_ready", faces=800, texture_size="512")
+    press("deliver", faces=800, texture_size="512")
     (words,) = asked
     (entry,) = jobs.get_store().history()
     assert words[:4] == ["export", str(entry.folder), "--profile", "game"]
@@ -173,12 +173,14 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
     (new,) = (obj for obj in bpy.data.objects if obj != made)
     assert tuple(new.location) == pytest.approx((2 + 1.3, 3, 0)) and len(new.data.polygons) in (6, 12)
     assert new.users_collection == made.users_collection
+    comes_in_as_quads_with_the_maps_of_the_glb(made, light)
+    goes_to_the_printer(made, asked)
     lands_beside_its_object_alone(made)
     with monkeypatch.context() as without_window:  # a script is told FINISHED when the mesh is there
         without_window.setattr(jobs, "has_timer", lambda: False)
         before = set(bpy.data.objects)
         bpy.context.view_layer.objects.active = made
-        assert bpy.ops.dreamflow.make_game_ready() == {"FINISHED"} and tasks.current is None
+        assert bpy.ops.dreamflow.deliver() == {"FINISHED"} and tasks.current is None
         assert len(set(bpy.data.objects) - before) == 1
 
         def fails(*_arguments, **_variables):
@@ -187,18 +189,58 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
 
         without_window.setattr(command, "run_backend", fails)
         bpy.context.view_layer.objects.active = made
-        assert "The disk is full. Free some space." in refused("make_game_ready")
+        assert "The disk is full. Free some space." in refused("deliver")
         assert bpy.ops.dreamflow.roll_seed() == {"FINISHED"}  # whatever failed before it
         tasks.dismiss()
     bpy.ops.dreamflow.delete_job(job_id=entry.job.id)
     bpy.context.view_layer.objects.active = made
-    assert "no longer exist" in refused("make_game_ready")
+    assert "no longer exist" in refused("deliver")
+
+
+def comes_in_as_quads_with_the_maps_of_the_glb(made, light):
+    for one in bpy.context.selected_objects:
+        one.select_set(False)
+    bpy.ops.mesh.primitive_cube_add(size=0.5, location=(0, 0, 0))
+    cube = bpy.context.object
+    for vertex in cube.data.vertices:
+        vertex.co.z = 2 * vertex.co.z + 0.3
+    cube.data.materials.append(bpy.data.materials.new("maps"))
+    bpy.ops.export_scene.gltf(filepath=str(light.with_name("quads.glb")), use_selection=True)
+    bpy.ops.wm.obj_export(filepath=str(light.with_name("quads.obj")), export_selected_objects=True)
+    wanted = bounds([v.co for v in cube.data.vertices])
+    bpy.data.objects.remove(cube)
+    before, materials = set(bpy.data.objects), len(bpy.data.materials)
+    game.add_game_mesh(
+        made.session_uid, [{"files": [str(light.with_name(f"quads.{end}")) for end in ("obj", "glb")]}]
+    )
+    (new,) = set(bpy.data.objects) - before
+    assert [len(face.vertices) for face in new.data.polygons] == [4] * 6
+    assert new.data.materials[0].name.startswith("maps") and len(bpy.data.materials) == materials + 1
+    corners = [new.matrix_world @ v.co - new.location for v in new.data.vertices]
+    assert bounds(corners) == pytest.approx(wanted, abs=1e-3)
+    bpy.data.objects.remove(new)
+
+
+def bounds(corners):
+    return [pick(corner[axis] for corner in corners) for pick in (min, max) for axis in range(3)]
+
+
+def goes_to_the_printer(made, asked):
+    bpy.context.view_layer.objects.active = made
+    before = set(bpy.data.objects)
+    press("deliver", profile="print", height=0.08, flat_base=True)
+    assert asked[-1][2:] == ["--profile", "print", "--json", "--height", asked[-1][6], "--flat-base"]
+    assert float(asked[-1][6]) == pytest.approx(0.08) and set(bpy.data.objects) == before
+    press("deliver", profile="quads", quads=4000, origin="middle")
+    assert asked[-1][3] == "quads" and asked[-1][asked[-1].index("--faces") + 1] == "4000"
+    assert asked[-1][asked[-1].index("--origin") + 1] == "middle"
+    bpy.data.objects.remove((set(bpy.data.objects) - before).pop())
 
 
 def lands_beside_its_object_alone(made):
     """In Edit Mode it waits; from another scene it comes into its object's; without its object it is nowhere."""
     bpy.context.view_layer.objects.active = made
-    bpy.ops.dreamflow.make_game_ready()
+    bpy.ops.dreamflow.deliver()
     bpy.ops.object.mode_set(mode="EDIT")
     before = set(bpy.data.objects)
     tick_until(lambda: tasks.current.held == "Finished. Will be imported after: Object Mode")
