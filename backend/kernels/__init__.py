@@ -23,31 +23,29 @@ from backend.errors import CardFailed, DeviceError, InputError
 from backend.kernels.hashgrid import GridLayout
 from backend.kernels.march import Samples
 
-# fastest first: name, module of backend.kernels, devices it runs on
-HASH_GRID = (
-    ("tcnn", "hashgrid_tcnn", ("cuda",)),
-    ("warp", "hashgrid_warp", ("cuda", "cpu")),
-    ("torch", "hashgrid", None),
-)
-RASTERISER = (
-    ("nvdiffrast", "raster_nvdiffrast", ("cuda",)),
-    ("warp", "raster_warp", ("cuda", "cpu")),
-    ("torch", "raster", None),
-)
-MARCHING = (
-    ("warp", "march_warp", ("cuda", "cpu")),
-    ("torch", "march", None),
-)
+# by operation, fastest first: name, module of backend.kernels, devices it runs on
+CANDIDATES: dict[str, tuple[tuple[str, str, tuple[str, ...] | None], ...]] = {
+    "hash grid": (
+        ("tcnn", "hashgrid_tcnn", ("cuda",)),
+        ("warp", "hashgrid_warp", ("cuda", "cpu")),
+        ("torch", "hashgrid", None),
+    ),
+    "rasteriser": (
+        ("nvdiffrast", "raster_nvdiffrast", ("cuda",)),
+        ("warp", "raster_warp", ("cuda", "cpu")),
+        ("torch", "raster", None),
+    ),
+    "marching": (("warp", "march_warp", ("cuda", "cpu")), ("torch", "march", None)),
+}
+FUNCTIONS = {"hash grid": "hash_encode", "rasteriser": "rasterize_ids", "marching": "march"}  # of the modules
 INSTALL = {
     "tcnn": "It takes an NVIDIA card and tiny-cuda-nn (github.com/NVlabs/tiny-cuda-nn), see docs/kernels.md.",
     "nvdiffrast": "It takes an NVIDIA card and nvdiffrast (github.com/NVlabs/nvdiffrast), see docs/kernels.md.",
     "warp": "It takes the package warp-lang (pip install warp-lang), on the CPU or with an NVIDIA driver.",
 }
 NAMES = ("torch", "warp", "tcnn", "nvdiffrast")
-COMPILED = {
-    "tcnn": "tiny-cuda-nn",
-    "nvdiffrast": "nvdiffrast",
-}  # for one kind of card, on the machine or elsewhere
+# for one kind of card, on the machine or elsewhere
+COMPILED = {"tcnn": "tiny-cuda-nn", "nvdiffrast": "nvdiffrast"}
 
 _asked: ContextVar[str | None] = ContextVar("kernels", default=None)
 
@@ -139,26 +137,17 @@ def _check_name(name: str) -> None:
 @cache
 def _select(kind: str, asked: str | None) -> Kernels:
     broken: list[str] = []
-    hash_encode, grid_name, grid_why = _choose(HASH_GRID, "hash_encode", kind, asked, broken)
-    rasterize_ids, raster_name, raster_why = _choose(RASTERISER, "rasterize_ids", kind, asked, broken)
-    march, march_name, march_why = _choose(MARCHING, "march", kind, asked, broken)
-    return Kernels(
-        hash_encode,
-        rasterize_ids,
-        march,
-        {"hash grid": grid_name, "rasteriser": raster_name, "marching": march_name},
-        {"hash grid": grid_why, "rasteriser": raster_why, "marching": march_why},
-        tuple(broken),
-    )
+    functions, names, why = zip(*(_choose(what, kind, asked, broken) for what in CANDIDATES), strict=True)
+    by_name, by_why = (dict(zip(CANDIDATES, values, strict=True)) for values in (names, why))
+    hash_encode, rasterize_ids, march = functions
+    return Kernels(hash_encode, rasterize_ids, march, by_name, by_why, tuple(broken))
 
 
-def _choose(
-    candidates: tuple, function: str, kind: str, asked: str | None, broken: list[str]
-) -> tuple[Callable, str, str]:
+def _choose(what: str, kind: str, asked: str | None, broken: list[str]) -> tuple[Callable, str, str]:
     """(function, name, why nothing faster) of the first candidate that can be had; adds to `broken`."""
-    wanted = asked if asked in [name for name, _, _ in candidates] else None
+    wanted = asked if asked in [name for name, _, _ in CANDIDATES[what]] else None
     reasons: list[str] = []
-    for name, module, kinds in candidates:
+    for name, module, kinds in CANDIDATES[what]:
         if wanted not in (None, name):
             reasons.append(f"{wanted} was asked for instead of {name}.")
             continue
@@ -167,7 +156,7 @@ def _choose(
             broken.append(why)
             found = why
         if isinstance(found, ModuleType):
-            return getattr(found, function), name, " ".join(reasons)
+            return getattr(found, FUNCTIONS[what]), name, " ".join(reasons)
         if wanted == name:
             raise DeviceError(f"The kernels asked for cannot be used: {found}", INSTALL[name])
         reasons.append(found)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from backend.kernels import hashgrid
 from backend.kernels.hashgrid import GridLayout
-from backend.kernels.warp_start import wp
+from backend.kernels.warp_start import launch, wp
 
 PRIME_Y = wp.constant(wp.uint32(hashgrid.PRIMES[1]))
 PRIME_Z = wp.constant(wp.uint32(hashgrid.PRIMES[2]))
@@ -208,13 +208,11 @@ def _cut(array: Any, part: slice | None, *before: slice) -> Any:
 
 
 def _launch(kernel: Any, shares: list[tuple[tuple[int, ...], tuple]], device: torch.device) -> None:
-    """On torch's current stream, so that neither waits for the other; on the CPU a share a thread."""
-    stream = wp.stream_from_torch(device) if device.type == "cuda" else None
-    target = wp.device_from_torch(device)
+    """As warp_start.launch; on the CPU a share a thread."""
     if len(shares) == 1:
-        dim, inputs = shares[0]
-        wp.launch(kernel, dim, inputs, device=target, stream=stream)
+        launch(kernel, *shares[0], device)
         return
+    target = wp.device_from_torch(device)
     # Recorded here, so that the kernel is compiled once; a launch releases Python's lock.
     commands = [wp.launch(kernel, dim, inputs, device=target, record_cmd=True) for dim, inputs in shares]
     others = [_threads(len(shares) - 1).submit(command.launch) for command in commands[1:]]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backend.kernels import march as twin
 from backend.kernels.march import Samples
-from backend.kernels.warp_start import wp
+from backend.kernels.warp_start import launch, wp
 
 # No contraction into fused multiply-adds: they round differently from torch.
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
@@ -125,7 +125,7 @@ def march(
         ]  # fmt: skip
         counts = torch.zeros(rows, dtype=torch.int64, device=device)
         begins = torch.zeros(rows, dtype=torch.int32, device=device)
-        _launch(_count, rows, [*inputs, _array(counts), _array(begins)], device)
+        launch(_count, rows, [*inputs, _array(counts), _array(begins)], device)
         pieces.append((first, jitter, inputs, begins, counts))  # the descriptors do not keep jitter alive
     totals = torch.stack([counts.sum() for *_, counts in pieces]).tolist()  # one wait for all
     parts = []
@@ -135,7 +135,7 @@ def march(
         t = torch.empty(total, dtype=torch.float32, device=device)
         if total:
             outputs = [_array(begins), _array(ends), first, _array(ray), _array(t)]
-            _launch(_write, len(counts), [*inputs, *outputs], device)
+            launch(_write, len(counts), [*inputs, *outputs], device)
         parts.append((ray, t))
     ray, t = parts[0] if len(parts) == 1 else (torch.cat(column) for column in zip(*parts, strict=True))
     return twin.thinned(ray, t, step, budget, len(origins))
@@ -144,9 +144,3 @@ def march(
 def _array(tensor: Tensor, dtype: Any = None) -> Any:
     """For one launch: a bare descriptor, cheaper to make than a wp.array. It does not keep the tensor alive."""
     return wp.from_torch(tensor, dtype=dtype, return_ctype=True)
-
-
-def _launch(kernel: Any, rays: int, inputs: list[Any], device: torch.device) -> None:
-    """On torch's current stream, so that neither waits for the other."""
-    stream = wp.stream_from_torch(device) if device.type == "cuda" else None
-    wp.launch(kernel, rays, inputs, device=wp.device_from_torch(device), stream=stream)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backend.kernels import raster
-from backend.kernels.warp_start import wp
+from backend.kernels.warp_start import launch, wp
 
 # No contraction into fused multiply-adds: they round differently from torch.
 wp.set_module_options({"enable_backward": False, "fuse_fp": False})
@@ -96,13 +96,6 @@ def rasterize_ids(pos_clip: Tensor, tri: Tensor, height: int, width: int) -> Ten
     tri = tri.to(torch.int32).contiguous()
     keys = torch.full((height * width,), raster.EMPTY, dtype=torch.int64, device=pos_clip.device)
     if len(tri):
-        stream = wp.stream_from_torch(pos_clip.device) if pos_clip.is_cuda else None
-        wp.launch(
-            _draw,
-            dim=len(tri),
-            inputs=[wp.from_torch(screen), wp.from_torch(z), wp.from_torch(tri), height, width],
-            outputs=[wp.from_torch(keys)],
-            device=wp.device_from_torch(pos_clip.device),
-            stream=stream,
-        )
+        arrays = [wp.from_torch(tensor) for tensor in (screen, z, tri, keys)]
+        launch(_draw, len(tri), [*arrays[:3], height, width, arrays[3]], pos_clip.device)
     return raster.ids_of_keys(keys, height, width)

@@ -44,10 +44,8 @@ def edge_table(tri: Tensor, n_vertices: int) -> Edges:
     ends = torch.stack((a, b, b, c, c, a), 1).reshape(-1, 2)
     third = torch.stack((c, a, b), 1).reshape(-1)
     face = torch.arange(len(tri), device=tri.device).repeat_interleave(3)
-    low, high = (
-        torch.minimum(*ends.unbind(1)),
-        torch.maximum(*ends.unbind(1)),
-    )  # six times faster than amin(1)
+    one, two = ends.unbind(1)
+    low, high = torch.minimum(one, two), torch.maximum(one, two)  # six times faster than amin(1)
     # A face may name a vertex twice. What is no edge gets the largest key, and one such key is always there:
     # whether it is needed only the device knows, and asking would mean waiting for it.
     key = torch.where(low == high, LAST, low * n_vertices + high)
@@ -80,9 +78,8 @@ def antialias(colour: Tensor, depth: Tensor, pos_clip: Tensor, tri: Tensor, edge
     tri = tri.long()
     in_front = pos_clip.detach()[:, 3] > MIN_W
     ends, corner, wanted = edges.ends, edges.third, _silhouette(pos_clip.detach(), in_front, tri, edges)
-    if (
-        colour.device.type == "cpu"
-    ):  # a card does the work for all edges sooner than it says which ones they are
+    # a card does the work for all edges sooner than it says which ones they are
+    if colour.device.type == "cpu":
         chosen = wanted.nonzero()[:, 0]
         ends, corner, wanted = ends[chosen], corner[chosen], wanted[chosen]
     safe = torch.where(in_front[:, None], pos_clip, 1)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
+import torch
 import warp as wp
 
-__all__ = ["wp"]  # started, below
+__all__ = ["launch", "wp"]  # started, below
 
 NO_CARD = "Could not find or load the NVIDIA CUDA driver"  # and what Warp does about it, in the same line
 
@@ -50,6 +52,14 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError, OSError):  # None, closed, or a pipe without a reader
             stream.flush()
+
+
+def launch(
+    kernel: wp.Kernel, dim: int | tuple[int, ...], inputs: Sequence[Any], device: torch.device
+) -> None:
+    """On torch's current stream, so that neither waits for the other."""
+    stream = wp.stream_from_torch(device) if device.type == "cuda" else None
+    wp.launch(kernel, dim, inputs, device=wp.device_from_torch(device), stream=stream)
 
 
 wp.config.log_level = wp.LOG_WARNING  # Warp greets on standard output
