@@ -8,6 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
+from backend.training.dataset import chance
+
 WHOLE_SHARE = 0.3  # of the pictures come to the refiner undamaged
 BLUR_SHARE, GRAIN_SHARE, HUE_SHARE = 0.8, 0.5, 0.4  # of the damaged ones
 HUE_DEGREES, GRAIN = 30.0, 0.1  # at most
@@ -23,18 +25,14 @@ def soften(image: Tensor, generator: Generator) -> Tensor:
 
 def damage(image: Tensor, alpha: Tensor, generator: Generator) -> Tensor:
     """[3,H,W] in [0,1] and its object's alpha [H,W] to a worse picture of the same thing; some stay whole."""
-
-    def chance(share: float) -> bool:
-        return float(torch.rand(1, generator=generator)) < share
-
-    if chance(WHOLE_SHARE):
+    if chance(WHOLE_SHARE, generator):
         return image
-    if chance(HUE_SHARE):
+    if chance(HUE_SHARE, generator):
         degrees = HUE_DEGREES * (2 * float(torch.rand(1, generator=generator)) - 1)
         image = image + alpha * (turn_hue(image, degrees) - image)
-    if chance(BLUR_SHARE):
+    if chance(BLUR_SHARE, generator):
         image = soften(image, generator)
-    if chance(GRAIN_SHARE):
+    if chance(GRAIN_SHARE, generator):
         side = image.shape[-1]
         coarse = side // 2 ** int(torch.randint(3, (1,), generator=generator))
         grain = torch.randn(1, 3, coarse, coarse, generator=generator)

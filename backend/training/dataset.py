@@ -6,7 +6,8 @@ is linear in the colours, so any colouring of a view before any background costs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,11 +19,11 @@ from backend.diffusion.prior import Backgrounds, PoseRange
 from backend.diffusion.view_words import COMPASS, view_words
 from backend.files import write_bytes
 from backend.objects.kinds import COLOURS
-from backend.objects.real_kinds import THINGS
-from backend.objects.shapes import KINDS, Shape, build
-from backend.objects.sphere_trace import gbuffer, sky_shade
+from backend.objects.shapes import Shape, build
+from backend.objects.sphere_trace import gbuffer, shade, sky_shade
 from backend.scene.camera import Camera
 from dreamflow_blender.contract.language.reading import Description, describe
+from dreamflow_blender.contract.language.vocabulary import MADE, THINGS
 
 # The kinds in the vocabulary, easiest first; a kind that stays under 90 % is taken out again (see the card).
 LEARNED = (
@@ -45,10 +46,8 @@ NORMAL_BACKGROUND = (0.5, 0.5, 0.0)
 SIZE = 128  # pixels a side of an album's views
 VIEWS_A_KIND = 400
 TRACED_AT_ONCE = 8
-NORMAL_SHARE, PART_SHARE = (
-    0.15,
-    0.15,
-)  # of the pictures: normal maps, objects with a part in a colour of its own
+# of the pictures: normal maps, objects with a part in a colour of its own
+NORMAL_SHARE, PART_SHARE = 0.15, 0.15
 NO_VIEW_SHARE, NO_CAPTION_SHARE = 0.08, 0.10  # of the captions
 TURNING = ("duck", "mug", "teapot")  # look different from everywhere: drawn twice as often, to learn it
 COARSE_SHARE = 0.2  # of the pictures whose view is one of VIEWS; else it is one of COMPASS
@@ -81,14 +80,31 @@ class Album:
     angles: Tensor
 
 
-def make_album(kind: str, count: int, size: int, seed: int) -> Album:
-    """Traces `count` views from random poses of POSES: about 30 a second on one core at 128 pixels."""
+def make_album(kind: str, count: int, size: int, seed: int, path: Path | None = None) -> Album:
+    """Traces `count` views from random poses of POSES: about 30 a second on one core at 128 pixels.
+
+    path  where the maps are kept, if they are
+    """
     cameras = POSES.sample(Generator().manual_seed(seed), count, size, size)
-    maps = trace(build(Description(kind)), cameras, edge=2)
-    return Album(kind, *maps, *both_words(cameras), angles_of(cameras))
+
+    def make() -> dict[str, Tensor]:
+        return trace(build(Description(kind)), cameras, edge=2)
+
+    maps = make() if path is None else kept(path, make)
+    angles = torch.stack((cameras.azimuth, cameras.elevation), 1)
+    words, compass = view_words(cameras), view_words(cameras, COMPASS)
+    return Album(kind, **maps, words=words, compass=compass, angles=angles)
 
 
-def trace(shape: Shape, cameras: Camera, edge: int) -> tuple[Tensor, Tensor, Tensor]:
+def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors in the file, made and written first where there is none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save({name: value.contiguous() for name, value in make().items()}))
+    return load_file(path)
+
+
+def trace(shape: Shape, cameras: Camera, edge: int) -> dict[str, Tensor]:
     """An Album's shade, alpha and normal maps; `edge` rays along a side of an edge pixel."""
     parts, size = len(shape.names), cameras.height
     shades, alphas, normals = [], [], []
@@ -100,38 +116,16 @@ def trace(shape: Shape, cameras: Camera, edge: int) -> tuple[Tensor, Tensor, Ten
         row = (view * parts + buffer.part.long()) * pixels + buffer.pixel % pixels
         lit = sky_shade(buffer.normal)[:, 0] * buffer.weight
         shades.append(torch.zeros(n * parts * pixels).index_add_(0, row, lit).view(n, parts, size, size))
-        turned = torch.einsum("mi,mij->mj", buffer.normal, camera.c2w[view, :3, :3])
-        total = torch.zeros(n * pixels, 4).index_add_(
-            0, buffer.pixel, torch.cat((torch.ones_like(turned[:, :1]), turned), 1) * buffer.weight[:, None]
-        )
-        total = total.view(n, size, size, 4).permute(0, 3, 1, 2)
-        alphas.append(total[:, 0].clamp(max=1))
-        encoded = functional.normalize(total[:, 1:], dim=1) * 0.5 + 0.5
-        normals.append(encoded * (total[:, :1] > 0))
-    shade, alpha, normal = (
-        (torch.cat(maps) * 255).round().to(torch.uint8).contiguous() for maps in (shades, alphas, normals)
-    )
-    return shade, alpha, normal
-
-
-def both_words(cameras: Camera) -> tuple[list[str], list[str]]:
-    return view_words(cameras), view_words(cameras, COMPASS)
-
-
-def angles_of(cameras: Camera) -> Tensor:
-    return torch.stack((cameras.azimuth, cameras.elevation), 1)
+        views = shade(buffer, shape.colours)
+        alphas.append(views.alpha[..., 0])
+        normals.append(views.normal.permute(0, 3, 1, 2))
+    maps = {"shade": shades, "alpha": alphas, "normal": normals}
+    return {name: (torch.cat(part) * 255).round().to(torch.uint8) for name, part in maps.items()}
 
 
 def open_album(folder: Path, kind: str, count: int = VIEWS_A_KIND, size: int = SIZE, seed: int = 0) -> Album:
     """The album, traced once and kept as safetensors in `folder`."""
-    path = folder / f"{kind}-{count}-{size}-{seed}.safetensors"
-    if not path.exists():
-        album = make_album(kind, count, size, seed)
-        write_bytes(path, save({"shade": album.shade, "alpha": album.alpha, "normal": album.normal}))
-        return album
-    cameras = POSES.sample(Generator().manual_seed(seed), count, size, size)
-    words, compass = both_words(cameras)
-    return Album(kind, **load_file(path), words=words, compass=compass, angles=angles_of(cameras))
+    return make_album(kind, count, size, seed, folder / f"{kind}-{count}-{size}-{seed}.safetensors")
 
 
 def smaller(album: Album, factor: int) -> Album:
@@ -145,15 +139,8 @@ def smaller(album: Album, factor: int) -> Album:
     mean = functional.avg_pool2d(weighted * solid, factor)
     alpha = pool(album.alpha)
     encoded = (functional.normalize(mean, dim=1) * 0.5 + 0.5) * (alpha[:, None] > 0)
-    return Album(
-        album.kind,
-        pool(album.shade),
-        alpha,
-        (encoded * 255).round().to(torch.uint8),
-        album.words,
-        album.compass,
-        album.angles,
-    )
+    normal = (encoded * 255).round().to(torch.uint8)
+    return replace(album, shade=pool(album.shade), alpha=alpha, normal=normal)
 
 
 def paint(album: Album, row: int, colours: Tensor, background: Tensor) -> Tensor:
@@ -162,11 +149,10 @@ def paint(album: Album, row: int, colours: Tensor, background: Tensor) -> Tensor
     return torch.einsum("phw,pc->chw", shade, colours) + (1 - alpha) * background[:, None, None]
 
 
-def paint_normals(album: Album, row: int) -> Tensor:
-    """[3,H,W] in [0,1]: the view's normal map before NORMAL_BACKGROUND."""
-    alpha = album.alpha[row].float() / 255
-    behind = torch.tensor(NORMAL_BACKGROUND)[:, None, None]
-    return album.normal[row].float() / 255 * alpha + (1 - alpha) * behind
+def paint_normals(normal: Tensor, alpha: Tensor) -> Tensor:
+    """[...,3,H,W] in [0,1]: an album's normal maps before NORMAL_BACKGROUND; alpha [...,H,W]."""
+    solid = alpha[..., None, :, :].float() / 255
+    return normal.float() / 255 * solid + (1 - solid) * torch.tensor(NORMAL_BACKGROUND)[:, None, None]
 
 
 @dataclass(frozen=True)
@@ -180,47 +166,56 @@ class Picture:
 
 def draw(albums: list[Album], generator: Generator, coarse_share: float = COARSE_SHARE) -> Picture:
     """A random kind, colour, view and background; colours of held-out pairs are never drawn."""
-
-    def pick(count: int) -> int:
-        return int(torch.randint(count, (1,), generator=generator))
-
-    def chance(share: float) -> bool:
-        return float(torch.rand(1, generator=generator)) < share
-
     choices = [album for album in albums for _ in range(1 + (album.kind in TURNING))]
-    album = choices[pick(len(choices))]
-    row = pick(len(album.words))
-    allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
-    colour = allowed[pick(len(allowed))]
-    kind = KINDS[album.kind]
-    parts: dict[str, str] = {}
-    if kind.parts and chance(PART_SHARE):
-        parts[list(kind.parts)[pick(len(kind.parts))]] = list(COLOURS)[pick(len(COLOURS))]
-    normal_map = chance(NORMAL_SHARE)
-    word = (album.words if chance(coarse_share) else album.compass)[row]
-    description = Description(album.kind, colour, parts, normal_map, word)
+    album = choices[pick(len(choices), generator)]
+    row = pick(len(album.words), generator)
+    description = random_description(album.kind, generator)
+    normal_map = chance(NORMAL_SHARE, generator)
+    word = (album.words if chance(coarse_share, generator) else album.compass)[row]
+    description = replace(description, normal_map=normal_map, view=word)
     alpha = album.alpha[row].float() / 255
     if normal_map:
-        return Picture(description, paint_normals(album, row), alpha)
+        return Picture(description, paint_normals(album.normal[row], album.alpha[row]), alpha)
     image = paint(album, row, build(description).colours, random_background(generator))
     return Picture(description, image, alpha)
+
+
+def random_description(kind: str, generator: Generator) -> Description:
+    """The kind in a random colour, now and then with a part in a colour of its own."""
+    colour = random_colour(kind, generator)
+    names, parts = MADE[kind].parts, {}
+    if names and chance(PART_SHARE, generator):
+        parts[names[pick(len(names), generator)]] = list(COLOURS)[pick(len(COLOURS), generator)]
+    return Description(kind, colour, parts)
+
+
+def random_colour(kind: str, generator: Generator) -> str:
+    """One that is not held out from the kind."""
+    allowed = [colour for colour in COLOURS if not held_out(kind, colour)]
+    return allowed[pick(len(allowed), generator)]
 
 
 def random_background(generator: Generator) -> Tensor:
     """[3]: half of them grey."""
     colour = 0.1 + 0.8 * torch.rand(3, generator=generator)
-    return colour[:1].expand(3) if float(torch.rand(1, generator=generator)) < 0.5 else colour
+    return colour[:1].expand(3) if chance(0.5, generator) else colour
+
+
+def pick(count: int, generator: Generator) -> int:
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+def chance(share: float, generator: Generator) -> bool:
+    return float(torch.rand(1, generator=generator)) < share
 
 
 def caption(description: Description, generator: Generator) -> str:
     """What is said of a picture: everything, now and then without the view, now and then nothing."""
-    chance = float(torch.rand(1, generator=generator))
-    if chance < NO_CAPTION_SHARE:
+    drawn = float(torch.rand(1, generator=generator))
+    if drawn < NO_CAPTION_SHARE:
         return ""
-    if chance < NO_CAPTION_SHARE + NO_VIEW_SHARE:
-        description = Description(
-            description.kind, description.colour, description.parts, description.normal_map
-        )
+    if drawn < NO_CAPTION_SHARE + NO_VIEW_SHARE:
+        description = replace(description, view=None)
     return describe(description)
 
 

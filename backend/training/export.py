@@ -34,9 +34,8 @@ SETTINGS: dict[str, Any] = {
     "geometry.size": 64,
     "texture.size": 64,
 }
-REFINER_GUIDANCE = (
-    1.0  # it mends what it sees; guidance 2 and 3 bring a mushroom 0.4 dB less, and cost a second call
-)
+# it mends what it sees; guidance 2 and 3 bring a mushroom 0.4 dB less, and cost a second call
+REFINER_GUIDANCE = 1.0
 # More and larger steps than a draft's, or a texture's noise outlives them; with 48 levels it drifts (docs/refine.md).
 REFINER_SETTINGS = {"refine.size": 128, "refine.levels": 15, "refine.grid_rate": 1e-2}
 # SDXL's refiner sees 128^2 latents, ours 32^2. Averaging 4^2 pixels divides noise by 4, so at the same noise level
@@ -127,9 +126,7 @@ def plot_losses(runs: list[Run], path: Path) -> None:
     for run, axis in zip(runs, axes[0], strict=True):
         losses = torch.tensor(run.losses, dtype=torch.float64)
         if len(losses) > 60:
-            window = torch.ones(1, 1, 50, dtype=torch.float64) / 50
-            mean = torch.nn.functional.conv1d(losses[None, None, :, 1], window)[0, 0]
-            axis.plot(losses[49:, 0].numpy(), mean.numpy())
+            axis.plot(losses[49:, 0].numpy(), losses[:, 1].unfold(0, 50, 1).mean(1).numpy())
         axis.set(title=run.name, xlabel="pictures", yscale="log")
     figure.tight_layout()
     figure.savefig(path, dpi=80)

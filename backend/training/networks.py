@@ -16,9 +16,7 @@ from backend.diffusion.camera_label import CAMERA_CONFIG, silence_camera
 from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.objects.grammar import LEAD_INS
 from backend.objects.kinds import COLOURS
-from backend.objects.real_kinds import REAL_KINDS
-from backend.objects.shapes import KINDS
-from dreamflow_blender.contract.language.vocabulary import MATERIALS
+from dreamflow_blender.contract.language.vocabulary import MADE, MATERIALS, REAL
 
 NATIVE_SIZE = 64  # pixels a side of the base model's pictures
 LATENTS = 4  # channels
@@ -102,7 +100,7 @@ def make_text_encoder(refiner: bool, words: int) -> CLIPTextModel | CLIPTextMode
 
 def grammar_words() -> list[str]:
     """Every word that a prompt in the grammar may hold, in a fixed order: new ones come last, so old tokens stay."""
-    parts = [part for kind in KINDS.values() for part in (kind.body, *kind.parts)]
+    parts = [part for thing in MADE.values() for part in (thing.body, *thing.parts)]
     known = [
         *" ".join(LEAD_INS).split(),
         "a",
@@ -113,11 +111,11 @@ def grammar_words() -> list[str]:
         *VIEWS,
         "view",
         *COLOURS,
-        *KINDS,
+        *MADE,
         *parts,
         *" ".join(COMPASS).split(),
         *MATERIALS,
-        *REAL_KINDS,
+        *REAL,
     ]
     return list(dict.fromkeys(known))
 

@@ -15,9 +15,8 @@ from torch.optim import AdamW
 
 from backend.files import write_bytes, write_text
 
-CARD = (
-    4  # times as many pictures a step, and in all, where a GPU trains: the number of steps and the rates stay
-)
+# times as many pictures a step, and in all, where a GPU trains: the number of steps and the rates stay
+CARD = 4
 SAVE_SECONDS = 120.0
 LOG_SECONDS = 20.0
 
@@ -133,6 +132,14 @@ class Run:
                 saved = now
                 self.save()
         self.save()
+
+    def learn(self, loss: Tensor, pictures: int) -> None:
+        """One update by the loss of so many pictures, its gradients no longer than 1."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for n in self.networks.values() for p in n.parameters()], 1.0)
+        self.optimizer.step()
+        self.note(loss, pictures)
 
     def note(self, loss: Tensor, pictures: int) -> None:
         self.seen += pictures

@@ -9,6 +9,7 @@ which is x under the noise n + (y - x) / s0.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -18,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from backend.diffusion.schedule import sigma_table
 from backend.training.damage import damage, soften
-from backend.training.dataset import Album, caption, draw
+from backend.training.dataset import Album, caption, chance, draw
 from backend.training.run import Run, precision, set_rate, width
 from dreamflow_blender.contract.language.reading import Description
 
@@ -30,6 +31,15 @@ REFINER_FROM = 500  # the refiner learns timesteps below this: the low-noise hal
 GOOD, BAD = 6.0, 2.5  # aesthetic scores of clean pictures and of blurred ones, as SDXL's pipeline gives them
 BAD_SHARE = 0.15
 BEGUN = 150  # the least timestep at which a damaged picture was given noise
+
+
+class Entry(NamedTuple):
+    """One picture: its latents, those of it damaged, what it shows, and height, width, top, left, score."""
+
+    latents: Tensor
+    worse: Tensor
+    shown: Description
+    time_ids: tuple[float, ...]
 
 
 @dataclass
@@ -46,10 +56,7 @@ class Ring:
     crops: bool
     room: int
     generator: Generator
-    latents: list[Tensor] = field(default_factory=list)
-    shown: list[Description] = field(default_factory=list)
-    time_ids: list[tuple[float, ...]] = field(default_factory=list)  # height, width, top, left, score
-    worse: list[Tensor] = field(default_factory=list)  # latents of the damaged pictures, for the refiner
+    kept: list[Entry] = field(default_factory=list)
     next: int = 0
 
     @torch.no_grad()
@@ -61,17 +68,15 @@ class Ring:
             image, size, score = picture.image, picture.image.shape[-1], GOOD
             top = left = 0
             if self.crops:
-                if float(torch.rand(1, generator=self.generator)) < BAD_SHARE:
+                if chance(BAD_SHARE, self.generator):
                     score, image = BAD, soften(image, self.generator)
                 if size > self.side:
                     top, left = torch.randint(size - self.side + 1, (2,), generator=self.generator).tolist()
                     image = image[:, top : top + self.side, left : left + self.side]
                 alpha = picture.alpha[top : top + self.side, left : left + self.side]
                 damaged.append(damage(image, alpha, self.generator))
-            else:
-                image = (
-                    functional.avg_pool2d(image[None], size // self.side)[0] if size > self.side else image
-                )
+            elif size > self.side:
+                image = functional.avg_pool2d(image[None], size // self.side)[0]
             images.append(image)
             described.append(picture.description)
             time_ids.append((size, size, top, left, score))
@@ -79,24 +84,19 @@ class Ring:
         pixels = torch.stack(images + damaged).to(device) * 2 - 1
         new = self.vae.encode(pixels).latent_dist.mode() * self.vae.config.scaling_factor
         clean, worse = new[:count], new[count:] if self.crops else new
-        for latent, bad, one, ids in zip(clean, worse, described, time_ids, strict=True):
-            if len(self.latents) < self.room:
-                self.latents.append(latent)
-                self.worse.append(bad)
-                self.shown.append(one)
-                self.time_ids.append(ids)
+        for entry in map(Entry, clean, worse, described, time_ids):
+            if len(self.kept) < self.room:
+                self.kept.append(entry)
             else:
-                self.latents[self.next], self.worse[self.next] = latent, bad
-                self.shown[self.next], self.time_ids[self.next] = one, ids
+                self.kept[self.next] = entry
                 self.next = (self.next + 1) % self.room
 
     def take(self, count: int) -> tuple[Tensor, Tensor, list[str], Tensor]:
         """Latents [count,C,h,w], of the damaged pictures too, captions, and the refiner's time ids [count,5]."""
-        rows = torch.randint(len(self.latents), (count,), generator=self.generator).tolist()
-        captions = [caption(self.shown[row], self.generator) for row in rows]
-        time_ids = torch.tensor([self.time_ids[row] for row in rows])
-        clean, worse = (torch.stack([kept[row] for row in rows]) for kept in (self.latents, self.worse))
-        return clean, worse, captions, time_ids
+        rows = torch.randint(len(self.kept), (count,), generator=self.generator).tolist()
+        clean, worse, shown, time_ids = zip(*(self.kept[row] for row in rows), strict=True)
+        captions = [caption(one, self.generator) for one in shown]
+        return torch.stack(clean), torch.stack(worse), captions, torch.tensor(time_ids)
 
 
 class Sentences:
@@ -144,8 +144,6 @@ def loss_of(
         harm = (y - x) / sigmas[begun][:, None, None, None]
         noise = noise + harm
         weight = 1 / (1 + harm.square().mean((1, 2, 3)))  # or the few worst pictures would be all that counts
-    sigma = sigmas[t][:, None, None, None]
-    signal = (1 + sigma**2).rsqrt()
     with precision(x.device):
         output = encoder(tokens.to(x.device), output_hidden_states=time_ids is not None)
         if time_ids is None:
@@ -153,10 +151,16 @@ def loss_of(
         else:
             hidden = output.hidden_states[-2]
             added = {"text_embeds": output.text_embeds, "time_ids": time_ids.to(x.device)}
-        noisy = signal * (x + sigma * noise)
-        v = unet(noisy, t, encoder_hidden_states=hidden, added_cond_kwargs=added).sample.float()
-    error = (v - signal * (noise - sigma * x)).square().mean((1, 2, 3))
+        error = v_error(unet, x, noise, t, encoder_hidden_states=hidden, added_cond_kwargs=added)
     return (weight * error).mean()
+
+
+def v_error(unet: UNet2DConditionModel, x: Tensor, noise: Tensor, t: Tensor, **told: Any) -> Tensor:
+    """[B]: mean squared error of v a picture x [B,C,h,w] under the noise, at its timestep t [B] int64."""
+    sigma = sigma_table().float().to(x.device)[t][:, None, None, None]
+    signal = (1 + sigma**2).rsqrt()
+    v = unet(signal * (x + sigma * noise), t, **told).sample.float()
+    return (v - signal * (noise - sigma * x)).square().mean((1, 2, 3))
 
 
 def train(
@@ -175,18 +179,12 @@ def train(
     unet.train()
     encoder.train()
     for ring, _ in rings:
-        while len(ring.latents) < ring.room // 8:
+        while len(ring.kept) < ring.room // 8:
             ring.add(BATCH)
     for step in run.work(minutes, planned):
         ring, count = rings[step % len(rings)]
         ring.add(max(1, round(count * FRESH_SHARE)))
         set_rate(run.optimizer, RATES[run.name], WARMUP, run.seen / planned)
         x, y, captions, time_ids = ring.take(count)
-        loss = loss_of(
-            unet, encoder, sentences(captions), x, y, time_ids if run.name == "refiner" else None, generator
-        )
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_([*unet.parameters(), *encoder.parameters()], 1.0)
-        run.optimizer.step()
-        run.note(loss, count)
+        ids = time_ids if run.name == "refiner" else None
+        run.learn(loss_of(unet, encoder, sentences(captions), x, y, ids, generator), count)

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from backend.training.dataset import Album, draw, spoil
+from backend.training.dataset import Album, chance, draw, spoil
 from backend.training.run import Run, precision, set_rate, width
 
 BATCH = 8
@@ -23,7 +23,7 @@ def pictures(albums: list[Album], count: int, side: int, generator: Generator) -
     images = []
     for _ in range(count):
         image = draw(albums, generator).image
-        if float(torch.rand(1, generator=generator)) < 0.5:
+        if chance(0.5, generator):
             image = functional.avg_pool2d(image[None], image.shape[-1] // side)[0]
         else:
             y, x = torch.randint(image.shape[-1] - side + 1, (2,), generator=generator).tolist()
@@ -64,12 +64,7 @@ def train(run: Run, vae: AutoencoderKL, albums: list[Album], side: int, minutes:
             freeze(run, vae)
         set_rate(run.optimizer, RATE, WARMUP, run.seen / planned)
         image = batch(albums, BATCH * wide, side, generator).to(device)
-        loss = loss_of(vae, image, generator)
-        run.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        run.optimizer.step()
-        run.note(loss, len(image))
+        run.learn(loss_of(vae, image, generator), len(image))
 
 
 def freeze(run: Run, vae: AutoencoderKL) -> None:

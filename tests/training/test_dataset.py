@@ -9,7 +9,6 @@ import torch
 from torch import Generator
 
 from backend.diffusion.view_words import view_words
-from backend.objects.grammar import parse
 from backend.objects.kinds import COLOURS
 from backend.objects.shapes import KINDS, build
 from backend.objects.sphere_trace import render
@@ -30,7 +29,8 @@ from backend.training.dataset import (
     smaller,
     spoil,
 )
-from dreamflow_blender.contract.language.reading import Description
+from dreamflow_blender.contract.language.reading import Description, read
+from dreamflow_blender.contract.language.vocabulary import MADE
 
 
 @cache
@@ -54,7 +54,7 @@ def test_normal_maps_are_the_rendered_ones_before_their_background() -> None:
     cameras = POSES.sample(Generator().manual_seed(3), 4, 32, 32)
     expected = render(build(Description("mushroom")), cameras, edge=2).over(NORMAL_BACKGROUND, normal=True)
     for row in range(4):
-        error = paint_normals(mushroom(), row) - expected[row].permute(2, 0, 1)
+        error = paint_normals(mushroom().normal[row], mushroom().alpha[row]) - expected[row].permute(2, 0, 1)
         assert error.abs().max() < 5 / 255
 
 
@@ -84,7 +84,7 @@ def test_a_smaller_album_shows_the_same() -> None:
 def test_one_pair_in_ten_is_held_out_and_never_drawn(monkeypatch) -> None:
     held = [(k, c) for k in LEARNED for c in COLOURS if held_out(k, c)]
     assert 0.05 < len(held) / (len(LEARNED) * len(COLOURS)) < 0.15
-    assert all(KINDS[kind].natural != colour for kind, colour in held)
+    assert all(MADE[kind].natural != colour for kind, colour in held)
     generator = Generator().manual_seed(0)
     drawn = [draw([mushroom()], generator).description for _ in range(300)]
     assert not any(held_out(d.kind, d.colour) for d in drawn)
@@ -100,7 +100,7 @@ def test_captions_are_of_the_grammar() -> None:
     assert abs(empty / 200 - NO_CAPTION_SHARE) < 0.08
     for description, text in said:
         if text:
-            parsed = parse(text)
+            parsed = read(text)
             assert (parsed.kind, parsed.normal_map) == (description.kind, description.normal_map)
             assert parsed.view in (description.view, None)
 

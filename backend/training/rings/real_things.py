@@ -22,8 +22,9 @@ from backend.objects.shapes import RADIUS
 from backend.objects.sphere_trace import sky_shade
 from backend.scene.camera import Camera
 from backend.scene.render_mesh import clip_positions
+from backend.training.dataset import kept
 from backend.training.rings.furniture import Furniture, find_furniture, held_out_instances
-from backend.training.rings.rings import RING_SIZE, RINGS_A_THING, RingAlbum, kept, ring_cameras
+from backend.training.rings.rings import RING_SIZE, RINGS_A_THING, RingAlbum, ring_cameras
 from dreamflow_blender.contract.meshfile import BadMeshFile
 
 FINE = 3  # rays along a side of a pixel
@@ -91,18 +92,7 @@ def open_real_album(item: Furniture, cache: Path, count: int, size: int = RING_S
     chosen = maps.pop("words").tolist()
     colour = list(COLOURS)[chosen[0]] if chosen[0] >= 0 else None
     material = {1: "wooden", 2: "metal"}.get(chosen[1])
-    return RingAlbum(
-        item.kind,
-        maps["shade"],
-        maps["alpha"],
-        maps["normal"],
-        maps["c2w"],
-        maps["fixed"],
-        maps["made"],
-        bool(chosen[2]),
-        colour,
-        material,
-    )
+    return RingAlbum(item.kind, **maps, tint=bool(chosen[2]), colour=colour, material=material)
 
 
 def read_model(item: Furniture) -> Model:
@@ -167,7 +157,7 @@ def draw_album(model: Model, item: Furniture, cameras: Camera) -> dict[str, Tens
     fine = cameras.resized(FINE * size, FINE * size)
     views = [draw_view(model, fine[i : i + 1]) for i in range(len(fine))]
     body, mean, tint = find_body(model, views)
-    maps: dict[str, list[Tensor]] = {"shade": [], "alpha": [], "normal": [], "fixed": [], "made": []}
+    rows: list[dict[str, Tensor]] = []
     light = mean @ LUMINANCE
     for view in views:
         in_body = body[view.material]
@@ -189,20 +179,21 @@ def draw_album(model: Model, item: Furniture, cameras: Camera) -> dict[str, Tens
         image = image.view(fine.height, fine.width, -1).permute(2, 0, 1)
         image = functional.avg_pool2d(image, FINE)
         encoded = (functional.normalize(image[2:5], dim=0) * 0.5 + 0.5) * (image[1:2] > 0)
-        for name, value in (
-            ("shade", image[:1]), ("alpha", image[1]), ("normal", encoded), ("fixed", image[5:8]),
-            ("made", image[8:11]),
-        ):  # fmt: skip
-            maps[name].append(value)
+        rows.append(
+            {
+                "shade": image[:1],
+                "alpha": image[1],
+                "normal": encoded,
+                "fixed": image[5:8],
+                "made": image[8:11],
+            }
+        )
     parts = [word for word, part in zip(model.words, body.tolist(), strict=True) if part]
     called = " ".join([item.name, item.id, *parts])
     words = torch.tensor([colour_number(mean), material_number(called, mean), int(tint)])
-    return {
-        name: (torch.stack(rows) * 255).round().clamp(0, 255).to(torch.uint8) for name, rows in maps.items()
-    } | {
-        "c2w": cameras.c2w,
-        "words": words,
-    }
+    maps = {name: torch.stack([row[name] for row in rows]) * 255 for name in rows[0]}
+    bytes_of = {name: values.round().clamp(0, 255).to(torch.uint8) for name, values in maps.items()}
+    return bytes_of | {"c2w": cameras.c2w, "words": words}
 
 
 LUMINANCE = torch.tensor((0.299, 0.587, 0.114))

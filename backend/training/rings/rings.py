@@ -10,25 +10,27 @@ where `fixed` is what keeps its own colours (a real thing's wood or glass; proce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Generator, Tensor
 
-from backend.files import write_bytes
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, build
-from backend.scene.camera import Camera, orbit
+from backend.objects.shapes import build
+from backend.scene.camera import Camera, rings_of
 from backend.training.dataset import (
-    NORMAL_BACKGROUND,
     NORMAL_SHARE,
-    PART_SHARE,
     POSES,
-    held_out,
+    chance,
+    kept,
+    paint_normals,
+    pick,
     random_background,
+    random_colour,
+    random_description,
     trace,
 )
 from dreamflow_blender.contract.language.reading import Description
@@ -76,11 +78,7 @@ class RingAlbum:
 
 def ring_cameras(count: int, generator: Generator, size: int) -> Camera:
     """FRAMES * count cameras: each ring a random one of RING_POSES and the three that stand round it."""
-    first = RING_POSES.sample(generator, count, size, size)
-    azimuth = first.azimuth.repeat_interleave(FRAMES) + 360.0 / FRAMES * torch.arange(FRAMES).repeat(count)
-    elevation = first.elevation.repeat_interleave(FRAMES)
-    distance = first.position.norm(dim=1).repeat_interleave(FRAMES)
-    return orbit(azimuth, elevation, distance, torch.full_like(azimuth, POSES.fov[0]), size, size)
+    return rings_of(RING_POSES.sample(generator, count, size, size), FRAMES)
 
 
 def open_ring_album(
@@ -90,19 +88,10 @@ def open_ring_album(
 
     def make() -> dict[str, Tensor]:
         cameras = ring_cameras(count, Generator().manual_seed(seed), size)
-        shade, alpha, normal = trace(build(Description(kind)), cameras, EDGE)
-        return {"shade": shade, "alpha": alpha, "normal": normal, "c2w": cameras.c2w}
+        return {**trace(build(Description(kind)), cameras, EDGE), "c2w": cameras.c2w}
 
-    maps = kept(folder / f"rings-{kind}-{count}-{size}-{seed}.safetensors", make)
-    return RingAlbum(kind, maps["shade"], maps["alpha"], maps["normal"], maps["c2w"])
-
-
-def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors in the file, made and written first where there is none."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, save({name: value.contiguous() for name, value in make().items()}))
-    return load_file(path)
+    maps: dict[str, Any] = kept(folder / f"rings-{kind}-{count}-{size}-{seed}.safetensors", make)
+    return RingAlbum(kind, **maps)
 
 
 @dataclass(frozen=True)
@@ -114,9 +103,8 @@ class RingPicture:
     c2w: Tensor
 
 
-def paint_ring(album: RingAlbum, ring: int, colours: Tensor | None, background: Tensor) -> Tensor:
+def paint_ring(album: RingAlbum, rows: slice, colours: Tensor | None, background: Tensor) -> Tensor:
     """[4,3,H,W] in [0,1]: a ring in these colours [P,3], or as it was made, before this background [3]."""
-    rows = slice(FRAMES * ring, FRAMES * (ring + 1))
     if colours is None:
         assert album.made is not None
         image = album.made[rows].float() / 255
@@ -126,16 +114,6 @@ def paint_ring(album: RingAlbum, ring: int, colours: Tensor | None, background: 
             image = image + album.fixed[rows].float() / 255
     clear = 1 - album.alpha[rows, None].float() / 255
     return (image + clear * background[:, None, None]).clamp(0, 1)
-
-
-def paint_ring_normals(album: RingAlbum, ring: int) -> Tensor:
-    """[4,3,H,W] in [0,1]: the ring's normal maps before NORMAL_BACKGROUND."""
-    rows = slice(FRAMES * ring, FRAMES * (ring + 1))
-    alpha = album.alpha[rows, None].float() / 255
-    return (
-        album.normal[rows].float() / 255 * alpha
-        + (1 - alpha) * torch.tensor(NORMAL_BACKGROUND)[:, None, None]
-    )
 
 
 class Drawer:
@@ -154,24 +132,21 @@ class Drawer:
         albums = self.of_kind[kind]
         album = albums[pick(len(albums), generator)]
         ring = pick(album.rings, generator)
+        rows = slice(FRAMES * ring, FRAMES * (ring + 1))
         normal_map = chance(NORMAL_SHARE, generator)
         description, colours = (describe_made if album.made is None else describe_real)(album, generator)
         description = replace(description, normal_map=normal_map)
         background = random_background(generator)
-        images = (
-            paint_ring_normals(album, ring) if normal_map else paint_ring(album, ring, colours, background)
-        )
-        return RingPicture(description, images, album.c2w[FRAMES * ring : FRAMES * (ring + 1)])
+        if normal_map:
+            images = paint_normals(album.normal[rows], album.alpha[rows])
+        else:
+            images = paint_ring(album, rows, colours, background)
+        return RingPicture(description, images, album.c2w[rows])
 
 
 def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
     """A procedural object in a random colour, now and then with a part in a colour of its own; its colours [P,3]."""
-    allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
-    colour = allowed[pick(len(allowed), generator)]
-    names, parts = list(KINDS[album.kind].parts), {}
-    if names and chance(PART_SHARE, generator):
-        parts[names[pick(len(names), generator)]] = list(COLOURS)[pick(len(COLOURS), generator)]
-    description = Description(album.kind, colour, parts)
+    description = random_description(album.kind, generator)
     return description, build(description).colours
 
 
@@ -182,14 +157,5 @@ def describe_real(album: RingAlbum, generator: Generator) -> tuple[Description, 
             return Description(album.kind, material=album.material), None
         named = album.colour if not chance(NO_COLOUR_SHARE, generator) else None
         return Description(album.kind, named), None
-    allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
-    colour = allowed[pick(len(allowed), generator)]
+    colour = random_colour(album.kind, generator)
     return Description(album.kind, colour), torch.tensor(COLOURS[colour])[None]
-
-
-def pick(count: int, generator: Generator) -> int:
-    return int(torch.randint(count, (1,), generator=generator))
-
-
-def chance(share: float, generator: Generator) -> bool:
-    return float(torch.rand(1, generator=generator)) < share

@@ -18,7 +18,6 @@ from backend.models.model_folder import open_folder
 from backend.objects.shapes import KINDS
 from backend.training import networks
 from backend.training.rings import __main__
-from backend.training.rings.export import write_rings_model
 from backend.training.rings.rings import FRAMES, Drawer, RingAlbum, open_ring_album, ring_cameras
 
 
@@ -121,7 +120,9 @@ def test_an_export_is_whole_states_the_ring_and_credits_the_makers(
     assert all(torch.equal(p, average[f"unet.{name}"].half().float()) for name, p in unet.named_parameters())
     size = sum(file.stat().st_size for file in (tmp_path / "model").rglob("*") if file.is_file())
     assert size < 25e6
-    write_rings_model(tmp_path / "model", trainer.parts | {"vae": trainer.vae}, ["ball"], "by Somebody\n")
+    __main__.write_rings_model(
+        tmp_path / "model", trainer.parts | {"vae": trainer.vae}, ["ball"], "by Somebody\n"
+    )
     assert (tmp_path / "model" / "CREDITS.txt").read_text("utf-8") == "by Somebody\n"
     with pytest.raises(InputError, match="no training state"):
         __main__.Trainer(tmp_path / "nothing", 3, None).export(tmp_path / "model", None)

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from backend.errors import InputError
-from backend.objects.grammar import canonical_prompt, parse
+from backend.objects.grammar import canonical_prompt
 from backend.objects.kinds import COLOURS
-from backend.objects.real_kinds import REAL_KINDS, THINGS
 from backend.objects.shapes import RADIUS
 from backend.training.rings import furniture
 from backend.training.rings.real_things import colour_number, open_real_albums, read_model
 from backend.training.rings.rings import Drawer
+from dreamflow_blender.contract.language.reading import NotUnderstood, read
+from dreamflow_blender.contract.language.vocabulary import REAL, THINGS
 
 WORDS = list(COLOURS)
 # A seat from z = 0 to 4, x = -1 to 1, y = 0 to 2 of the OBJ's axes (y up, front +z), and a board behind it.
@@ -126,9 +127,9 @@ def test_a_colour_is_named_where_its_word_fits(rgb: tuple[float, float, float], 
 
 
 def test_materials_and_real_kinds_are_words_of_the_prompts_language() -> None:
-    described = parse("a normal map of a wooden sofa", THINGS)
+    described = read("a normal map of a wooden sofa", tuple(THINGS))
     assert (described.kind, described.colour, described.material) == ("sofa", None, "wooden")
-    assert canonical_prompt("Sofa.", "", REAL_KINDS) == "a grey sofa"
-    assert canonical_prompt("the wooden bench", "", REAL_KINDS) == "a wooden bench"
-    with pytest.raises(InputError, match="no known kind"):
-        parse("a red sofa")  # no formula makes one
+    assert canonical_prompt("Sofa.", "", REAL) == "a grey sofa"
+    assert canonical_prompt("the wooden bench", "", REAL) == "a wooden bench"
+    with pytest.raises(NotUnderstood, match="no known kind"):
+        read("a red sofa")  # no formula makes one
