@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, build
+from backend.objects.shapes import build
 from backend.objects.sphere_trace import render
 from backend.training.rings.__main__ import Trainer
 from backend.training.rings.rings import FRAMES
 from backend.training.samples import save_sheet
 from benchmarks.rings_judge import LEVELS, Judge, azimuth_match
 from dreamflow_blender.contract.language.reading import Description
+from dreamflow_blender.contract.language.vocabulary import MADE
 
 SHOWN = 8  # azimuths a row of the sheet
 
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     print(f"{'kind':10} {'':7} error at t = " + " ".join(f"{t:5.2f}" for t in LEVELS))
     for i, kind in enumerate(args.kinds.split(",")):
-        colour = KINDS[kind].natural if KINDS[kind].natural in COLOURS else list(COLOURS)[i % len(COLOURS)]
+        colour = MADE[kind].natural if MADE[kind].natural in COLOURS else list(COLOURS)[i % len(COLOURS)]
         prompt = f"a {colour} {kind}"
         truth = render(build(Description(kind, colour)), judge.cameras)
         rows.append(truth.over((0.5, 0.5, 0.5))[:SHOWN])

@@ -54,11 +54,8 @@ class FixedPoses:
         high = OVERHEAD_TO - (OVERHEAD_TO - ELEVATION[1]) * (count - i) / (count * OVERHEAD_SHARE)
         self.elevation = torch.where(overhead, high, low).float()
         self.distance = (DISTANCE[0] + (DISTANCE[1] - DISTANCE[0]) * (i * 0.7548776662 % 1)).float()
-        self._moved: tuple[Tensor, ...] = (
-            self.azimuth,
-            self.elevation,
-            self.distance,
-        )  # on the device of the newest index
+        # on the device of the newest index
+        self._moved: tuple[Tensor, ...] = (self.azimuth, self.elevation, self.distance)
 
     def __len__(self) -> int:
         return len(self.azimuth)
@@ -251,9 +248,8 @@ def posterior_mean(z: Tensor, sigma: float, bank: Bank, rows: slice) -> Tensor:
     part = BATCH if coloured.dtype == torch.float16 or coloured[0].numel() > 2**14 else len(coloured)
     with_colour = torch.cat([(c.double().flatten(1) @ exact.flatten()) for c in coloured.split(part)])  # [n]
     with_clear = torch.cat([c.double() @ exact.T for c in clear.split(part)])  # [n,3]
-    distance = bank.square[rows] - 2 * (
-        with_colour[:, None] + 2 * with_clear @ grounds.T
-    )  # less ||z||^2, [n,G]
+    # less ||z||^2, [n,G]
+    distance = bank.square[rows] - 2 * (with_colour[:, None] + 2 * with_clear @ grounds.T)
     if sigma > 0:
         weight = torch.softmax(-distance.flatten() / (2 * sigma**2), 0).view_as(distance)
     else:

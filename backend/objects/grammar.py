@@ -15,20 +15,12 @@ ANY_PROMPT = (
 )
 
 
-def parse(prompt: str, kinds: Collection[str] = KINDS) -> Description:
-    """What the prompt says, of these kinds. Raises InputError with the nearest known words for anything else."""
-    try:
-        return reading.read(prompt, tuple(kinds))
-    except NotUnderstood as error:
-        raise _as_input_error(error) from error
-
-
 def parse_object(prompt: str, kinds: Collection[str] = KINDS, negative: str = "") -> Description:
     """The prompt's object, its colour named; InputError where it says more than that, and for a negative prompt."""
     try:
         return reading.read_object(prompt, negative, tuple(kinds))
     except NotUnderstood as error:
-        raise _as_input_error(error) from error
+        raise InputError(error.message, f"{error.todo} {ANY_PROMPT}") from error
 
 
 def canonical_prompt(prompt: str, negative: str, kinds: Collection[str]) -> str:
@@ -39,7 +31,3 @@ def canonical_prompt(prompt: str, negative: str, kinds: Collection[str]) -> str:
 def note(prompt: str, kinds: Collection[str]) -> str:
     """What the user should know of how this prompt was read; "" where it was read as it stands."""
     return reading.note(prompt, parse_object(prompt, kinds))
-
-
-def _as_input_error(error: NotUnderstood) -> InputError:
-    return InputError(error.message, f"{error.todo} {ANY_PROMPT}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from backend.objects.sdf import Field
 
@@ -39,18 +39,14 @@ NATURAL: dict[str, RGB] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of object, in coordinates of its own; `shapes.build` fits it into the ball.
+    """The form of one kind of object, in coordinates of its own; `shapes.build` fits it into the ball.
 
-    body     the word for what has the prompt's colour ("cap" of a mushroom)
-    natural  the body's colour where the prompt names none
-    parts    every other part that a prompt can colour, with its own colour: a key of COLOURS or
-             NATURAL, or None for the body's
-    solids   (part, field): together they are the solid; a point belongs to the nearest
+    solids   (part, field): together they are the solid; a point belongs to the nearest. What parts there are
+             says the language (contract/language/vocabulary.py)
     paint    (part, field): surface inside the field has that part's colour, the last one wins
+    own      the parts that have a colour of their own, a key of COLOURS or NATURAL; all others have the body's
     """
 
-    body: str
-    natural: str
-    parts: dict[str, str | None]
     solids: Sequence[tuple[str, Field]]
     paint: Sequence[tuple[str, Field]] = ()
+    own: Mapping[str, str] = field(default_factory=dict)

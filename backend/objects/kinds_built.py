@@ -15,19 +15,14 @@ def chair() -> Kind:
         sdf.box((0, 0.178, 0.42), (0.2, 0.026, 0.07), 0.015),
         sdf.box((0, 0.178, 0.22), (0.2, 0.024, 0.045), 0.012),
     )
-    return Kind(
-        "seat",
-        "brown",
-        {"legs": None, "back": None},
-        [("seat", seat), ("legs", legs), ("back", sdf.union(posts, rails))],
-    )
+    return Kind([("seat", seat), ("legs", legs), ("back", sdf.union(posts, rails))])
 
 
 def table() -> Kind:
     top = sdf.box((0, 0, 0.2), (0.42, 0.29, 0.03), 0.012)
     apron = sdf.box((0, 0, 0.15), (0.36, 0.23, 0.05))
     legs = sdf.mirror(sdf.box((0.345, 0.215, -0.05), (0.036, 0.036, 0.24), 0.008), "xy")
-    return Kind("top", "brown", {"legs": None}, [("top", sdf.union(top, apron)), ("legs", legs)])
+    return Kind([("top", sdf.union(top, apron)), ("legs", legs)])
 
 
 def lamp() -> Kind:
@@ -40,11 +35,9 @@ def lamp() -> Kind:
     )
     pole = sdf.cylinder((0, 0, -0.02), 0.032, 0.43)
     return Kind(
-        "shade",
-        "yellow",
-        {"base": "steel", "pole": "steel", "inside": "glow"},
         [("shade", sdf.lathe(shade, 0.006)), ("base", base), ("pole", pole)],
         [("inside", sdf.cut(inside, sdf.cylinder((0, 0, 0), 0.036, 1)))],
+        {"base": "steel", "pole": "steel", "inside": "glow"},
     )
 
 
@@ -59,10 +52,8 @@ def bed() -> Kind:
     blanket = sdf.box((0, -0.12, -0.055), (0.295, 0.32, 0.09), 0.035)
     pillow = sdf.mirror(sdf.box((0.135, 0.325, 0.055), (0.115, 0.08, 0.05), 0.045))
     return Kind(
-        "blanket",
-        "blue",
-        {"frame": "brown", "mattress": "white", "pillow": "white"},
         [("blanket", blanket), ("frame", frame), ("mattress", mattress), ("pillow", pillow)],
+        own={"frame": "brown", "mattress": "white", "pillow": "white"},
     )
 
 
@@ -83,17 +74,6 @@ def car() -> Kind:
     rear = sdf.mirror(sdf.box((0.135, 0.47, -0.02), (0.045, 0.04, 0.03)))
     bumper = sdf.mirror(sdf.box((0, 0.455, -0.115), (0.18, 0.03, 0.025), 0.015), "y")
     return Kind(
-        "car",
-        "red",
-        {
-            "wheels": "black",
-            "hubs": "grey",
-            "windows": "glass",
-            "roof": None,
-            "lights": "glow",
-            "bumpers": "steel",
-            "taillights": "red",
-        },
         [("car", sdf.union(hull, cabin)), ("wheels", wheel), ("bumpers", bumper)],
         [
             ("roof", roof),
@@ -102,6 +82,14 @@ def car() -> Kind:
             ("taillights", rear),
             ("hubs", hub),
         ],
+        {
+            "wheels": "black",
+            "hubs": "grey",
+            "windows": "glass",
+            "lights": "glow",
+            "bumpers": "steel",
+            "taillights": "red",
+        },
     )
 
 
@@ -116,11 +104,9 @@ def boat() -> Kind:
     sail = sdf.turn(main, "z", 25, (0, -0.03, 0))
     boom = sdf.turn(boom, "z", 25, (0, -0.03, 0))
     return Kind(
-        "hull",
-        "red",
-        {"sail": "white", "mast": "brown", "deck": "dough"},
         [("hull", hull), ("mast", sdf.union(mast, boom)), ("sail", sdf.union(sail, jib))],
         [("deck", sdf.common(deck, sdf.half_space("z", 0.02), sdf.box((0, 0, 0), (0.17, 0.37, 0.1))))],
+        {"sail": "white", "mast": "brown", "deck": "dough"},
     )
 
 
@@ -140,14 +126,12 @@ def rocket() -> Kind:
     ring = sdf.torus((0, -0.158, 0.08), 0.07, 0.024, "y")
     pane = sdf.common(sdf.cylinder((0, 0, 0.08), 0.07, 1, "y"), sdf.half_space("y", 0))
     return Kind(
-        "rocket",
-        "white",
-        {"nose": "red", "fins": "red", "window": "glass", "nozzle": "steel", "ring": "grey"},
         [("rocket", hull), ("fins", sdf.ring_of(fin, 4)), ("nozzle", nozzle), ("ring", ring)],
         [
             ("nose", sdf.half_space("z", 0.24, below=False)),
             ("window", sdf.cut(pane, sdf.torus((0, -0.158, 0.08), 0.07, 0.027, "y"))),
         ],
+        {"nose": "red", "fins": "red", "window": "glass", "nozzle": "steel", "ring": "grey"},
     )
 
 
@@ -168,8 +152,8 @@ def house() -> Kind:
         return sdf.union(front, back, sides, sdf.cylinder((0, -0.31, 0.06), wide, 0.05, "y"))
 
     return Kind(
-        "walls",
-        "yellow",
+        [("walls", walls), ("roof", roof), ("chimney", chimney), ("door", door)],
+        [("frames", window(0.022)), ("windows", window(0.0)), ("knob", knob)],
         {
             "roof": "red",
             "door": "brown",
@@ -178,8 +162,6 @@ def house() -> Kind:
             "chimney": "clay",
             "knob": "glow",
         },
-        [("walls", walls), ("roof", roof), ("chimney", chimney), ("door", door)],
-        [("frames", window(0.022)), ("windows", window(0.0)), ("knob", knob)],
     )
 
 
@@ -204,9 +186,7 @@ def tower() -> Kind:
 
     windows = sdf.union(slit(0, 0.04), slit(90, -0.06), slit(180, 0.04), slit(270, -0.06))
     return Kind(
-        "tower",
-        "grey",
-        {"battlements": None, "door": "brown", "windows": "black", "frame": "steel"},
         [("tower", sdf.lathe(profile)), ("battlements", merlons)],
         [("frame", frame), ("door", door), ("windows", windows)],
+        {"door": "brown", "windows": "black", "frame": "steel"},
     )

@@ -28,7 +28,7 @@ def tree() -> Kind:
         sdf.ball((0.04, 0.06, 0.3), 0.17),
         sdf.ball((-0.07, -0.06, 0.27), 0.16),
     )
-    return Kind("leaves", "green", {"trunk": "brown"}, [("leaves", leaves), ("trunk", trunk)])
+    return Kind([("leaves", leaves), ("trunk", trunk)], own={"trunk": "brown"})
 
 
 def mushroom() -> Kind:
@@ -44,14 +44,12 @@ def mushroom() -> Kind:
         across = 0.43 * math.cos(math.asin(low))
         spots.append(sdf.ball((across * math.cos(angle), across * math.sin(angle), 0.38 * low), size))
     return Kind(
-        "cap",
-        "red",
-        {"stem": "cream", "spots": "white", "gills": "cream"},
         [("cap", cap), ("stem", stem)],
         [
             ("gills", sdf.cut(sdf.half_space("z", 0.03), sdf.cylinder((0, 0, 0), 0.155, 1))),
             ("spots", sdf.union(*spots)),
         ],
+        {"stem": "cream", "spots": "white", "gills": "cream"},
     )
 
 
@@ -79,14 +77,12 @@ def cactus() -> Kind:
         return 1.35 - side - (p[2] * 60).cos()
 
     return Kind(
-        "cactus",
-        "green",
-        {"pot": "clay", "soil": "brown", "flower": "pink", "spines": "cream"},
         [("cactus", plant), ("pot", pot), ("flower", flower)],
         [
             ("spines", sdf.common(spines, sdf.cut(sdf.half_space("z", 0.42), sdf.half_space("z", -0.2)))),
             ("soil", soil),
         ],
+        {"pot": "clay", "soil": "brown", "flower": "pink", "spines": "cream"},
     )
 
 
@@ -106,10 +102,8 @@ def duck() -> Kind:
     eyes = sdf.mirror(sdf.ball((0.095, -0.29, 0.275), 0.042))
     wing = sdf.turn(sdf.ellipsoid((0.235, 0.09, -0.15), (0.055, 0.2, 0.115)), "x", 18, (0, 0.09, -0.15))
     return Kind(
-        "duck",
-        "yellow",
-        {"beak": "orange", "eyes": "black", "wings": None},
         [("duck", head), ("beak", bill), ("eyes", eyes), ("wings", sdf.mirror(wing))],
+        own={"beak": "orange", "eyes": "black"},
     )
 
 
@@ -129,9 +123,6 @@ def fish() -> Kind:
     mouth = sdf.common(sdf.torus((0, -0.405, -0.05), 0.035, 0.018, "y"), sdf.half_space("y", -0.3))
     bands = sdf.union(sdf.box((0, -0.1, 0), (1, 0.035, 1)), sdf.box((0, 0.07, 0), (1, 0.035, 1)))
     return Kind(
-        "fish",
-        "orange",
-        {"fins": None, "tail": None, "stripes": "white", "eyes": "white", "pupils": "black", "mouth": None},
         [
             ("fish", body),
             ("tail", tail),
@@ -143,6 +134,7 @@ def fish() -> Kind:
             ("stripes", sdf.common(bands, sdf.ellipsoid((0, -0.08, 0), (0.17, 0.35, 0.24)))),
             ("pupils", pupils),
         ],
+        {"stripes": "white", "eyes": "white", "pupils": "black"},
     )
 
 
@@ -171,16 +163,6 @@ def snowman() -> Kind:
         sdf.tube([(0.31, -0.02, 0.12), (0.36, -0.02, 0.22)], [0.02, 0.019]),
     )
     return Kind(
-        "snow",
-        "white",
-        {
-            "hat": "black",
-            "scarf": "red",
-            "nose": "orange",
-            "arms": "brown",
-            "eyes": "black",
-            "buttons": "black",
-        },
         [
             ("snow", snow),
             ("hat", hat),
@@ -190,6 +172,14 @@ def snowman() -> Kind:
             ("eyes", eyes),
             ("buttons", buttons),
         ],
+        own={
+            "hat": "black",
+            "scarf": "red",
+            "nose": "orange",
+            "arms": "brown",
+            "eyes": "black",
+            "buttons": "black",
+        },
     )
 
 
@@ -217,21 +207,6 @@ def robot() -> Kind:
     leg = sdf.cylinder((0.095, 0, -0.3), 0.05, 0.12)
     foot = sdf.box((0.1, -0.035, -0.445), (0.075, 0.115, 0.045), 0.02)
     return Kind(
-        "robot",
-        "grey",
-        {
-            "arms": "steel",
-            "legs": "steel",
-            "hands": None,
-            "feet": None,
-            "eyes": "glow",
-            "pupils": "black",
-            "mouth": "black",
-            "panel": "black",
-            "buttons": "cyan",
-            "antenna": "red",
-            "ears": "steel",
-        },
         [
             ("robot", sdf.union(head, torso)),
             ("arms", sdf.mirror(arm)),
@@ -243,4 +218,15 @@ def robot() -> Kind:
             ("eyes", eyes),
         ],
         [("mouth", mouth), ("panel", panel), ("buttons", lamps), ("pupils", pupils)],
+        {
+            "arms": "steel",
+            "legs": "steel",
+            "eyes": "glow",
+            "pupils": "black",
+            "mouth": "black",
+            "panel": "black",
+            "buttons": "cyan",
+            "antenna": "red",
+            "ears": "steel",
+        },
     )

@@ -13,14 +13,11 @@ from backend.objects.sdf import Field, Point
 
 def ball() -> Kind:
     stripe = sdf.common(sdf.half_space("z", 0.08), sdf.half_space("z", -0.08, below=False))
-    return Kind("ball", "red", {"stripe": None}, [("ball", sdf.ball((0, 0, 0), 0.5))], [("stripe", stripe)])
+    return Kind([("ball", sdf.ball((0, 0, 0), 0.5))], [("stripe", stripe)])
 
 
 def cube() -> Kind:
     return Kind(
-        "cube",
-        "blue",
-        {"top": None},
         [("cube", sdf.box((0, 0, 0), (0.3, 0.3, 0.3), 0.035))],
         [("top", sdf.half_space("z", 0.29, below=False))],
     )
@@ -28,9 +25,6 @@ def cube() -> Kind:
 
 def cone() -> Kind:
     return Kind(
-        "cone",
-        "orange",
-        {"stripe": None, "tip": None},
         [("cone", sdf.lathe([(0, -0.36), (0.36, -0.36), (0.02, 0.42), (0, 0.42)], 0.02))],
         [
             ("stripe", sdf.common(sdf.half_space("z", 0.06), sdf.half_space("z", -0.12, below=False))),
@@ -54,11 +48,9 @@ def donut() -> Kind:
         dx, dy = 0.026 * math.cos(lean), 0.026 * math.sin(lean)
         sprinkles.append(sdf.tube([(x - dx, y - dy, z), (x + dx, y + dy, z)], [0.017, 0.017]))
     return Kind(
-        "icing",
-        "pink",
-        {"dough": "dough", "sprinkles": "white"},
         [("icing", sdf.torus((0, 0, 0), ring, thickness))],
         [("dough", below_icing), ("sprinkles", sdf.union(*sprinkles))],
+        {"dough": "dough", "sprinkles": "white"},
     )
 
 
@@ -67,11 +59,9 @@ def mug() -> Kind:
     inside = sdf.cylinder((0, 0, 0.1), 0.262, 0.4)
     handle = sdf.cut(sdf.torus((0.29, 0, 0), 0.185, 0.045, "y"), sdf.cylinder((0, 0, 0), 0.26, 1))
     return Kind(
-        "mug",
-        "red",
-        {"handle": None, "inside": "white"},
         [("mug", sdf.lathe(wall, 0.008)), ("handle", handle)],
         [("inside", sdf.common(inside, sdf.half_space("z", 0.335)))],
+        {"inside": "white"},
     )
 
 
@@ -90,12 +80,7 @@ def teapot() -> Kind:
         0.02, sdf.ellipsoid((0, 0, 0.12), (0.185, 0.185, 0.1)), sdf.torus((0, 0, 0.14), 0.165, 0.022)
     )
     knob = sdf.blend(0.03, sdf.ball((0, 0, 0.27), 0.05), sdf.cylinder((0, 0, 0.22), 0.026, 0.05))
-    return Kind(
-        "teapot",
-        "blue",
-        {"lid": None, "knob": None, "handle": None, "spout": None},
-        [("teapot", body), ("spout", spout), ("handle", handle), ("lid", lid), ("knob", knob)],
-    )
+    return Kind([("teapot", body), ("spout", spout), ("handle", handle), ("lid", lid), ("knob", knob)])
 
 
 def bottle() -> Kind:
@@ -106,11 +91,9 @@ def bottle() -> Kind:
     label = sdf.common(sdf.half_space("z", -0.02), sdf.half_space("z", -0.32, below=False))
     cap = sdf.cylinder((0, 0, 0.42), 0.08, 0.065, "z", 0.015)
     return Kind(
-        "bottle",
-        "green",
-        {"cap": "black", "label": "cream"},
         [("bottle", sdf.lathe(profile, 0.012)), ("cap", cap)],
         [("label", label)],
+        {"cap": "black", "label": "cream"},
     )
 
 
@@ -121,10 +104,4 @@ def bowl() -> Kind:
     rim = sdf.torus((0, 0, 0.17), 0.448, 0.03)
     foot = sdf.cylinder((0, 0, -0.26), 0.2, 0.05, "z", 0.01)
     inside = sdf.common(sdf.ball((0, 0, 0.2), 0.44), sdf.half_space("z", 0.175))
-    return Kind(
-        "bowl",
-        "blue",
-        {"inside": "white", "rim": None, "foot": None},
-        [("bowl", shell), ("foot", foot), ("rim", rim)],
-        [("inside", inside)],
-    )
+    return Kind([("bowl", shell), ("foot", foot), ("rim", rim)], [("inside", inside)], {"inside": "white"})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -149,13 +150,7 @@ def half_space(axis: str, limit: float, below: bool = True) -> Field:
 
 
 def union(*fields: Field) -> Field:
-    def field(p: Point) -> Tensor:
-        distance = fields[0](p)
-        for other in fields[1:]:
-            distance = torch.minimum(distance, other(p))
-        return distance
-
-    return field
+    return lambda p: reduce(torch.minimum, (field(p) for field in fields))
 
 
 def blend(width: float, *fields: Field) -> Field:
@@ -174,14 +169,7 @@ def blend(width: float, *fields: Field) -> Field:
 
 def common(*fields: Field) -> Field:
     """What is inside all of them."""
-
-    def field(p: Point) -> Tensor:
-        distance = fields[0](p)
-        for other in fields[1:]:
-            distance = torch.maximum(distance, other(p))
-        return distance
-
-    return field
+    return lambda p: reduce(torch.maximum, (field(p) for field in fields))
 
 
 def cut(field: Field, away: Field) -> Field:

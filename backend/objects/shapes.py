@@ -16,7 +16,9 @@ from torch import Tensor
 from backend.errors import InputError
 from backend.objects import kinds_built, kinds_living, kinds_plain
 from backend.objects.kinds import COLOURS, NATURAL, Kind
+from backend.objects.sdf import union
 from dreamflow_blender.contract.language.reading import Description
+from dreamflow_blender.contract.language.vocabulary import MADE
 
 CHUNK = 32768  # points at a time, so that a field's intermediate values stay in the processor's cache
 RADIUS = 0.49  # of the ball that `build` fits every object into, metres
@@ -64,12 +66,7 @@ class Shape:
         return x, y, z
 
     def _distance(self, points: Tensor) -> Tensor:
-        p = self._own(points)
-        distances = [field(p) for _, field in KINDS[self.kind].solids]
-        nearest = distances[0]
-        for distance in distances[1:]:
-            nearest = torch.minimum(nearest, distance)
-        return nearest * self.scale
+        return union(*(field for _, field in KINDS[self.kind].solids))(self._own(points)) * self.scale
 
     def _part(self, points: Tensor) -> Tensor:
         p = self._own(points)
@@ -93,23 +90,32 @@ def build(description: Description) -> Shape:
     """
     if description.kind not in KINDS:
         raise InputError(f"There is no kind {description.kind!r}.", f"Known: {', '.join(KINDS)}.")
-    kind = KINDS[description.kind]
-    body = description.colour or kind.natural
-    named = {kind.body: body, **description.parts}
+    thing = MADE[description.kind]
+    body = description.colour or thing.natural
+    named = {thing.body: body, **description.parts}
     for part, colour in named.items():
-        if part != kind.body and part not in kind.parts:
+        if part not in (thing.body, *thing.parts):
             raise InputError(
-                f"A {description.kind} has no {part!r}.", f"Its parts: {', '.join(kind.parts) or 'none'}."
+                f"A {description.kind} has no {part!r}.", f"Its parts: {', '.join(thing.parts) or 'none'}."
             )
         if colour not in COLOURS:
             raise InputError(f"There is no colour {colour!r}.", f"Known: {', '.join(COLOURS)}.")
-    for part, own in kind.parts.items():
+    for part, own in KINDS[description.kind].own.items():
         contrast = "grey" if body == "white" else "white"
-        named.setdefault(part, body if own is None else contrast if own == body else own)
-    names = (kind.body, *kind.parts)
-    colours = torch.tensor([(COLOURS | NATURAL)[named[name]] for name in names])
+        named.setdefault(part, contrast if own == body else own)
+    names = (thing.body, *thing.parts)
+    colours = torch.tensor([(COLOURS | NATURAL)[named.get(name, body)] for name in names])
     centre, scale = _fit(description.kind)
     return Shape(description.kind, names, colours, centre, scale)
+
+
+def ball_centre(points: Tensor, steps: int) -> Tensor:
+    """[3]: the centre of the smallest ball round points [N,3], by steps to the farthest (Badoiu and Clarkson)."""
+    centre = (points.amin(0) + points.amax(0)) / 2
+    for i in range(1, steps):
+        farthest = points[(points - centre).norm(dim=1).argmax()]
+        centre = centre + (farthest - centre) / (i + 1)
+    return centre
 
 
 @cache
@@ -120,10 +126,6 @@ def _fit(kind: str) -> tuple[tuple[float, float, float], float]:
     axis = torch.linspace(-0.75, 0.75, cells)
     points = torch.cartesian_prod(axis, axis, axis)
     points = points[raw.sdf(points) < 0].double()
-    centre = (points.amin(0) + points.amax(0)) / 2
-    for i in range(1, 400):  # Badoiu and Clarkson: a shrinking step towards the farthest point
-        farthest = points[(points - centre).norm(dim=1).argmax()]
-        centre = centre + (farthest - centre) / (i + 1)
-    x, y, z = (round(float(c), 2) + 0.0 for c in centre)  # + 0.0: no -0
+    x, y, z = (round(float(c), 2) + 0.0 for c in ball_centre(points, 400))  # + 0.0: no -0
     radius = float((points - torch.tensor([x, y, z])).norm(dim=1).max()) + 1.5 / cells / 2
     return (x, y, z), RADIUS / radius

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from backend.diffusion.view_words import COMPASS, VIEWS
-from backend.objects import kinds, real_kinds
+from backend.objects import kinds
 from backend.objects.shapes import KINDS
 from dreamflow_blender.contract.language import reading, trigger, vocabulary
 from dreamflow_blender.contract.language.notation import refuse_for, refuse_notation, weighted
@@ -104,8 +104,10 @@ def test_the_menus_put_their_word_in(prompt: str, word: dict[str, str], expected
 
 def test_one_table_for_both_programs() -> None:
     """The shapes and the words agree, and every synonym leads to a word of the models."""
-    stated = {name: (kind.body, kind.natural, tuple(kind.parts)) for name, kind in real_kinds.THINGS.items()}
-    assert stated == {name: tuple(thing) for name, thing in vocabulary.THINGS.items()}
+    for name, kind in KINDS.items():
+        thing = vocabulary.MADE[name]
+        assert {part for part, _ in [*kind.solids, *kind.paint]} == {thing.body, *thing.parts}
+        assert set(kind.own) <= set(thing.parts)
     assert tuple(KINDS) == tuple(vocabulary.MADE) and tuple(kinds.COLOURS) == vocabulary.COLOURS
     assert set(vocabulary.VIEWS) == {*VIEWS, *COMPASS}
     assert set(vocabulary.THING_WORDS.values()) == set(vocabulary.THINGS)

@@ -4,23 +4,24 @@ import pytest
 
 from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError
-from backend.objects.grammar import parse
+from backend.objects.grammar import parse_object
 from backend.objects.kinds import COLOURS
 from backend.objects.shapes import KINDS
-from dreamflow_blender.contract.language.reading import Description, describe
+from dreamflow_blender.contract.language.reading import Description, NotUnderstood, describe, read
+from dreamflow_blender.contract.language.vocabulary import MADE
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_round_trip_over_all_colours_parts_and_views(kind: str):
     colours = list(COLOURS)
     for i, colour in enumerate([None, *colours]):
-        for j, part in enumerate([None, *KINDS[kind].parts]):
+        for j, part in enumerate([None, *MADE[kind].parts]):
             parts = {} if part is None else {part: colours[(i + j) % len(colours)]}
             for view in (None, *VIEWS):
                 said = Description(kind, colour, parts, view == "back", view)
-                assert parse(describe(said)) == said
-    every = Description(kind, "red", dict.fromkeys(KINDS[kind].parts, "blue"))
-    assert parse(describe(every)) == every
+                assert read(describe(said)) == said
+    every = Description(kind, "red", dict.fromkeys(MADE[kind].parts, "blue"))
+    assert read(describe(every)) == every
 
 
 @pytest.mark.parametrize(
@@ -45,7 +46,7 @@ def test_round_trip_over_all_colours_parts_and_views(kind: str):
     ],
 )
 def test_prompts(prompt: str, said: Description):
-    assert parse(prompt) == said
+    assert read(prompt) == said
 
 
 def test_what_describe_writes():
@@ -73,8 +74,8 @@ def test_what_describe_writes():
     ],
 )
 def test_errors_name_what_is_near(prompt: str, expected: str):
-    with pytest.raises(InputError, match=expected):
-        parse(prompt)
+    with pytest.raises(NotUnderstood, match=expected):
+        read(prompt)
 
 
 @pytest.mark.parametrize(
@@ -82,4 +83,4 @@ def test_errors_name_what_is_near(prompt: str, expected: str):
 )
 def test_errors_say_how_to_use_any_prompt(prompt: str):
     with pytest.raises(InputError, match=r"--prior.*Stable Diffusion"):
-        parse(prompt)
+        parse_object(prompt)

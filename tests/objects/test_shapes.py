@@ -14,6 +14,7 @@ from backend.objects.sphere_trace import gbuffer, render
 from backend.scene.camera import orbit
 from backend.scene.mesh import components, is_closed
 from dreamflow_blender.contract.language.reading import Description
+from dreamflow_blender.contract.language.vocabulary import MADE
 from tests.tools.made_meshes import signed_volume
 
 NAMES = [
@@ -108,7 +109,7 @@ def test_one_closed_piece_without_cavities(kind: str):
 
 @pytest.mark.parametrize("kind", NAMES)
 def test_every_part_can_be_seen(kind: str):
-    assert seen_parts(kind) == {KINDS[kind].body, *KINDS[kind].parts}
+    assert seen_parts(kind) == {MADE[kind].body, *MADE[kind].parts}
 
 
 @pytest.mark.parametrize(

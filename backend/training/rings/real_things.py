@@ -18,7 +18,7 @@ from backend.kernels import rasterize_ids
 from backend.kernels.raster import fragments
 from backend.meshes.obj import read_obj
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import RADIUS
+from backend.objects.shapes import RADIUS, ball_centre
 from backend.objects.sphere_trace import sky_shade
 from backend.scene.camera import Camera
 from backend.scene.render_mesh import clip_positions
@@ -109,7 +109,7 @@ def read_model(item: Furniture) -> Model:
     used, tri = tri.unique(return_inverse=True)
     v = torch.from_numpy(read.v_pos)[used].double()
     v = upright(v, item)
-    v = (v - ball_centre(v)).float()
+    v = (v - ball_centre(v, 200)).float()
     v = v * (RADIUS / v.norm(dim=1).max())
     corner = v[tri]
     face = torch.linalg.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
@@ -133,15 +133,6 @@ def upright(v: Tensor, item: Furniture) -> Tensor:
     v = v @ turn.T
     extent = (v.amax(0) - v.amin(0)).clamp(min=1e-9)
     return v * (v.new_tensor(item.size) / extent)
-
-
-def ball_centre(points: Tensor) -> Tensor:
-    """[3]: the centre of the smallest ball round the points (Badoiu and Clarkson)."""
-    centre = (points.amin(0) + points.amax(0)) / 2
-    for i in range(1, 200):
-        farthest = points[(points - centre).norm(dim=1).argmax()]
-        centre = centre + (farthest - centre) / (i + 1)
-    return centre
 
 
 def _texture(image: np.ndarray) -> Tensor:
