@@ -105,11 +105,11 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
         _write(Result(cell, flat.figures, "", flat.curves, png_bytes(tiled(flat.images[:SHOWN]))), out)
         return
     folder = out / cell.name
-    ended = JobFolder(folder).last_event()
+    files = JobFolder(folder)
+    ended = files.last_event()
     if not isinstance(ended, Finished):
-        request = (
-            Resume(str(folder)) if JobFolder(folder).job.is_file() else Generate(job_of(cell, terms, folder))
-        )
+        begun = files.job.is_file()
+        request = Resume(str(folder)) if begun else Generate(job_of(cell, terms, folder))
         ended = drive(request, lambda: None, emit, overwrite=True)
     if isinstance(ended, Cancelled):
         raise KeyboardInterrupt
@@ -127,7 +127,7 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
         "seconds": sum(ended.figures[f"seconds_{stage}"] for stage in ROWS[cell.method].stages),
     }
     with disk_errors(folder):
-        picture = read_plain(JobFolder(folder).preview)
+        picture = read_plain(files.preview)
     _write(Result(cell, figures, failed, curves, picture), out)
 
 

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from backend.diffusion.prior import PoseRange
 from backend.objects.exact_prior import DISTANCE, ELEVATION, FOV
 from backend.objects.grammar import parse_object
 from backend.objects.shapes import Shape, build
 from backend.objects.sphere_trace import Views, render
-from backend.scene.camera import Camera, orbit
+from backend.scene.camera import Camera
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh
 
 
 def held_out_cameras(count: int, seed: int, height: int, width: int) -> Camera:
     """Random cameras over the exact prior's ranges up to ELEVATION[1]: they are not in its list."""
-    u = torch.rand(3, count, generator=torch.Generator().manual_seed(seed))
-    return orbit(
-        360 * u[0] - 180,
-        ELEVATION[0] + (ELEVATION[1] - ELEVATION[0]) * u[1],
-        DISTANCE[0] + (DISTANCE[1] - DISTANCE[0]) * u[2],
-        torch.full((count,), FOV),
-        height,
-        width,
-    )
+    poses = PoseRange(elevation=ELEVATION, overhead_share=0.0, distance=DISTANCE, fov=(FOV, FOV))
+    return poses.sample(torch.Generator().manual_seed(seed), count, height, width)
 
 
 def truth(prompt: str, camera: Camera) -> Views:
