@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -61,3 +61,12 @@ def write_text(path: Path, text: str) -> None:
     """The whole file or nothing, UTF-8 with line feeds on every system; raises DiskError."""
     with disk_errors(path):
         files.write_atomic(path, text)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """By name, into a folder that is made if need be; their paths. Raises DiskError."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    return [folder / name for name in files]

@@ -103,7 +103,9 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
         measured += time.monotonic() - pause
     assert scene is not None
     arrays = {name: c.arrays() for name, c in curves.items()}
-    mesh, albedo = delivered(deliver_generated(scene, settings.delivery, folder, job, arrays, {}))
+    mesh, albedo = delivered(
+        deliver_generated(scene, settings.delivery, folder, job, arrays, {}, lambda: False)
+    )
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
     figures["result"] = compare(*render_textured(mesh, albedo, camera, grey), true.colour, true.alpha)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from backend import __version__
 from backend.errors import InputError
-from backend.files import disk_errors, write_bytes
+from backend.files import write_files
 from backend.game.details import Surface, bake_normals, even_directions, occlusion
 from backend.game.lods import lighter
 from backend.game.tangents import Frames, tangents
@@ -110,15 +110,6 @@ def read_detailed(job: Job, placing: Placing) -> tuple[Mesh, Tensor]:
         torch.from_numpy(arrays.v_tex),
         torch.from_numpy(arrays.t_tex_idx).long(),
     ), texture
-
-
-def write_files(out: Path, files: dict[str, bytes]) -> list[Path]:
-    """Their paths. Raises DiskError."""
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    for filename, content in files.items():
-        write_bytes(out / filename, content)
-    return [out / filename for filename in files]
 
 
 def unwrapped(mesh: Mesh, texture_size: int, weight: NDArray[np.float32] | None = None) -> Mesh:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from backend.errors import InputError
-from backend.files import disk_errors
+from backend.files import disk_errors, write_files
 from backend.game.game import (
     Made,
     bake_maps,
@@ -22,7 +22,6 @@ from backend.game.game import (
     glb_of,
     read_detailed,
     unwrapped,
-    write_files,
 )
 from backend.meshes.write import png_bytes, to_arrays
 from backend.results.export import Placing, about, turned

@@ -15,11 +15,8 @@ from torch import Tensor
 
 from backend.files import replacing
 
-PANELS = {
-    "loss": "loss",
-    "gradient": "gradient norm",
-    "gap": r"$\|\epsilon_p - \epsilon_\phi\|$",
-}  # curve's name -> its title
+# curve's name -> its title
+PANELS = {"loss": "loss", "gradient": "gradient norm", "gap": r"$\|\epsilon_p - \epsilon_\phi\|$"}
 STAGE_COLOURS = {"nerf": "#2a78b8", "geometry": "#d9772b", "texture": "#3a9152", "refine": "#8559a8"}
 
 
@@ -29,9 +26,8 @@ def draw_curves(path: Path, curves: dict[str, dict[str, Tensor]]) -> None:
     curves  stage -> {"loss", "gradient", "gap"} -> [iterations]; what is not finite and positive is left out
     """
     rows = max(1, len(curves))
-    room = ConstrainedLayoutEngine(
-        w_pad=0.14, h_pad=0.1, wspace=0.03, hspace=0.02
-    )  # inches; shares of a panel
+    # inches; shares of a panel
+    room = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1, wspace=0.03, hspace=0.02)
     figure = Figure(figsize=(12, 0.5 + 2.3 * rows), dpi=100, layout=room)
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, len(PANELS), squeeze=False)

@@ -38,13 +38,8 @@ WITHIN_SIZE = 160  # pixels a side of a scene's, which the field itself shows
 STEPS = 5  # of `deliver_generated`: mesh, charts, texture, files, pictures
 
 
-def never() -> bool:
-    """It is not cancelled."""
-    return False
-
-
 def textured(
-    scene: Scene, settings: Delivery, cancelled: Callable[[], bool] = never
+    scene: Scene, settings: Delivery, cancelled: Callable[[], bool]
 ) -> Generator[int, None, tuple[Mesh, Tensor, dict[str, float]]]:
     """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps."""
     assert scene.mesh is not None, "hand over first"
@@ -82,7 +77,7 @@ def deliver_generated(
     job: Job,
     curves: dict[str, dict[str, Tensor]],
     sheets: dict[str, Tensor],
-    cancelled: Callable[[], bool] = never,
+    cancelled: Callable[[], bool],
 ) -> Generator[int, None, Delivered]:
     """Write everything that a job delivers, step by step: yields how many of the STEPS are done. Raises DiskError.
 

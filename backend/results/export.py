@@ -21,7 +21,7 @@ from PIL import Image
 from plyfile import PlyData, PlyElement
 
 from backend.errors import DiskError, InputError
-from backend.files import disk_errors, write_bytes
+from backend.files import disk_errors, write_files
 from backend.meshes.write import glb_bytes, split_seams, y_up
 from backend.results.export_usd import usd_files
 from dreamflow_blender.contract import meshfile
@@ -31,15 +31,8 @@ from dreamflow_blender.contract.jobfolder import JobFolder, slug
 from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
 
 ORIGINS = ("keep", "base", "centre", "middle")
-UP = {
-    "glb": "y",
-    "obj": "y",
-    "ply": "z",
-    "stl": "z",
-    "3mf": "z",
-    "usdz": "y",
-    "usd": "y",
-}  # what each format's readers expect
+# what each format's readers expect
+UP = {"glb": "y", "obj": "y", "ply": "z", "stl": "z", "3mf": "z", "usdz": "y", "usd": "y"}
 FIXED_UP = {
     "glb": "the standard says so",
     "3mf": "a printer's bed is below",
@@ -115,12 +108,9 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
         turn = (placing.up or UP[name]) == "y" and name != "glb"  # its writer turns the mesh itself
         upright = turned(mesh) if turn else mesh
         files |= write[name](upright, png, slug(job.prompt))
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    for filename, content in files.items():
-        write_bytes(out / filename, content)
+    paths = write_files(out, files)
     x, y, z = (mesh.v_pos.max(0) - mesh.v_pos.min(0)).tolist()
-    return Exported([out / filename for filename in files], (x, y, z), open_edges(mesh.t_pos_idx))
+    return Exported(paths, (x, y, z), open_edges(mesh.t_pos_idx))
 
 
 def about(job: Job) -> dict[str, Any]:

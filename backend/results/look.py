@@ -13,11 +13,8 @@ from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
 from backend.texture.bake import sample_texture
 
-ELEVATION, DISTANCE, FOV = (
-    15.0,
-    1.5,
-    45.0,
-)  # degrees, metres, degrees: an object of radius 0.5 fills the frame
+# degrees, metres, degrees: an object of radius 0.5 fills the frame
+ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0
 WITHIN_FOV = 75.0  # degrees: from the middle of a scene
 BELOW = -60.0  # degrees: from where an underside is seen
 BACKGROUND = 0.92  # a light grey, on which no colour of ours disappears

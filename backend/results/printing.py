@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import InputError
-from backend.files import disk_errors, write_bytes
+from backend.files import write_files
 from backend.results.export import MILLIMETRES, Placing, place, read_mesh, stl_bytes, threemf_bytes
 from dreamflow_blender.contract.job import Job
 from dreamflow_blender.contract.jobfolder import slug
@@ -72,12 +72,9 @@ def export_print(job: Job, profile: Print, placing: Placing, out: Path) -> Print
     mesh = MeshArrays(v_pos, faces, no_uv, np.zeros_like(faces), no_normal)
     name = slug(job.prompt)
     files = {f"{name}.stl": stl_bytes(mesh), f"{name}.3mf": threemf_bytes(mesh, job.prompt)}
-    with disk_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    for filename, content in files.items():
-        write_bytes(out / filename, content)
+    paths = write_files(out, files)
     x, y, z = (np.ptp(v_pos, axis=0) * MILLIMETRES).tolist()
-    return Printable([out / filename for filename in files], (x, y, z), volume * 1e6)
+    return Printable(paths, (x, y, z), volume * 1e6)
 
 
 def unpaired_edges(faces: NDArray[np.int32]) -> int:
@@ -108,9 +105,8 @@ def with_flat_base(
     count = under[faces].sum(1)
     crossing = faces[(count == 1) | (count == 2)]
     lone = np.where(under[crossing].sum(1) == 1, under[crossing].argmax(1), under[crossing].argmin(1))
-    a, b, c = np.take_along_axis(
-        crossing, (lone[:, None] + np.arange(3)) % 3, 1
-    ).T  # a lies on a side of its own
+    # a lies on a side of its own
+    a, b, c = np.take_along_axis(crossing, (lone[:, None] + np.arange(3)) % 3, 1).T
     ends = np.sort(np.concatenate((np.stack((a, b), 1), np.stack((a, c), 1))), 1)
     edges, which = np.unique(ends, axis=0, return_inverse=True)
     one, other = v_pos[edges[:, 0]], v_pos[edges[:, 1]]

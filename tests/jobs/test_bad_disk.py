@@ -92,7 +92,7 @@ def delivering(scene, monkeypatch):
     def run(job):
         yield Ready({}, ("cpu",), {}, 1)
         yield Started("deliver", 1)
-        steps = delivery.deliver_generated(scene, settings, Path(job.folder), job, curves, {})
+        steps = delivery.deliver_generated(scene, settings, Path(job.folder), job, curves, {}, lambda: False)
         while True:
             try:
                 next(steps)
