@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,15 +77,8 @@ class TetGrid:
     triangles: Tensor = TRIANGLES
 
     def to(self, device: torch.device | str) -> TetGrid:
-        return TetGrid(
-            self.vertices.to(device),
-            self.tets.to(device),
-            self.edges.to(device),
-            self.tet_edges.to(device),
-            self.border.to(device),
-            self.spacing,
-            self.triangles.to(device),
-        )
+        moved: dict[str, Any] = {n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def tetrahedral_grid(cells: int, lower: Sequence[float] | Tensor, upper: Sequence[float] | Tensor) -> TetGrid:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,8 @@ class Mesh:
     t_tex_idx: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Mesh:
-        def move(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.to(device)
-
-        return Mesh(self.v_pos.to(device), self.t_pos_idx.to(device), move(self.v_tex), move(self.t_tex_idx))
+        moved: dict[str, Any] = {name: t.to(device) for name, t in vars(self).items() if t is not None}
+        return Mesh(**moved)
 
 
 def face_cross(mesh: Mesh) -> Tensor:

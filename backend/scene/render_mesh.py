@@ -14,9 +14,8 @@ from backend.kernels.silhouette import Edges, antialias
 from backend.scene.camera import Camera, RenderOutput
 from backend.scene.mesh import Mesh, vertex_normals
 
-Shade = Callable[
-    [Fragments, Tensor], Tensor
-]  # a view's fragments and camera-to-world matrix [4,4] to RGB [P,3]
+# a view's fragments and camera-to-world matrix [4,4] to RGB [P,3]
+Shade = Callable[[Fragments, Tensor], Tensor]
 
 
 def clip_positions(v_pos: Tensor, camera: Camera) -> Tensor:
