@@ -17,21 +17,6 @@ class TooMany(ValueError):
     """More polygons than the image has room for."""
 
 
-def polygon_areas(
-    v_pos: NDArray[np.float64], loop_vertex: NDArray[np.int32], total: NDArray[np.int32]
-) -> NDArray[np.float64]:
-    """[P] of polygons with `total` [P] corners each, whose vertices stand in `loop_vertex` [L] in order."""
-    start = np.cumsum(total) - total
-    which = np.repeat(np.arange(len(total)), total)
-    here = v_pos[loop_vertex] - v_pos[loop_vertex[start]][which]  # seen from the first corner
-    following = np.arange(len(loop_vertex)) + 1
-    last = start + total - 1
-    following[last[total > 0]] = start[total > 0]
-    cross = np.cross(here, here[following])
-    summed = np.stack([np.bincount(which, cross[:, k], len(total)) for k in range(3)], 1)
-    return np.linalg.norm(summed, axis=1) / 2
-
-
 def atlas(area: NDArray[np.float64], total: NDArray[np.int32], size: int) -> NDArray[np.float32]:
     """[L,2] in the unit square, for the corners of polygons of these areas, in order; size: pixels, a power of two.
 

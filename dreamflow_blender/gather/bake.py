@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import bpy
 import numpy as np
@@ -21,7 +20,7 @@ from ..client.background import Stop
 from ..client.process import clean_environment
 from ..client.steps import CommandFailed, Log, Progress, SetupError, run
 from .material import CannotRefine, Source, source_of
-from .object import cannot_refine_reason, column
+from .object import cannot_refine_reason
 
 CHILD = Path(__file__).with_name("bake_child.py")
 SIZES = ((4_000, 1024), (40_000, 2048), (220_000, 4096))  # polygons at most: pixels a side
@@ -43,10 +42,6 @@ def sources_of(obj: bpy.types.Object) -> list[Source]:
     if said:
         raise CannotRefine(f"{said}.")
     return [source_of(slot.material) for slot in obj.material_slots] or [source_of(None)]
-
-
-def baking_slots(sources: list[Source]) -> list[int]:
-    return [number for number, source in enumerate(sources) if source.kind == "bake"]
 
 
 def write_copy(obj: bpy.types.Object, folder: Path, frame: int, slots: list[int]) -> None:
@@ -147,13 +142,3 @@ def read(folder: Path) -> Baked:
 
 def throw_away(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def loop_uvs(mesh: bpy.types.Mesh, name: str) -> NDArray[np.float32] | None:
-    """[L,2] of a UV map, "": the one for rendering; None where there is none of that name."""
-    layers: Any = mesh.uv_layers
-    if name:
-        layer = layers.get(name)
-    else:
-        layer = next((each for each in layers if each.active_render), layers.active)
-    return None if layer is None else column(layer.uv, "vector", 2, np.float32)

@@ -20,7 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.dont_write_bytecode = True  # nothing is written into the extension's folder
 
-from dreamflow_blender.gather.atlas import TooMany, atlas, polygon_areas  # noqa: E402
+from dreamflow_blender.gather.atlas import TooMany, atlas  # noqa: E402
 from dreamflow_blender.gather.material import link_into, output_of, principled_of, uses_nodes  # noqa: E402
 from dreamflow_blender.gather.object import column, topology_hash  # noqa: E402
 
@@ -87,12 +87,12 @@ def as_mesh(obj: bpy.types.Object) -> bpy.types.Object:
 def add_atlas(static: bpy.types.Object, size: int) -> np.ndarray:
     """A further UV map, the active one for baking; what the materials read by stays what it is."""
     mesh = static.data
-    matrix = np.array(static.matrix_world.to_3x3(), np.float64)
-    v_pos = column(mesh.vertices, "co", 3, np.float32).astype(np.float64) @ matrix.T
-    loop_vertex = column(mesh.loops, "vertex_index", 1, np.int32)[:, 0]
+    placed = mesh.copy()
+    placed.transform(static.matrix_world)
+    area = column(placed.polygons, "area", 1, np.float32)[:, 0].astype(np.float64)
     total = column(mesh.polygons, "loop_total", 1, np.int32)[:, 0]
     try:
-        loop_uv = atlas(polygon_areas(v_pos, loop_vertex, total), total, size)
+        loop_uv = atlas(area, total, size)
     except TooMany as error:
         raise Failed(f"It has {error}, too many to bake colours for.") from error
     rendered = next((layer.name for layer in mesh.uv_layers if layer.active_render), "")

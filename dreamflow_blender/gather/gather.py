@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.meshfile import BadMeshFile, ObjectArrays
-from .bake import Baked, baking_slots, loop_uvs, sources_of
+from .bake import Baked, sources_of
 from .identity import describe
 from .images import pixels_of
 from .material import GREY, CannotRefine, Source
@@ -49,7 +49,7 @@ def gather(
 ) -> Gathered:
     """faces: "ALL", "SELECTED", or the active "SLOT" or "GROUP". keep: "NEW" material or new "IMAGE".
 
-    `baked` where a material's colours are (bake.baking_slots). Raises CannotRefine.
+    `baked` where a material's colours are (needs_bake). Raises CannotRefine.
     """
     sources = sources_of(obj)
     with evaluated(context, obj) as shown:
@@ -73,7 +73,7 @@ def gather(
             "keep": keep,
             "names": [row.name for row in rows],
             "slots": [row.slots for row in rows],
-            "uv": [_real_name(shown.mesh, row.uv_name) for row in rows],
+            "uv": [getattr(_uv_layer(shown.mesh, row.uv_name), "name", row.uv_name) for row in rows],
             "own_loops": shown.own_loops,
             "print": topology_hash(shown.mesh),
             "copy": obj.library is not None,
@@ -152,14 +152,15 @@ def _uvs(
         here = material == number
         if not here.any():
             continue
-        loop_uv = loop_uvs(shown.mesh, row.uv_name)
-        if loop_uv is None and row.uv_name:
+        layer = _uv_layer(shown.mesh, row.uv_name)
+        if layer is None and row.uv_name:
             raise CannotRefine(
                 f"“{row.name}” reads the UV map “{row.uv_name}”, which is not there: choose another."
             )
-        if loop_uv is None:
+        if layer is None:
             there = False
             continue
+        loop_uv = column(layer.uv, "vector", 2, np.float32)
         uv[here] = np.nan_to_num(loop_uv, nan=-9, posinf=-9, neginf=-9)[shown.loops[here]]
     if not there:
         if any(row.image >= 0 for row in rows):
@@ -234,13 +235,10 @@ def _weights(obj: bpy.types.Object, shown: Evaluated, faces: str) -> Floats:
     """[F,3]. Raises CannotRefine where nothing is chosen."""
     if faces == "SELECTED":
         chosen = column(shown.mesh.polygons, "select", 1, np.bool_)[:, 0][shown.polygon]
-        weight = np.repeat(chosen[:, None], 3, 1).astype(np.float32)
-        if not chosen.any():
-            raise CannotRefine("No face is selected: select some in Edit Mode, or refine all.")
+        nothing = "No face is selected: select some in Edit Mode, or refine all."
     elif faces == "SLOT":
-        weight = np.repeat((shown.slot == obj.active_material_index)[:, None], 3, 1).astype(np.float32)
-        if not weight.any():
-            raise CannotRefine("No face has the active material slot: choose another slot, or refine all.")
+        chosen = shown.slot == obj.active_material_index
+        nothing = "No face has the active material slot: choose another slot, or refine all."
     elif faces == "GROUP":
         group = obj.vertex_groups.active
         if group is None:
@@ -250,21 +248,21 @@ def _weights(obj: bpy.types.Object, shown: Evaluated, faces: str) -> Floats:
             for element in vertex.groups:
                 if element.group == group.index:
                     of_vertex[vertex.index] = element.weight
-        weight = np.clip(of_vertex, 0, 1)[shown.tri]
-        if not weight.any():
-            raise CannotRefine(f"All weights of the vertex group “{group.name}” are zero.")
+        chosen = np.clip(of_vertex, 0, 1)[shown.tri]
+        nothing = f"All weights of the vertex group “{group.name}” are zero."
     else:
-        weight = np.ones((len(shown.tri), 3), np.float32)
-    return weight
+        chosen, nothing = np.ones(len(shown.tri), np.bool_), ""
+    if nothing and not chosen.any():
+        raise CannotRefine(nothing)
+    return np.broadcast_to(chosen.reshape(len(chosen), -1), (len(chosen), 3)).astype(np.float32)
 
 
-def _real_name(mesh: bpy.types.Mesh, name: str) -> str:
-    """Of the UV map that "" stands for."""
-    if name or not len(mesh.uv_layers):
-        return name
-    return next((each.name for each in mesh.uv_layers if each.active_render), mesh.uv_layers.active.name)
+def _uv_layer(mesh: bpy.types.Mesh, name: str) -> Any:
+    """The UV map of this name, "": the one for rendering; None where there is none."""
+    layers: Any = mesh.uv_layers
+    return layers.get(name) if name else next((each for each in layers if each.active_render), layers.active)
 
 
 def needs_bake(obj: bpy.types.Object) -> list[int]:
     """Material slots whose colours have to be baked first. Raises CannotRefine."""
-    return baking_slots(sources_of(obj))
+    return [number for number, source in enumerate(sources_of(obj)) if source.kind == "bake"]

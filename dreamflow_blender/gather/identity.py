@@ -17,9 +17,8 @@ import numpy as np
 from .material import CannotRefine, source_of
 from .object import column, topology_hash
 
-_opened = (
-    uuid.uuid4().hex
-)  # names what is open now: session_uid means nothing in another file or another Blender
+# names what is open now: session_uid means nothing in another file or another Blender
+_opened = uuid.uuid4().hex
 
 
 class NotFound(Exception):

@@ -141,7 +141,8 @@ def front_of(obj: bpy.types.Object, front: str, context: bpy.types.Context) -> f
         if getattr(camera.data, "type", "") == "ORTHO":
             towards = camera.matrix_world.to_3x3() @ Vector((0, 0, 1))
         else:
-            towards = camera.matrix_world.translation - _middle(obj)
+            middle = obj.matrix_world @ (sum((Vector(c) for c in obj.bound_box), Vector()) / 8)
+            towards = camera.matrix_world.translation - middle
     elif front == "VIEW":
         area = context.area  # that of the button: its own region has no view
         if area is None or area.type != "VIEW_3D":
@@ -150,14 +151,9 @@ def front_of(obj: bpy.types.Object, front: str, context: bpy.types.Context) -> f
     else:
         turned = obj.matrix_world.to_3x3()
         towards = turned @ Vector((0, -1, 0))
-        if (
-            math.hypot(towards.x, towards.y) < 0.5 * towards.length
-        ):  # a file whose Y is up, laid down by a turn
+        # a file whose Y is up, laid down by a turn
+        if math.hypot(towards.x, towards.y) < 0.5 * towards.length:
             towards = turned @ Vector((0, 0, 1))
     if math.hypot(towards.x, towards.y) < 1e-6:
         return 0.0
     return math.degrees(math.atan2(towards.x, -towards.y))
-
-
-def _middle(obj: bpy.types.Object) -> Vector:
-    return obj.matrix_world @ (sum((Vector(c) for c in obj.bound_box), Vector()) / 8)
