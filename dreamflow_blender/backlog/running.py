@@ -31,9 +31,8 @@ class Running:
     picture: Path | None = None  # newer than the one that is shown
     snapshot: Path | None = None  # newer than the mesh that is shown
     pictured: bool = False  # of the two above the picture was the last shown: the mesh has its turn
-    measured: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds of the stages of jobs like this one, here
+    # seconds of the stages of jobs like this one, here
+    measured: dict[str, float] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
 
     def hear(self, event: p.Event) -> None:

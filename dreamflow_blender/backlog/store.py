@@ -72,6 +72,11 @@ class Store:
         over = [entry for entry in self.entries() if entry.state not in (*OPEN, "candidate")]
         return sorted(over, key=lambda entry: entry.ended or entry.added, reverse=True)
 
+    def finished(self, **fields: object) -> list[Entry]:
+        """The jobs with these fields that were not ended early, the newest first."""
+        over = [entry for entry in self.history() if entry.state == "finished" and not entry.note]
+        return [entry for entry in over if all(getattr(entry.job, n) == value for n, value in fields.items())]
+
     def to_offer(self) -> list[Entry]:
         """What was running when Blender or the machine died, the newest first."""
         return [entry for entry in self.history() if entry.state == "interrupted" and entry.can_resume]
@@ -106,9 +111,7 @@ class Store:
             session=self._own_session() if is_open else "",
         )
         with self._changing():
-            old = next((other for other in self._entries if other.job.id == entry.job.id), None)
-            if old is not None and old.state == "running" and self._others(old):
-                raise ValueError(f"Another Blender is making “{entry.job.prompt}”.")
+            old = self._ours(entry.job.id)
             if old is None or (entry.state == "waiting" != old.state):
                 self._entries = [*(other for other in self._entries if other is not old), kept]
             else:
@@ -129,22 +132,25 @@ class Store:
     def remove(self, job_id: str) -> None:
         """Forget a job; its folder stays. ValueError where another Blender is running it."""
         with self._changing():
-            old = next((entry for entry in self._entries if entry.job.id == job_id), None)
-            if old is not None and old.state == "running" and self._others(old):
-                raise ValueError(f"Another Blender is making “{old.job.prompt}”.")
+            old = self._ours(job_id)
             self._entries = [entry for entry in self._entries if entry is not old]
 
     # whose it is
+
+    def _ours(self, job_id: str) -> Entry | None:
+        """The entry that is to be changed, if there is one. ValueError where another Blender is running it."""
+        old = next((entry for entry in self._entries if entry.job.id == job_id), None)
+        if old is not None and old.state == "running" and self._others(old):
+            raise ValueError(f"Another Blender is making “{old.job.prompt}”.")
+        return old
 
     def _own_session(self) -> str:
         if self._held is None:
             folder = self.root / "sessions"
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.iterdir():  # of Blenders that were killed
-                if (
-                    not is_held(path) and (left := hold(path)) is not None
-                ):  # held while it is removed: it may be new
-                    remove(left)
+                if not is_held(path) and (left := hold(path)) is not None:
+                    remove(left)  # held while it is removed: it may be new
             self._held = hold(folder / self.session, seconds=10.0)
             if self._held is None:
                 raise OSError(f"{folder / self.session} is held by another program")

@@ -12,34 +12,23 @@ from ..contract import words
 from ..settings import addon
 from . import jobs
 
-KNOWN = {("draft", "mini"): 180.0}  # seconds on two processor cores; backend/mini/README.md
-MEMORY_GB = {("draft", "mini"): 1.0}
-
-
-def past(preset: str, prior: str, device: str) -> list[Entry]:
-    """The last five of this kind that came to their end here, the newest first."""
-    return [
-        entry
-        for entry in jobs.get_store().history()
-        if (entry.job.preset, entry.job.prior, entry.job.device) == (preset, prior, device)
-        and entry.job.kind == "generate"
-        and entry.state == "finished"
-        and entry.seconds
-        and not entry.note
-    ][:5]
+# Seconds on two processor cores, and gigabytes; backend/mini/README.md
+KNOWN = {("draft", "mini"): (180.0, 1.0)}
 
 
 def sentence(settings: Any) -> str:
-    """ "about 2 min, 1.4 GB of memory"; "" where nothing is known."""
+    """ "about 2 min, 1.4 GB of memory" for the next object; "" where nothing is known."""
     named = {"BUILT_IN": work.BUILT_IN, "STABLE_DIFFUSION": work.STABLE_DIFFUSION, "SDXL_BASE": work.SDXL}
-    prior = named.get(settings.model, "")
-    preset = settings.preset
-    before = past(preset, prior, addon.setting("device", "auto"))
-    took = sum(entry.seconds for entry in before) / len(before) if before else KNOWN.get((preset, prior), 0.0)
-    memory = before[0].figures.get("memory_gb", 0.0) if before else MEMORY_GB.get((preset, prior), 0.0)
-    parts = []
-    if took:
-        parts.append(f"{translated('about')} {words.duration(took)}")
-    if memory:
-        parts.append(f"{memory:.1f} GB {translated('of memory')}")
-    return ", ".join(parts)
+    preset, prior, device = settings.preset, named.get(settings.model, ""), addon.setting("device", "auto")
+    past = jobs.get_store().finished(kind="generate", preset=preset, prior=prior, device=device)
+    return in_words(past, *KNOWN.get((preset, prior), (0.0, 0.0)))
+
+
+def in_words(past: list[Entry], seconds: float = 0.0, memory: float = 0.0) -> str:
+    """What the last five of these have taken; where there is none, these seconds and gigabytes; "" for nothing."""
+    before = [entry for entry in past if entry.seconds][:5]
+    if before:
+        seconds = sum(entry.seconds for entry in before) / len(before)
+        memory = before[0].figures.get("memory_gb", 0.0)
+    took = f"{translated('about')} {words.duration(seconds)}" if seconds else ""
+    return ", ".join(filter(None, [took, f"{memory:.1f} GB {translated('of memory')}" if memory else ""]))

@@ -7,7 +7,6 @@ break. What is not imported by itself stays in the history, with its button.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,8 @@ PLACE = ("height", "location", "collection", "asset", "refine")  # what `place` 
 Selection = tuple[int, frozenset[int]]  # session_uid of the active object, and of all that are selected
 
 
-@dataclass(frozen=True)
-class _Begun:
-    """In this Blender, since the file was opened."""
-
-    scene: int  # its session_uid, which no renaming changes
-
-
-_begun: dict[str, _Begun] = {}  # by the job's id
+# The session_uid of the scene, which no renaming changes, by the id of a job that was begun since the file was opened
+_begun: dict[str, int] = {}
 _ready: list[str] = []  # ids of finished jobs, in order
 _selection: Selection | None = None  # when Generate was pressed, or as we left it
 
@@ -58,7 +51,7 @@ def import_target(context: bpy.types.Context, open_entries: Sequence[Entry] = ()
 def register_started(job_id: str) -> None:
     """A job was begun in the file and scene that are open now."""
     global _selection
-    _begun[job_id] = _Begun(bpy.context.scene.session_uid)
+    _begun[job_id] = bpy.context.scene.session_uid
     _selection = selection_of(bpy.context.view_layer)
 
 
@@ -132,35 +125,29 @@ def import_due(store: Store) -> bool:
     """Bring in the first one that is ready. Raises RuntimeError with what the operator reports."""
     job_id = _ready.pop(0)
     entry = store.find(job_id)
-    begun = _begun.get(job_id)
-    if entry is None or begun is None:
+    if entry is None or job_id not in _begun:
         return False
-    scene = _scene(begun)
-    if scene is None and entry.job.kind != "refine":
+    if _scene(job_id) is None and entry.job.kind != "refine":
         raise RuntimeError(
             translated(
                 "The scene that “{prompt}” was made for has been deleted: import it from History."
             ).format(prompt=entry.job.prompt)
         )
     window = windows.first()
-    over = {"window": window} if window is not None else {}
-    if entry.job.kind == "refine":
-        with bpy.context.temp_override(**over):
-            bpy.ops.dreamflow.show_refined("EXEC_DEFAULT", True, job_id=job_id)
-        return True
-    with bpy.context.temp_override(**over):
-        bpy.ops.dreamflow.import_result(
-            "EXEC_DEFAULT",
-            True,  # an undo step of its own, though Python calls it
-            job_id=job_id,
-            scene=str(begun.scene),
-            select=selection_unchanged(bpy.context.view_layer),
-        )
+    with bpy.context.temp_override(**({"window": window} if window is not None else {})):
+        own = "EXEC_DEFAULT", True  # an undo step of its own, though Python calls it
+        if entry.job.kind == "refine":
+            bpy.ops.dreamflow.show_refined(*own, job_id=job_id)
+        else:
+            # has the user selected nothing else since Generate, or since our last import?
+            select = _selection is None or selection_of(bpy.context.view_layer) == _selection
+            bpy.ops.dreamflow.import_result(*own, job_id=job_id, scene=str(_begun[job_id]), select=select)
     return True
 
 
-def _scene(begun: _Begun) -> bpy.types.Scene | None:
-    return find_scene(str(begun.scene))
+def _scene(job_id: str) -> bpy.types.Scene | None:
+    """The one that this job was begun in; None where it was begun elsewhere, and where the scene is gone."""
+    return find_scene(str(_begun.get(job_id)))
 
 
 def find_scene(uid: str) -> bpy.types.Scene | None:
@@ -173,11 +160,6 @@ def selection_of(layer: bpy.types.ViewLayer) -> Selection:
     return (active.session_uid if active else 0, frozenset(o.session_uid for o in layer.objects.selected))
 
 
-def selection_unchanged(layer: bpy.types.ViewLayer) -> bool:
-    """Whether the user has selected nothing else since Generate, or since our last import."""
-    return _selection is None or selection_of(layer) == _selection
-
-
 def remember_selection(layer: bpy.types.ViewLayer) -> None:
     global _selection
     _selection = selection_of(layer)
@@ -185,8 +167,7 @@ def remember_selection(layer: bpy.types.ViewLayer) -> None:
 
 def show_preview(entry: Entry, path: Path) -> None:
     """The growing mesh where the result will stand, in the scene that it was asked for."""
-    begun = _begun.get(entry.job.id)
-    scene = _scene(begun) if begun else None
+    scene = _scene(entry.job.id)
     if entry.job.kind == "refine":
         from ..scene import refined_preview  # which needs the jobs, and so this module
 

@@ -72,13 +72,11 @@ def requeue(entry: Entry, how: str, **changes: Any) -> None:
         queue_paused = False
         wake()
     else:
-        fields = {name: getattr(entry.job, name) for name in p.Job.__dataclass_fields__}
-        fields |= changes
-        folder = work.new_folder(addon.jobs_folder(), fields["prompt"], fields["seed"])
-        if entry.job.mesh:
-            fields["mesh"] = str(copy_mesh(entry.job, folder))
+        job = replace(entry.job, **changes)
+        folder = work.new_folder(addon.jobs_folder(), job.prompt, job.seed)
+        mesh = str(copy_mesh(job, folder)) if job.mesh else ""
         place = {k: v for k, v in entry.place.items() if k in importing.PLACE}
-        add(p.Job(**{**fields, "id": work.new_id(), "folder": str(folder)}), place)
+        add(replace(job, id=work.new_id(), folder=str(folder), mesh=mesh), place)
     if problem is not None and problem.entry is not None and problem.entry.job.id == entry.job.id:
         problem = None
 
@@ -222,18 +220,13 @@ def import_result() -> bool:
 
 def _measured(job: p.Job) -> dict[str, float]:
     """The seconds of each stage in the newest job like this one that came to its end here; {} where there is none."""
-    for entry in get_store().history():
-        same = (entry.job.kind, entry.job.preset, entry.job.prior, entry.job.stages)
-        if (
-            same == (job.kind, job.preset, job.prior, job.stages)
-            and entry.state == "finished"
-            and not entry.note
-        ):
-            prefix = "seconds_"
-            found = {k.removeprefix(prefix): s for k, s in entry.figures.items() if k.startswith(prefix)}
-            if set(job.stages) <= set(found):
-                rest = entry.figures.get("seconds", 0.0) - sum(found.values())
-                return found | {"deliver": found.get("deliver", max(rest, 0.0))}
+    prefix = "seconds_"
+    same = {name: getattr(job, name) for name in ("kind", "preset", "prior", "stages")}
+    for entry in get_store().finished(**same):
+        found = {k.removeprefix(prefix): s for k, s in entry.figures.items() if k.startswith(prefix)}
+        if set(job.stages) <= set(found):
+            rest = entry.figures.get("seconds", 0.0) - sum(found.values())
+            return found | {"deliver": found.get("deliver", max(rest, 0.0))}
     return {}
 
 

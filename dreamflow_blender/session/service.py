@@ -9,6 +9,7 @@ from pathlib import Path
 from ..client.client import Client
 from ..settings import addon
 from ..setup import environment
+from ..setup.folder import python_in
 
 PYTHON = "DREAMFLOW_PYTHON"  # an environment variable that names the backend's Python, before all else
 _LOOK_AGAIN = 3.0  # seconds
@@ -44,8 +45,7 @@ def _stated_python() -> Path | None:
     """By the environment variable, or the .venv of a clone."""
     if os.environ.get(PYTHON):
         return Path(os.environ[PYTHON])
-    inside = ("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")
-    beside = addon.CODE.joinpath(".venv", *inside)
+    beside = python_in(addon.CODE / ".venv")
     return beside if beside.is_file() else None
 
 

@@ -12,7 +12,7 @@ from bpy.app.translations import pgettext_iface as translated
 from ..contract import words
 from ..gather.object import cannot_refine_reason
 from ..scene import decide
-from ..session import jobs, models, service
+from ..session import estimates, jobs, models, service
 from ..session import refine as refine_session
 from ..settings.refine import strength_word
 from ..translations import OWN
@@ -149,18 +149,8 @@ def estimate(settings: Any) -> str:
     if models.cannot_refine_reason(settings):
         return ""
     prior = models.choose(settings)["prior"]
-    before = [
-        entry
-        for entry in jobs.get_store().history()
-        if entry.job.kind == "refine" and entry.state == "finished" and entry.seconds and not entry.note
-        if (entry.job.preset, entry.job.prior) == (settings.preset, prior)
-    ][:5]
-    if not before:
-        return ""
-    took = sum(entry.seconds for entry in before) / len(before)
-    memory = before[0].figures.get("memory_gb", 0.0)
-    more = f", {memory:.1f} GB {translated('of memory')}" if memory else ""
-    return f"{translated('about')} {words.duration(took)}{more}"
+    past = jobs.get_store().finished(kind="refine", preset=settings.preset, prior=prior)
+    return estimates.in_words(past)
 
 
 def draw_missing(layout: Layout, context: bpy.types.Context, prompt: str) -> None:

@@ -17,6 +17,7 @@ MODULES = (
     *sorted((ROOT / "settings").glob("*.py")),
     ROOT / "preferences.py",
     ROOT / "session" / "loras.py",
+    ROOT / "session" / "estimates.py",
     ROOT / "session" / "models.py",
     ROOT / "session" / "importing.py",
     ROOT / "gather" / "object.py",
