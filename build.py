@@ -37,7 +37,6 @@ if sys.version_info < (3, 11):
 
 import argparse
 import hashlib
-import json
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -45,13 +44,15 @@ from typing import NoReturn
 from dreamflow_blender.client.background import Stop
 from dreamflow_blender.client.process import clean_environment
 from dreamflow_blender.client.steps import CommandFailed, Log, Progress, SetupError, ask, run
+from dreamflow_blender.contract.files import read_json, write_json
+from dreamflow_blender.contract.words import duration
 from dreamflow_blender.setup import build as steps
 from dreamflow_blender.setup import packages, torch_build, uv
 from dreamflow_blender.setup.folder import python_in
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-RECORD = VENV / "dreamflow.json"  # what was installed for which requirements; written last
+RECORD = VENV / "dreamflow.json"  # {"build": of torch, requirements' name: fingerprint}; written last
 TOOLS, CACHE = ROOT / ".build" / "tools", ROOT / ".build" / "cache"
 LOG = ROOT / ".build" / "setup.log"
 
@@ -76,21 +77,13 @@ def wanted(requirements: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_record() -> dict[str, str]:
-    """{"build": of torch, requirements' name: fingerprint}; empty where nothing is there."""
-    try:
-        return dict(json.loads(RECORD.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
 def setup(dev: bool = False, look_again: bool = False) -> None:
     """`.venv` with the packages of requirements.txt, or with those of the tests too; nothing if it is there.
 
     look_again  whether to set up again where another card or driver now wants another build of torch
     """
     names = ("requirements-dev.txt",) if dev else ("requirements.txt", "requirements-dev.txt")
-    python, record = python_in(VENV), read_record()
+    python, record = python_in(VENV), read_json(RECORD) or {}
     there = any(record.get(name) == wanted(ROOT / name) for name in names)
     there = there and uv.version_of(str(python), Stop()) in uv.VERSIONS
     if there and not look_again:
@@ -114,13 +107,13 @@ def setup(dev: bool = False, look_again: bool = False) -> None:
             options = steps.Options(fallback=sys.executable)
             made = steps.make(
                 VENV, TOOLS, CACHE, requirements, options, choice, Stop(), log, TORCH_INDEX_VARIABLE,
-                begun=lambda: RECORD.write_text(json.dumps({"build": choice.build}), encoding="utf-8"),
+                begun=lambda: write_json(RECORD, {"build": choice.build}),
             )  # fmt: skip
             version, note = show(made)
             record = {"build": choice.build, names[0]: wanted(requirements)}
-            RECORD.write_text(json.dumps(record), encoding="utf-8")
+            write_json(RECORD, record)
             shutil.rmtree(CACHE, ignore_errors=True)
-            print(f"Ready in {words(time.monotonic() - began)}.")
+            print(f"Ready in {duration(time.monotonic() - began)}.")
     except SetupError as error:
         stop(
             f"  {error.message}\n  {error.todo}\nThe whole output is in {LOG}. Run the same command to try again."
@@ -191,11 +184,6 @@ def bring_uv(log: Log) -> uv.Uv:
             next(bringing)
         except StopIteration as end:
             return end.value
-
-
-def words(seconds: float) -> str:
-    minutes, s = divmod(round(seconds), 60)
-    return f"{minutes} min {s} s" if minutes else f"{s} s"
 
 
 # What can be asked for

@@ -11,16 +11,13 @@ from typing import Any
 
 from .background import Stop
 from .process import backend_environment, how_it_ended, pycache_of, start
+from .steps import SetupError
 
 _TAIL = 3000  # bytes of its last words that go into a report
 
 
-class CommandError(Exception):
-    """`message` says what happened, `todo` what to do; `log` is the end of what it said."""
-
-    def __init__(self, message: str, todo: str = "", log: str = "") -> None:
-        super().__init__(f"{message} {todo}".strip())
-        self.message, self.todo, self.log = message, todo, log
+class CommandError(SetupError):
+    """The backend says what is wrong, or ended as it should not."""
 
 
 def run_backend(

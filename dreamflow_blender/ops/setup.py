@@ -220,9 +220,8 @@ class DREAMFLOW_OT_open_log(BaseOperator):
     bl_description = "Open the log of the installation"
 
     def run(self, context: bpy.types.Context) -> None:
-        logs = [addon.environment_folder() / name for name in environment.LOGS]
-        log = max(filter(Path.is_file, logs), key=lambda path: path.stat().st_mtime, default=None)
-        if log is None:
+        log = addon.environment_folder() / environment.LOG
+        if not log.is_file():
             raise ValueError("There is no log yet")
         bpy.ops.wm.path_open(filepath=str(log))
 

@@ -24,8 +24,7 @@ from .torch_build import Choice
 
 T = TypeVar("T")
 Steps = Generator[Progress, None, tuple[str, str]]
-STAGES = ("look", "python", "environment", "torch", "packages", "check")
-SPANS = {  # of the bar
+SPANS = {  # of the bar, by stage
     "look": (0.0, 0.01), "python": (0.01, 0.05), "environment": (0.05, 0.08), "torch": (0.08, 0.60),
     "packages": (0.60, 0.94), "check": (0.94, 1.0),
 }  # fmt: skip
@@ -41,9 +40,8 @@ class Options:
     python: str = ""  # a Python 3.11 to 3.13 to build on
     torch_index: str = ""  # where torch comes from, as torch_build.decide takes it: always used when given
     proxy: str = ""  # "http://user:word@host:port"; empty: as the system has it
-    fallback: str = (
-        sys.executable
-    )  # Blender's own Python: brings uv, and is the base where no other can be had
+    # Blender's own Python: brings uv, and is the base where no other can be had
+    fallback: str = sys.executable
 
 
 def build(

@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..client.background import Stop
 from ..client.steps import Log, Progress, SetupError
-from .build import STAGES as STAGES
 from .build import Options as Options
 from .build import build, shown
 from .folder import alone, environments, fingerprint, python_in, read_record
 
-LOGS = ("setup.log", "accelerators.log")  # the second is of earlier versions, which compiled accelerators
+LOG = "setup.log"
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,8 @@ def install(
     log: Log | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with alone(folder):
-            log = Log(folder / LOGS[0])
-            try:
-                yield from shown(build(folder, requirements, options, stop, log, repair))
-            finally:
-                log.close()
+        with alone(folder), closing(Log(folder / LOG)) as log:
+            yield from shown(build(folder, requirements, options, stop, log, repair))
         return look(folder, requirements)
     except OSError as error:
         raise SetupError(
@@ -102,8 +97,7 @@ def remove(folder: Path, stop: Stop) -> Iterator[Progress]:
                 yield Progress(number / len(parts), f"removing {part.name}", "look")
                 if part.exists():
                     shutil.rmtree(part)
-            for log in LOGS:
-                (folder / log).unlink(missing_ok=True)
+            (folder / LOG).unlink(missing_ok=True)
         with suppress(OSError):
             (folder / "lock").unlink(missing_ok=True)
             folder.rmdir()  # only if nothing else is in it

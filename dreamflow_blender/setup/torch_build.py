@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..contract.words import hide
+
 TORCH_INDEX = "https://download.pytorch.org/whl"  # PyTorch's own wheels, one folder a build
 SMI_SECONDS = 30  # a driver that is broken can keep nvidia-smi for long
 CPU_GB, CUDA_GB = 2, 6  # on the disk, the whole environment
@@ -70,7 +72,7 @@ class Choice(NamedTuple):
     @property
     def sentence(self) -> str:
         """What is chosen and why, to be shown."""
-        names = {"cpu": "the build for the processor", "address": f"from {_without_password(self.address)}"}
+        names = {"cpu": "the build for the processor", "address": f"from {hide(self.address)}"}
         cuda = f"the build for CUDA {self.build[2:-1]}.{self.build[-1:]} (about {DOWNLOAD_GB} GB)"
         return f"{names.get(self.build, cuda)}: {self.why}"
 
@@ -146,10 +148,8 @@ def read(ask: Callable[..., tuple[int | None, str]]) -> Seen:
     driver = _found(r"(?:Driver|KMD) Version:\s*(\d+(?:\.\d+)+)", banner)
     cuda = re.search(r"CUDA (?:UMD )?Version:\s*(\d+)\.(\d+)", banner)
     cards: list[Card] = []
-    for fields in (
-        "name,driver_version,compute_cap",
-        "name,driver_version",
-    ):  # the last is new since driver 510
+    # the capability is new since driver 510
+    for fields in ("name,driver_version,compute_cap", "name,driver_version"):
         code, said = ask(f"--query-gpu={fields}", "--format=csv,noheader")
         rows = [[part.strip() for part in line.split(",")] for line in said.splitlines()]
         rows = [row for row in rows if len(row) == fields.count(",") + 1]
@@ -288,7 +288,7 @@ def ways(choice: Choice, system: str = sys.platform) -> list[Way]:
 def failure(choice: Choice, variable: str) -> str:
     """What to tell, and what to do, where no way brings the build. variable: the setting's name."""
     if choice.build == "address":
-        return f"torch cannot be had from {_without_password(choice.address)}: look at {variable}."
+        return f"torch cannot be had from {hide(choice.address)}: look at {variable}."
     place = f"{TORCH_INDEX}/{choice.build}"
     said = f"The build {choice.build} of torch cannot be had: {place} does not answer, and no other source has it."
     mirror = f"Look at the network, or set {variable} to the address of a mirror of it"
@@ -334,10 +334,8 @@ def verdict(choice: Choice, said: str, variable: str) -> tuple[str, str]:
     unserved = [name for name, *pair in cards if not _compiled_for(kernels, pair)]
     if cards and len(unserved) == len(cards):
         other = next((b.name for b in BUILDS if serves(b, tuple(cards[0][1:3]))), "cpu")
-        return (
-            version,
-            f"{is_for} and has no kernels for {unserved[0]}: set {variable} to {other} and set up again.",
-        )
+        note = f"{is_for} and has no kernels for {unserved[0]}: set {variable} to {other} and set up again."
+        return version, note
     if choice.todo:
         return version, choice.todo
     if choice.card and not cuda and choice.build == "address":
@@ -372,7 +370,3 @@ def _pair(text: str) -> tuple[int, int] | None:
 
 def _told(card: Card) -> str:
     return card.name + (" ({}.{})".format(*card.capability) if card.capability else "")
-
-
-def _without_password(address: str) -> str:
-    return re.sub(r"//[^/\s]*@", "//***@", address)

@@ -45,9 +45,8 @@ def ask_pip(python: str, stop: Stop) -> tuple[list[Setting], list[str] | None]:
         if not wheel or not Path(wheel).is_file():
             return sources.read_uv(), None
         pip = [python, f"{wheel}/pip"]
-    whole = clean_environment(
-        PIP_USER="0", PIP_GLOBAL="0", PIP_SITE="0"
-    )  # or `user = true` narrows `config` too
+    # or `user = true` narrows `config` too
+    whole = clean_environment(PIP_USER="0", PIP_GLOBAL="0", PIP_SITE="0")
     debug = ask([*pip, "config", "debug"], stop, 60, whole) or ""
     return [*sources.read_pip(debug), *sources.read_uv()], pip
 

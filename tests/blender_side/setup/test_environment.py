@@ -210,7 +210,6 @@ def test_a_worker_keeps_its_environment(place):
 def test_remove(place):
     working(place)
     (place.folder / "mine.txt").write_text("a user's file")
-    (place.folder / "accelerators.log").write_text("of an earlier version of ours")
     assert [s.fraction for s in environment.remove(place.folder, Stop())][-1] == 1.0
     assert place.look().state == "absent"
     assert [path.name for path in place.folder.iterdir()] == ["mine.txt"]
