@@ -33,7 +33,8 @@ def mark(obj: bpy.types.Object, prompt: str, picture: Path) -> None:
     data.description = prompt
     data.author = addon.setting("asset_author", "") or data.author
     data.license = addon.setting("asset_license", "") or data.license
-    library = next((place for place in libraries().values() if _is_in(bpy.data.filepath, place)), None)
+    file = Path(bpy.data.filepath).resolve() if bpy.data.filepath else Path()
+    library = next((place for place in libraries().values() if file.is_relative_to(place.resolve())), None)
     data.catalog_id = add_catalog(library) if library else CATALOG
     there = {tag.name for tag in data.tags}
     for tag in ["DreamFlow", *tags(prompt)]:
@@ -48,10 +49,6 @@ def libraries() -> dict[str, Path]:
     """The asset libraries of Blender's preferences that are folders here: name -> folder."""
     stated = bpy.context.preferences.filepaths.asset_libraries
     return {library.name: Path(library.path) for library in stated if library.path}
-
-
-def _is_in(file: str, folder: Path) -> bool:
-    return bool(file) and Path(file).resolve().is_relative_to(folder.resolve())
 
 
 def add_catalog(folder: Path) -> str:

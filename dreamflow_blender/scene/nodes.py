@@ -7,7 +7,7 @@ from typing import Any
 import bpy
 
 from ..gather.material import link_into, principled_of
-from .objects import ROUGHNESS, SPECULAR, pack_image
+from .objects import ROUGHNESS, SPECULAR
 
 IMAGE_NODE, UV_NODE = "DreamFlow image", "DreamFlow UV map"
 
@@ -95,7 +95,3 @@ def refined_node(material: bpy.types.Material) -> Any:
         return None
     found = [n for n in material.node_tree.nodes if n.type == "TEX_IMAGE" and n.name.startswith(IMAGE_NODE)]
     return found[-1] if found else None
-
-
-def packed(name: str, png: bytes) -> bpy.types.Image:
-    return pack_image(name, png)

@@ -27,10 +27,8 @@ from ..contract.meshfile import BadMeshFile, MeshArrays, SnapshotArrays
 
 UV_NAME = "UVMap"
 COLOUR = "Colour"  # the attribute of a mesh without a texture
-ROUGHNESS, SPECULAR = (
-    0.8,
-    0.3,
-)  # "Specular IOR Level" of 0.5 is Blender's default, and too wet for baked light
+# "Specular IOR Level" of 0.5 is Blender's default, and too wet for baked light
+ROUGHNESS, SPECULAR = 0.8, 0.3
 MAX_HEIGHT = 1000.0  # metres
 _PNG = b"\x89PNG\r\n\x1a\n"
 MADE_HERE = "dreamflow"  # on images of ours

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..contract import meshfile
 from ..contract.colour import to_linear, to_srgb
+from ..contract.files import is_link
 from ..contract.meshfile import BadMeshFile, SnapshotArrays
 from . import windows
 from .objects import stand
@@ -61,8 +62,10 @@ def read(path: Path) -> SnapshotArrays | None:
         return None
 
 
-def read_picture(path: Path) -> Floats:
-    """A PNG as Part wants it. Raises RuntimeError where it is none."""
+def read_picture(path: Path | None) -> Floats:
+    """A PNG as Part wants it. Raises RuntimeError where there is none."""
+    if path is None or is_link(path) or not path.is_file():
+        raise RuntimeError(f"There is no picture {path}.")
     image = bpy.data.images.load(str(path), check_existing=False)
     try:
         width, height = image.size

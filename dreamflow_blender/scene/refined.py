@@ -23,7 +23,7 @@ from ..gather import identity
 from ..gather.material import principled_of
 from ..gather.object import column, topology_hash
 from . import copies, objects
-from .nodes import add_nodes, new_material, packed, show, shown_by
+from .nodes import add_nodes, new_material, show, shown_by
 from .objects import CannotImport
 
 KEY = "dreamflow_refined"
@@ -96,7 +96,7 @@ def apply_result(
     state["selected"] = obj.select_get()
     state["job"] = str(refined.record.get("job", {}).get("id", ""))
     with objects.undone_on_failure():  # until here no slot is changed
-        images = [packed(f"{obj.name} refined", texture.png) for texture in refined.textures]
+        images = [objects.pack_image(f"{obj.name} refined", texture.png) for texture in refined.textures]
         shown = copies.make(obj, target["print"], context) if copied else obj
         if new_uvs:
             state["uv"] = _add_uvs(shown, refined)

@@ -14,7 +14,7 @@ from ..backlog.entries import PLACE
 from ..backlog.store import Entry
 from ..contract import meshfile
 from ..contract.colour import to_srgb
-from ..contract.files import is_link, read_plain
+from ..contract.files import read_plain
 from ..contract.jobfolder import JobFolder, indexed_filename
 from ..contract.meshfile import BadMeshFile
 from . import preview
@@ -37,19 +37,12 @@ def show(entry: Entry, path: Path, scene: bpy.types.Scene) -> None:
             parts = now.parts
         else:
             parts = _read(entry.folder, place, find_object(place, None))
-        pictures = [preview.read_picture(_plain(part.file)) for part in parts]
+        pictures = [preview.read_picture(part.file) for part in parts]
     except (CannotImport, OSError, BadMeshFile, ValueError, KeyError, RuntimeError):
         return  # the picture in the panel has to do
     if 0 < sum(len(part.t_pos_idx) for part in parts) <= MOST:
         painted = zip(parts, pictures, strict=True)
         preview.show_parts(tuple(replace(part, picture=p) for part, p in painted), scene, entry.job.id)
-
-
-def _plain(file: Path | None) -> Path:
-    """Raises OSError where there is none."""
-    if file is None or is_link(file) or not file.is_file():
-        raise OSError(f"There is no picture {file}.")
-    return file
 
 
 def _read(folder: Path, place: dict[str, Any], target: bpy.types.Object) -> tuple[Part, ...]:
