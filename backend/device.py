@@ -14,9 +14,8 @@ import torch
 
 from backend.errors import CardFailed, DeviceError, InputError
 
-MEMORY_LIMIT = (
-    "DREAMFLOW_MEMORY_GB"  # an environment variable: of a card's memory, this process takes no more
-)
+# an environment variable: of a card's memory, this process takes no more
+MEMORY_LIMIT = "DREAMFLOW_MEMORY_GB"
 # Of a card's memory, where its driver spills: the desktop has the rest. A run that spills gets many times slower and is
 # never told; one that meets its limit gets torch's error, and is resumed with less (memory.MemorySavings).
 SPILLING = 0.9

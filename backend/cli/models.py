@@ -236,9 +236,8 @@ def _verify(name: str | None, reporter: Reporter) -> int:
             checked += 1
             if problem:
                 problems[path] = problem
-                if (
-                    recorded
-                ):  # ours, and of no use; the user's own folders and the hub's cache are left as they are
+                # ours, and of no use; the user's own folders and the hub's cache are left as they are
+                if recorded:
                     _remove(folder / path)
         removed = bool(problems) and recorded
         if not problems and (problem := tokenizer_problem(model, folder)):

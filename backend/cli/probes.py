@@ -20,11 +20,8 @@ from dreamflow_blender.setup import torch_build
 
 CODE = Path(__file__).resolve().parents[2]  # the repository, or the extension
 SECONDS = 120.0  # for torch or a kernel to answer; a cold disk or a busy machine is slow
-TOGETHER = (
-    ("torch", "kernels", "plans"),
-    ("models",),
-    ("memory",),
-)  # in one process each: torch takes seconds
+# in one process each: torch takes seconds
+TOGETHER = (("torch", "kernels", "plans"), ("models",), ("memory",))
 
 
 def probe(*names: str, seconds: float = 0.0) -> dict[str, dict[str, Any]]:

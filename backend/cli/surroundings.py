@@ -35,9 +35,8 @@ def ignore_others(for_the_hub: bool) -> None:
     """
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     os.environ.update(OURS)
-    if (
-        not for_the_hub
-    ):  # else urllib3, which diffusers imports and a run does not use, binds a socket to find out
+    # else urllib3, which diffusers imports and a run does not use, binds a socket to find out
+    if not for_the_hub:
         socket.has_ipv6 = False
     kept = ("HF_HUB_",) if for_the_hub else WHERE_MODELS_ARE
     for name in list(os.environ):

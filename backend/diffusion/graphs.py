@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 SWITCH = "DREAMFLOW_CUDA_GRAPHS"
-WARM_UP = (
-    2  # passes before the capture, after a first plain one: libraries take their workspaces on its stream
-)
+# passes before the capture, after a first plain one: libraries take their workspaces on its stream
+WARM_UP = 2
 # how far a replay may be from the plain pass, root mean squares: libraries may choose other kernels on another stream,
 # and a UNet makes of one rounding some ten
 TOLERANCE = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9, torch.float32: 2.0**-12}

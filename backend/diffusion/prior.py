@@ -159,15 +159,12 @@ class Phi(Protocol):
 
     def fit(self, x: Tensor, level: NoiseLevel, camera: Camera, generator: Generator) -> Tensor:
         """One step of denoising score matching (Algorithm 1, line 7) on x [B,C,h,w]; the loss, a scalar."""
-        ...
 
     def __call__(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:
         """D_phi(z), without a gradient."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that the next `fit` and call depend on, for a checkpoint."""
-        ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
@@ -181,12 +178,10 @@ class Prior(Protocol):
     @property
     def factor(self) -> int:
         """Image pixels per latent pixel along a side."""
-        ...
 
     @property
     def channels(self) -> int:
         """Of a latent."""
-        ...
 
     @property
     def spec(self) -> PriorSpec: ...
@@ -194,24 +189,19 @@ class Prior(Protocol):
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError where this cannot be prepared, or renders of this size not encoded; quick, so that it
         comes before a run begins."""
-        ...
 
     def prepare(self, prompt: str, negative: str, kind: Kind, size: int) -> Any:
         """What `denoise` and `phi` need for this prompt; opaque to the caller. InputError for a bad prompt."""
-        ...
 
     def shown(self, conditioning: Any, draw: DrawShape) -> Any:
         """The conditioning of a stage whose mesh stands still, for a prior that looks at the shape as well; as it is
         for all others."""
-        ...
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,H,W,3] in [0,1] to scaled latents [B,C,h,w], differentiable and deterministic."""
-        ...
 
     def decode(self, x: Tensor) -> Tensor:
         """Latents to [B,H,W,3] in [0,1]."""
-        ...
 
     def denoise(
         self,
@@ -228,32 +218,24 @@ class Prior(Protocol):
 
         B is a whole number of rings of `frames` views, one after another.
         """
-        ...
 
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> Phi | None:
         """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
-        ...
 
     def footprint(self, size: int, savings: Savings) -> float:
         """Gigabytes that its networks and their activations take at most, for renders of this size: an estimate."""
-        ...
 
     def save_memory(self, savings: Savings) -> None:
         """Applies until the end of the run."""
-        ...
 
     def load(self) -> None:
         """Load what would otherwise be loaded when it is first needed; ModelError where that fails."""
-        ...
 
     def release(self) -> None:
         """Free what takes memory, until it is needed again."""
-        ...
 
     def take_notes(self) -> list[str]:
         """What the user should know since the last call, such as that CUDA graphs are not used."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """What job.json says of it: name, folder, the hashes of its weights."""
-        ...

@@ -99,9 +99,8 @@ def bake_normals(light: Points, frames: Frames, surface: Surface, at: Tensor) ->
         where = (at[part.face] * part.bary[..., None]).sum(1)
         tangent, bitangent, normal = frames.at(part)
         wanted = surface.normal(surface.nearest(where, normal))
-        basis = torch.stack(
-            (tangent, bitangent, normal), 2
-        )  # its columns, as a renderer blends them: not unit
+        # its columns, as a renderer blends them: not unit
+        basis = torch.stack((tangent, bitangent, normal), 2)
         found = torch.linalg.solve(basis, wanted[..., None])[..., 0]
         return torch.nn.functional.normalize(found, dim=1) / 2 + 0.5
 

@@ -19,22 +19,19 @@ from dreamflow_blender.contract.files import open_plain
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Failed
 
-LONGEST = (
-    5000  # characters of a sentence: a path may take a request's whole line, and an event's has to hold it
-)
+# characters of a sentence: a path may take a request's whole line, and an event's has to hold it
+LONGEST = 5000
 NO_TEMPORARY = "No usable temporary directory"  # Python's tempfile, when it could write in none
 
 
 def failure_event(error: Exception, folder: Path) -> Failed:
     """What to tell the user; a bug of ours leaves its traceback in log.txt."""
-    failed = (
-        "" if isinstance(error, DeviceError) else card_error(error)
-    )  # a DeviceError says the same, and better
+    # a DeviceError says the same, and better
+    failed = "" if isinstance(error, DeviceError) else card_error(error)
     if isinstance(error, DreamFlowError) and not failed:
         return Failed(error.kind, error.message[:LONGEST], error.todo[:LONGEST])
-    if not failed and (
-        is_full(error) or NO_TEMPORARY in str(error)
-    ):  # in the job's folder it would be a DiskError
+    # in the job's folder it would be a DiskError
+    if not failed and (is_full(error) or NO_TEMPORARY in str(error)):
         todo = "Free some space on it, or set TMPDIR (TEMP on Windows) to a folder on another disk."
         return Failed(DiskError.kind, "The disk for temporary files is full.", todo, detail=str(error)[:2000])
     if not failed and is_out_of_memory(error):

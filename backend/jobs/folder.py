@@ -234,9 +234,8 @@ def job_so_far(job: Job) -> Resume | Finished | None:
         return None
     there = read_job(files.path)
     asked = job
-    if (
-        job.kind == "refine" and there.stages == STAGES[2:]
-    ):  # a plain grey object's is made from nothing first
+    # a plain grey object's is made from nothing first
+    if job.kind == "refine" and there.stages == STAGES[2:]:
         asked = replace(job, stages=there.stages)
     if not there.is_same(asked):
         raise InputError(

@@ -86,9 +86,8 @@ def _counted_faces(content: bytes) -> int:
     """Of Draco's own header (its bitstream specification 2.2, sections 3 and 5.1); -1 where there is none."""
     if len(content) < 16 or content[:5] != b"DRACO" or tuple(content[5:7]) < (2, 2) or content[7] != 1:
         return -1
-    if (
-        int.from_bytes(content[9:11], "little") & 0x8000
-    ):  # metadata, which glTF has no use for, would come first
+    # metadata, which glTF has no use for, would come first
+    if int.from_bytes(content[9:11], "little") & 0x8000:
         return -1
     place = 12 if content[8] == 1 else 11  # edgebreaker: the kind of its traversal, its vertices, its faces
     counts = []

@@ -26,10 +26,8 @@ A_CONTROLNET = (
     "Give the folder of a ControlNet for depth or normal maps of the prior's own family, in diffusers' layout:"
     " config.json and diffusion_pytorch_model.safetensors."
 )
-CLASSES = (
-    "ControlNetModel",
-    "ControlNetUnionModel",
-)  # a union model's configuration may name the first as well
+# a union model's configuration may name the first as well
+CLASSES = "ControlNetModel", "ControlNetUnionModel"
 NAMES = {"depth": ("depth", "zoe"), "normal": ("normal",)}  # what a folder's name says
 SAME = (  # of a ControlNet's configuration and the UNet's
     "in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type",

@@ -105,9 +105,8 @@ def _open_folder(path: Path) -> ModelFolder:
         raise ModelError(f"The model {str(path)!r} is not on this machine.", A_FOLDER)
     index = read_json(path / "model_index.json")
     pipeline = index.get("_class_name")
-    pipeline = str(
-        pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline
-    )  # of one's own: [file, class]
+    # of one's own: [file, class]
+    pipeline = str(pipeline[-1] if isinstance(pipeline, list) and pipeline else pipeline)
     if pipeline not in COMPONENTS:
         why = f" ({OTHERS[pipeline]})" if pipeline in OTHERS else ""
         raise ModelError(

@@ -17,9 +17,8 @@ from backend.scene.render_mesh import clip_positions
 WIDTH = 0.04  # metres of the placed object: over so much the change fades in
 SHARE = 0.4  # at most this much of the way to the middle of what may change
 SPACING = 0.004  # metres between the points that stand for a border
-NEAR = (
-    0.008  # metres that a point may be behind what a camera sees and still be seen: coarse pixels, flat views
-)
+# metres that a point may be behind what a camera sees and still be seen: coarse pixels, flat views
+NEAR = 0.008
 
 
 def border(
@@ -49,11 +48,6 @@ def border(
     nth = np.arange(len(edge)) - np.repeat(np.cumsum(count + 1) - (count + 1), count + 1)
     share = (nth / count[edge])[:, None].astype(np.float32)
     return a[edge] * (1 - share) + b[edge] * share
-
-
-def fade_in(points: Tensor, edge: NDArray[np.float32]) -> Tensor:
-    """[P] from 0 at the border's points [N,3] to 1 well within, for points [P,3] of what may change."""
-    return fade(to_border(points, edge))
 
 
 def to_border(points: Tensor, edge: NDArray[np.float32]) -> Tensor:

@@ -18,9 +18,8 @@ from backend.texture.bake import CHUNK, Points, by_parts, nearest_texel, polish,
 from backend.texture.mask import fade, seen, to_border
 from backend.texture.source_colours import SourceColours
 
-GUTTER = (
-    1 / 64
-)  # of the texture's side: how far beyond a chart its new colours reach in an image that is kept
+# of the texture's side: how far beyond a chart its new colours reach in an image that is kept
+GUTTER = 1 / 64
 TEXEL = 100  # bytes for each texel of a square texture that is repainted: tests/texture/test_large.py
 MOST_POLISHED = 1_000_000  # faces; float32 tells no more of them apart
 Colour = Callable[[Tensor], Tensor]

@@ -66,9 +66,8 @@ def check_uvs(uv: NDArray[np.float32], area: NDArray[np.float64], keep: NDArray[
 
 def copies(uv: NDArray[np.float32], keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[F] bool: every face but the first among those with the same three corners, in any order."""
-    steps = np.round(uv.astype(np.float64) * 2**20).astype(
-        np.int64
-    )  # a float32's own steps next to 1 are 2^-24
+    # a float32's own steps next to 1 are 2^-24
+    steps = np.round(uv.astype(np.float64) * 2**20).astype(np.int64)
     key = np.sort((steps[..., 0] << 32) + steps[..., 1], axis=1)
     mixed = key[:, 0] * 3 + key[:, 1] * 5 + key[:, 2] * 7 + keep  # equal for equal corners; else hardly ever
     order = np.lexsort((mixed,))

@@ -117,9 +117,8 @@ def family_of(header: Header) -> Family:
         for family in families()
         if any(n.startswith(tuple(p for c, p in family.prefixes.items() if "text" in c)) for n in names)
     ]
-    family = max(
-        found, key=lambda one: len(one.prefixes), default=None
-    )  # SDXL has the refiner's names and more
+    # SDXL has the refiner's names and more
+    family = max(found, key=lambda one: len(one.prefixes), default=None)
     inputs = names.get(f"{UNET}input_blocks.0.0.weight", (0, 0))
     if family is None or len(inputs) != 4:
         first = min(names, default="nothing")

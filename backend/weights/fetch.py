@@ -48,10 +48,8 @@ from dreamflow_blender.contract.locks import take
 from dreamflow_blender.contract.words import hide
 
 SPARE = 16 << 20  # bytes to leave free on the disk
-LIST_BYTES, LIST_SECONDS = (
-    8 << 20,
-    60.0,
-)  # the most that a list of files may take; the longest known has 0.3 MB
+# the most that a list of files may take; the longest known has 0.3 MB
+LIST_BYTES, LIST_SECONDS = 8 << 20, 60.0
 
 
 @dataclass(frozen=True)

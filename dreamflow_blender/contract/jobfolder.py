@@ -42,9 +42,8 @@ class JobFolder:
         self.lock = self.path / "lock"  # held while the job runs
         self.checkpoints = self.path / "checkpoints"  # folders, named 000012-texture-400
         self.snapshot = self.path / "snapshot.npz"  # the newest coarse mesh
-        self.candidate = (
-            self.path / "candidate.json"
-        )  # of a job that was begun to be chosen or not: its score
+        # of a job that was begun to be chosen or not: its score
+        self.candidate = self.path / "candidate.json"
         self.candidate_png = self.path / "candidate.png"  # and its views
         # delivered
         self.mesh_glb = self.path / "mesh.glb"

@@ -11,9 +11,8 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 MAX_LINE = 1 << 20  # bytes, the newline included
-BIDI = set(
-    "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-)  # they turn what follows round
+# they turn what follows round
+BIDI = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _AS_SPACE = {"Cc", "Cs", "Zl", "Zp", "Zs"}  # Unicode categories: controls, surrogates, separators
 
 _NOT_SHOWN = _AS_SPACE - {"Zs"}

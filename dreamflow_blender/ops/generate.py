@@ -25,10 +25,8 @@ def model_of(settings: bpy.types.PropertyGroup) -> dict[str, str]:
         finer = work.SDXL_REFINER if models.takes_refiner(settings) else ""
         return {"prior": work.STABLE_DIFFUSION, "refiner": finer}
     if settings.model == "SDXL_BASE":
-        return {
-            "prior": work.SDXL,
-            "refiner": "",
-        }  # the backend takes the one that belongs to it, if it is here
+        # the backend takes the refiner that belongs to it, if it is here
+        return {"prior": work.SDXL, "refiner": ""}
     if settings.model == "FOLDER":
         prior, refiner = addon.setting("prior_folder", ""), addon.setting("refiner_folder", "")
         if not prior:

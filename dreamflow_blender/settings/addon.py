@@ -8,9 +8,8 @@ from typing import Any
 
 import bpy
 
-CODE = (
-    Path(__file__).resolve().parents[2]
-)  # holds `backend` and `dreamflow_blender`; nothing is written there
+# holds `backend` and `dreamflow_blender`; nothing is written there
+CODE = Path(__file__).resolve().parents[2]
 REQUIREMENTS = CODE / "requirements.txt"
 DOCUMENTATION = CODE / "documentation.txt"  # in the zip
 if not DOCUMENTATION.is_file():

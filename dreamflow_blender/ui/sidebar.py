@@ -160,9 +160,8 @@ def draw_form(layout: Layout, context: bpy.types.Context) -> None:
     seed = form.row(align=True)
     seed.prop(settings, "seed")
     seed.operator("dreamflow.roll_seed", text="", icon="FILE_REFRESH")
-    layout.prop(
-        settings, "candidates", text=""
-    )  # its items say what it is, and a narrow sidebar has no room for more
+    # its items say what it is, and a narrow sidebar has no room for more
+    layout.prop(settings, "candidates", text="")
 
     if settings.model != "BUILT_IN":
         ui_loras.draw_loras(layout, context, settings)

@@ -47,9 +47,8 @@ def trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
     if phrase := metadata.get("modelspec.trigger_phrase", "").strip():
         return (phrase,)
     counts: Counter[str] = Counter()
-    with suppress(
-        ValueError, TypeError, AttributeError, OverflowError, RecursionError
-    ):  # foreign text, and no more than a hint
+    # foreign text, and no more than a hint
+    with suppress(ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         for tags in json.loads(metadata.get("ss_tag_frequency", "{}")).values():
             counts.update({tag.strip(): int(count) for tag, count in tags.items()})
     return tuple(tag for tag, _ in counts.most_common(5))
