@@ -172,19 +172,10 @@ class Phi(Protocol):
 class Prior(Protocol):
     """D_p and the space it lives in."""
 
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def factor(self) -> int:
-        """Image pixels per latent pixel along a side."""
-
-    @property
-    def channels(self) -> int:
-        """Of a latent."""
-
-    @property
-    def spec(self) -> PriorSpec: ...
+    name: str
+    factor: int  # image pixels per latent pixel along a side
+    channels: int  # of a latent
+    spec: PriorSpec
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError where this cannot be prepared, or renders of this size not encoded; quick, so that it
