@@ -66,6 +66,15 @@ def test_a_job_s_life(tmp_path):
     assert ids(store.entries()) == ["b", "a"]
 
 
+def test_jobs_of_a_kind_that_came_to_their_end(tmp_path):
+    store = Store(tmp_path)
+    ends = {"a": ("finished", ""), "b": ("finished", "61 %"), "c": ("failed", ""), "d": ("finished", "")}
+    for added, (number, (state, note)) in enumerate(ends.items(), 1):
+        store.put(entry(tmp_path, number, state=state, note=note, added=added, ended=added))
+    assert ids(store.finished()) == ids(store.finished(kind="generate", preset="draft")) == ["d", "a"]
+    assert store.finished(kind="refine") == store.finished(kind="generate", seed=7) == []
+
+
 def test_a_job_that_died_is_offered(tmp_path):
     store = Store(tmp_path)
     for number in "abcd":

@@ -16,7 +16,7 @@ from dreamflow_blender.backlog.store import Entry
 from dreamflow_blender.contract import protocol as p
 from dreamflow_blender.ops import generate as ops_generate
 from dreamflow_blender.scene import pictures
-from dreamflow_blender.session import findings, jobs, loras, models, service
+from dreamflow_blender.session import estimates, findings, jobs, loras, models, service
 from dreamflow_blender.settings import addon
 from dreamflow_blender.settings.generate import set_beside
 from dreamflow_blender.settings.refine import frozen
@@ -365,3 +365,11 @@ def test_history_has_pages_reasons_favourites_and_a_filter(enabled):
     store._seen = None  # read again from the disk
     assert store.history()[0].star and layout.draw(history.DREAMFLOW_PT_history).texts.count("a red mug") == 1
     shown.starred = False
+
+
+def test_what_the_last_five_took_is_what_the_next_will_take():
+    job = p.Job("a", "generate", "a mug", "nowhere")
+    took = (60.0, 0.0, 120.0, 120.0, 120.0, 180.0, 9999.0)  # 0: it is not known
+    past = [Entry(job, seconds=seconds, figures={"memory_gb": 2.5}) for seconds in took]
+    assert estimates.in_words(past) == estimates.in_words(past, 1.0, 1.0) == "about 2 min, 2.5 GB of memory"
+    assert estimates.in_words([], 30.0) == "about 30 s" and estimates.in_words([]) == ""
