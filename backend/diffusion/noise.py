@@ -19,9 +19,8 @@ from backend.scene.camera import Camera, rays
 DrawNoise = Callable[[Tensor, Camera, Generator], Tensor]
 
 FINER = 4  # points along a side of a latent pixel that look for the surface
-PIECES = (
-    2**20
-)  # values on the surface; pieces of it that share one are told apart by the first pixel that sees either
+# values on the surface; pieces of it that share one are told apart by the first pixel that sees either
+PIECES = 2**20
 PRIMES = (73856093, 19349663, 83492791)  # of the spatial hash (Teschner et al. 2003)
 
 

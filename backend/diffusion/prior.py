@@ -114,9 +114,8 @@ class PriorSpec:
     views: tuple[str, ...] = VIEWS  # the words for where a camera stands: VIEWS or COMPASS
     view_prompt: str = "{prompt}, {view} view"
     camera: str = "words"  # how it is given where the camera stands: by view_prompt, or by its matrix ("c2w")
-    frames: int = (
-        1  # views that it denoises jointly: a ring of equal steps round the object (rings_of). 1: any views
-    )
+    # views that it denoises jointly: a ring of equal steps round the object (rings_of). 1: any views
+    frames: int = 1
     normal_prompt: str = "a normal map of {prompt}"
     normal_background: tuple[float, float, float] = (0.5, 0.5, 1.0)  # RGB behind normal maps (stage 2a)
     # of objects/grammar.py, all that it can draw; None: it reads any words
@@ -127,9 +126,8 @@ class PriorSpec:
     # "stage.setting": value, over every preset's, such as {"nerf.size": 64}; a job's overrides win
     settings: dict[str, Any] = field(default_factory=dict)
     refiner: str = ""  # the model that does the last stage where it has been fetched; empty: this one
-    prediction: str = (
-        ""  # "epsilon" or "v_prediction" where the model's own files say it wrongly or not at all
-    )
+    # "epsilon" or "v_prediction" where the model's own files say it wrongly or not at all
+    prediction: str = ""
     vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
     vae_scale: float = 1.0  # of that VAE's latents, times its own scaling_factor
 

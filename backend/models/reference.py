@@ -35,9 +35,8 @@ AN_ADAPTER = (
     " in the same folder."
 )
 ENCODER = "image_encoder"
-PLAIN_WORDS = (
-    4  # of an adapter that reads CLIP's embedding; one that reads its hidden states ("plus") says how many
-)
+# of an adapter that reads CLIP's embedding; one that reads its hidden states ("plus") says how many
+PLAIN_WORDS = 4
 
 
 @dataclass(frozen=True)
