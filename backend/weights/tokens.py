@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import ModelError
-from backend.weights.layout import VOCABULARY, read_json
+from backend.weights.layout import MOST_JSON, VOCABULARY, read_json
+from dreamflow_blender.contract.files import read_linked
 
 END = "<|endoftext|>"
 FILLERS = {"gelu": "!", "quick_gelu": END}
@@ -69,7 +70,7 @@ def check_vocabulary(folder: Path) -> None:
     vocabulary = read_json(folder / "vocab.json")
     path = folder / "merges.txt"
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_linked(path, MOST_JSON).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}).", "Copy the model again.") from error
     for number, line in enumerate(lines, 1):

@@ -14,6 +14,7 @@ from backend.errors import ModelError
 from backend.jobs.priors import open_prior
 from backend.models.model_folder import open_folder
 from backend.weights.layout import read_json
+from backend.weights.tokens import check_vocabulary
 from tests.diffusion import published_others as rejected
 from tests.tools import published_configs as published
 from tests.tools.real_folders import write_texts
@@ -143,6 +144,14 @@ def test_a_pipe_or_a_device_in_the_place_of_a_file_is_refused_at_once(tmp_path: 
     (tmp_path / "model_index.json").symlink_to("/dev/zero")
     with pytest.raises(ModelError, match=r"model_index.json cannot be read .*no plain file"):
         open_folder(tmp_path)
+
+
+def test_a_tokenizer_of_a_terabyte_is_refused_by_its_size(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text("{}")
+    with (tmp_path / "merges.txt").open("wb") as file:
+        file.truncate(1 << 40)  # of nothing, which takes no room
+    with pytest.raises(ModelError, match=r"merges.txt cannot be read .*larger than"):
+        check_vocabulary(tmp_path)
 
 
 def test_a_link_is_followed_as_in_the_hubs_cache(tmp_path: Path) -> None:
