@@ -1,10 +1,10 @@
 """Whether a job collapses beside other programs: stage 1's seconds alone, and beside busy processes.
 
-    python -m benchmarks.busy [--busy 2] [--levels 4] [--rounds 3]
+    python -m benchmarks.busy [--busy 2] [--levels 4] [--rounds 3] [--threads 1,2,0]
 
 Each figure is the median of runs of the command line with the built-in prior, with one thread, with all of the
-processor's, and as it chooses by itself. Exits 1 where its own choice takes more than 1.5 times as long as the better
-of the two beside busy processes.
+processor's, and as it chooses by itself (0; the others alone may take minutes where they collapse). Exits 1 where its
+own choice takes more than 1.5 times as long as the best of the others beside busy processes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ def main() -> int:
     parser.add_argument("--busy", type=int, default=2, help="processes that do nothing but compute")
     parser.add_argument("--levels", type=int, default=4, help="of stage 1: five iterations each")
     parser.add_argument("--rounds", type=int, default=3)
-    said = parser.parse_args()
     most = torch.get_num_threads()
-    choices = {"1 thread": 1, f"{most} threads": most, "its own choice": 0}
+    parser.add_argument(
+        "--threads", default=f"1,{most},0", help="which to try; 0, its own choice, is the last"
+    )
+    said = parser.parse_args()
+    others = [int(text) for text in said.threads.split(",") if text != "0"]
+    choices = {f"{count} thread{'s' * (count > 1)}": count for count in others} | {"its own choice": 0}
     seconds: dict[str, float] = {}
     for count in (0, said.busy):
         for name, threads in choices.items():
@@ -40,7 +44,7 @@ def main() -> int:
             used = ", ".join(sorted({str(used) for _, used in found}))
             print(f"beside {count} busy: {name:15} {seconds[name]:7.1f} s   (threads: {used})", flush=True)
     own = seconds.pop("its own choice") / min(seconds.values())
-    print(f"beside {said.busy} busy processes its own choice takes {own:.2f} times the better one's time")
+    print(f"beside {said.busy} busy processes its own choice takes {own:.2f} times the best one's time")
     return 1 if own > WORST else 0
 
 
