@@ -43,10 +43,10 @@ BLUR, NOISE, HUE = 32, 0.08, 20.0  # texels a side; standard deviation; degrees
 GAIN, STAYS = 3.0, 28.0  # dB
 
 
-def true_object(prompt: str) -> tuple[Mesh, Tensor]:
+def true_object(prompt: str, cells: int = CELLS) -> tuple[Mesh, Tensor]:
     """The mesh with UVs and its true texture [S,S,3]."""
     shape = build(parse_object(prompt))
-    bare = true_mesh(shape, CELLS)
+    bare = true_mesh(shape, cells)
     made = unwrap(bare.v_pos.numpy(), bare.t_pos_idx.numpy(), SIZE, padding=4, timeout=300)
     mesh = Mesh(bare.v_pos, bare.t_pos_idx, torch.from_numpy(made.v_tex), torch.from_numpy(made.t_tex_idx))
     return mesh, bake(mesh, lambda x: true_colour(shape, x), SIZE).clamp(0, 1)
