@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError, ModelError
@@ -119,6 +120,11 @@ def test_d_phi_sees_it_as_well_and_learns_beside_it(sd: Path, adapter: Path, pic
     x = torch.zeros(1, 4, 8, 8)
     losses = [float(phi.fit(x, LEVEL, FRONT, torch.Generator().manual_seed(1))) for _ in range(20)]
     assert losses[-1] < 0.9 * losses[0]
+    saving = LatentPrior(sd, "cpu", image=str(picture), image_adapter=adapter)
+    saving.save_memory(Savings(True, True))
+    phi = saving.phi(told(saving), 2, 1e-2, 0, 0)
+    again = [float(phi.fit(x, LEVEL, FRONT, torch.Generator().manual_seed(1))) for _ in range(2)]
+    assert again == pytest.approx(losses[:2], rel=1e-5)  # what is computed again reads the picture as well
 
 
 def test_it_is_in_the_record_and_in_the_plan(sd: Path, adapter: Path, picture: Path) -> None:
