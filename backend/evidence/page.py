@@ -76,7 +76,12 @@ def curves_png(results: Sequence[Result]) -> bytes:
                 shortest = min(map(len, found))
                 middle = np.median([values[:shortest] for values in found], axis=0)
                 shown = np.where(middle > 0, middle, np.nan)
-                axes.plot(shown, color=colormaps["tab20"](number % 20), linewidth=0.9, label=method)
+                axes.plot(
+                    shown,
+                    color=colormaps["tab20"]((2 * number + number // 10) % 20),
+                    linewidth=0.9,
+                    label=method,
+                )
         axes.legend(fontsize=8)
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend import config
 from dreamflow_blender.contract.job import RECIPES
 from dreamflow_blender.contract.settings import METHODS, NOISES
 
@@ -18,10 +19,8 @@ class Row:
     recipe: str = "dreamflow"
 
     def __str__(self) -> str:
-        said = [f"{name}={value}" for name, value in self.settings.items()]
-        return " ".join(
-            [",".join(self.stages), *([] if self.recipe == "dreamflow" else [self.recipe]), *said]
-        )
+        settings = config.RECIPES[self.recipe] | self.settings
+        return " ".join([",".join(self.stages), *(f"{name}={value}" for name, value in settings.items())])
 
 
 NOISE, ABLATION = "noise-", "apfo-"  # what the names of these rows begin with

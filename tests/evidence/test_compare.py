@@ -182,3 +182,10 @@ def test_ablations_of_pictures_change_the_loop(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(plain, x("apfo-phi")) and torch.equal(plain, x("apfo-views-1"))
     for name in ("no-phi", "views-5", "constant", "guidance-7.5", "rescale"):
         assert not torch.equal(plain, x(f"apfo-{name}")), name
+
+
+def test_a_row_says_its_stages_and_all_of_its_settings() -> None:
+    assert str(ROWS["apfo-views-1"]) == "nerf nerf.views=1"
+    assert str(ROWS["magic3d"]).split() == [
+        "nerf,geometry", "nerf.method=sds", "geometry.method=sds", "geometry.shows=colours",
+    ]  # fmt: skip
