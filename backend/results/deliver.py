@@ -35,7 +35,14 @@ class Delivered:
 
 TURNTABLE_VIEWS = 36
 WITHIN_SIZE = 160  # pixels a side of a scene's, which the field itself shows
+ACROSS = 2.0  # of seam_weight: from black to white, so many times a length more
 STEPS = 5  # of `deliver_generated`: mesh, charts, texture, files, pictures
+
+
+def seam_weight(colours: Tensor) -> Tensor:
+    """[F,3] for unwrap: a seam along a side costs more where it leads from one colour to another, colours [F,3,3] of
+    the corners: it goes round a spot rather than through it, and lies where both of its sides are alike."""
+    return 1 + ACROSS * (colours - colours.roll(-1, 1)).abs().amax(2)
 
 
 def textured(
@@ -45,12 +52,15 @@ def textured(
     assert scene.mesh is not None, "hand over first"
     # the faces that are seen of a scene are open: nothing of theirs can be closed, nor told from a speck
     mesh = scene.mesh if scene.field.inside_out else deliver(scene.mesh, settings.max_faces)
+    with torch.no_grad():
+        weight = seam_weight(scene.field.albedo(mesh.v_pos)[mesh.t_pos_idx]).cpu().numpy()
     yield 1
     v_tex, t_tex_idx, method, _ = unwrap(
         mesh.v_pos.cpu().numpy().astype(np.float32),
         mesh.t_pos_idx.cpu().numpy(),
         settings.texture_size,
         cancelled=cancelled,
+        weight=weight,
     )
     yield 2
     device = mesh.v_pos.device

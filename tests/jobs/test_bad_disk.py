@@ -82,7 +82,7 @@ def delivering(scene, monkeypatch):
     """A run that is at its end: what is left to do is to deliver."""
     monkeypatch.setattr(delivery, "TURNTABLE_VIEWS", 2)
 
-    def quick(v, t, size, cancelled):
+    def quick(v, t, size, cancelled, weight):
         return Unwrapped(*single_triangles(len(t), size, PADDING), "per-triangle", "")
 
     monkeypatch.setattr(delivery, "unwrap", quick)
