@@ -27,7 +27,7 @@ from backend.jobs.priors import built_in
 from backend.models.load import load_network, load_text, load_vae
 from backend.models.model_folder import open_folder
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import KINDS, build
+from backend.objects.shapes import build
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.render_mesh import render_shape
 from backend.training.dataset import (
@@ -46,6 +46,7 @@ from backend.training.networks import NATIVE_SIZE
 from backend.training.run import Run, new_optimizer, set_rate
 from backend.training.train_unet import Sentences
 from dreamflow_blender.contract.language.reading import Description
+from dreamflow_blender.contract.language.vocabulary import MADE
 
 VIEWS, SEED = 400, 5  # a kind; not the base model's views
 CELLS = (20, 24, 32, 40)  # a side of the meshes' grids, a quarter of the views each
@@ -83,7 +84,7 @@ def draw(album: Album, generator: Generator) -> tuple[int, Description]:
     def chance(share: float) -> bool:
         return float(torch.rand(1, generator=generator)) < share
 
-    row, parts = pick(len(album.words)), list(KINDS[album.kind].parts)
+    row, parts = pick(len(album.words)), list(MADE[album.kind].parts)
     allowed = [colour for colour in COLOURS if not held_out(album.kind, colour)]
     chosen: list[str] = []
     if parts and chance(PART_SHARE):
