@@ -18,7 +18,7 @@ from backend.results.pictures import write_curves, write_preview, write_turntabl
 from backend.scene.mesh import Mesh
 from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
-from backend.scene.simplify import deliver
+from backend.scene.simplify import deliver, lighten
 from backend.texture.bake import bake, polish
 from backend.texture.unwrap import unwrap
 from dreamflow_blender.contract.jobfolder import JobFolder
@@ -51,7 +51,8 @@ def textured(
     """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps."""
     assert scene.mesh is not None, "hand over first"
     # the faces that are seen of a scene are open: nothing of theirs can be closed, nor told from a speck
-    mesh = scene.mesh if scene.field.inside_out else deliver(scene.mesh, settings.max_faces)
+    fit = lighten if scene.field.inside_out else deliver
+    mesh = fit(scene.mesh, settings.max_faces)
     with torch.no_grad():
         weight = seam_weight(scene.field.albedo(mesh.v_pos)[mesh.t_pos_idx]).cpu().numpy()
     yield 1

@@ -39,6 +39,15 @@ def deliver(mesh: Mesh, max_faces: int | None) -> Mesh:
     return _mesh(v, t).to(mesh.v_pos.device)
 
 
+def lighten(mesh: Mesh, max_faces: int | None) -> Mesh:
+    """An open mesh, which `deliver` does not take, with about max_faces triangles at most; its topology may change."""
+    if max_faces is None or len(mesh.t_pos_idx) <= max_faces:
+        return mesh
+    v, t = mesh.v_pos.detach().cpu().double().numpy(), mesh.t_pos_idx.cpu().numpy().astype(np.int32)
+    out = fast_simplification.simplify(v, t, target_count=max_faces)
+    return _mesh(np.asarray(out[0], np.float64), np.asarray(out[1], np.int64)).to(mesh.v_pos.device)
+
+
 def _mesh(v: np.ndarray, t: np.ndarray) -> Mesh:
     """Only the vertices in use, in their order."""
     used, t = np.unique(t, return_inverse=True)

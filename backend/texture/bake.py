@@ -225,7 +225,7 @@ def sample_texture(texture: Tensor, uv: Tensor) -> Tensor:
     Differentiable in both.
     """
     index, weight = _footprint(uv, len(texture))
-    texel = texture.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, -1)
+    texel = texture.flatten(0, 1).index_select(0, index.flatten()).view(*index.shape, texture.shape[-1])
     return (texel * weight[..., None]).sum(1)
 
 

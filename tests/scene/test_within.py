@@ -15,6 +15,7 @@ from backend.results.look import cameras_round
 from backend.scene.camera import look_out, rays
 from backend.scene.mesh import face_cross, is_closed
 from backend.scene.scene import Scene, new_scene, seen_surface, settle_colours
+from backend.scene.simplify import lighten
 from tests.tools.here import here
 
 TINY = dataclasses.replace(
@@ -62,6 +63,10 @@ def test_the_surface_of_a_scene_is_what_the_cameras_see_of_it() -> None:
     towards = (face_cross(mesh) * mesh.v_pos[mesh.t_pos_idx].mean(1)).sum(1)
     assert float(towards.clamp(min=0).sum() / towards.abs().sum()) < 0.01  # slivers point anywhere
     settle_colours(one, 1e-2, 1e-2)
+    light = lighten(mesh, 400)
+    assert len(mesh.t_pos_idx) > 1000 and 300 < len(light.t_pos_idx) < 600
+    away = (light.v_pos.norm(dim=1) / radius.mean() - 1).abs()
+    assert float(away.mean()) < 0.03 and lighten(mesh, None) is mesh
 
 
 def test_round_a_scene_is_from_its_middle_round_an_object_from_outside() -> None:

@@ -215,3 +215,7 @@ def test_the_nearest_texel_is_the_nearest():
         taken = torch.tensor([found[row, column] // 9, found[row, column] % 9]).float()
         here = torch.tensor([row, column]).float()
         assert (taken - here).norm() == (full - here).norm(dim=1).min()
+
+
+def test_a_view_that_shows_nothing_of_a_mesh_asks_for_no_texel() -> None:
+    assert sample_texture(torch.rand(4, 4, 3), torch.zeros(0, 2)).shape == (0, 3)
