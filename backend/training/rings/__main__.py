@@ -1,13 +1,14 @@
 """Train the embedded prior's second edition: told the camera, four views at once, from the shipped base model.
 
-    python -m backend.training.rings --cache FOLDER [--minutes M] [--decay FROM TO] [--export FOLDER]
+    python -m backend.training.rings --cache FOLDER [--start MODEL] [--minutes M] [--decay FROM TO] [--export FOLDER]
 
 FOLDER holds the albums, the state (rings.safetensors, rings.json) and rings.log, a line every 100 steps. Started again,
 it goes on from the state there. Every step's data follow from the seed and the step's number alone, so a run that was
 stopped and gone on with ends with the same bytes as one that was not (same machine, albums and arguments).
 
 The rate is constant; the average of the weights is what gets exported, so there is something to export at any time.
---decay lets the rate fall to a twentieth between two numbers of pictures: the last session's.
+--decay lets the rate fall to a twentieth between two numbers of pictures, so it ends a training. One that was ended and
+exported is gone on with in an empty FOLDER by --start: weights and the number of pictures, no moments.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ from backend.training.rings.real_things import open_real_albums
 from backend.training.rings.rings import FRAMES, NO_CAPTION_SHARE, RING_POSES, Drawer, open_ring_album
 from backend.training.run import Run, precision
 from backend.training.train_unet import Sentences, v_error
+from backend.weights.layout import read_json
 from dreamflow_blender.contract.language.reading import describe
 from dreamflow_blender.contract.language.vocabulary import THINGS
 
 NAME = "rings"
-CREDITS = "CREDITS.txt"  # in the model folder
+CREDITS, PROGRESS = "CREDITS.txt", "progress.json"  # in the model folder
 # An update sees four views: a third to a quarter of the first edition's updates, which measured the same or better.
 RING_SETTINGS: dict[str, Any] = {
     "nerf.levels": 100,
@@ -88,13 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--furniture", type=Path, help="the folder of the package's .sh3f files; without it, no real things"
     )
     parser.add_argument("--kinds", help="only these procedural kinds, with commas between them")
+    parser.add_argument("--start", type=Path, help="an exported model's folder, where FOLDER holds no state")
     parser.add_argument("--export", type=Path, help="write the model folder from the state there, and stop")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     args.cache.mkdir(parents=True, exist_ok=True)
     try:
-        trainer = Trainer(args.cache, args.seed, args.decay)
+        trainer = Trainer(args.cache, args.seed, args.decay, args.start)
         if args.export is not None:
             trainer.export(args.export, args.furniture)
         else:
@@ -148,7 +151,9 @@ class Pool:
 class Trainer:
     """The networks, their run in `cache`, and what a step does with them."""
 
-    def __init__(self, cache: Path, seed: int, decay: Sequence[int] | None) -> None:
+    def __init__(
+        self, cache: Path, seed: int, decay: Sequence[int] | None, start: Path | None = None
+    ) -> None:
         self.cache, self.seed, self.decay = cache, seed, decay
         torch.manual_seed(seed)
         self.tokenizer = networks.save_tokenizer(cache / "tokenizer")
@@ -162,7 +167,18 @@ class Trainer:
         )
         self.parts: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.encoder}
         self.run = Run(NAME, cache, self.parts, self.optimizer, AVERAGE)
-        self.run.restore()
+        if not self.run.restore() and start is not None:
+            self._begin_from(start)
+
+    def _begin_from(self, folder: Path) -> None:
+        """An exported model's weights and number of pictures; later data than it has seen."""
+        model, cpu = open_folder(folder), torch.device("cpu")
+        unet = load_network(model, cpu).unet
+        assert isinstance(unet, nn.Module)
+        self.unet.load_state_dict(unet.float().state_dict())
+        self.encoder.load_state_dict(load_text(model, cpu)[1].float().state_dict())
+        self.run.seen = int(read_json(folder / PROGRESS)["pictures"])
+        self.run.step = self.run.seen // BATCH
 
     def rate(self) -> float:
         rate = RATE * min(1.0, (self.run.step + 1) / WARMUP)
@@ -226,6 +242,7 @@ class Trainer:
         kinds = [kind for kind in THINGS if kind in KINDS or any(item.kind == kind for item in items)]
         text = credits([item for item in items if item.id not in held]) if items else ""
         write_rings_model(folder, self.parts | {"vae": self.vae}, kinds, text)
+        export.write_json(folder / PROGRESS, {"pictures": self.run.seen})
 
 
 def rings_statement(kinds: Sequence[str]) -> dict[str, Any]:

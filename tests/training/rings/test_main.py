@@ -80,6 +80,16 @@ def test_going_on_ends_with_the_same_bytes(tmp_path: Path, albums: list[RingAlbu
     assert len(moved) == 4  # weight and bias, and their averages
 
 
+def test_an_exported_model_is_gone_on_with(tmp_path: Path, albums: list[RingAlbum]) -> None:
+    first = __main__.Trainer(tmp_path / "first", 3, (10**6, 8))
+    first.train(albums, 60)
+    first.export(tmp_path / "model", None)
+    second = __main__.Trainer(tmp_path / "second", 3, None, tmp_path / "model")
+    assert (second.run.seen, second.run.step) == (8, 1)
+    for name, value in first.run.parameters().items():
+        assert torch.allclose(second.run.parameters()[name], value, atol=2e-3, rtol=1e-3), name  # fp16
+
+
 def test_a_joint_batch_is_whole_rings_and_a_single_one_is_not(albums: list[RingAlbum]) -> None:
     latents = torch.arange(5.0)[:, None, None, None, None] * 10 + torch.arange(4.0)[:, None, None, None]
     cameras = torch.zeros(5, FRAMES, 4, 4)
