@@ -1,6 +1,6 @@
 """Which way of unwrapping is best? Ours, xatlas's own charts, and Blender's Smart UV Project, on ten meshes.
 
-    DREAMFLOW_BPY_PYTHON=python-with-bpy python -m benchmarks.unwraps [--kinds mushroom,...] [--ways ours,...]
+    [DREAMFLOW_BPY_PYTHON=python-with-bpy] python -m benchmarks.unwraps [--kinds mushroom,...] [--ways ours,...]
 
 Every mesh is a true object of about 8,000 triangles, and the texture 1024 pixels a side with 4 between charts. A line a
 mesh and way: charts; use, the share of the texture that is covered; stretch, 1 for a map that keeps all sizes (Sander's
@@ -139,7 +139,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kinds", default=KINDS)
-    parser.add_argument("--ways", default="ours,xatlas,blender")
+    blender = ",blender" if "DREAMFLOW_BPY_PYTHON" in os.environ else ""  # a Python that has bpy
+    parser.add_argument("--ways", default=f"ours,xatlas{blender}")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, float]]] = {}
