@@ -35,7 +35,7 @@ from backend.models.single_file import empty_module, open_model
 from backend.models.text import TEXT_INPUTS, Embedding, check_length, encode_sentences
 from backend.scene.camera import Camera
 from dreamflow_blender.contract.language.notation import refuse_notation
-from dreamflow_blender.contract.language.reading import NotUnderstood
+from dreamflow_blender.contract.language.unknown import NotUnderstood
 
 # (prompt, negative, kinds) -> the prompt in the words that a model of these kinds was taught
 CanonicalPrompt = Callable[[str, str, tuple[str, ...]], str]

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from backend.errors import InputError
 from backend.objects.shapes import KINDS
 from dreamflow_blender.contract.language import reading
-from dreamflow_blender.contract.language.reading import Description, NotUnderstood, describe
+from dreamflow_blender.contract.language.reading import Description, describe
+from dreamflow_blender.contract.language.unknown import NotUnderstood
 
 LEAD_INS = ("a photo of", "a 3d model of", "a normal map of")  # that a prior is taught
 ANY_PROMPT = (

@@ -9,7 +9,7 @@ from typing import Any
 import bpy
 from bpy.app.translations import pgettext_iface as translated
 
-from ..contract.language.reading import NotUnderstood
+from ..contract.language.unknown import NotUnderstood
 from ..contract.language.vocabulary import COLOURS
 from ..session import findings, models, tasks
 from ..settings import addon

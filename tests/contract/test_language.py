@@ -14,7 +14,8 @@ from backend.objects import kinds
 from backend.objects.shapes import KINDS
 from dreamflow_blender.contract.language import reading, trigger, vocabulary
 from dreamflow_blender.contract.language.notation import refuse_for, refuse_notation, weighted
-from dreamflow_blender.contract.language.reading import NotUnderstood, describe, read_object
+from dreamflow_blender.contract.language.reading import describe, read_object
+from dreamflow_blender.contract.language.unknown import NotUnderstood
 
 TEN = ("ball", "mushroom", "duck", "mug", "rocket", "bottle", "donut", "tree", "cone", "teapot")
 

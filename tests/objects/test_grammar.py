@@ -7,7 +7,8 @@ from backend.errors import InputError
 from backend.objects.grammar import parse_object
 from backend.objects.kinds import COLOURS
 from backend.objects.shapes import KINDS
-from dreamflow_blender.contract.language.reading import Description, NotUnderstood, describe, read
+from dreamflow_blender.contract.language.reading import Description, describe, read
+from dreamflow_blender.contract.language.unknown import NotUnderstood
 from dreamflow_blender.contract.language.vocabulary import MADE
 
 

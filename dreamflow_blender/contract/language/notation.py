@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from .reading import NotUnderstood
+from .unknown import NotUnderstood
 
 OWN_WORDS = (
     "mini",

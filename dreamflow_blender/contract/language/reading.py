@@ -9,27 +9,19 @@ A word that stands in no table is refused, since a model that cannot read it wou
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from . import vocabulary as v
+from .unknown import NotUnderstood, listed, singular, unknown
 
 LEAD_IN = re.compile(
     r"^(?:(?:an?|the) )?(photo(?:graph)?|picture|image|drawing|3d model|model|3d render|render|normal map) of "
 )
 _TAG = re.compile(r"<[^>]*>|:\s*[\d.]+(?=\s*[)\]])|--\w+")  # other programs' notation
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|,|;")
-
-
-class NotUnderstood(ValueError):
-    """A prompt that a built-in model cannot make: what is wrong with it, and what to write instead."""
-
-    def __init__(self, message: str, todo: str) -> None:
-        super().__init__(f"{message} {todo}")
-        self.message, self.todo = message, todo
 
 
 @dataclass(frozen=True)
@@ -178,7 +170,7 @@ class _Reader:
         if self.kind is None:
             raise self._no_thing(foreign)
         if foreign:
-            raise self._unknown(foreign, v.COLOUR_WORDS, "word")
+            raise unknown(foreign, v.COLOUR_WORDS, "word", self.kinds)
         return self
 
     def tail(self, words: list[str]) -> None:
@@ -200,9 +192,9 @@ class _Reader:
             self._part([word for word in phrase[:end] if word not in v.ARTICLES], known)
 
     def _part(self, words: list[str], known: list[str]) -> None:
-        colour, part, unknown, index = None, None, [], 0
+        colour, part, odd, index = None, None, [], 0
         while index < len(words):
-            same = next((p for p in known if _singular(words[index]) == _singular(p)), None)
+            same = next((p for p in known if singular(words[index]) == singular(p)), None)
             if same is not None and part is None:
                 part, index = same, index + 1
                 continue
@@ -210,13 +202,13 @@ class _Reader:
             if role == "colour" and colour is None:
                 colour = target
             elif role in ("unknown", "thing"):
-                unknown.append(words[index])
+                odd.append(words[index])
             index += length
         said = " ".join(words)
-        if unknown:
+        if odd:
             if part is not None:
-                raise self._unknown(unknown[0], v.COLOUR_WORDS, "colour")
-            raise self._unknown(unknown[0], known, f"part of a {self.kind}")
+                raise unknown(odd[0], v.COLOUR_WORDS, "colour", self.kinds)
+            raise unknown(odd[0], known, f"part of a {self.kind}", self.kinds)
         if part is None or colour is None:  # "with a handle", "highly detailed"
             if said:
                 self.left_out.append(said)
@@ -247,27 +239,9 @@ class _Reader:
         if not word:
             return NotUnderstood(
                 "The prompt names no object.",
-                f"Say for example {_example(self.kinds)!r}. {_known(self.kinds)}",
+                f"Say for example {_example(self.kinds)!r}. {listed(self.kinds)}",
             )
-        return self._unknown(word, [*self.kinds, *v.COLOURS], "kind of object")
-
-    def _unknown(self, word: str, known: Iterable[str], what: str) -> NotUnderstood:
-        """With the nearest words: by meaning, and where it is mistyped by letters."""
-        of_things = what == "kind of object"
-        single = v.THING_WORDS.get(word, _singular(word))
-        meant, near = v.OTHER_THINGS.get(single, ("", ())) if of_things else ("", ())
-        nearest = [kind for kind in near if kind in self.kinds]
-        if not meant:
-            words = list(known)
-            nearest = difflib.get_close_matches(word, words, n=1, cutoff=0.75)
-            nearest = nearest or difflib.get_close_matches(word, words, n=3, cutoff=0.6)
-        if nearest:
-            todo = f"Nearest known: {', '.join(nearest)}."
-        elif what == "word":
-            todo = "Leave it out, or choose another model."
-        else:
-            todo = _known(self.kinds if of_things else known)
-        return NotUnderstood(f"{word!r} is no known {what}.", todo)
+        return unknown(word, [*self.kinds, *v.COLOURS], "kind of object", self.kinds)
 
 
 def _look_up(words: list[str], index: int) -> tuple[str, str, int]:
@@ -276,7 +250,7 @@ def _look_up(words: list[str], index: int) -> tuple[str, str, int]:
         if index + length > len(words):
             continue
         phrase = " ".join(words[index : index + length])
-        for form in (phrase, _singular(phrase)):
+        for form in (phrase, singular(phrase)):
             for role, table in _TABLES:
                 if form in table:
                     return role, table[form], length
@@ -291,22 +265,9 @@ def _look_up(words: list[str], index: int) -> tuple[str, str, int]:
 _TABLES = (("thing", v.THING_WORDS), ("colour", v.COLOUR_WORDS), ("material", v.MATERIAL_WORDS))
 
 
-def _singular(phrase: str) -> str:
-    """Of an English plural, near enough to compare: "boxes" box, "knives" knive, "leaves" leave."""
-    if phrase.endswith("ies") and len(phrase) > 4:
-        return phrase[:-3] + "y"
-    if phrase.endswith(("xes", "shes", "ches", "sses")):
-        return phrase[:-2]
-    return phrase[:-1] if phrase.endswith("s") and not phrase.endswith("ss") else phrase
-
-
 def _example(kinds: Collection[str]) -> str:
     return "a red mug" if "mug" in kinds else f"a red {next(iter(kinds))}"
 
 
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
-
-
-def _known(known: Iterable[str]) -> str:
-    return f"Known: {', '.join(known)}."

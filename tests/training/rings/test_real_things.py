@@ -15,7 +15,8 @@ from backend.objects.shapes import RADIUS
 from backend.training.rings import furniture
 from backend.training.rings.real_things import colour_number, open_real_albums, read_model
 from backend.training.rings.rings import Drawer
-from dreamflow_blender.contract.language.reading import NotUnderstood, read
+from dreamflow_blender.contract.language.reading import read
+from dreamflow_blender.contract.language.unknown import NotUnderstood
 from dreamflow_blender.contract.language.vocabulary import REAL, THINGS
 
 WORDS = list(COLOURS)
