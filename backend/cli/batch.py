@@ -101,6 +101,7 @@ def read_jobs(args: argparse.Namespace) -> list[Job]:
     from backend.config import resolve  # neither is needed by another command's start
     from dreamflow_blender.contract.language import reading
     from dreamflow_blender.contract.language.notation import refuse_for
+    from dreamflow_blender.contract.language.unknown import NotUnderstood
 
     if args.store and not args.ray:
         raise InputError("--store is for --ray.", "Without Ray, all processes share the disk of --out.")
@@ -121,7 +122,7 @@ def read_jobs(args: argparse.Namespace) -> list[Job]:
             if job.prior == "mini" and kinds:  # it knows some words alone; without torch, which takes seconds
                 reading.read_object(job.prompt, job.negative, kinds)
             refuse_for((job.prior, job.refiner), job.prompt, job.negative)
-        except (DreamFlowError, reading.NotUnderstood) as error:
+        except (DreamFlowError, NotUnderstood) as error:
             raise InputError(f"Line {line.number}: {error.message}", error.todo) from error
         seen.add(settings)
         jobs.setdefault(job.folder, job)

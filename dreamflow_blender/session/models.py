@@ -15,6 +15,7 @@ from ..backlog import work
 from ..contract.job import Job
 from ..contract.language import reading
 from ..contract.language.notation import refuse_for
+from ..contract.language.unknown import NotUnderstood
 from ..settings import addon
 from . import findings, loras, service
 
@@ -143,7 +144,7 @@ def misread(settings: Any) -> str:
     """Why the chosen model cannot read the prompt, and what to write instead; "" where it can."""
     try:
         read_by_chosen(settings)
-    except reading.NotUnderstood as error:
+    except NotUnderstood as error:
         return str(error)
     return ""
 
@@ -162,7 +163,7 @@ def unknown_words(prompt: str, negative: str = "") -> str:
     """Why the built-in model cannot make this, and what to write instead; "" where it can."""
     try:
         read_as(prompt, negative)
-    except reading.NotUnderstood as error:
+    except NotUnderstood as error:
         return str(error)
     return ""
 
