@@ -145,6 +145,8 @@ def test_every_setting_is_listed_as_set_takes_it(capfd: pytest.CaptureFixture[st
     assert [" ".join(row.split()) for row in table.splitlines() if row.startswith(("export", "faces"))] == [
         "export --profile game",
         "faces 1500",
+        "export --profile quads",
+        "faces 8000",
         "export --profile print",
     ]
     assert json.loads(said(capfd, "settings", "--json")[1])["profiles"]["print"]["flat_base"] is False
