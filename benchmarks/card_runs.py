@@ -104,7 +104,7 @@ def _stage(day: Day, prior: Any, preset: Preset, name: str) -> str:
         views = prior.spec.poses.sample(torch.Generator(day.device).manual_seed(0), 8, 64, 64)
         field_to_surface(scene, views, preset.geometry.cells)
     walk: Any = getattr(preset, name)
-    g = Guide(prior, prior.prepare("", "", kind_of(name), walk.size), walk.guidance_scale)
+    g = Guide(prior, prior.prepare("", "", kind_of(name, preset), walk.size), walk.guidance_scale)
     generator = torch.Generator(day.device).manual_seed(1)
     if name == "nerf":
         stage = stages.nerf_stage(scene, g, walk, generator, 0)

@@ -82,7 +82,7 @@ class Bench:
         prior, walk = self.prior, getattr(self.preset, name)
         for part in ("encode", "denoise", "phi"):
             prior.__dict__.pop(part, None)
-        conditioning = prior.prepare("a red mug", "", kind_of(name), walk.size)
+        conditioning = prior.prepare("a red mug", "", kind_of(name, self.preset), walk.size)
         g = Guide(prior, conditioning, walk.guidance_scale)
         prior.load()  # after the sentences: a text encoder is let go of before there are other networks
         scene = self.scene(name)

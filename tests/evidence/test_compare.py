@@ -91,7 +91,7 @@ def test_what_is_done_is_not_done_again(
         (["--recipe", "magic3d"], "magic3d is about stages"),
         (["--noise", "surface"], "noise-surface is about stages"),
         (["--rate", "0.1"], "other terms"),
-        (["--rate", "nan"], "a rate above 0 and at most 10, got nan"),
+        (["--rate", "nan"], "expected a number, got 'nan'"),
         (["--budget", "0"], "expected 1 to 100,000, got 0"),
         (["--prompts", "{empty}"], "holds no prompts"),
     ],

@@ -18,9 +18,9 @@ from backend.jobs import generate
 from backend.jobs.priors import open_prior
 from backend.models import text
 from backend.models.latent_prior import LatentPrior
-from backend.objects import grammar
 from backend.texture.colour_field import FitSettings
 from dreamflow_blender.contract import meshfile
+from dreamflow_blender.contract.language import reading
 from dreamflow_blender.contract.protocol import Started
 from tests.tools import refine_run
 from tests.tools.made_meshes import painted_ball
@@ -98,7 +98,7 @@ def test_the_prompt_is_embedded_once_a_stage_before_the_first(
         monkeypatch.setattr(owner, name, call)
 
     monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
-    counted(grammar, "parse")
+    counted(reading, "read")
     counted(text, "load_text")
     counted(LatentPrior, "prepare")
     before: list[Counter[str]] = []
@@ -111,4 +111,4 @@ def test_the_prompt_is_embedded_once_a_stage_before_the_first(
             before.append(Counter(counts))
     assert began == ["nerf", "geometry", "texture"] and before == [counts] * 3, "a stage embeds nothing"
     assert counts["prepare"] == 4 and counts["load_text"] <= 4, counts
-    assert counts["parse"] <= 8, counts
+    assert counts["read"] <= 8, counts
