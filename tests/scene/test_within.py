@@ -43,7 +43,7 @@ def test_a_camera_looks_out_towards_its_azimuth_and_elevation() -> None:
 
 
 def test_a_negative_bias_turns_the_field_inside_out() -> None:
-    points = torch.tensor([[0.0, 0, 0], [0.45, 0, 0], [0.58, 0.58, 0.58]])
+    points = torch.tensor([[0.0, 0, 0], [0.45, 0, 0], [0.58, 0.58, 0.58]], device=here())
     ball, shell = (scene(bias).field.density(points).detach() for bias in (10.0, -10.0))
     assert ball[0] > 5 and ball[2] == 0
     assert shell[0] < 1e-3 and shell[2] > 5  # to the box's corners
@@ -53,7 +53,7 @@ def test_a_negative_bias_turns_the_field_inside_out() -> None:
 def test_the_surface_of_a_scene_is_what_the_cameras_see_of_it() -> None:
     """Of a thick shell: its inner side, towards the cameras, and nothing of the box."""
     one = scene(-200.0)
-    cameras = PosesWithin().sample(Generator().manual_seed(1), 6, 16, 16)
+    cameras = PosesWithin().sample(Generator(here()).manual_seed(1), 6, 16, 16)
     seen_surface(one, cameras, 24)
     mesh = one.mesh
     assert mesh is not None and not is_closed(mesh)
@@ -71,7 +71,10 @@ def test_the_surface_of_a_scene_is_what_the_cameras_see_of_it() -> None:
 
 def test_round_a_scene_is_from_its_middle_round_an_object_from_outside() -> None:
     inner, outer = (cameras_round(scene(bias), 4, 8) for bias in (-10.0, 10.0))
-    assert torch.equal(inner.position, torch.zeros(4, 3)) and float(outer.position.norm(dim=1).min()) > 1.4
+    assert (
+        torch.equal(inner.position, torch.zeros(4, 3, device=here()))
+        and float(outer.position.norm(dim=1).min()) > 1.4
+    )
     assert float(rays(inner)[1][0, 4, 4, 2]) < -0.2  # a little down, as the others look
 
 
