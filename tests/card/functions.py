@@ -176,6 +176,8 @@ def move(
 def _call(card: PretendedCard, func: Any, args: Any, kwargs: Any) -> Any:
     first = args[0] if args and isinstance(args[0], Tensor) else None
     name = getattr(func, "__name__", "")
+    if func is torch._C._nn._parse_to:  # Module.to's own reading of its arguments
+        return func(*args, **kwargs)
     device = kwargs.get("device")
     target: bool | None = None
     if isinstance(device, str | torch.device | int) and not isinstance(device, bool):

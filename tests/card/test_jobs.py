@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel
+from PIL import Image
 
 from backend.errors import OutOfMemory
 from backend.jobs import generate as jobs_generate
 from backend.jobs import resume
 from backend.jobs.telemetry import RunClock
 from backend.objects import exact_prior
+from backend.objects import room as rooms
+from backend.results import deliver
 from backend.stages.checkpoint_writer import listed
 from dreamflow_blender.contract import protocol as p
 from tests.card import accelerators
 from tests.card.iterations import by_place, waits_by_iteration
 from tests.card.pretended import PretendedCard
-from tests.tools import refine_run, strict_nvdiffrast
+from tests.tools import refine_run, strict_nvdiffrast, tiny_reference
 from tests.tools.made_meshes import painted_ball
 from tests.tools.tiny import tiny_job
 from tests.tools.tiny_control import beside
@@ -107,6 +110,39 @@ def test_a_controlnet_is_shown_the_mesh(card, tmp_path, folders):
     net = beside(Path(folders["prior"]), ControlNetModel, tmp_path / "depth")
     size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
     stated = {"prior": folders["prior"], "control": (str(net),)}
+    generate(tmp_path / "job", LORA | size, **stated)
+
+
+def test_a_scene_round_the_cameras(card, tmp_path, monkeypatch):
+    monkeypatch.setattr(rooms, "TRACED", 16)
+    monkeypatch.setattr(rooms.RoomPrior.__init__, "__defaults__", ("cpu", 12))
+    monkeypatch.setattr(deliver, "WITHIN_SIZE", 24)
+    settings = {"nerf.levels": 30, "geometry.cells": 16, "nerf.density_bias": -60.0}
+    job = tiny_job(
+        tmp_path / "job",
+        device="cuda",
+        overrides=FEW | settings,
+        prior="exact",
+        seed=3,
+        scene=True,
+        stages=("nerf",),
+    )
+    job = dataclasses.replace(job, prompt="a room with a red mug and a blue chair")
+    finished(tmp_path / "job", jobs_generate.generate(job))
+
+
+def test_noise_on_the_surface_and_carried(card, tmp_path):
+    generate(tmp_path / "job", {"texture.noise": "surface", "refine.noise": "carried"}, prior="mini")
+
+
+def test_a_picture_is_shown_beside_the_prompt(card, tmp_path, folders):
+    adapter, picture = (
+        tiny_reference.beside(Path(folders["prior"]), tmp_path / "adapter"),
+        tmp_path / "one.png",
+    )
+    Image.new("RGB", (40, 30), "green").save(picture)
+    size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
+    stated = {"prior": folders["prior"], "image": str(picture), "image_adapter": str(adapter)}
     generate(tmp_path / "job", LORA | size, **stated)
 
 

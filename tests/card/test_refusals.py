@@ -311,3 +311,10 @@ def test_everything_is_as_before_afterwards():
     assert tensor.device.type == "cpu"
     with pytest.raises(RuntimeError):
         torch.cuda.Stream()
+
+
+def test_a_module_that_is_on_the_card_stays_there(card: PretendedCard) -> None:
+    module = torch.nn.Linear(3, 3).to(dtype=torch.bfloat16, device="cuda")
+    assert module.weight.device.type == "cuda"
+    assert module.to(dtype=torch.bfloat16, device=module.weight.device).weight.device.type == "cuda"
+    assert module.to(device="cpu").weight.device.type == "cpu"
