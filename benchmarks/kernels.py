@@ -26,6 +26,7 @@ from scipy.spatial import ConvexHull
 from torch import Tensor, nn
 
 from backend.device import pick_device, prepare_device
+from backend.errors import DeviceError
 from backend.kernels import hashgrid, select
 from backend.kernels import march as marching
 from backend.kernels.hashgrid import PRIMES, GridLayout
@@ -298,7 +299,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=tuple(parts), nargs="+", default=tuple(parts))
     options = parser.parse_args()
-    device = pick_device(options.device)
+    try:
+        device = pick_device(options.device)
+    except DeviceError as error:
+        parser.error(str(error))
     prepare_device(device, 1)
     chosen = select(device)
     for what, name in chosen.names.items():

