@@ -41,7 +41,7 @@ from backend.training.dataset import (
     paint,
     random_background,
 )
-from backend.training.export import write_json
+from backend.training.export import write_json, write_part
 from backend.training.networks import NATIVE_SIZE
 from backend.training.run import Run, new_optimizer, set_rate
 from backend.training.train_unet import Sentences
@@ -173,7 +173,7 @@ def export(run: Run, out: Path) -> None:
     run.put_average()
     new = out.with_name(f".{out.name}.new")
     shutil.rmtree(new, ignore_errors=True)
-    run.networks["control"].to(torch.float16).save_pretrained(new)  # type: ignore[operator]
+    write_part(run.networks["control"], new)
     write_json(new / "dreamflow.json", {"shows": MAPS})
     shutil.rmtree(out, ignore_errors=True)
     new.rename(out)

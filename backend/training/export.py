@@ -22,6 +22,7 @@ from backend.files import write_text
 from backend.training import networks
 from backend.training.dataset import BACKGROUNDS, LEARNED, NORMAL_BACKGROUND, POSES
 from backend.training.run import Run
+from backend.weights.layout import read_json
 
 GUIDANCE = 2.0  # a trained model this small darkens and saturates from 4 on
 # Renders as large as the pictures it learnt: it knows nothing of larger ones. Thin parts (a handle) are lost in
@@ -102,8 +103,9 @@ def write_model(folder: Path, parts: dict[str, nn.Module], refiner: bool) -> Non
     new = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     for part, network in parts.items():
-        half: Any = copy.deepcopy(network).to("cpu", torch.float16)
-        half.save_pretrained(new / (f"text_encoder{suffix}" if part == "text_encoder" else part))
+        write_part(
+            copy.deepcopy(network), new / (f"text_encoder{suffix}" if part == "text_encoder" else part)
+        )
     networks.save_tokenizer(new / f"tokenizer{suffix}")
     scheduler: Any = EulerDiscreteScheduler(**BETAS, steps_offset=1)
     if not refiner:
@@ -114,6 +116,14 @@ def write_model(folder: Path, parts: dict[str, nn.Module], refiner: bool) -> Non
     if folder.exists():
         shutil.rmtree(folder)
     new.rename(folder)
+
+
+def write_part(network: Any, folder: Path) -> None:
+    """Its weights in fp16, which it has from then on, and its configuration without the path that it was read from."""
+    network.to("cpu", torch.float16).save_pretrained(folder)
+    config = read_json(folder / "config.json")
+    config.pop("_name_or_path", None)
+    write_json(folder / "config.json", config)
 
 
 def write_json(path: Path, value: Any) -> None:

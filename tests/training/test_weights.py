@@ -45,6 +45,11 @@ def error(prior, image, prompt, word, share, kind="colour"):
     return float((guess - x).square().mean())
 
 
+def test_no_configuration_names_the_folder_that_it_was_made_in():
+    found = list(Path(export.__file__).parents[1].rglob("config.json"))
+    assert len(found) >= 7 and not any("_name_or_path" in path.read_text("utf-8") for path in found)
+
+
 def test_both_folders_are_small_half_precision_and_hold_one_vae():
     files = [
         path for name in ("mini", "mini-refiner") for path in built_in(name).rglob("*") if path.is_file()
