@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from backend.jobs.priors import open_prior
 from backend.models.load import load_network, load_text, load_vae
 from backend.models.model_folder import open_folder
 from backend.training import export, networks, samples, train_unet, train_vae
-from backend.training.dataset import LEARNED, Album, open_album, smaller
+from backend.training.dataset import LEARNED, Album, draw, open_album, smaller
 from backend.training.run import Run, new_optimizer, width
 from dreamflow_blender.contract.protocol import DEVICES
 
@@ -92,7 +93,8 @@ def train_part(part: str, args: argparse.Namespace, device: torch.device, minute
         vae.register_to_config(scaling_factor=vae.config.scaling_factor * export.REFINER_LATENT_SCALE)
     rings = make_rings(part, vae, albums, args.seed + run.step)
     tokenizer = networks.save_tokenizer(args.cache / "tokenizer")
-    train_unet.train(run, parts["unet"], parts["text_encoder"], tokenizer, rings, minutes, args.seed)
+    planned = train_unet.PLANNED[part] * width(device)
+    train_unet.train(run, parts["unet"], parts["text_encoder"], tokenizer, rings, minutes, planned, args.seed)
 
 
 def new_networks(part: str, cache: Path) -> dict[str, nn.Module]:
@@ -133,10 +135,8 @@ def make_rings(
     side = networks.NATIVE_SIZE
     if part == "base":
         halves = [smaller(album, albums[0].alpha.shape[-1] // side) for album in albums]
-        return [(train_unet.Ring(vae, halves, side, False, RING, generator), batch)]
-    crops = (train_unet.Ring(vae, albums, side, True, RING // 2, generator), batch)
-    whole = (train_unet.Ring(vae, albums, 2 * side, True, RING // 8, generator), batch // 4)
-    return [crops, whole, whole]  # the refiner: crops of a quarter, and more of what it will be fed
+        return [(train_unet.Ring(vae, partial(draw, halves), side, False, RING, generator), batch)]
+    return train_unet.refiner_rings(vae, partial(draw, albums), batch, RING, generator)
 
 
 def begin_with_base(parts: dict[str, nn.Module], cache: Path) -> None:

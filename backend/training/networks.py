@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, silence_camera
@@ -160,6 +160,13 @@ def grown_rows(old: dict[str, int], rows: Tensor, new: dict[str, int]) -> Tensor
     for token, row in old.items():
         grown[new[token]] = rows[row]
     return grown
+
+
+def grown_state(old: dict[str, int], encoder: nn.Module, new: dict[str, int]) -> dict[str, Tensor]:
+    """A text encoder's weights for the larger vocabulary `new` (grown_rows)."""
+    state = encoder.float().state_dict()
+    rows = next(name for name in state if name.endswith("token_embedding.weight"))
+    return state | {rows: grown_rows(old, state[rows], new)}
 
 
 def _merges(words: list[str]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ which is x under the noise n + (y - x) / s0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from transformers import CLIPTokenizer
 
 from backend.diffusion.schedule import sigma_table
 from backend.training.damage import damage, soften
-from backend.training.dataset import Album, caption, chance, draw
-from backend.training.run import Run, precision, set_rate, width
+from backend.training.dataset import Picture, caption, chance
+from backend.training.networks import NATIVE_SIZE
+from backend.training.run import Run, precision, set_rate
 from dreamflow_blender.contract.language.reading import Description
 
 RATES, WARMUP = {"base": 1.5e-3, "refiner": 8e-4}, 0.005
@@ -46,12 +48,13 @@ class Entry(NamedTuple):
 class Ring:
     """Latents of the newest pictures and what they show.
 
+    draw   a random picture
     side   pixels a side of a picture
     crops  whether a picture is a crop, for the refiner, or a whole view made as small as `side`
     """
 
     vae: AutoencoderKL
-    albums: list[Album]
+    draw: Callable[[Generator], Picture]
     side: int
     crops: bool
     room: int
@@ -64,7 +67,7 @@ class Ring:
         """Draw and encode `count` new pictures; when the ring is full, they replace the oldest."""
         images, damaged, described, time_ids = [], [], [], []
         for _ in range(count):
-            picture = draw(self.albums, self.generator)
+            picture = self.draw(self.generator)
             image, size, score = picture.image, picture.image.shape[-1], GOOD
             top = left = 0
             if self.crops:
@@ -97,6 +100,15 @@ class Ring:
         clean, worse, shown, time_ids = zip(*(self.kept[row] for row in rows), strict=True)
         captions = [caption(one, self.generator) for one in shown]
         return torch.stack(clean), torch.stack(worse), captions, torch.tensor(time_ids)
+
+
+def refiner_rings(
+    vae: AutoencoderKL, draw: Callable[[Generator], Picture], batch: int, room: int, generator: Generator
+) -> list[tuple[Ring, int]]:
+    """Crops of a quarter, and more of what the refiner will be fed: whole views. draw: pictures twice NATIVE_SIZE."""
+    crops = (Ring(vae, draw, NATIVE_SIZE, True, room // 2, generator), batch)
+    whole = (Ring(vae, draw, 2 * NATIVE_SIZE, True, room // 8, generator), batch // 4)
+    return [crops, whole, whole]
 
 
 class Sentences:
@@ -170,12 +182,12 @@ def train(
     tokenizer: CLIPTokenizer,
     rings: list[tuple[Ring, int]],
     minutes: float,
+    planned: int,
     seed: int,
 ) -> None:
-    """Up to PLANNED pictures, on a GPU more. rings: where pictures come from and how many at a time, taken in turn."""
+    """Up to `planned` pictures. rings: where pictures come from and how many at a time, taken in turn."""
     generator = Generator().manual_seed(seed + run.step)
     sentences = Sentences(tokenizer)
-    planned = PLANNED[run.name] * width(next(unet.parameters()).device)
     unet.train()
     encoder.train()
     for ring, _ in rings:

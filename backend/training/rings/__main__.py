@@ -278,10 +278,7 @@ def second_edition(vocabulary: dict[str, int]) -> tuple[AutoencoderKL, UNet2DCon
     missing, unexpected = unet.load_state_dict(old_unet.float().state_dict(), strict=False)
     assert not unexpected and all(name.startswith("class_embedding.") for name in missing)
     encoder = networks.make_text_encoder(False, len(vocabulary))
-    state = old_encoder.float().state_dict()
-    rows = next(name for name in state if name.endswith("token_embedding.weight"))
-    state[rows] = networks.grown_rows(old_tokenizer.get_vocab(), state[rows], vocabulary)
-    encoder.load_state_dict(state)
+    encoder.load_state_dict(networks.grown_state(old_tokenizer.get_vocab(), old_encoder, vocabulary))
     return load_vae(model, cpu).float(), unet, encoder
 
 

@@ -60,20 +60,25 @@ class Model:
 
 
 def open_real_albums(
-    furniture: Path, cache: Path, kinds: Collection[str], held: bool = False, count: int = RINGS_A_THING
+    furniture: Path,
+    cache: Path,
+    kinds: Collection[str],
+    held: bool = False,
+    count: int = RINGS_A_THING,
+    size: int = RING_SIZE,
 ) -> list[RingAlbum]:
     """Albums of these kinds' models but the held-out ones, or of these alone; drawn once and kept in `cache`."""
     found = find_furniture(furniture)
     out = held_out_instances(found)
     albums = (
-        open_real_album(item, cache, count)
+        open_real_album(item, cache, count, size)
         for item in found
         if item.kind in kinds and (item.id in out) == held
     )
     return [album for album in albums if album is not None]
 
 
-def open_real_album(item: Furniture, cache: Path, count: int, size: int = RING_SIZE) -> RingAlbum | None:
+def open_real_album(item: Furniture, cache: Path, count: int, size: int) -> RingAlbum | None:
     """One model's album; None where the model cannot be read or has too many faces."""
     safe = re.sub(r"[^\w-]+", "_", item.id)
     path = cache / f"rings-{item.kind}-{safe}-{count}-{size}.safetensors"

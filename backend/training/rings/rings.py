@@ -24,6 +24,7 @@ from backend.scene.camera import Camera, rings_of
 from backend.training.dataset import (
     NORMAL_SHARE,
     POSES,
+    Picture,
     chance,
     kept,
     paint_normals,
@@ -96,15 +97,16 @@ def open_ring_album(
 
 @dataclass(frozen=True)
 class RingPicture:
-    """One ring: what it shows, images [4,3,H,W] in [0,1], cameras [4,4,4]."""
+    """One ring: what it shows, images [4,3,H,W] in [0,1], the object's alpha [4,H,W], cameras [4,4,4]."""
 
     description: Description
     images: Tensor
+    alpha: Tensor
     c2w: Tensor
 
 
 def paint_ring(album: RingAlbum, rows: slice, colours: Tensor | None, background: Tensor) -> Tensor:
-    """[4,3,H,W] in [0,1]: a ring in these colours [P,3], or as it was made, before this background [3]."""
+    """[N,3,H,W] in [0,1]: N rows in these colours [P,3], or as it was made, before this background [3]."""
     if colours is None:
         assert album.made is not None
         image = album.made[rows].float() / 255
@@ -126,13 +128,26 @@ class Drawer:
         self.kinds = list(self.of_kind)
         self.weights = torch.tensor([weights.get(kind, 1.0) for kind in self.kinds], dtype=torch.float32)
 
-    def draw(self, generator: Generator) -> RingPicture:
-        """One ring, at random."""
+    def pick_album(self, generator: Generator) -> RingAlbum:
         kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=generator))]
         albums = self.of_kind[kind]
-        album = albums[pick(len(albums), generator)]
-        ring = pick(album.rings, generator)
-        rows = slice(FRAMES * ring, FRAMES * (ring + 1))
+        return albums[pick(len(albums), generator)]
+
+    def draw(self, generator: Generator) -> RingPicture:
+        """One ring, at random."""
+        album = self.pick_album(generator)
+        first = FRAMES * pick(album.rings, generator)
+        return self.paint(album, slice(first, first + FRAMES), generator)
+
+    def draw_view(self, generator: Generator) -> Picture:
+        """One view, at random."""
+        album = self.pick_album(generator)
+        row = pick(len(album.c2w), generator)
+        ring = self.paint(album, slice(row, row + 1), generator)
+        return Picture(ring.description, ring.images[0], ring.alpha[0])
+
+    def paint(self, album: RingAlbum, rows: slice, generator: Generator) -> RingPicture:
+        """These rows in random colours before a random background, or their normals."""
         normal_map = chance(NORMAL_SHARE, generator)
         description, colours = (describe_made if album.made is None else describe_real)(album, generator)
         description = replace(description, normal_map=normal_map)
@@ -141,7 +156,7 @@ class Drawer:
             images = paint_normals(album.normal[rows], album.alpha[rows])
         else:
             images = paint_ring(album, rows, colours, background)
-        return RingPicture(description, images, album.c2w[rows])
+        return RingPicture(description, images, album.alpha[rows].float() / 255, album.c2w[rows])
 
 
 def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
