@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
                 args, jobs, arguments, out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
             )
         if args.command == "worker":
-            from backend.models.resident import RESIDENT
+            from backend.weights.resident import RESIDENT
             from backend.worker.desk import serve
 
             RESIDENT.keeping = args.keep_models

@@ -37,7 +37,7 @@ def short_jobs() -> Iterator[None]:
 @contextmanager
 def as_before() -> Iterator[None]:
     """Threads and deterministic algorithms, which a job sets, change the last bits of the tests after it."""
-    resident = sys.modules.get("backend.models.resident")
+    resident = sys.modules.get("backend.weights.resident")
     keeping = resident is not None and resident.RESIDENT.keeping
     if "torch" not in sys.modules:
         yield

@@ -22,7 +22,7 @@ from backend.batch.share import DONE, FAILED, CannotContinue, Share, state_of
 from backend.files import disk_errors
 from backend.interrupts import READER_GONE, STOPS, Interrupts
 from backend.jobs.drive import Begin, Control, End, Events, begin, drive
-from backend.models.resident import RESIDENT
+from backend.weights.resident import RESIDENT
 from dreamflow_blender.contract.prompts import in_shard
 from dreamflow_blender.contract.protocol import Event, Job, Warning
 from dreamflow_blender.contract.wire import show_text

@@ -29,6 +29,7 @@ class Text:
     label     [B,16] where the camera stands (camera_label.py), for networks that take it
     maps      [B,6,H,W] the shape that is seen (control.py), for networks that are shown it
     picture   [B,P,E] what a reference picture says (models/reference.py), for networks that read one
+    frame     [B,C,h,w] that picture's latents, for networks that see it beside a ring (models/imagedream.py)
     """
 
     hidden: Tensor
@@ -37,6 +38,7 @@ class Text:
     label: Tensor | None = None
     maps: Tensor | None = None
     picture: Tensor | None = None
+    frame: Tensor | None = None
 
     def rows(self, indices: Tensor) -> Text:
         """The rows `indices` [N] int64, in that order, repeats allowed; of the same device, so nothing waits."""
@@ -107,11 +109,17 @@ class Network:
             inputs["picture"] = (inputs["hidden"][:, :1] * 0 if said is None else said).to(self.dtype)
         if camera is not None:
             inputs["camera"] = camera
+        if text.frame is not None:
+            inputs["frame"] = text.frame.to(self.dtype)
         if self.graphs is None or torch.is_grad_enabled():
             return self._run(inputs).float()
         return self.graphs(who, self._run, inputs).float()
 
     def _run(self, inputs: Inputs) -> Tensor:
+        if "frame" in inputs:
+            rings = self._run(with_frame(inputs, self.frames)).unflatten(0, (-1, self.frames + 1))
+            views: Tensor = rings[:, :-1].flatten(0, 1)
+            return views
         added: Inputs = {name: inputs[name] for name in ("text_embeds", "time_ids") if name in inputs}
         sample, timestep, hidden = inputs["sample"], inputs["timestep"], inputs["hidden"]
         more: dict[str, Any] = {"class_labels": inputs["label"]} if "label" in inputs else {}
@@ -125,6 +133,21 @@ class Network:
             )
         answer: Tensor = output.sample
         return answer
+
+
+def with_frame(inputs: Inputs, frames: int) -> Inputs:
+    """Each ring of `frames` rows and, after it, its picture: latents without noise, of no camera, told the same."""
+    found: Inputs = {}
+    for name, rows in inputs.items():
+        rings = rows.unflatten(0, (-1, frames))
+        last = rings[:, -1:]
+        if name == "sample":
+            last = inputs["frame"].unflatten(0, (-1, frames))[:, -1:]
+        elif name in ("label", "camera"):
+            last = torch.zeros_like(last)
+        found[name] = torch.cat((rings, last), 1).flatten(0, 1)
+    del found["frame"]
+    return found
 
 
 def notes_of(networks: Sequence[Network]) -> list[str]:

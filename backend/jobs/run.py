@@ -29,7 +29,6 @@ from backend.jobs.record import (
 )
 from backend.jobs.recorder import Control, Delivery, Outcome, Recorder, Start, Work
 from backend.kernels import select
-from backend.models.resident import RESIDENT
 from backend.objects import grammar
 from backend.results.deliver import STEPS, Delivered
 from backend.stages.checkpoint import RunState
@@ -37,6 +36,7 @@ from backend.stages.damage import Damaged
 from backend.stages.happenings import Reached, StageBegan, StageEnded, Stepped
 from backend.stages.memory import as_out_of_memory, collect, peak_gb
 from backend.stages.setup import Setup, set_up, stages_left
+from backend.weights.resident import RESIDENT
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import (
     Cancelled,
@@ -87,7 +87,9 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
     prior = open_prior(
         job.prior, device, job.phi or None, job.lora, job.control, job.image, job.image_adapter, job.scene
     )
-    own = job.lora or job.control or job.image  # of the prior's network: the last stage needs them too
+    own = (
+        job.lora or job.control or job.image_adapter
+    )  # of the prior's network: the last stage needs them too
     finer = job.refiner or ("" if own else default_refiner(job.prior, prior.spec.refiner))
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
     if record is None:

@@ -27,6 +27,7 @@ from backend.diffusion.view_words import view_indices
 from backend.errors import InputError, ModelError
 from backend.models.artist_lora import add_loras, check_loras, open_loras
 from backend.models.control import load_control, open_controls
+from backend.models.imagedream import add_picture, as_image, open_thing, words_of
 from backend.models.load import footprint, load_network, load_tokenizer, load_vae, network_dtype
 from backend.models.model_folder import ModelFolder, describe
 from backend.models.prior_spec import fill
@@ -54,13 +55,15 @@ class Conditioning:
     shared: Text  # the same as the prior's network reads it
     shape: ShownShape | None = None  # what the ControlNets are shown of the views
 
-    def beside(self, picture: Tensor) -> Conditioning:
-        """With what a reference picture says to the prior's network, [2,P,E]: of it, and of none."""
-        views = replace(self.views, picture=picture[:1].expand(len(self.views.hidden), -1, -1))
-        shared, negative = (
-            replace(self.shared, picture=picture[:1]),
-            replace(self.negative, picture=picture[1:]),
-        )
+    def beside(self, picture: Tensor, frame: Tensor | None = None) -> Conditioning:
+        """With what a picture says to the prior's network, [2,P,E], and its latents [2,C,h,w]: of it, and of none."""
+
+        def told(text: Text, row: int) -> Text:
+            said = Text(picture[row : row + 1], frame=None if frame is None else frame[row : row + 1])
+            said = said.repeated(len(text.hidden))
+            return replace(text, picture=said.hidden, frame=said.frame)
+
+        views, shared, negative = told(self.views, 0), told(self.shared, 0), told(self.negative, 1)
         return replace(self, views=views, shared=shared, negative=negative)
 
 
@@ -74,7 +77,8 @@ class LatentPrior:
     controls          FOLDER or FOLDER:WEIGHT, ControlNets of D_p's own network (control.py); D_phi, on that network, is
                       shown what they are shown
     image             FILE or FILE:WEIGHT, a picture that D_p sees beside the prompt where a mesh stands still, by the
-                      IP-Adapter image_adapter (reference.py); D_phi, on that network, sees it too
+                      IP-Adapter image_adapter (reference.py); D_phi, on that network, sees it too. An ImageDream
+                      sees it in every stage (imagedream.py)
     canonical_prompt  for a model that states its kinds: reads their language (jobs.priors)
 
     Networks are loaded when they are first needed. Raises ModelError where a folder is missing, damaged or does
@@ -94,7 +98,8 @@ class LatentPrior:
         for component in self._model.weights if self._loras else ():
             check_loras(self._loras, component, empty_module(component, self._model.configs[component]))
         self._controls = open_controls(controls, self._model)
-        self._reference = open_reference(image, image_adapter, self._model)
+        self._thing = open_thing(image, image_adapter, self._model)
+        self._reference = None if self._thing else open_reference(image, image_adapter, self._model)
         self.spec = self._model.spec
         self.name = self._model.path.stem if self._model.family else self._model.path.name
         self.factor = self._model.factor
@@ -111,12 +116,16 @@ class LatentPrior:
         assert isinstance(network.unet, nn.Module)
         add_loras(self._loras, "unet", network.unet)
         controls = (load_control(found, self._device, network.dtype) for found in self._controls)
-        network = replace(network, controls=tuple(controls), reads_picture=self._reference is not None)
+        told = self._reference or self._thing
+        network = replace(network, controls=tuple(controls), reads_picture=told is not None)
+        unet = network.unet
+        assert isinstance(unet, nn.Module)
         if self._reference is not None:
-            unet = network.unet
-            assert isinstance(unet, nn.Module)
             reader = add_reference(self._reference, unet)
             self._picture = picture_words(self._reference, reader, self._device)
+        if self._thing is not None:
+            reader = add_picture(self._thing, unet)
+            self._picture = words_of(self._thing, reader, self._device)
         save_network(self._savings, network)
         return network
 
@@ -156,7 +165,8 @@ class LatentPrior:
         """See Prior."""
         loaded = [self.__dict__[name] for name in ("_network", "_phi_network") if name in self.__dict__]
         words = (note for lora in self._loras if (note := lora.note()))
-        return [*self._model.notes, *words, *notes_of(loaded)]
+        thing = [self._thing.note] if self._thing is not None and self._thing.note else []
+        return [*self._model.notes, *words, *thing, *notes_of(loaded)]
 
     def footprint(self, size: int, savings: Savings) -> float:
         """See Prior."""
@@ -188,12 +198,20 @@ class LatentPrior:
         own = shared = text_of(rows, slice(n + 1, None), good)
         if not self._shared:
             own = text_of(encode_sentences(self._phi_model, sentences[-1:], self._device), slice(None), good)
-        return Conditioning(
+        found = Conditioning(
             views=text_of(rows, slice(n), good),
             negative=text_of(rows, slice(n, n + 1), bad),
             phi=own,
             shared=shared,
         )
+        if self._thing is None:
+            return found
+        _ = self._network  # which makes the picture's words
+        frame = self.encode(as_image(self._thing, side).to(self._device)).detach()
+        none = torch.zeros_like(frame)
+        # a picture's colours say nothing of normals: there the words alone
+        seen = (self._picture, frame) if kind == "colour" else (self._picture[1:].expand(2, -1, -1), none)
+        return found.beside(seen[0], torch.cat((seen[1], none)))
 
     def shown(self, conditioning: Conditioning, draw: DrawShape) -> Conditioning:
         """See Prior."""
@@ -245,8 +263,9 @@ class LatentPrior:
         for name, parts in (("loras", self._loras), ("controls", self._controls)):
             if parts:
                 found[name] = [part.describe() for part in parts]
-        if self._reference is not None:
-            found["image"] = self._reference.describe()
+        told = self._reference or self._thing
+        if told is not None:
+            found["image"] = told.describe()
         return found
 
 

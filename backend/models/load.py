@@ -24,8 +24,8 @@ from backend.diffusion.savings import Savings
 from backend.errors import ModelError
 from backend.models import mvdream
 from backend.models.model_folder import ModelFolder
-from backend.models.resident import RESIDENT
 from backend.models.single_file import load_part, prefix_of, tokenizer
+from backend.weights.resident import RESIDENT
 from backend.weights.tokens import END, check_vocabulary, expected_filler, filler
 
 LARGE = 2**30  # bytes of a network
@@ -212,10 +212,11 @@ def footprint(
         model.configs["unet"]["block_out_channels"][0] / WIDTH[kind],
         model.configs["vae"]["block_out_channels"][0] / VAE_WIDTH,
     )
+    frames = model.spec.frames + bool(model.picture_words)
     passes = COUNTED[kind, dtype][rung]
     if savings.graphs:
         passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
-    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * model.spec.frames
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * frames
 
 
 def parameters(model: ModelFolder, component: str) -> int:

@@ -56,6 +56,7 @@ class ModelFolder:
     spec: PriorSpec
     empty_is_zeros: bool = False  # an empty negative prompt is embedded as zeros, not as an empty sentence
     notes: tuple[str, ...] = ()  # what the user should know of it
+    picture_words: int = 0  # that it makes of a picture: an ImageDream (imagedream.py)
     family: str = ""  # of a model in one file (single_file.py): which of published.json; `path` is that file
 
     @property
@@ -120,6 +121,8 @@ def _open_folder(path: Path) -> ModelFolder:
     components = COMPONENTS[pipeline]
     if rings and isinstance(index.get(mvdream.CAMERA), list):
         components = components | {mvdream.CAMERA: "CameraMatrixEmbedding"}
+    if rings and isinstance(index.get("image_encoder"), list) and index["image_encoder"][-1] is not None:
+        components = components | {"image_encoder": "CLIPVisionModel"}
     for component, expected in components.items():
         library_and_class = index.get(component)
         got = library_and_class[-1] if isinstance(library_and_class, list) and library_and_class else None
@@ -137,6 +140,7 @@ def _open_folder(path: Path) -> ModelFolder:
             check_counts(home / component, configs[component])
         if component in WEIGHT_STEMS:
             weights[component] = find_weights(home / component, WEIGHT_STEMS[component])
+    words = mvdream.picture_words(path, index, configs["unet"]) if rings else 0
     if rings:
         configs["unet"] = mvdream.unet_config(path, index, configs["unet"])
     if spec.prediction:
@@ -153,7 +157,7 @@ def _open_folder(path: Path) -> ModelFolder:
         native_size = configs["unet"]["sample_size"] * latent_factor(configs)
         spec = replace(spec, native_size=native_size)
     zeros = pipeline == SDXL and index.get("force_zeros_for_empty_prompt", True) is True
-    return ModelFolder(path, pipeline, configs, weights, prediction, spec, zeros, tuple(notes))
+    return ModelFolder(path, pipeline, configs, weights, prediction, spec, zeros, tuple(notes), words)
 
 
 def latent_factor(configs: dict[str, dict[str, Any]]) -> int:

@@ -22,10 +22,12 @@ from torch import Tensor
 
 from backend.diffusion.camera_label import CAMERA_CONFIG, CAMERA_NUMBERS
 from backend.errors import ModelError
+from backend.models.fit import is_count
 
 PIPELINE = "MVDreamPipeline"
 CAMERA = "camera_proj"  # the component of the layout in diffusers' names
 LDM_CLASS = "MultiViewUNetModel"
+WORDS = "image_embed."  # of ImageDream (imagedream.py)
 DIFFUSERS_CLASSES = ("UNet2DConditionModel", "MVDreamUNet2DConditionModel")
 USE_ANOTHER = "Use MVDream for Stable Diffusion 2.1: python -m backend models fetch mvdream"
 
@@ -60,19 +62,21 @@ PLAIN = {
 }
 
 
-def refuse_image_prompts(path: Path, index: dict[str, Any], unet: dict[str, Any]) -> None:
-    """ModelError for ImageDream, which has MVDream's class and reads a picture of the object as well."""
+def picture_words(path: Path, index: dict[str, Any], unet: dict[str, Any]) -> int:
+    """How many words an ImageDream makes of a picture; 0 for MVDream. ModelError for half of one."""
     encoder = index.get("image_encoder")
-    if unet.get("ip_dim") or (isinstance(encoder, list) and encoder[-1] is not None):
+    named, words = isinstance(encoder, list) and encoder[-1] is not None, unet.get("ip_dim") or 0
+    if not is_count(words) and words != 0:
+        raise ModelError(f"{path}: the UNet's ip_dim is {words}, expected a number.", "Copy the model again.")
+    if named != bool(words) or (words and unet.get("_class_name") != LDM_CLASS):
         raise ModelError(
-            f"{path} holds ImageDream, which is told a picture as well as words, and is not supported.",
-            USE_ANOTHER,
+            f"{path} holds half an ImageDream: ip_dim {words}, image encoder {encoder}.", USE_ANOTHER
         )
+    return int(words)
 
 
 def unet_config(path: Path, index: dict[str, Any], unet: dict[str, Any]) -> dict[str, Any]:
     """UNet2DConditionModel's configuration of a folder in either layout. ModelError where it cannot be said."""
-    refuse_image_prompts(path, index, unet)
     kind = unet.get("_class_name")
     if kind == LDM_CLASS:
         return _translated(path, unet)
@@ -132,20 +136,12 @@ def load_unet(
     weights  the files of "unet", and of "camera_proj" in the layout that has one
     """
     try:
-        tensors = _read(weights["unet"])
         with torch.device("meta"):
             unet = UNet2DConditionModel.from_config(config)
-        if CAMERA in weights:
-            camera = _read(weights[CAMERA])
-            named = tensors | {f"class_embedding.{name}": tensor for name, tensor in camera.items()}
-            left: set[str] = set()
-        else:
-            named, left = from_ldm_names(tensors, config)
+        named = read_named(config, weights)
+        named = {name: t for name, t in named.items() if WORDS not in name and "_ip." not in name}
         own = unet.state_dict()
-        for what, names in (
-            ("lacks", own.keys() - named.keys()),
-            ("has unknown", (named.keys() - own.keys()) | left),
-        ):
+        for what, names in (("lacks", own.keys() - named.keys()), ("has unknown", named.keys() - own.keys())):
             if names:
                 raise ModelError(f"{path} {what} {len(names)} tensors, {min(names)} first.", USE_ANOTHER)
         unet.load_state_dict({name: t.to(dtype) for name, t in named.items()}, assign=True)
@@ -154,15 +150,20 @@ def load_unet(
     return unet
 
 
-def from_ldm_names(tensors: dict[str, Tensor], config: dict[str, Any]) -> tuple[dict[str, Tensor], set[str]]:
-    """The tensors under diffusers' names, and the LDM names that found none: diffusers passes over those silently."""
+def read_named(config: dict[str, Any], weights: dict[str, tuple[Path, ...]]) -> dict[str, Tensor]:
+    """Every tensor of the files under diffusers' names; one that diffusers knows no name for keeps its own."""
+    tensors = _read(weights["unet"])
+    if CAMERA in weights:
+        camera = _read(weights[CAMERA])
+        return tensors | {f"class_embedding.{name}": tensor for name, tensor in camera.items()}
     renamed = {}
     for name, tensor in tensors.items():
         ldm = name.replace("camera_embed.", "label_emb.0.")
         renamed[f"model.diffusion_model.{ldm}"] = tensor
-    found = convert_ldm_unet_checkpoint(renamed, config)
-    taken = {id(tensor) for tensor in found.values()}
-    return found, {name for name, tensor in tensors.items() if id(tensor) not in taken}
+    found: dict[str, Tensor] = convert_ldm_unet_checkpoint(renamed, config)
+    taken = {id(tensor) for tensor in found.values()}  # the others it passes over silently
+    found |= {name: tensor for name, tensor in tensors.items() if id(tensor) not in taken}
+    return found
 
 
 def _read(files: tuple[Path, ...]) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ def open_file(path: Path) -> ModelFolder:
     weights: dict[str, tuple[Path, ...]] = dict.fromkeys(family.prefixes, (path,))
     zeros = family.pipeline == SDXL
     return ModelFolder(
-        path, family.pipeline, configs, weights, prediction, spec, zeros, tuple(notes), family.name
+        path, family.pipeline, configs, weights, prediction, spec, zeros, tuple(notes), family=family.name
     )
 
 

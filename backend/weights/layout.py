@@ -51,6 +51,7 @@ WEIGHT_STEMS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
     "text_encoder_2": "model",
+    "image_encoder": "model",
 }
 CONFIG_NAMES = {
     "scheduler": "scheduler_config.json",

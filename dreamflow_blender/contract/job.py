@@ -95,7 +95,8 @@ class Job(Message):
     )
     image: str = option(
         "",
-        "a picture that the prior looks at while the mesh is textured, as FILE or FILE:WEIGHT; needs an image-adapter",
+        "a picture that the prior looks at, as FILE or FILE:WEIGHT: ImageDream in all stages, others by an"
+        " image-adapter while the mesh is textured",
         metavar="FILE[:WEIGHT]",
     )
     image_adapter: str = option(

@@ -167,7 +167,8 @@ def spoil(folder: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"ip_dim": 16}, "ImageDream"),
+        ({"ip_dim": 16}, "half an ImageDream"),
+        ({"ip_dim": True}, "ip_dim is True"),
         ({"camera_dim": None}, "camera_dim is None, expected 16"),
         ({"resblock_updown": True}, "resblock_updown is True, expected False"),
         ({"transformer_depth": 2}, "transformer_depth is 2"),
@@ -184,16 +185,6 @@ def test_other_networks_are_refused_before_a_weight_is_read(
     spoil(folder, **changes)
     with pytest.raises(ModelError, match=said):
         open_folder(folder)
-
-
-def test_imagedream_is_named_by_its_encoder_too(copied: Callable[[str], Path]) -> None:
-    folder = copied("ldm")
-    path = folder / "model_index.json"
-    index = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({**index, "image_encoder": ["transformers", "CLIPVisionModel"]}), "utf-8")
-    with pytest.raises(ModelError, match=r"ImageDream.*not supported") as refused:
-        open_folder(folder)
-    assert "models fetch mvdream" in refused.value.todo
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,4 +1,4 @@
-"""MVDream's UNet written out from its paper and from LDM's description, with LDM's names, and folders that hold it.
+"""MVDream's and ImageDream's UNets written out from their papers and LDM's description, and folders that hold them.
 
 Nothing of diffusers computes here: it is what the product's loading is compared with. Widths are tiny, all else is the
 published model's: two blocks a level, attention everywhere but at the lowest, normalisation in 32 groups.
@@ -17,11 +17,13 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from backend.diffusion.joint_attention import JointAttention
 
 WIDTH, MULT, BLOCKS, HEAD, CONTEXT = 32, (1, 2, 2, 2), 2, 16, 16
 LEVELS = len(MULT)
+EYE, EYE_HEADS, EYE_HEAD, EYE_LAYERS = 32, 2, 64, 4  # CLIP's states, and what reads them
 LDM_CONFIG: dict[str, Any] = {
     "_class_name": "MultiViewUNetModel",
     "_diffusers_version": "0.27.2",
@@ -71,21 +73,32 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """By the definition: softmax(q k^T / sqrt(d)) v, head by head."""
+    """softmax(q k^T / sqrt(d)) v, head by head; the last `words` of the context by keys and values of their own."""
 
-    def __init__(self, width: int, context: int) -> None:
+    def __init__(self, width: int, context: int, words: int = 0) -> None:
         super().__init__()
+        self.words = words
+        if words:
+            self.to_k_ip, self.to_v_ip = (nn.Linear(context, width, bias=False) for _ in range(2))
         self.to_q = nn.Linear(width, width, bias=False)
         self.to_k, self.to_v = (nn.Linear(context, width, bias=False) for _ in range(2))
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        heads = []
-        for i in range(0, q.shape[-1], HEAD):
-            one, two, three = (t[..., i : i + HEAD] for t in (q, k, v))
-            heads.append((one @ two.mT / math.sqrt(HEAD)).softmax(-1) @ three)
-        return self.to_out(torch.cat(heads, -1))
+        text = context[:, : context.shape[1] - self.words]
+        found = attend(self.to_q(x), self.to_k(text), self.to_v(text))
+        if self.words:
+            said = context[:, -self.words :]
+            found = found + attend(self.to_q(x), self.to_k_ip(said), self.to_v_ip(said))
+        return self.to_out(found)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, wide: int = HEAD) -> Tensor:
+    heads = []
+    for i in range(0, q.shape[-1], wide):
+        one, two, three = (t[..., i : i + wide] for t in (q, k, v))
+        heads.append((one @ two.mT / math.sqrt(wide)).softmax(-1) @ three)
+    return torch.cat(heads, -1)
 
 
 class Gated(nn.Module):
@@ -105,9 +118,10 @@ class Forward(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, words: int) -> None:
         super().__init__()
-        self.attn1, self.attn2, self.ff = Attention(width, width), Attention(width, CONTEXT), Forward(width)
+        self.attn1, self.attn2 = Attention(width, width), Attention(width, CONTEXT, words)
+        self.ff = Forward(width)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
     def forward(self, x: Tensor, context: Tensor, frames: int) -> Tensor:
@@ -120,11 +134,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, words: int) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(32, width, eps=1e-6)
         self.proj_in, self.proj_out = nn.Linear(width, width), nn.Linear(width, width)
-        self.transformer_blocks = nn.ModuleList([Block(width)])
+        self.transformer_blocks = nn.ModuleList([Block(width, words)])
 
     def forward(self, x: Tensor, context: Tensor, frames: int) -> Tensor:
         tokens = self.proj_in(self.norm(x).flatten(2).mT)
@@ -144,10 +158,53 @@ class Up(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
 
-class Reference(nn.Module):
+class Perceiver(nn.Module):
+    """The words attend to the picture's states and to themselves (Flamingo's resampler)."""
+
     def __init__(self) -> None:
         super().__init__()
+        inner = EYE_HEADS * EYE_HEAD
+        self.norm1, self.norm2 = nn.LayerNorm(CONTEXT), nn.LayerNorm(CONTEXT)
+        self.to_q = nn.Linear(CONTEXT, inner, bias=False)
+        self.to_kv = nn.Linear(CONTEXT, 2 * inner, bias=False)
+        self.to_out = nn.Linear(inner, CONTEXT, bias=False)
+
+    def forward(self, states: Tensor, words: Tensor) -> Tensor:
+        words = self.norm2(words)
+        k, v = self.to_kv(torch.cat((self.norm1(states), words), 1)).chunk(2, -1)
+        return self.to_out(attend(self.to_q(words), k, v, EYE_HEAD))
+
+
+class Resampler(nn.Module):
+    """CLIP's states [B,N,EYE] of a picture to words [B,words,CONTEXT]."""
+
+    def __init__(self, words: int) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(torch.randn(1, words, CONTEXT))
+        self.proj_in, self.proj_out = nn.Linear(EYE, CONTEXT), nn.Linear(CONTEXT, CONTEXT)
+        self.norm_out = nn.LayerNorm(CONTEXT)
+        self.layers = nn.ModuleList()
+        for _ in range(EYE_LAYERS):
+            wide, small = (nn.Linear(*sides, bias=False) for sides in ((CONTEXT, 64), (64, CONTEXT)))
+            forward = nn.Sequential(nn.LayerNorm(CONTEXT), wide, nn.GELU(), small)
+            self.layers.append(nn.ModuleList((Perceiver(), forward)))
+
+    def forward(self, states: Tensor) -> Tensor:
+        states, words = self.proj_in(states), self.latents.expand(len(states), -1, -1)
+        for look, forward in self.layers:
+            words = words + look(states, words)
+            words = words + forward(words)
+        return self.norm_out(self.proj_out(words))
+
+
+class Reference(nn.Module):
+    """words: of a picture, for ImageDream."""
+
+    def __init__(self, words: int = 0) -> None:
+        super().__init__()
         wide = 4 * WIDTH
+        if words:
+            self.image_embed = Resampler(words)
         self.time_embed = nn.Sequential(nn.Linear(WIDTH, wide), nn.SiLU(), nn.Linear(wide, wide))
         self.camera_embed = nn.Sequential(nn.Linear(16, wide), nn.SiLU(), nn.Linear(wide, wide))
         blocks: list[list[nn.Module]] = [[nn.Conv2d(4, WIDTH, 3, padding=1)]]
@@ -157,20 +214,20 @@ class Reference(nn.Module):
                 blocks.append([Residual(c, WIDTH * mult)])
                 c = WIDTH * mult
                 if level < LEVELS - 1:
-                    blocks[-1].append(Transformer(c))
+                    blocks[-1].append(Transformer(c, words))
                 skips.append(c)
             if level < LEVELS - 1:
                 blocks.append([Down(c)])
                 skips.append(c)
         self.input_blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
-        self.middle_block = nn.ModuleList([Residual(c, c), Transformer(c), Residual(c, c)])
+        self.middle_block = nn.ModuleList([Residual(c, c), Transformer(c, words), Residual(c, c)])
         blocks = []
         for level in reversed(range(LEVELS)):
             for i in range(BLOCKS + 1):
                 blocks.append([Residual(c + skips.pop(), WIDTH * MULT[level])])
                 c = WIDTH * MULT[level]
                 if level < LEVELS - 1:
-                    blocks[-1].append(Transformer(c))
+                    blocks[-1].append(Transformer(c, words))
                 if level and i == BLOCKS:
                     blocks[-1].append(Up(c))
         self.output_blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
@@ -204,11 +261,11 @@ class Reference(nn.Module):
         return self.out(x)
 
 
-def reference(seed: int = 0) -> Reference:
+def reference(seed: int = 0, words: int = 0) -> Reference:
     """Random weights; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return Reference().eval().requires_grad_(False)
+        return Reference(words).eval().requires_grad_(False)
 
 
 RESIDUAL = {
@@ -258,11 +315,12 @@ def middle(rest: list[str]) -> str:
     return name
 
 
-def build(folder: Path, base: Path, layout: str, seed: int = 0) -> Path:
-    """A folder in the layout "ldm" or "diffusers" of `reference(seed)`; the other parts are tiny Stable Diffusion's."""
+def build(folder: Path, base: Path, layout: str, seed: int = 0, words: int = 0) -> Path:
+    """A folder in the layout "ldm" or "diffusers" of `reference(seed, words)`; the other parts are tiny Stable
+    Diffusion's, and with words CLIP's eye."""
     shutil.copytree(base, folder)
     shutil.rmtree(folder / "unet")
-    tensors = dict(reference(seed).state_dict())
+    tensors = dict(reference(seed, words).state_dict())
     index = json.loads((base / "model_index.json").read_text("utf-8"))
     index |= {"_class_name": "MVDreamPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
     DDIMScheduler(
@@ -277,7 +335,7 @@ def build(folder: Path, base: Path, layout: str, seed: int = 0) -> Path:
     if layout == "ldm":
         index |= {"_class_name": ["pipeline_mvdream", "MVDreamPipeline"], "image_encoder": [None, None]}
         index["unet"] = ["mv_unet", "MultiViewUNetModel"]
-        config: dict[str, Any] = dict(LDM_CONFIG)
+        config: dict[str, Any] = LDM_CONFIG | {"ip_dim": words}
     else:
         config = json.loads((base / "unet" / "config.json").read_text("utf-8"))
         config |= {
@@ -293,6 +351,19 @@ def build(folder: Path, base: Path, layout: str, seed: int = 0) -> Path:
         }
         tensors = {diffusers_name(name): tensor for name, tensor in tensors.items()}
         write(folder / "camera_proj", {"in_channels": 16, "camera_embed_dim": 4 * WIDTH}, camera)
+    if words:
+        index["image_encoder"] = ["transformers", "CLIPVisionModel"]
+        eye = CLIPVisionConfig(
+            hidden_size=EYE,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            CLIPVisionModel(eye).save_pretrained(folder / "image_encoder")
     write(folder / "unet", config, tensors)
     (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
     return folder

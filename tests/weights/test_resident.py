@@ -12,10 +12,10 @@ from torch import Tensor
 
 from backend.diffusion.savings import SAVINGS
 from backend.diffusion.schedule import NoiseLevel, sigma_at
-from backend.models import resident
 from backend.models.latent_prior import LatentPrior
-from backend.models.resident import RESIDENT
 from backend.scene.camera import orbit
+from backend.weights import resident
+from backend.weights.resident import RESIDENT
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
 ONE = torch.ones(1)
