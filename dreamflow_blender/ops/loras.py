@@ -7,10 +7,13 @@ from pathlib import Path
 import bpy
 from bpy.props import CollectionProperty, StringProperty
 
+from ..contract.language import trigger
 from ..contract.protocol import MAX_PROMPT
 from ..session import loras
 from ..settings import addon
 from .base import BaseOperator
+
+SHOWN = ";".join(("*.safetensors", "config.json", *(f"*{end}" for end in trigger.PICTURES)))
 
 
 class _Browser(BaseOperator):
@@ -54,11 +57,12 @@ class DREAMFLOW_OT_add_lora(_Browser):
     bl_idname = "dreamflow.add_lora"
     bl_label = "Add to the list"
     bl_description = (
-        "Add a LoRA, an IP-Adapter, or the config.json of a ControlNet, made for this kind of model"
+        "Add a LoRA, an IP-Adapter or the config.json of a ControlNet, made for this kind of model; for ImageDream"
+        " a picture"
     )
     bl_options = {"UNDO"}  # noqa: RUF012
 
-    filter_glob: StringProperty(default="*.safetensors;config.json", options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
+    filter_glob: StringProperty(default=SHOWN, options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     files: CollectionProperty(type=bpy.types.OperatorFileListElement, options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
     directory: StringProperty(subtype="DIR_PATH", options={"HIDDEN", "SKIP_SAVE"})  # type: ignore[valid-type]
 
@@ -66,9 +70,10 @@ class DREAMFLOW_OT_add_lora(_Browser):
         named = [str(Path(self.directory) / file.name) for file in self.files if file.name]
         chosen = [Path(bpy.path.abspath(name)) for name in named or [self.filepath] if name]
         chosen = [path.parent if path.name == "config.json" else path for path in chosen]
-        fits = (path.suffix.lower() == ".safetensors" or (path / "config.json").is_file() for path in chosen)
+        ends = (".safetensors", *trigger.PICTURES)
+        fits = (path.suffix.lower() in ends or (path / "config.json").is_file() for path in chosen)
         if not chosen or not all(fits) or not all(path.exists() for path in chosen):
-            raise ValueError("Choose a .safetensors file, or the config.json of a ControlNet")
+            raise ValueError("Choose a .safetensors file, a picture, or the config.json of a ControlNet")
         settings = context.scene.dreamflow
         for path in chosen:
             settings.loras.add().file = str(path)

@@ -39,9 +39,12 @@ def cannot_use_reason(items: Any) -> str:
     """Why the list cannot be used; "" where it can."""
     if any(is_missing(item) for item in items):
         return "A file in the list is not there: remove it, or choose it again"
+    images = sum(_seen(item)[1] == "image" for item in items)
     shown = [Path(bpy.path.abspath(item.picture)) for item in items if shows_picture(item)]
     if len(shown) > 1:
         return "Only one IP-Adapter can be used at a time: remove the other"
+    if images + len(shown) > 1:
+        return "Only one picture can be shown at a time: remove the other"
     return "" if all(is_file(path) for path in shown) else "Choose the picture that the IP-Adapter shows"
 
 

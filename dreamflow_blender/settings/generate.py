@@ -194,6 +194,8 @@ def read_list(items: Any) -> dict[str, Any]:
         kind = trigger.kind_of(Path(path))
         if kind == "picture":
             found |= {"image": f"{bpy.path.abspath(item.picture)}:{weight}", "image_adapter": path}
+        elif kind == "image":
+            found["image"] = f"{path}:{weight}"
         else:
             found[kind] += (f"{path}:{weight}",)
     return found
@@ -204,8 +206,10 @@ def set_beside(settings: Any, job: Job) -> None:
     settings.loras.clear()
     for text in (*job.lora, *job.control):
         _add(settings, text, "file")
-    if job.image:
+    if job.image_adapter:
         _add(settings, job.image, "picture").file = job.image_adapter
+    elif job.image:
+        _add(settings, job.image, "file")
 
 
 def _add(settings: Any, text: str, name: str) -> Any:

@@ -25,7 +25,7 @@ from dreamflow_blender.contract import protocol as p
 from tests.card import accelerators
 from tests.card.iterations import by_place, waits_by_iteration
 from tests.card.pretended import PretendedCard
-from tests.tools import refine_run, strict_nvdiffrast, tiny_reference
+from tests.tools import mvdream_reference, refine_run, strict_nvdiffrast, tiny_reference
 from tests.tools.made_meshes import painted_ball
 from tests.tools.tiny import tiny_job
 from tests.tools.tiny_control import beside
@@ -144,6 +144,16 @@ def test_a_picture_is_shown_beside_the_prompt(card, tmp_path, folders):
     size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
     stated = {"prior": folders["prior"], "image": str(picture), "image_adapter": str(adapter)}
     generate(tmp_path / "job", LORA | size, **stated)
+
+
+def test_an_imagedream_sees_a_picture_beside_every_ring(card, tmp_path, base_folder):
+    model = mvdream_reference.build(tmp_path / "imagedream", base_folder, "ldm", words=6)
+    picture = tmp_path / "one.png"
+    cut_out = Image.new("RGBA", (40, 30))
+    cut_out.paste((0, 128, 0, 255), (8, 5, 30, 25))
+    cut_out.save(picture)
+    size = {"nerf.size": 64, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
+    generate(tmp_path / "job", LORA | size, prior=str(model), image=str(picture))
 
 
 @pytest.mark.parametrize(

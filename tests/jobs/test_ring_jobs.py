@@ -1,11 +1,11 @@
-"""Whole jobs with MVDream's folder: four views an update in all four stages, stopped and resumed to the same bytes."""
+"""Whole jobs with MVDream and ImageDream: four views an update in all stages, stopped and resumed to the same bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from backend.jobs import generate, resume
 from dreamflow_blender.contract.protocol import Cancelled, Finished, Progress
@@ -20,17 +20,27 @@ FEW = {
 STAGES = {"nerf", "geometry", "texture", "refine"}
 
 
-@pytest.fixture(scope="module", params=["ldm", "diffusers"])
-def model(
+@pytest.fixture(
+    scope="module", params=["ldm", "diffusers", pytest.param("imagedream", marks=pytest.mark.slow)]
+)
+def stated(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, base_folder: Path
-) -> Iterator[Path]:
-    yield build(tmp_path_factory.mktemp("models") / request.param, base_folder, request.param)
+) -> dict[str, str]:
+    """The prior and, for ImageDream, the picture."""
+    folder = tmp_path_factory.mktemp("models") / request.param
+    if request.param != "imagedream":
+        return {"prior": str(build(folder, base_folder, request.param))}
+    picture = folder.with_suffix(".png")
+    cup = Image.new("RGBA", (48, 40))
+    cup.paste((200, 30, 40, 255), (10, 8, 40, 36))
+    cup.save(picture)
+    return {"prior": str(build(folder, base_folder, "ldm", words=6)), "image": f"{picture}:0.8"}
 
 
 @pytest.fixture(scope="module")
-def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(stated: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "job"
-    events = list(generate.generate(tiny_job(folder, prior=str(model), overrides=FEW)))
+    events = list(generate.generate(tiny_job(folder, **stated, overrides=FEW)))
     assert isinstance(events[-1], Finished)
     assert {event.stage for event in events if isinstance(event, Progress)} - {"deliver"} == STAGES
     return folder
@@ -43,10 +53,10 @@ def test_all_stages_end_with_a_textured_mesh(whole: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["nerf", pytest.param("texture", marks=pytest.mark.slow)])
 def test_stopped_and_resumed_it_ends_with_the_same_bytes(
-    model: Path, whole: Path, tmp_path: Path, stage: str
+    stated: dict[str, str], whole: Path, tmp_path: Path, stage: str
 ) -> None:
     folder = tmp_path / "job"
-    job = tiny_job(folder, prior=str(model), overrides=FEW, checkpoint_seconds=0.0)
+    job = tiny_job(folder, **stated, overrides=FEW, checkpoint_seconds=0.0)
 
     def asked() -> str | None:
         return "cancel" if list((folder / "checkpoints").glob(f"[0-9]*-{stage}-*")) else None

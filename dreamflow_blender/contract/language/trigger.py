@@ -9,11 +9,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")  # that an ImageDream is shown
 MOST_HEADER = 32 << 20  # bytes: kohya's trainers list every tag of every picture, a few megabytes
 
 
 def kind_of(path: Path) -> str:
-    """ "control" for a ControlNet's folder, "picture" for an IP-Adapter, "lora" for any other file, there or not."""
+    """What a path in the list is, there or not.
+
+    "image" for a picture, "control" for a ControlNet's folder, "picture" for an IP-Adapter, which shows one, "lora" for
+    any other file.
+    """
+    if path.suffix.lower() in PICTURES:
+        return "image"
     if path.suffix.lower() != ".safetensors":
         return "control"
     with suppress(OSError, ValueError):

@@ -156,6 +156,26 @@ def test_a_controlnet_and_a_picture_go_with_the_job_and_with_refine(enabled, tmp
     assert "Only one IP-Adapter" in loras.cannot_use_reason(enabled.loras)
 
 
+def test_a_picture_alone_is_an_imagedream_s(enabled, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "_look", lambda name: True)
+    cup, other = tmp_path / "cup.PNG", tmp_path / "other.webp"
+    for path in (cup, other):
+        path.write_bytes(b"")
+    enabled.model, enabled.prompt = "FOLDER", "a red mug"
+    bpy.ops.dreamflow.add_lora(filepath=str(cup))
+    assert "picture" not in main().props and bpy.ops.dreamflow.generate.poll()
+    enabled.loras[0].weight = 0.75
+    job = ops_generate.make_job(enabled)
+    assert (job.image, job.image_adapter, job.control, job.lora) == (f"{cup}:0.75", "", (), ())
+    jobs.get_store().put(replace(Entry(job, state="finished"), ended=100.0))
+    enabled.loras.clear()
+    bpy.ops.dreamflow.use_settings(job_id=job.id)
+    assert ops_generate.make_job(enabled).is_same(job)
+    bpy.ops.dreamflow.add_lora(filepath=str(other))
+    assert loras.cannot_use_reason(enabled.loras).startswith("Only one picture can be shown")
+    assert not bpy.ops.dreamflow.generate.poll()
+
+
 def test_a_lora_that_is_gone_is_said_before_the_job(enabled, tmp_path, monkeypatch):
     monkeypatch.setattr(models, "_look", lambda name: True)
     clay = lora_file(tmp_path / "clay.safetensors", {})
