@@ -1,4 +1,4 @@
-"""What the embedded prior's second edition knows of cameras and things, from a training's state or while it runs.
+"""What the embedded prior knows of cameras and things, from a training's state or while it runs.
 
     python -m benchmarks.rings --cache FOLDER [--kinds mug,duck,teapot] [--sheet FILE.png]
 

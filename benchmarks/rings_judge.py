@@ -1,4 +1,4 @@
-"""Does the second edition know where the camera stands? Against true renders of 24 azimuths, during training.
+"""Does the embedded prior know where the camera stands? Against true renders of 24 azimuths, during training.
 
 For a kind: D_p's mean squared error in latents by noise level, view by view and jointly; and of 24 samples at asked
 azimuths, how often the true picture of that azimuth is the nearest of all 24 (rank 1), or among the best three.

@@ -22,6 +22,8 @@ BUILT_IN = {
     "exact": "the optimal denoiser of procedural objects, to compare methods with",
 }
 
+CREDITS = Path(__file__).parents[1] / "mini" / "base" / "CREDITS.txt"
+
 EXAMPLES = """\
 examples:
   python -m backend models                      what there is, what is here, where it would come from
@@ -124,9 +126,11 @@ def _list(reporter: Reporter) -> int:
     from backend.weights.sources import Hub, find, known_models, models_file, read_record, shortfall, store
 
     for name, title in BUILT_IN.items():
-        reporter.line(
-            f"{name}: {title}\n  here     built in: nothing is fetched", "built-in", name=name, title=title
-        )
+        text = f"{name}: {title}\n  here     built in: nothing is fetched"
+        more = {"credits": str(CREDITS)} if name == "mini" else {}
+        if more:
+            text += f"\n  credits  it also learned from real models, by the authors in {CREDITS}"
+        reporter.line(text, "built-in", name=name, title=title, **more)
     for model in known_models().values():
         folder = find(model)
         record = read_record(folder) if folder else None

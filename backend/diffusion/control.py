@@ -71,10 +71,12 @@ def residuals(
     hidden: Tensor,
     added: dict[str, Tensor] | None,
     maps: Tensor,
+    label: Tensor | None = None,
 ) -> dict[str, Any]:
     """The UNet's two further arguments: what all controls add to its features, summed.
 
-    All arguments are as the UNet gets them; maps [B,6,H,W]. With no controls an empty dict.
+    All arguments are as the UNet gets them; maps [B,6,H,W], label the camera's [B,16] where the UNet is told it. With
+    no controls an empty dict.
     """
     down: list[Tensor] = []
     middle: Tensor | None = None
@@ -95,6 +97,7 @@ def residuals(
             sample,
             timestep,
             encoder_hidden_states=hidden,
+            class_labels=label,
             conditioning_scale=control.weight,
             added_cond_kwargs=added,
             return_dict=False,

@@ -125,7 +125,8 @@ class Network:
         more: dict[str, Any] = {"class_labels": inputs["label"]} if "label" in inputs else {}
         if "maps" in inputs:
             with torch.no_grad():  # D_phi learns nothing through them
-                more |= residuals(self.controls, sample, timestep, hidden, added or None, inputs["maps"])
+                shown = inputs["maps"], inputs.get("label")
+                more |= residuals(self.controls, sample, timestep, hidden, added or None, *shown)
         read: Any = (hidden, [inputs["picture"]]) if "picture" in inputs else hidden
         with added_to_time(self.unet, inputs.get("camera")):
             output = self.unet(

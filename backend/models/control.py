@@ -100,7 +100,7 @@ def _open(path: Path, weight: float, model: ModelFolder) -> ControlFolder:
         ("conditioning_channels", config.get("conditioning_channels", 3), 3 if union else 3 * len(shows)),
         ("conditioning_embedding_out_channels is a list", is_list_of_counts(steps), True),
         ("pixels per latent pixel", 2 ** (len(steps) - 1) if isinstance(steps, list) else None, model.factor),
-        ("class_embed_type", config.get("class_embed_type"), None),
+        ("class_embed_type", config.get("class_embed_type"), unet.get("class_embed_type")),
         ("num_control_type is above 4", is_count(kinds) and kinds > UNION_PLACES["normal"], True),
         ("num_trans_channel", config.get("num_trans_channel", 320) if union else width, width),
         ("num_proj_channel", config.get("num_proj_channel", 320) if union else width, width),

@@ -9,6 +9,7 @@ from typing import Any
 from backend.diffusion.prior import Backgrounds, PoseRange, PriorSpec
 from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.errors import ModelError
+from backend.weights.layout import read_json
 
 TARGETS = ("latent", "pixel")
 CAMERAS = ("words", "c2w")
@@ -23,6 +24,10 @@ def make_spec(stated: dict[str, Any], path: Path) -> PriorSpec:
     """
     values = {"native_size": 0} | {name: _tuples(value) for name, value in stated.items()}
     try:
+        if isinstance(values.get("kinds"), str):  # those of the folder of this name beside this one
+            values["kinds"] = _tuples(
+                read_json(path.parents[1] / Path(values["kinds"]).name / path.name)["kinds"]
+            )
         if "poses" in values:
             values["poses"] = PoseRange(**values["poses"])
             for low, high in (

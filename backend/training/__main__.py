@@ -1,8 +1,9 @@
-"""Make the embedded prior again, from nothing: python -m backend.training [--minutes M] [--resume]
+"""Make the embedded prior's first edition, from nothing: python -m backend.training [--minutes M] [--resume]
 
-Three parts, one after the other: the VAE, the base model, the refiner (which starts as a copy of the base
-model). Each may also be trained alone (--part), in a process of its own, on one CPU thread or on a GPU.
-The model folders are written to --out; states, a plot of the losses (losses.png) and sheets of samples (samples.png,
+It is told a view word and sees one view; backend.training.rings goes on from its folder. Three
+parts, one after the other: the VAE, the base model, the refiner (which starts as a copy of the base model). Each may
+also be trained alone (--part), in a process of its own, on one CPU thread or on a GPU. The model folders, base/ and
+refiner/, are written to --out; states, a plot of the losses (losses.png) and sheets of samples (samples.png,
 refined.png) lie in --cache, by default the user's cache folder.
 """
 
@@ -24,7 +25,7 @@ from backend.jobs.priors import open_prior
 from backend.models.load import load_network, load_text, load_vae
 from backend.models.model_folder import open_folder
 from backend.training import export, networks, samples, train_unet, train_vae
-from backend.training.dataset import LEARNED, Album, draw, open_album, smaller
+from backend.training.dataset import FIRST_KINDS, Album, draw, open_album, smaller
 from backend.training.run import Run, new_optimizer, width
 from dreamflow_blender.contract.protocol import DEVICES
 
@@ -44,8 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--from", dest="start", type=Path, metavar="FOLDER", help="begin with the weights in FOLDER"
     )
-    folder = Path(__file__).parents[1] / "mini"
-    parser.add_argument("--out", type=Path, default=folder, help="where base/ and refiner/ go")
+    parser.add_argument("--out", type=Path, help="where base/ and refiner/ go (default: the cache folder)")
     parser.add_argument(
         "--cache", type=Path, default=user_cache_path("dreamflow") / "mini", help="states and data"
     )
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             parts = PARTS if args.part is None else (args.part,)
             for part in parts:
                 train_part(part, args, device, args.minutes / len(parts))
-        write_folders(args.cache, args.out, device)
+        write_folders(args.cache, args.out or args.cache, device)
     except (InputError, DeviceError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train_part(part: str, args: argparse.Namespace, device: torch.device, minutes: float) -> None:
     """Train one part for some minutes, or until its planned number of pictures."""
-    albums = [open_album(args.cache, kind) for kind in LEARNED]
+    albums = [open_album(args.cache, kind) for kind in FIRST_KINDS]
     torch.manual_seed(args.seed)
     parts = new_networks(part, args.cache)
     for network in parts.values():
@@ -153,7 +153,7 @@ def begin_with_base(parts: dict[str, nn.Module], cache: Path) -> None:
 
 def write_folders(cache: Path, out: Path, device: torch.device) -> None:
     """The model folders of what has been trained so far, the plot of the losses, and what the models make."""
-    albums = [open_album(cache, kind) for kind in LEARNED]
+    albums = [open_album(cache, kind) for kind in FIRST_KINDS]
     vae = trained_vae(cache, albums, device)
     runs = [state("vae", cache)]
     for part in ("base", "refiner"):
@@ -166,7 +166,7 @@ def write_folders(cache: Path, out: Path, device: torch.device) -> None:
         runs.append(run)
         prior = open_prior(out / part, "cpu")
         if part == "base":
-            samples.sample_sheet(prior, LEARNED, export.GUIDANCE, cache / "samples.png")
+            samples.sample_sheet(prior, FIRST_KINDS, export.GUIDANCE, cache / "samples.png")
         else:
             samples.refined_sheet(prior, albums, export.REFINER_GUIDANCE, cache / "refined.png")
     export.plot_losses(runs, cache / "losses.png")

@@ -1,7 +1,8 @@
 """Make the embedded prior's ControlNet: python -m backend.training.control [--minutes M] [--cache FOLDER]
 
-It shows the base model depth and normal maps, drawn from meshes of the procedural objects as a stage draws them. The
-base model, its text encoder and VAE stand still. Goes on where it stopped, and writes its folder in diffusers' layout.
+It shows the base model depth and normal maps, drawn from meshes of the procedural objects as a stage draws them, in
+single views. The base model, its text encoder and VAE stand still. Goes on where it stopped, and writes its folder in
+diffusers' layout.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from backend.device import prepare_device
+from backend.diffusion.camera_label import camera_label
 from backend.diffusion.control import MAPS, Control, encode_maps, residuals
+from backend.diffusion.joint_attention import join_frames
 from backend.diffusion.schedule import sigma_table
 from backend.files import write_bytes
 from backend.jobs.priors import built_in
 from backend.models.load import load_network, load_text, load_vae
 from backend.models.model_folder import open_folder
 from backend.objects.kinds import COLOURS
-from backend.objects.shapes import build
+from backend.objects.shapes import KINDS, build
+from backend.scene.camera import Camera
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.render_mesh import render_shape
 from backend.training.dataset import (
@@ -65,14 +69,18 @@ def open_maps(folder: Path, album: Album) -> Tensor:
     path = folder / f"{album.kind}-maps.safetensors"
     if not path.exists():
         shape, corner = build(Description(album.kind)), torch.full((3,), 0.52)
-        views = POSES.sample(Generator().manual_seed(SEED), VIEWS, NATIVE_SIZE, NATIVE_SIZE)
-        maps = []
+        views, maps = cameras(), []
         for views_from, cells in zip(range(0, VIEWS, VIEWS // len(CELLS)), CELLS, strict=True):
             grid = tetrahedral_grid(cells, -corner, corner)
             mesh = marching_tetrahedra(grid.vertices, -shape.sdf(grid.vertices), grid)
             maps.append(encode_maps(render_shape(mesh, views[views_from : views_from + VIEWS // len(CELLS)])))
         write_bytes(path, save({"maps": (torch.cat(maps) * 255).round().to(torch.uint8).contiguous()}))
     return load_file(path)["maps"]
+
+
+def cameras() -> Camera:
+    """Those of every kind's views."""
+    return POSES.sample(Generator().manual_seed(SEED), VIEWS, NATIVE_SIZE, NATIVE_SIZE)
 
 
 def draw(album: Album, generator: Generator) -> tuple[int, Description]:
@@ -90,15 +98,16 @@ def draw(album: Album, generator: Generator) -> tuple[int, Description]:
     if parts and chance(PART_SHARE):
         chosen = parts if chance(ALL_PARTS_SHARE) else [parts[pick(len(parts))]]
     coloured = {part: list(COLOURS)[pick(len(COLOURS))] for part in chosen}
-    return row, Description(album.kind, allowed[pick(len(allowed))], coloured, view=album.compass[row])
+    return row, Description(album.kind, allowed[pick(len(allowed))], coloured)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """x: latents [B,C,h,w]; maps [B,6,H,W]; weight [B,1,h,w], how much each latent counts."""
+    """x: latents [B,C,h,w]; maps [B,6,H,W]; label [B,16] of cameras; weight [B,1,h,w], how much each latent counts."""
 
     x: Tensor
     maps: Tensor
+    label: Tensor
     weight: Tensor
     captions: list[str]
 
@@ -113,25 +122,26 @@ def loss_of(
     sigma = sigma_table().float()[t][:, None, None, None]
     signal = (1 + sigma**2).rsqrt()
     noisy = signal * (x + sigma * noise)
-    more = residuals([Control(net, MAPS, 1.0)], noisy, t, hidden, None, batch.maps)
-    v = unet(noisy, t, encoder_hidden_states=hidden, **more).sample
+    more = residuals([Control(net, MAPS, 1.0)], noisy, t, hidden, None, batch.maps, batch.label)
+    v = unet(noisy, t, encoder_hidden_states=hidden, class_labels=batch.label, **more).sample
     return (batch.weight * (v - signal * (noise - sigma * x)).square()).mean()
 
 
 @torch.no_grad()
 def make_batch(views: list[tuple[Album, Tensor]], vae: AutoencoderKL, generator: Generator) -> Batch:
-    images, maps, parts, captions = [], [], [], []
+    images, maps, rows, parts, captions = [], [], [], [], []
     for place in torch.randint(len(views), (BATCH,), generator=generator).tolist():
         album, shown = views[place]
         row, description = draw(album, generator)
         images.append(paint(album, row, build(description).colours, random_background(generator)))
         maps.append(shown[row].float() / 255)
+        rows.append(row)
         parts.append((album.shade[row, 1:].amax(0, keepdim=True) > 0).float())
         captions.append(caption(description, generator))
     pixels = torch.stack(images) * 2 - 1
     x = vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
     weight = 1 + PART_WEIGHT * functional.adaptive_avg_pool2d(torch.stack(parts), x.shape[2:])
-    return Batch(x, torch.stack(maps), weight, captions)
+    return Batch(x, torch.stack(maps), camera_label(cameras().c2w[rows]), weight, captions)
 
 
 def begin(cache: Path, unet: UNet2DConditionModel) -> Run:
@@ -152,7 +162,8 @@ def train(run: Run, cache: Path, minutes: float) -> None:
     tokenizer, encoder = load_text(model, cpu)
     net = run.networks["control"]
     assert isinstance(unet, UNet2DConditionModel) and isinstance(net, ControlNetModel)
-    albums = [open_album(cache, kind, VIEWS, NATIVE_SIZE, SEED) for kind in LEARNED]
+    join_frames(unet, 1)
+    albums = [open_album(cache, kind, VIEWS, NATIVE_SIZE, SEED) for kind in LEARNED if kind in KINDS]
     views = [(album, open_maps(cache, album)) for album in albums for _ in range(1 + (album.kind in TURNING))]
     generator, sentences = Generator().manual_seed(run.step), Sentences(tokenizer)
     for _ in run.work(minutes - run.seconds / 60, PLANNED):

@@ -20,7 +20,7 @@ from torch import nn
 from backend.diffusion.view_words import COMPASS
 from backend.files import write_text
 from backend.training import networks
-from backend.training.dataset import BACKGROUNDS, LEARNED, NORMAL_BACKGROUND, POSES
+from backend.training.dataset import BACKGROUNDS, FIRST_KINDS, NORMAL_BACKGROUND, POSES
 from backend.training.run import Run
 from backend.weights.layout import read_json
 
@@ -79,14 +79,14 @@ REFINER_INDEX = {
 
 
 def statement(refiner: bool) -> dict[str, Any]:
-    """What dreamflow.json says of the model (models/prior_spec.py)."""
+    """What dreamflow.json says of a first edition (models/prior_spec.py)."""
     stated = {
         "native_size": networks.NATIVE_SIZE * (2 if refiner else 1),
         "poses": asdict(POSES),
         "backgrounds": asdict(BACKGROUNDS),
         "guidance": GUIDANCE,
         "normal_background": NORMAL_BACKGROUND,
-        "kinds": LEARNED,
+        "kinds": FIRST_KINDS,
         "views": COMPASS,
         "target": "pixel",
         "lora": False,

@@ -244,6 +244,15 @@ class DREAMFLOW_OT_open_documentation(BaseOperator):
         bpy.ops.wm.path_open(filepath=str(addon.DOCUMENTATION))
 
 
+class DREAMFLOW_OT_open_credits(BaseOperator):
+    bl_idname = "dreamflow.open_credits"
+    bl_label = "Credits"
+    bl_description = "Open the list of whose models the built-in model also learned from"
+
+    def run(self, context: bpy.types.Context) -> None:
+        bpy.ops.wm.path_open(filepath=str(addon.CREDITS))
+
+
 CLASSES = (
     DREAMFLOW_OT_set_up,
     DREAMFLOW_OT_remove_setup,
@@ -254,4 +263,5 @@ CLASSES = (
     DREAMFLOW_OT_open_log,
     DREAMFLOW_OT_open_preferences,
     DREAMFLOW_OT_open_documentation,
+    DREAMFLOW_OT_open_credits,
 )

@@ -14,6 +14,7 @@ REQUIREMENTS = CODE / "requirements.txt"
 DOCUMENTATION = CODE / "documentation.txt"  # in the zip
 if not DOCUMENTATION.is_file():
     DOCUMENTATION = CODE / "docs" / "blender.md"  # in a clone
+CREDITS = CODE / "backend" / "mini" / "base" / "CREDITS.txt"  # of the built-in model
 VERSION = str(tomllib.loads((CODE / "blender_manifest.toml").read_text(encoding="utf-8"))["version"])
 
 

@@ -29,7 +29,7 @@ PRESET_ITEMS = [
 assert {item[0] for item in PRESET_ITEMS} == set(PRESETS)
 
 MODEL_ITEMS = [
-    ("BUILT_IN", "Built-in", "Makes ten kinds of things in twelve colours; needs no download"),
+    ("BUILT_IN", "Built-in", "Makes the things in the menu Things in twelve colours; needs no download"),
     (
         "STABLE_DIFFUSION",
         "Stable Diffusion",

@@ -20,7 +20,7 @@ MODEL_ITEMS = [
         "SDXL refiner",
         "Any prompt, photorealistic; needs its weights, and a graphics card to be quick",
     ),
-    ("BUILT_IN", "Built-in", "Knows ten kinds of things in twelve colours; needs no download"),
+    ("BUILT_IN", "Built-in", "Knows the things in the menu Things in twelve colours; needs no download"),
     (
         "FOLDER",
         "Own model",

@@ -67,7 +67,7 @@ JOBS = (
 )
 SETUP = (
     "set_up", "cancel_task", "check_setup", "list_models", "remove_setup", "open_preferences", "open_log",
-    "copy_report", "open_documentation",
+    "copy_report", "open_documentation", "open_credits",
 )  # fmt: skip
 
 

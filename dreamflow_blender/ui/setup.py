@@ -131,6 +131,7 @@ def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) ->
     row = body.row()
     row.label(text="Built-in", icon="CHECKMARK")
     row.label(text="included")
+    row.operator("dreamflow.open_credits", icon="COMMUNITY")
     for model in findings.models:
         draw_model(body, model)
     if tasks.current is None:

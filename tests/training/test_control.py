@@ -9,6 +9,7 @@ import torch
 from torch import Generator
 
 from backend.diffusion.control import MAPS, Control, residuals
+from backend.diffusion.joint_attention import join_frames
 from backend.jobs.priors import built_in
 from backend.models.load import load_network, load_vae
 from backend.models.model_folder import open_folder
@@ -35,6 +36,7 @@ def test_a_latent_of_a_part_counts_more_than_one_of_the_body(few: None, tmp_path
     album = make_album("mug", 4, 64, control.SEED)
     vae = load_vae(open_folder(built_in("mini")), torch.device("cpu"))
     batch = control.make_batch([(album, torch.zeros(4, 6, 64, 64))], vae, Generator().manual_seed(0))
+    assert batch.label.shape == (control.BATCH, 16)
     assert batch.x.shape == (control.BATCH, 4, 16, 16) and len(batch.captions) == control.BATCH
     assert float(batch.weight.amin()) == 1 and float(batch.weight.amax()) == 1 + control.PART_WEIGHT
     shares = (batch.weight > 1).float().mean((1, 2, 3))
@@ -44,15 +46,16 @@ def test_a_latent_of_a_part_counts_more_than_one_of_the_body(few: None, tmp_path
 def test_it_begins_as_nothing_learns_and_is_written_to_be_opened(tmp_path: Path) -> None:
     network = load_network(open_folder(built_in("mini")), torch.device("cpu"))
     unet = network.unet
+    join_frames(unet, 1)  # type: ignore[arg-type]
     torch.manual_seed(0)
     run = control.begin(tmp_path, unet)  # type: ignore[arg-type]
     net, g = run.networks["control"], Generator().manual_seed(0)
     x, t = torch.randn(2, 4, 16, 16, generator=g), torch.tensor([100, 400])
     hidden, maps = torch.randn(2, 24, 96, generator=g), torch.rand(2, 6, 64, 64, generator=g)
-    more = residuals([Control(net, MAPS, 1.0)], x, t, hidden, None, maps)
-    plain = unet(x, t, encoder_hidden_states=hidden).sample
-    assert torch.equal(unet(x, t, encoder_hidden_states=hidden, **more).sample, plain)
-    batch = control.Batch(x, maps, torch.ones(2, 1, 16, 16), ["", ""])
+    told = {"encoder_hidden_states": hidden, "class_labels": torch.randn(2, 16, generator=g)}
+    more = residuals([Control(net, MAPS, 1.0)], x, t, hidden, None, maps, told["class_labels"])
+    assert torch.equal(unet(x, t, **told, **more).sample, unet(x, t, **told).sample)
+    batch = control.Batch(x, maps, told["class_labels"], torch.ones(2, 1, 16, 16), ["", ""])
     losses = []
     for _ in range(12):
         loss = control.loss_of(net, unet, hidden, batch, Generator().manual_seed(1))  # type: ignore[arg-type]

@@ -90,7 +90,7 @@ def test_a_fresh_vae_learns(tmp_path) -> None:
 @pytest.fixture
 def few(monkeypatch, tmp_path):
     """The whole training at the least size."""
-    monkeypatch.setattr(__main__, "LEARNED", ("ball", "cone"))
+    monkeypatch.setattr(__main__, "FIRST_KINDS", ("ball", "cone"))
     monkeypatch.setattr(__main__, "RING", 64)
     monkeypatch.setattr(__main__, "SCALE_PICTURES", 8)
     monkeypatch.setattr(train_unet, "BATCH", 8)

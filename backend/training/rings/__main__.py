@@ -1,4 +1,4 @@
-"""Train the embedded prior's second edition: told the camera, four views at once, from the shipped base model.
+"""Train the embedded prior: told the camera, four views at once, from the shipped base model on.
 
     python -m backend.training.rings --cache FOLDER [--start MODEL] [--minutes M] [--decay FROM TO] [--export FOLDER]
 
@@ -7,8 +7,9 @@ it goes on from the state there. Every step's data follow from the seed and the 
 stopped and gone on with ends with the same bytes as one that was not (same machine, albums and arguments).
 
 The rate is constant; the average of the weights is what gets exported, so there is something to export at any time.
---decay lets the rate fall to a twentieth between two numbers of pictures, so it ends a training. One that was ended and
-exported is gone on with in an empty FOLDER by --start: weights and the number of pictures, no moments.
+--decay lets the rate fall to a twentieth between two numbers of pictures, so it ends a training. An empty FOLDER begins
+with an exported model: weights and the number of pictures, no moments. That is the shipped one, or --start's: a
+first edition's folder too (backend.training), which is told the camera and sees four views from then on.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from backend.models.load import load_network, load_text, load_vae
 from backend.models.model_folder import open_folder
 from backend.objects.shapes import KINDS
 from backend.training import export, networks
-from backend.training.dataset import LEARNED, chance, pick
+from backend.training.dataset import FIRST_KINDS, chance, pick
 from backend.training.rings.furniture import NAMES, credits, find_furniture, held_out_instances
 from backend.training.rings.real_things import open_real_albums
 from backend.training.rings.rings import FRAMES, NO_CAPTION_SHARE, RING_POSES, Drawer, open_ring_album
@@ -48,7 +49,7 @@ from backend.weights.layout import read_json
 from dreamflow_blender.contract.language.reading import describe
 from dreamflow_blender.contract.language.vocabulary import THINGS
 
-NAME = "rings"
+NAME, SHIPPED = "rings", built_in("mini")
 CREDITS, PROGRESS = "CREDITS.txt", "progress.json"  # in the model folder
 # An update sees four views: a third to a quarter of the first edition's updates, which measured the same or better.
 RING_SETTINGS: dict[str, Any] = {
@@ -90,8 +91,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--furniture", type=Path, help="the folder of the package's .sh3f files; without it, no real things"
     )
     parser.add_argument("--kinds", help="only these procedural kinds, with commas between them")
-    parser.add_argument("--start", type=Path, help="an exported model's folder, where FOLDER holds no state")
-    parser.add_argument("--export", type=Path, help="write the model folder from the state there, and stop")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=SHIPPED,
+        help="the model's folder to begin with, where FOLDER holds no state (default: the shipped one)",
+    )
+    parser.add_argument(
+        "--export", type=Path, help="write the model folder from the state there, and stop; its kinds stay"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -151,13 +159,11 @@ class Pool:
 class Trainer:
     """The networks, their run in `cache`, and what a step does with them."""
 
-    def __init__(
-        self, cache: Path, seed: int, decay: Sequence[int] | None, start: Path | None = None
-    ) -> None:
+    def __init__(self, cache: Path, seed: int, decay: Sequence[int] | None, start: Path = SHIPPED) -> None:
         self.cache, self.seed, self.decay = cache, seed, decay
         torch.manual_seed(seed)
         self.tokenizer = networks.save_tokenizer(cache / "tokenizer")
-        self.vae, self.unet, self.encoder = second_edition(self.tokenizer.get_vocab())
+        self.vae, self.unet, self.encoder = begin_with(start, self.tokenizer.get_vocab())
         camera = list(self.unet.class_embedding.parameters())
         rest = [
             p for n in (self.unet, self.encoder) for p in n.parameters() if not any(p is c for c in camera)
@@ -167,18 +173,11 @@ class Trainer:
         )
         self.parts: dict[str, nn.Module] = {"unet": self.unet, "text_encoder": self.encoder}
         self.run = Run(NAME, cache, self.parts, self.optimizer, AVERAGE)
-        if not self.run.restore() and start is not None:
-            self._begin_from(start)
-
-    def _begin_from(self, folder: Path) -> None:
-        """An exported model's weights and number of pictures; later data than it has seen."""
-        model, cpu = open_folder(folder), torch.device("cpu")
-        unet = load_network(model, cpu).unet
-        assert isinstance(unet, nn.Module)
-        self.unet.load_state_dict(unet.float().state_dict())
-        self.encoder.load_state_dict(load_text(model, cpu)[1].float().state_dict())
-        self.run.seen = int(read_json(folder / PROGRESS)["pictures"])
-        self.run.step = self.run.seen // BATCH
+        if (
+            not self.run.restore() and (start / PROGRESS).is_file()
+        ):  # else a first edition, which saw no rings
+            self.run.seen = int(read_json(start / PROGRESS)["pictures"])
+            self.run.step = self.run.seen // BATCH  # later data than it has seen
 
     def rate(self) -> float:
         rate = RATE * min(1.0, (self.run.step + 1) / WARMUP)
@@ -190,7 +189,7 @@ class Trainer:
     def train(self, albums: list, minutes: float) -> None:
         """Steps until the minutes, or the decay, are over."""
         known = {kind: WEIGHTS.get(kind, 1.0) for kind in {album.kind for album in albums}}
-        first = {kind: w if kind in LEARNED else FIRST_SHARE * w for kind, w in known.items()}
+        first = {kind: w if kind in FIRST_KINDS else FIRST_SHARE * w for kind, w in known.items()}
         pool = Pool(self.vae, (Drawer(albums, first), Drawer(albums, known)), self.seed)
         sentences = Sentences(self.tokenizer)
         self.unet.train()
@@ -230,9 +229,11 @@ class Trainer:
     def export(self, folder: Path, furniture: Path | None) -> None:
         """The average as a model folder, with the credits of the real things in `furniture`.
 
-        InputError before the first state was saved.
+        It states every kind that was shown; over an older export, those of them that the older one states: which
+        kinds are made well enough to be offered is decided in its dreamflow.json. InputError before the first state
+        was saved.
         """
-        if not self.run.seen:
+        if not self.run.average:
             raise InputError(f"There is no training state in {self.cache}.", "Train first, without --export.")
         self.run.put_average()
         items = (
@@ -240,6 +241,8 @@ class Trainer:
         )
         held = held_out_instances(items)
         kinds = [kind for kind in THINGS if kind in KINDS or any(item.kind == kind for item in items)]
+        if (stated := folder / "dreamflow.json").is_file():
+            kinds = [kind for kind in kinds if kind in read_json(stated)["kinds"]]
         text = credits([item for item in items if item.id not in held]) if items else ""
         write_rings_model(folder, self.parts | {"vae": self.vae}, kinds, text)
         export.write_json(folder / PROGRESS, {"pictures": self.run.seen})
@@ -267,10 +270,15 @@ def write_rings_model(folder: Path, parts: dict[str, nn.Module], kinds: Sequence
         write_text(folder / CREDITS, credits)
 
 
-def second_edition(vocabulary: dict[str, int]) -> tuple[AutoencoderKL, UNet2DConditionModel, nn.Module]:
-    """The shipped base model with a camera embedding that says nothing yet, and rows for the new words."""
+def begin_with(
+    folder: Path, vocabulary: dict[str, int]
+) -> tuple[AutoencoderKL, UNet2DConditionModel, nn.Module]:
+    """The VAE, UNet and text encoder of a model folder, with rows for words that it does not know.
+
+    A first edition's UNet gets a camera embedding, which says nothing yet.
+    """
     cpu = torch.device("cpu")
-    model = open_folder(built_in("mini"))
+    model = open_folder(folder)
     old_tokenizer, old_encoder = load_text(model, cpu)
     old_unet = load_network(model, cpu).unet
     assert isinstance(old_unet, nn.Module)

@@ -139,7 +139,7 @@ def held_out_instances(found: list[Furniture]) -> set[str]:
 def credits(found: list[Furniture]) -> str:
     """Who made the models, by licence: the text that goes with weights trained on them."""
     lines = [
-        "The embedded prior's second edition was also trained on pictures of these models from the catalogues of",
+        "DreamFlow's built-in model was also trained on pictures of these models from the catalogues of",
         "Sweet Home 3D (Debian's package sweethome3d-furniture), rendered, fitted into a ball and partly recoloured.",
         "None of them is included.",
     ]

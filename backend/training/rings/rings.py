@@ -1,4 +1,4 @@
-"""The second edition's training data: rings of four views of one object, 90 degrees apart, before one background.
+"""The built-in prior's training data: rings of four views of one object, 90 degrees apart, before one background.
 
 A ring shares elevation, distance and background; captions say nothing of the view, the camera's matrix does. Albums
 hold maps, not pictures, as in training/dataset.py:

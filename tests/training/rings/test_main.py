@@ -1,4 +1,4 @@
-"""Training of rings: it starts as the shipped model, and a run in two parts ends with the bytes of one in one part."""
+"""Training of rings: how it starts, and that a run in two parts ends with the bytes of one in one part."""
 
 from __future__ import annotations
 
@@ -16,30 +16,47 @@ from backend.jobs.priors import built_in
 from backend.models.load import load_network, load_text
 from backend.models.model_folder import open_folder
 from backend.objects.shapes import KINDS
-from backend.training import networks
+from backend.training import export, networks
 from backend.training.rings import __main__
 from backend.training.rings.rings import FRAMES, Drawer, RingAlbum, open_ring_album, ring_cameras
 
 
-def test_step_0_is_the_shipped_model(tmp_path: Path) -> None:
-    tokenizer = networks.save_tokenizer(tmp_path)
-    _, unet, encoder = __main__.second_edition(tokenizer.get_vocab())
-    model = open_folder(built_in("mini"))
+@pytest.fixture(scope="module")
+def first_edition(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder as backend.training writes it, untrained: it is told no camera."""
+    folder = tmp_path_factory.mktemp("first") / "base"
+    torch.manual_seed(0)
+    words = len(networks.save_tokenizer(folder.parent / "tokenizer"))
+    parts = {"unet": networks.make_unet(False), "text_encoder": networks.make_text_encoder(False, words)}
+    export.write_model(folder, parts | {"vae": networks.make_vae()}, refiner=False)
+    return folder
+
+
+@pytest.mark.parametrize("start", ["shipped", "first edition"])
+def test_step_0_is_the_model_that_it_starts_from(tmp_path: Path, first_edition: Path, start: str) -> None:
+    tokenizer = networks.save_tokenizer(tmp_path / "tokenizer")
+    shipped = start == "shipped"
+    folder = built_in("mini") if shipped else first_edition
+    trainer = __main__.Trainer(tmp_path, 0, None, folder)
+    assert (trainer.run.seen >= 380_000) == shipped and trainer.run.step == trainer.run.seen // 32
+    unet, encoder, model = trainer.unet, trainer.encoder, open_folder(folder)
     old_tokenizer, old_encoder = load_text(model, torch.device("cpu"))
     old_unet = load_network(model, torch.device("cpu")).unet.float()
-    told = {"padding": "max_length", "max_length": networks.TEXT_LENGTH, "return_tensors": "pt"}
+    padded = {"padding": "max_length", "max_length": networks.TEXT_LENGTH, "return_tensors": "pt"}
     text = "a normal map of a red duck with a blue beak"
     camera = ring_cameras(1, torch.Generator().manual_seed(0), 64)
     x = torch.randn(FRAMES, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([900, 600, 300, 10])
-    join_frames(unet, 1)
+    for network in (unet, old_unet):
+        join_frames(network, 1)
     with torch.no_grad():
-        new = encoder(tokenizer(text, **told).input_ids).last_hidden_state
-        old = old_encoder.float()(old_tokenizer(text, **told).input_ids).last_hidden_state
-        a = unet(
-            x, t, encoder_hidden_states=new.expand(FRAMES, -1, -1), class_labels=camera_label(camera.c2w)
-        ).sample
-        b = old_unet(x, t, encoder_hidden_states=old.expand(FRAMES, -1, -1)).sample
+        new = encoder(tokenizer(text, **padded).input_ids).last_hidden_state
+        old = old_encoder.float()(old_tokenizer(text, **padded).input_ids).last_hidden_state
+        told = {"encoder_hidden_states": new.expand(FRAMES, -1, -1), "class_labels": camera_label(camera.c2w)}
+        a = unet(x, t, **told).sample
+        if not shipped:
+            del told["class_labels"]
+        b = old_unet(x, t, **told).sample
     assert torch.equal(new, old)
     assert torch.allclose(a, b, atol=1e-6)
 
@@ -61,8 +78,8 @@ def albums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RingAlbum]:
     return [open_ring_album(tmp_path / "albums", kind, count=2) for kind in ("ball", "cone")]
 
 
-def run(folder: Path, albums: list[RingAlbum], pictures: int) -> dict[str, torch.Tensor]:
-    trainer = __main__.Trainer(folder, 3, (10**6, pictures))  # ends at `pictures`, no decay before
+def run(folder: Path, albums: list[RingAlbum], pictures: int, start: Path) -> dict[str, torch.Tensor]:
+    trainer = __main__.Trainer(folder, 3, (10**6, pictures), start)  # ends at `pictures`, no decay before
     trainer.train(albums, 60)
     return {name: value.detach().clone() for name, value in trainer.run.parameters().items()} | {
         f"average.{name}": value.clone() for name, value in trainer.run.average.items()
@@ -70,20 +87,28 @@ def run(folder: Path, albums: list[RingAlbum], pictures: int) -> dict[str, torch
 
 
 @pytest.mark.slow
-def test_going_on_ends_with_the_same_bytes(tmp_path: Path, albums: list[RingAlbum]) -> None:
-    whole = run(tmp_path / "whole", albums, 56)
-    run(tmp_path / "torn", albums, 24)
-    torn = run(tmp_path / "torn", albums, 56)
+def test_going_on_ends_with_the_same_bytes(
+    tmp_path: Path, albums: list[RingAlbum], first_edition: Path
+) -> None:
+    whole = run(tmp_path / "whole", albums, 56, first_edition)
+    run(tmp_path / "torn", albums, 24, first_edition)
+    torn = run(tmp_path / "torn", albums, 56, first_edition)
     assert whole.keys() == torn.keys()
     assert all(torch.equal(whole[name], torn[name]) for name in whole)
     moved = [name for name in whole if "class_embedding.linear_2" in name and whole[name].abs().max() > 0]
     assert len(moved) == 4  # weight and bias, and their averages
 
 
-def test_an_exported_model_is_gone_on_with(tmp_path: Path, albums: list[RingAlbum]) -> None:
-    first = __main__.Trainer(tmp_path / "first", 3, (10**6, 8))
+def test_an_exported_model_is_gone_on_with_and_keeps_its_kinds(
+    tmp_path: Path, albums: list[RingAlbum], first_edition: Path
+) -> None:
+    first = __main__.Trainer(tmp_path / "first", 3, (10**6, 8), first_edition)
     first.train(albums, 60)
     first.export(tmp_path / "model", None)
+    path = tmp_path / "model" / "dreamflow.json"
+    export.write_json(path, json.loads(path.read_text("utf-8")) | {"kinds": ["cone", "sofa", "ball"]})
+    first.export(tmp_path / "model", None)
+    assert json.loads(path.read_text("utf-8"))["kinds"] == ["ball", "cone"], "no sofa was shown"
     configs = [path.read_text("utf-8") for path in (tmp_path / "model").rglob("*.json")]
     assert not any("_name_or_path" in text for text in configs), "a path of the machine that trained it"
     second = __main__.Trainer(tmp_path / "second", 3, None, tmp_path / "model")
@@ -118,9 +143,9 @@ def test_a_kind_is_drawn_by_its_weight_and_never_in_a_held_out_colour(albums: li
 
 
 def test_an_export_is_whole_states_the_ring_and_credits_the_makers(
-    tmp_path: Path, albums: list[RingAlbum]
+    tmp_path: Path, albums: list[RingAlbum], first_edition: Path
 ) -> None:
-    run(tmp_path / "run", albums, 16)
+    run(tmp_path / "run", albums, 16, first_edition)
     trainer = __main__.Trainer(tmp_path / "run", 3, None)
     trainer.export(tmp_path / "model", None)
     stated = json.loads((tmp_path / "model" / "dreamflow.json").read_text("utf-8"))
