@@ -28,7 +28,7 @@ EXAMPLES = """\
 examples:
   python -m backend models                      what there is, what is here, where it would come from
   python -m backend models fetch sd --dry-run   which files would be fetched, with their sizes
-  python -m backend models fetch                all that is missing; may be stopped and repeated
+  python -m backend models fetch                every prior and refiner that is missing; may be stopped and repeated
   python -m backend models find ComfyUI/models  what lies there, and which option takes it
   python -m backend models verify               compare every file with the hash it was fetched with
 """
@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
     models.add_argument("--json", action="store_true", help="one JSON object a line")
     actions = models.add_subparsers(dest="action", metavar="ACTION")
     fetch = actions.add_parser("fetch", help="fetch what is missing: safetensors, JSON and text only")
-    fetch.add_argument("name", nargs="?", metavar="NAME", help="one model (default: all)")
+    fetch.add_argument("name", nargs="?", metavar="NAME", help="one model (default: all priors and refiners)")
     fetch.add_argument("--dry-run", action="store_true", help="say what would be fetched, and fetch nothing")
     verify = actions.add_parser(
         "verify", help="compare what is here with its hashes; damaged files are removed"
@@ -123,7 +123,8 @@ class Reporter:
 
 
 def _list(reporter: Reporter) -> int:
-    from backend.weights.sources import Hub, find, known_models, models_file, read_record, shortfall, store
+    from backend.weights.catalogue import Hub
+    from backend.weights.sources import find, known_models, models_file, read_record, shortfall, store
 
     for name, title in BUILT_IN.items():
         text = f"{name}: {title}\n  here     built in: nothing is fetched"
@@ -147,6 +148,9 @@ def _list(reporter: Reporter) -> int:
             "from": ", then ".join(str(source) for source in model.sources),
             "here": here,
         }
+        given = [str(path) for path in model.given(folder)] if folder and model.option else []
+        if given:
+            rows["use"] = f"\n{'':<11}".join(f"{model.option} {path}" for path in given)
         text = f"{model.name}: {model.title} ({model.role})\n"
         reporter.line(
             text + "\n".join(f"  {name:<8} {value}" for name, value in rows.items()),
@@ -162,6 +166,8 @@ def _list(reporter: Reporter) -> int:
             approximate=not record,
             commit=record.commit if record else None,
             folder=str(folder) if folder else None,
+            option=model.option,
+            given=given,
         )
     reporter.line(
         f"Fetched to {store()} (HF_HOME); other sources may be named in {models_file()}.",
@@ -176,7 +182,8 @@ def _fetch(name: str | None, dry_run: bool, reporter: Reporter) -> int:
     from backend.weights.fetch import fetch, make_plan
     from backend.weights.sources import find, known_models, model_named
 
-    for model in [model_named(name)] if name else known_models().values():
+    wanted = [model_named(name)] if name else [each for each in known_models().values() if not each.option]
+    for model in wanted:
         folder = find(model)
         if folder:
             reporter.line(f"{model.name} is here: {folder}", "fetched", name=model.name, folder=str(folder))
@@ -269,7 +276,8 @@ def _find(folder: Path, reporter: Reporter) -> int:
         text = f"{found.option or 'not used':<15} {found.path}\n{'':<15} {found.what}"
         reporter.line(text, "found", path=str(found.path), what=found.what, option=found.option)
     if not count:
-        reporter.line(f"{folder} holds no model that can be used.", "nothing", folder=str(folder))
+        none = f"{folder} holds no model that can be used."
+        reporter.line(none, "failed", message=none, todo="Choose another folder.")
     return OK if count else FAILED
 
 

@@ -73,22 +73,23 @@ def open_prior(
             )
         return RoomPrior(torch.device(device)) if scene else ExactPrior(torch.device(device))
     from backend.models.model_folder import local_path
-    from backend.weights.sources import NAMES, find_if_fetched, require
+    from backend.weights.catalogue import PRIORS
+    from backend.weights.sources import find_if_fetched, require
 
     if str(name_or_folder) == "sd" and phi_folder is None:
         phi_folder = find_if_fetched("sd-phi")
     elif str(phi_folder) in ("shared", "none"):
         phi_folder = None
-    elif str(phi_folder) in NAMES:
+    elif str(phi_folder) in PRIORS:
         phi_folder = require(str(phi_folder))
     if str(name_or_folder) in BUILT_IN:
         name_or_folder = built_in(str(name_or_folder))
-    elif str(name_or_folder) in NAMES:
+    elif str(name_or_folder) in PRIORS:
         name_or_folder = require(str(name_or_folder))
     if not local_path(name_or_folder).exists():
         raise ModelError(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
-            f"Give 'mini', 'exact', one of {', '.join(NAMES)} once `python -m backend models fetch` has brought it,"
+            f"Give 'mini', 'exact', one of {', '.join(PRIORS)} once `python -m backend models fetch` has brought it,"
             " or the path of a model's .safetensors file, or of a folder in diffusers' layout, the one that holds"
             " model_index.json (Stable Diffusion 1 or 2, SDXL, MVDream, or the SDXL refiner).",
         )

@@ -122,7 +122,8 @@ def _shown_by(path: Path) -> tuple[str, ...]:
                 f"{stated}: shows is {shows!r:.60}, expected depth, normal or both.", "Correct the file."
             )
         return tuple(shows)
-    name = path.name.lower()
+    # in the hub's cache the folder is a commit's
+    name = (path.parents[1] if path.parent.name == "snapshots" else path).name.lower()
     found = tuple(kind for kind, words in NAMES.items() if any(word in name for word in words))
     if len(found) != 1:
         raise ModelError(

@@ -27,12 +27,11 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from backend.errors import DiskError, ModelError
+from backend.weights.catalogue import Hub, Model
 from backend.weights.sources import (
     ACCEPTED,
     LARGEST,
     RECORD,
-    Hub,
-    Model,
     Record,
     Refused,
     files_used,
@@ -116,7 +115,7 @@ def make_plan(model: Model) -> Plan:
     open_transport()
     for source in model.sources:
         if isinstance(source, Path):
-            reasons.append(f"{source}: there is no model_index.json")
+            reasons.append(f"{source}: there is no {model.marker}")
             continue
         try:
             commit, listed = list_files(source)

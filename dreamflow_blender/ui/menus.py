@@ -66,8 +66,8 @@ JOBS = (
     "dismiss",
 )
 SETUP = (
-    "set_up", "cancel_task", "check_setup", "list_models", "remove_setup", "open_preferences", "open_log",
-    "copy_report", "open_documentation", "open_credits",
+    "set_up", "cancel_task", "check_setup", "list_models", "find_models", "remove_setup", "open_preferences",
+    "open_log", "copy_report", "open_documentation", "open_credits",
 )  # fmt: skip
 
 

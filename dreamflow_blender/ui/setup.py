@@ -38,6 +38,11 @@ MENDS = {  # what `doctor` gives a command line for
     "folder": "Choose another folder below, or allow writing to this one.",
     "driver": "Install the graphics card's newest driver, and restart the computer.",
 }
+ADDED = {  # by the option that takes it
+    "--control": "Shows the model the object's depth or normals while it is painted",
+    "--image-adapter": "Shows the model a reference picture while it paints",
+}
+TAKES = {"--prior": "prior_folder", "--refiner": "refiner_folder"}
 CHECK_ICONS = {"good": "CHECKMARK", "note": "INFO", "problem": "ERROR"}
 
 
@@ -135,7 +140,12 @@ def draw_models(layout: Layout, context: bpy.types.Context, preferences: Any) ->
     for model in findings.models:
         draw_model(body, model)
     if tasks.current is None:
-        body.operator("dreamflow.list_models", icon="FILE_REFRESH")
+        row = body.row()
+        row.operator("dreamflow.list_models", icon="FILE_REFRESH")
+        row.operator("dreamflow.find_models", icon="VIEWZOOM")
+    for found in findings.in_folder:
+        draw_use(body, str(found.get("path", "")), str(found.get("option", "")))
+        ui_parts.paragraph(body, bpy.context, str(found.get("what", "")), "BLANK1")
     column = _column(body)
     _field(column, preferences, "models_folder")
     for name in ("prior_folder", "refiner_folder"):
@@ -156,8 +166,24 @@ def draw_model(layout: Layout, model: dict[str, Any]) -> None:
     if cards := model.get("cards"):
         about_it += f", {translated('fits graphics cards from {size} GB').format(size=cards[0])}"
     ui_parts.paragraph(layout, bpy.context, about_it, "BLANK1")
-    if purpose := PURPOSES.get(str(model.get("name", ""))):
+    option = str(model.get("option", ""))
+    if purpose := PURPOSES.get(str(model.get("name", "")), ADDED.get(option)):
         ui_parts.paragraph(layout, bpy.context, purpose, "BLANK1")
+    for path in model.get("given", ()):
+        draw_use(layout, str(path), option)
+
+
+def draw_use(layout: Layout, path: str, option: str) -> None:
+    """A file or folder that is here, and the button that takes it into the settings."""
+    row = layout.row()
+    row.label(text=words.shorten_start(path, 60), translate=False, icon="BLANK1")
+    row.operator_context = "EXEC_DEFAULT"  # the path is known: no file browser
+    if option in TAKES:
+        button = row.operator("dreamflow.choose_model", text="Use", icon="CHECKMARK")
+        button.setting = TAKES[option]
+    else:
+        button = row.operator("dreamflow.add_lora", icon="ADD")
+    button.filepath = path
 
 
 def _column(layout: Layout) -> Layout:

@@ -61,7 +61,7 @@ def test_a_window_asks_for_no_command_line():
 
 
 def test_what_is_said_of_a_model_is_what_the_backend_fetches():
-    from backend.weights.sources import DEFAULTS
+    from backend.weights.catalogue import DEFAULTS
 
     stated = {m.name: (m.title, round(m.approximate_size / 1e9, 1), m.licence) for m in DEFAULTS}
     assert {name: stated[name] for name in work.STATED} == work.STATED

@@ -11,7 +11,8 @@ from huggingface_hub import constants
 
 from backend import __main__ as cli
 from backend.weights import transport
-from backend.weights.sources import NAMES, find, home_of, model_named
+from backend.weights.catalogue import NAMES, PRIORS
+from backend.weights.sources import find, home_of, model_named
 from tests.tools.hub_server import Fault, HubServer, offer
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +67,7 @@ def test_a_dry_run_lists_files_and_fetches_none(server, capsys):
 def test_fetch_brings_what_is_missing_and_the_list_knows(server, capsys):
     assert cli.main(["models", "fetch"]) == 0
     out = capsys.readouterr().out
-    for name in NAMES:
+    for name in PRIORS:
         size = "2.87 kB" if name == "sdxl" else "2.14 kB"
         assert f"{name}: {size} of {size} to fetch from" in out and f"{name} is here: " in out
     assert "  sd    0 %" in out
@@ -74,8 +75,32 @@ def test_fetch_brings_what_is_missing_and_the_list_knows(server, capsys):
     assert cli.main(["models", "fetch"]) == 0
     assert cli.main(["models"]) == 0
     out = capsys.readouterr().out
-    assert "about" not in out and str(find(REFINER)) in out
+    assert out.count("about") == len(NAMES) - len(PRIORS) and str(find(REFINER)) in out
     assert len(server.seen) == before
+
+
+def test_what_is_added_to_a_prior_is_fetched_by_name_and_says_what_takes_it(server, capsys):
+    files = ["models/ip-adapter_sd15.safetensors", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors"]
+    for name, option, given in (
+        ("controlnet-depth-sd15", "--control", [""]),
+        ("ip-adapter", "--image-adapter", files),
+    ):
+        model = model_named(name)
+        if name == "ip-adapter":  # published in one precision alone
+            both = server.repos[model.sources[0].id]
+            server.repos[model.sources[0].id] = {
+                path: data for path, data in both.items() if ".fp16." not in path
+            }
+        assert cli.main(["models", "fetch", name]) == 0
+        capsys.readouterr()
+        assert cli.main(["models"]) == 0
+        out, folder = capsys.readouterr().out, home_of(model.sources[0])
+        for path in given:
+            assert f"{option} {folder / path}\n" in out and (folder / path).exists()
+        there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+        assert len(there) == len(model.files) + len(model.weights) + 2  # the record, the lock
+    assert cli.main(["models", "verify", "ip-adapter"]) == 0
+    assert "4 files checked by hash, 0 damaged" in capsys.readouterr().out
 
 
 def test_verify_removes_what_is_damaged_and_fetch_mends_it(server, capsys):
@@ -112,7 +137,10 @@ def test_a_folder_of_the_users_own_is_looked_at_and_left_alone(tmp_path, capsys)
 
 def test_errors_say_what_to_do(server, capsys):
     assert cli.main(["models", "fetch", "sd9"]) == 2
-    assert "Give one of sd, sd-phi, sdxl, sdxl-refiner, mvdream." in capsys.readouterr().err
+    assert (
+        "Give one of sd, sd-phi, sdxl, sdxl-refiner, mvdream, controlnet-depth-sd15,"
+        in capsys.readouterr().err
+    )
     assert cli.main(["models", "verify", "sd"]) == 1
     assert "python -m backend models fetch sd" in capsys.readouterr().err
     server.faults[UNET] = [Fault(404)]

@@ -21,8 +21,9 @@ from backend.models.load import load_network, load_text, load_tokenizer, load_va
 from backend.models.model_folder import open_folder
 from backend.models.text import tokenize
 from backend.weights import sources
+from backend.weights.catalogue import Model
 from backend.weights.fetch import fetch, make_plan
-from backend.weights.sources import RECORD, Model, Record, find, home_of, model_named, read_record
+from backend.weights.sources import RECORD, Record, find, home_of, model_named, read_record
 from tests.tools import published_configs as published
 from tests.tools.hub_server import HubServer
 from tests.tools.real_folders import build, old_name, published_name, reduced

@@ -4,18 +4,18 @@ import json
 import shutil
 
 import pytest
+from diffusers import ControlNetModel
 from huggingface_hub import constants
+from PIL import Image
 from transformers import CLIPTokenizer
 from transformers import tokenization_utils_base as tokenization
 
 from backend.errors import InputError, ModelError
 from backend.jobs.priors import open_prior
 from backend.weights import layout
+from backend.weights.catalogue import DEFAULTS, PRIORS, Hub
 from backend.weights.fetch import fetch, make_plan
 from backend.weights.sources import (
-    DEFAULTS,
-    NAMES,
-    Hub,
     Refused,
     files_used,
     find,
@@ -27,6 +27,7 @@ from backend.weights.sources import (
     read_record,
     require,
 )
+from tests.tools import tiny_control, tiny_reference
 from tests.tools.hub_server import HubServer, offer
 
 
@@ -43,7 +44,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("model", DEFAULTS, ids=NAMES)
+@pytest.mark.parametrize("model", DEFAULTS[: len(PRIORS)], ids=PRIORS)
 def test_the_files_are_those_that_are_opened(model):
     """Against models/model_folder.py, which opens them, and transformers, which knows the names it reads."""
     components = set(layout.COMPONENTS[model.pipeline])
@@ -61,7 +62,7 @@ def test_the_files_are_those_that_are_opened(model):
     assert expected == {name for name in listed if name.startswith("tokenizer")}
 
 
-@pytest.mark.parametrize("model", DEFAULTS, ids=NAMES)
+@pytest.mark.parametrize("model", DEFAULTS[: len(PRIORS)], ids=PRIORS)
 def test_the_size_is_that_of_the_networks_in_half_precision(model):
     """Parameters of UNet, VAE and text encoder as tests/models/test_model_folder.py counts them."""
     sdxl = {"sdxl": [2567, 84, 123, 695], "sdxl-refiner": [2260, 84, 695]}
@@ -177,6 +178,43 @@ def test_a_damaged_record_does_not_count(text):
     folder = home_of(sd.sources[0])
     write(folder, offer(sd) | {"fetched.json": text.encode()})
     assert find(sd) is None and read_record(folder) is None
+
+
+def test_additions_open_where_the_fetcher_puts_them(base_folder, monkeypatch, tmp_path):
+    """Tiny ones in the hub's layout, through the fetcher or the hub's own cache into a prior."""
+    control, picture = model_named("controlnet-depth-sd15"), model_named("ip-adapter")
+    tiny_control.beside(base_folder, ControlNetModel, tmp_path / "net")
+    adapter = tiny_reference.beside(base_folder, tmp_path / "models")
+    (tmp_path / "sdxl_models").mkdir()
+    shutil.copy(adapter, tmp_path / "sdxl_models/ip-adapter_sdxl_vit-h.safetensors")
+    adapter.rename(tmp_path / "models/ip-adapter_sd15.safetensors")
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        for model, folder in ((control, tmp_path / "net"), (picture, tmp_path)):
+            files = {name: (folder / name).read_bytes() for name in model.files}
+            files |= {
+                f"{stem}.safetensors": (folder / f"{stem}.safetensors").read_bytes() for stem in model.weights
+            }
+            server.repos[model.sources[0].id] = files
+            assert find(model) is None
+            list(fetch(make_plan(model)))
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    for path in picture.given(find(picture)):
+        prior = open_prior(
+            base_folder, "cpu", controls=[str(find(control))], image=str(tmp_path / "red.png"), image_adapter=str(path)
+        )  # fmt: skip
+        assert (
+            prior.describe()["controls"][0]["shows"] == ("depth",)
+            and path.name in prior.describe()["image"]["sha256"]
+        )
+    cached = tmp_path / "home/hub/models--lllyasviel--control_v11f1p_sd15_depth"
+    shutil.copytree(find(control), cached / "snapshots" / ("a" * 40))
+    write(cached, {"refs/main": b"a" * 40})
+    shutil.rmtree(home_of(control.sources[0]))
+    assert find(control) == cached / "snapshots" / ("a" * 40)
+    assert open_prior(base_folder, "cpu", controls=[str(find(control))])
+    with pytest.raises(ModelError, match="There is no prior 'ip-adapter'"):
+        open_prior("ip-adapter", "cpu")
 
 
 def test_what_is_in_the_hubs_own_cache_is_used(home):

