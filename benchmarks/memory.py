@@ -1,7 +1,7 @@
 """How much memory an iteration needs with networks of the real size: counted, without such a machine.
 
     python -m benchmarks.memory [--dtype float32] [--only sd sdxl refiner mvdream] [--no-phi]
-        [--control]
+        [--control] [--sides]
 
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
@@ -32,6 +32,9 @@ from backend.diffusion.savings import SAVINGS, Savings, save_network, save_vae
 from backend.diffusion.schedule import noise_levels
 from backend.models.latent_prior import to_latent
 from backend.scene.camera import orbit
+from backend.sides.adapter import SixViews, attentions_of, reader_of
+from backend.sides.attention import RowColumnAttention, Shown
+from backend.sides.views import COUNT, SixSides
 from tests.tools.published_configs import SDXL_BASE
 from tests.tools.tiny_models import NUMBERS, unet, vae
 
@@ -118,10 +121,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *_args: Any, **_options: Any) -> Ten
 
 
 def iteration(
-    kind: str, savings: Savings, dtype: torch.dtype, with_phi: bool = True, with_control: bool = False
+    kind: str,
+    savings: Savings,
+    dtype: torch.dtype,
+    with_phi: bool = True,
+    with_control: bool = False,
+    with_sides: bool = False,
 ) -> tuple[float, float]:
-    """(weights, peak) of one iteration of one view, or one ring, in GB."""
-    native, side = SIDES[kind]
+    """(weights, peak) of one iteration of one view, of one ring, or of MV-Adapter's six sides, in GB."""
+    native, side = (768, 768) if with_sides and kind == "sdxl" else SIDES[kind]
     numbers = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"]
     name: Any = "refiner" if kind == "refiner" else "sd21-base"
     alive = Alive()
@@ -136,20 +144,28 @@ def iteration(
             net = ControlNetModel.from_unet(own.unet).to(dtype).requires_grad_(False)
             own = replace(own, controls=(Control(net, ("depth",), 1.0),))
             base = own if base.unet is own.unet else base
+        if with_sides:
+            own = replace(own, sides=six_views(own.unet, dtype))
+            base = own if base.unet is own.unet else base
         save_vae(savings, encoder)
         weights = alive.peak = (
             alive.now
         )  # what it took to build them, in float32 at first, is not an iteration's
         text = text_of(kind, 1)
-        views = FRAMES[kind]
+        views = COUNT if with_sides else FRAMES[kind]
         image = torch.empty(views, side, side, 3, requires_grad=True)
         with torch.device("cpu"):
             ones = torch.ones(views)
             camera = orbit(ones, ones, ones, 50 * ones, side, side)
-        x = to_latent(encoder, image, native, 8)
+            if with_sides:
+                camera = SixSides().sample(torch.Generator(), 1, side, side)
+        x = to_latent(encoder, image, native, 8, with_sides and savings.checkpoint_encode)
         phi, shape = None, None
-        if with_control:
-            shape = ShownShape(lambda views: torch.empty(len(views), side, side, 4), side // x.shape[-1])
+        if with_control or with_sides:
+            sides = (lambda _, shape: torch.empty(len(shape), 6, side, side)) if with_sides else None
+            shape = ShownShape(
+                lambda views: torch.empty(len(views), side, side, 4), side // x.shape[-1], sides
+            )
         if with_phi:
             phi = LoRAPhi(base, text, 4, 1e-4, 1, 0, shape if base is own else None)
             for group in phi._optimizer.param_groups:
@@ -164,6 +180,15 @@ def iteration(
                 goal = goal - phi(z, LEVEL, camera)
         (x - goal).square().sum().backward()
     return weights / 1e9, alive.peak / 1e9
+
+
+def six_views(net: Any, dtype: torch.dtype) -> SixViews:
+    """MV-Adapter on the UNet, without contents."""
+    shown, processors = Shown(1.0), dict(net.attn_processors)
+    for name, width in attentions_of(net).items():
+        processors[name] = RowColumnAttention(processors[name], width, shown).to(dtype).requires_grad_(False)
+    net.set_attn_processor(processors)
+    return SixViews(reader_of(net, 8).to(dtype).requires_grad_(False), shown)
 
 
 def captured(kind: str, dtype: torch.dtype) -> float:
@@ -185,13 +210,16 @@ def main() -> None:
     parser.add_argument("--only", choices=tuple(SIDES), nargs="+", default=tuple(SIDES))
     parser.add_argument("--no-phi", action="store_true", help="D_phi(x) = x, as --phi none has it")
     parser.add_argument("--control", action="store_true", help="a ControlNet on D_p's network")
+    parser.add_argument("--sides", action="store_true", help="MV-Adapter's six views on D_p's network")
     options = parser.parse_args()
     nn.functional.scaled_dot_product_attention = attend
     logging.set_verbosity_error()
     for kind in options.only:
         for words, savings in SAVINGS:
             dtype = getattr(torch, options.dtype)
-            weights, peak = iteration(kind, savings, dtype, not options.no_phi, options.control)
+            weights, peak = iteration(
+                kind, savings, dtype, not options.no_phi, options.control, options.sides
+            )
             print(
                 f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB",
                 flush=True,

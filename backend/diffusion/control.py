@@ -21,6 +21,7 @@ UNION_PLACES = {"depth": 1, "normal": 4}  # among the kinds of a union model (Co
 # of B views: depth along the view in metres, infinite where nothing is, and the normals (x right, y up, z towards the
 # camera, zero where nothing is), [B,H,W,4]
 DrawShape = Callable[[Camera], Tensor]
+EncodeSides = Callable[[Camera, Tensor], Tensor]  # cameras and what DrawShape gives to maps [B,6,H,W]
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,19 @@ def encode_maps(shape: Tensor) -> Tensor:
 class ShownShape:
     """The maps of whatever views are looked at. Those of the last ones are kept: D_p and D_phi look at the same."""
 
-    def __init__(self, draw: DrawShape, factor: int) -> None:
-        """factor: pixels per latent pixel along a side."""
-        self._draw, self._factor = draw, factor
+    def __init__(self, draw: DrawShape, factor: int, sides: EncodeSides | None = None) -> None:
+        """factor: pixels per latent pixel along a side; sides: what else is shown, after the maps of a ControlNet."""
+        self._draw, self._factor, self._sides = draw, factor, sides
         self._last: tuple[Camera, Tensor] | None = None
 
     def __call__(self, camera: Camera, z: Tensor) -> Tensor:
-        """[B,6,H,W] for the views whose latents are z [B,C,h,w]."""
+        """[B,6,H,W], or with sides [B,12,H,W], for the views whose latents are z [B,C,h,w]."""
         height, width = (self._factor * side for side in z.shape[2:])
         if self._last is None or self._last[0] is not camera or self._last[1].shape[2:] != (height, width):
-            self._last = camera, encode_maps(self._draw(camera.resized(height, width)))
+            resized = camera.resized(height, width)
+            shape = self._draw(resized)
+            parts = [encode_maps(shape), *([] if self._sides is None else [self._sides(resized, shape)])]
+            self._last = camera, torch.cat(parts, 1)
         return self._last[1]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from backend.diffusion.control import Control, residuals
 from backend.diffusion.convention import CONVENTIONS, Convention, Prediction
 from backend.diffusion.graphs import Graphs, Inputs
-from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.schedule import NoiseLevel, shifted_timestep
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Text:
     pooled    [B,P] projected sentence embedding, for SDXL alone
     time_ids  [B,6] SDXL's sizes and crop; [B,5] with its refiner, which has an aesthetic score
     label     [B,16] where the camera stands (camera_label.py), for networks that take it
-    maps      [B,6,H,W] the shape that is seen (control.py), for networks that are shown it
+    maps      [B,6,H,W] or [B,12,H,W] the shape that is seen (control.py), for networks that are shown it
     picture   [B,P,E] what a reference picture says (models/reference.py), for networks that read one
     frame     [B,C,h,w] that picture's latents, for networks that see it beside a ring (models/imagedream.py)
     """
@@ -64,6 +64,18 @@ def join(first: Text, second: Text) -> Text:
     return Text(**parts)
 
 
+class SixViews(Protocol):
+    """What joins six views of a shape that stands still (models/sides.py)."""
+
+    shift: float  # of schedule.shifted_timestep
+
+    def features(self, maps: Tensor) -> list[Tensor]:
+        """What is added to the UNet's own on the way down, of maps [B,6,H,W]."""
+
+    def show(self, on: bool) -> None:
+        """Whether the UNet's attention joins the views, from now on."""
+
+
 @dataclass(frozen=True)
 class Network:
     """A UNet in diffusers' calling convention and what its output means."""
@@ -75,6 +87,7 @@ class Network:
     takes_camera: bool = False  # whether it takes the camera as a label, or in words alone
     frames: int = 1  # views of a ring, neighbours in a batch, that its self-attention joins
     controls: tuple[Control, ...] = ()  # what shows it the maps of a text that has them
+    sides: SixViews | None = None  # what is shown the last six of twelve maps
     reads_picture: bool = False  # whether its cross-attention reads what a reference picture says
 
     @property
@@ -90,11 +103,12 @@ class Network:
         who     tells D_p from D_phi, which may be the same UNet with adapters
         camera  [B,E] float32, D_phi's: added to what the UNet makes of the timestep
         """
+        time = self.convention.timestep(level)
+        if self.sides is not None and text.maps is not None:
+            time = shifted_timestep(level.sigma, self.sides.shift)
         inputs = {
             "sample": (z * self.convention.scale_in(level)).to(self.dtype),
-            "timestep": torch.full(
-                (len(z),), self.convention.timestep(level), dtype=torch.float32, device=z.device
-            ),
+            "timestep": torch.full((len(z),), time, dtype=torch.float32, device=z.device),
             "hidden": text.hidden.to(self.dtype),
         }
         if text.pooled is not None:
@@ -127,6 +141,11 @@ class Network:
             with torch.no_grad():  # D_phi learns nothing through them
                 shown = inputs["maps"], inputs.get("label")
                 more |= residuals(self.controls, sample, timestep, hidden, added or None, *shown)
+        if self.sides is not None:
+            self.sides.show("maps" in inputs)
+            if "maps" in inputs:
+                with torch.no_grad():
+                    more["down_intrablock_additional_residuals"] = self.sides.features(inputs["maps"][:, 6:])
         read: Any = (hidden, [inputs["picture"]]) if "picture" in inputs else hidden
         with added_to_time(self.unet, inputs.get("camera")):
             output = self.unet(

@@ -130,6 +130,9 @@ class PriorSpec:
     prediction: str = ""
     vae: str = ""  # a folder beside this one whose VAE it shares; empty: its own
     vae_scale: float = 1.0  # of that VAE's latents, times its own scaling_factor
+    still: PriorSpec | None = (
+        None  # what holds while a mesh that stands still is textured; None: all of the above
+    )
 
     @property
     def view_words(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ the last sigma is where it lands. `set_timesteps` of a scheduler is never used: 
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -57,6 +58,15 @@ def sigma_at(timestep: float) -> float:
     low = min(int(timestep), 998)
     here, there = _sigmas()[low : low + 2]
     return here + (there - here) * (timestep - low)
+
+
+def shifted_timestep(sigma: float, shift: float) -> float:
+    """The timestep in [0, 999] of a network whose t was trained at sigma_at(t) sqrt(shift)^(t / 999): MV-Adapter's
+    "interpolated" shift of the ratio of signal to noise."""
+    table = [here * shift ** (t / 1998) for t, here in enumerate(_sigmas())]
+    high = min(max(bisect(table, sigma), 1), 999)
+    here, there = table[high - 1 : high + 1]
+    return min(max(high - 1 + (sigma - here) / (there - here), 0.0), 999.0)
 
 
 def noise_levels(start: float, end: float, count: int) -> list[NoiseLevel]:

@@ -131,7 +131,8 @@ class Refining:
         )  # fmt: skip
         viewer = setup.prior_for("refine" if "refine" in job.stages else "texture")
         generator = torch.Generator(device).manual_seed(job.seed)
-        self._cameras = viewer.spec.poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
+        poses = (viewer.spec.still or viewer.spec).poses
+        self._cameras = poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
         settings = fit_settings(job)
         scene = fresh_scene(preset, settings, device, job.seed)
@@ -162,7 +163,7 @@ class Refining:
     def canvas(self, sheet: Sheet, longest: int | None = None) -> Canvas:
         return prepare(
             sheet, self._mesh, self._colours, self._shares, self._edge, self._cameras,
-            longest,
+            longest, "texture" in self.job.stages,
         )  # fmt: skip
 
     def snapshot(self, scene: Scene, stage: str) -> Path:

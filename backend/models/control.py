@@ -1,4 +1,4 @@
-"""ControlNets from folders in diffusers' layout: found, held against the model that they are for, and loaded.
+"""What --control takes: ControlNets from folders in diffusers' layout, and MV-Adapter's file (backend/sides/).
 
 One of them shows depth or normal maps (by its name, or {"shows": ["normal"]} in a dreamflow.json beside its
 config.json), a union model both at once.
@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, ControlNetUnionModel
+from diffusers import ControlNetModel, ControlNetUnionModel, UNet2DConditionModel
 
 from backend.diffusion.control import MAPS, UNION_PLACES, Control
-from backend.errors import ModelError
+from backend.errors import InputError, ModelError
 from backend.models.artist_lora import weighted_path
 from backend.models.fit import check_counts, is_count, is_list_of_counts
 from backend.models.load import count_numbers, load_beside
 from backend.models.model_folder import ModelFolder, file_hash, find_weights, refuse_pickles
+from backend.models.single_file import empty_module
+from backend.sides.adapter import A_SIX, check_sides
 from backend.weights.layout import WEIGHT_STEMS, read_json
 
 A_CONTROLNET = (
@@ -31,7 +33,7 @@ CLASSES = "ControlNetModel", "ControlNetUnionModel"
 NAMES = {"depth": ("depth", "zoe"), "normal": ("normal",)}  # what a folder's name says
 SAME = (  # of a ControlNet's configuration and the UNet's
     "in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim", "addition_embed_type",
-    "addition_time_embed_dim", "projection_class_embeddings_input_dim",
+    "addition_time_embed_dim", "class_embed_type", "projection_class_embeddings_input_dim",
 )  # fmt: skip
 
 
@@ -64,13 +66,58 @@ class ControlFolder:
         return (count_numbers(self.files) + 2 * passed) * dtype.itemsize / 1e9
 
 
-def open_controls(specs: Iterable[str], model: ModelFolder) -> tuple[ControlFolder, ...]:
-    """FOLDER or FOLDER:WEIGHT, each checked without a weight read. Raises ModelError and InputError.
+@dataclass(frozen=True)
+class SidesFile:
+    """MV-Adapter's file (backend/sides/) that fits its model, and how much it counts."""
 
-    One of weight 0 is left out: it would show nothing.
+    path: Path
+    weight: float
+
+    def describe(self) -> dict[str, Any]:
+        """For job.json."""
+        return {
+            "name": self.path.name,
+            "weight": self.weight,
+            "sha256": {self.path.name: file_hash(self.path)},
+        }
+
+    def footprint(self, dtype: torch.dtype) -> float:
+        """GB that its weights add."""
+        return count_numbers((self.path,)) * dtype.itemsize / 1e9
+
+
+def open_controls(
+    specs: Iterable[str], model: ModelFolder
+) -> tuple[tuple[ControlFolder, ...], SidesFile | None]:
+    """FOLDER or FOLDER:WEIGHT of ControlNets, and one FILE of MV-Adapter's, checked without a weight read.
+
+    Raises ModelError and InputError. One of weight 0 is left out: it would show nothing.
     """
-    found = (_open(*weighted_path(text, "--control", "a ControlNet's folder"), model) for text in specs)
-    return tuple(control for control in found if control.weight)
+    controls, sides = [], []
+    for text in specs:
+        path, weight = weighted_path(text, "--control", "a ControlNet's folder or MV-Adapter's file")
+        if path.is_file():
+            sides.append(_open_sides(path.resolve(), weight, model))
+        else:
+            controls.append(_open(path, weight, model))
+    if len(sides) > 1:
+        raise InputError("Only one MV-Adapter can be used at a time.", "Leave the other --control out.")
+    wanted = next((found for found in sides if found.weight), None)
+    return tuple(control for control in controls if control.weight), wanted
+
+
+def _open_sides(path: Path, weight: float, model: ModelFolder) -> SidesFile:
+    if (
+        model.pipeline not in ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+        or model.spec.frames > 1
+    ):
+        raise ModelError(f"{model.path} cannot take MV-Adapter's six views.", A_SIX)
+    if path.suffix.lower() != ".safetensors":
+        raise ModelError(f"{path} is no .safetensors file; pickles can run code when opened.", A_SIX)
+    unet = empty_module("unet", model.configs["unet"])
+    assert isinstance(unet, UNet2DConditionModel)
+    check_sides(path, unet, model.factor)
+    return SidesFile(path, weight)
 
 
 def _open(path: Path, weight: float, model: ModelFolder) -> ControlFolder:
@@ -100,7 +147,6 @@ def _open(path: Path, weight: float, model: ModelFolder) -> ControlFolder:
         ("conditioning_channels", config.get("conditioning_channels", 3), 3 if union else 3 * len(shows)),
         ("conditioning_embedding_out_channels is a list", is_list_of_counts(steps), True),
         ("pixels per latent pixel", 2 ** (len(steps) - 1) if isinstance(steps, list) else None, model.factor),
-        ("class_embed_type", config.get("class_embed_type"), unet.get("class_embed_type")),
         ("num_control_type is above 4", is_count(kinds) and kinds > UNION_PLACES["normal"], True),
         ("num_trans_channel", config.get("num_trans_channel", 320) if union else width, width),
         ("num_proj_channel", config.get("num_proj_channel", 320) if union else width, width),

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from backend.diffusion.camera_label import camera_label
 from backend.diffusion.control import DrawShape, ShownShape
 from backend.diffusion.denoiser import Network, Text, denoise_guided, notes_of
 from backend.diffusion.lora import LoRAPhi
-from backend.diffusion.prior import Kind, PriorSpec
+from backend.diffusion.prior import Backgrounds, Kind, PriorSpec
 from backend.diffusion.savings import Savings, save_network, save_vae
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_indices
@@ -35,6 +36,8 @@ from backend.models.reference import add_reference, open_reference, picture_word
 from backend.models.single_file import empty_module, open_model
 from backend.models.text import TEXT_INPUTS, Embedding, check_length, encode_sentences
 from backend.scene.camera import Camera
+from backend.sides import views
+from backend.sides.adapter import add_sides
 from dreamflow_blender.contract.language.notation import refuse_notation
 from dreamflow_blender.contract.language.unknown import NotUnderstood
 
@@ -42,6 +45,8 @@ from dreamflow_blender.contract.language.unknown import NotUnderstood
 CanonicalPrompt = Callable[[str, str, tuple[str, ...]], str]
 AESTHETIC_SCORE, NEGATIVE_AESTHETIC_SCORE = 6.0, 2.5  # diffusers' defaults for the SDXL refiner
 
+# what six sides take of what one view does, by what is saved: benchmarks.memory --sides
+SIX_TIMES = (6.0, 5.2, 1.2)
 LATENT_SPACE = {"latent_channels": 4, "scaling_factor": 0.18215}  # of a VAE, with AutoencoderKL's defaults
 
 
@@ -74,8 +79,8 @@ class LatentPrior:
                       the adapter switched, which takes less memory
     loras             FILE or FILE:WEIGHT, of D_p's own network and text encoders (artist_lora.py); D_phi starts from
                       the network with them, unless it has a model of its own
-    controls          FOLDER or FOLDER:WEIGHT, ControlNets of D_p's own network (control.py); D_phi, on that network, is
-                      shown what they are shown
+    controls          FOLDER or FOLDER:WEIGHT, ControlNets of D_p's own network (control.py), or FILE, MV-Adapter's, by
+                      which six sides are painted at once; D_phi, on that network, is shown what they are shown
     image             FILE or FILE:WEIGHT, a picture that D_p sees beside the prompt where a mesh stands still, by the
                       IP-Adapter image_adapter (reference.py); D_phi, on that network, sees it too. An ImageDream
                       sees it in every stage (imagedream.py)
@@ -97,10 +102,15 @@ class LatentPrior:
         self._loras = open_loras(loras, self._model.configs)
         for component in self._model.weights if self._loras else ():
             check_loras(self._loras, component, empty_module(component, self._model.configs[component]))
-        self._controls = open_controls(controls, self._model)
+        self._controls, self._sides = open_controls(controls, self._model)
         self._thing = open_thing(image, image_adapter, self._model)
         self._reference = None if self._thing else open_reference(image, image_adapter, self._model)
         self.spec = self._model.spec
+        if self._sides is not None:
+            grey = Backgrounds((views.GREY,), learned_share=0.0)
+            native = min(self.spec.native_size, views.SIDE.get(self._model.pipeline, self.spec.native_size))
+            self.spec = replace(self.spec, native_size=native)
+            self.spec = replace(self.spec, still=replace(self.spec, poses=views.SixSides(), backgrounds=grey))
         self.name = self._model.path.stem if self._model.family else self._model.path.name
         self.factor = self._model.factor
         self.channels = int(self._model.configs["vae"]["latent_channels"])
@@ -126,6 +136,11 @@ class LatentPrior:
         if self._thing is not None:
             reader = add_picture(self._thing, unet)
             self._picture = words_of(self._thing, reader, self._device)
+        if self._sides is not None:
+            path, weight = self._sides.path, self._sides.weight
+            assert isinstance(unet, UNet2DConditionModel)
+            six = add_sides(path, weight, unet, self.factor, self._device, network.dtype)
+            network = replace(network, sides=six)
         save_network(self._savings, network)
         return network
 
@@ -175,7 +190,11 @@ class LatentPrior:
         dtype = network_dtype(self._device)
         beside = sum(control.footprint(fed, self.factor, dtype) for control in self._controls)
         beside += 0 if self._reference is None else self._reference.footprint(dtype)
-        return footprint(self._model, phi_model, fed, dtype, savings) + beside
+        at_once = 0.0
+        if self._sides is not None:
+            at_once = SIX_TIMES[savings.checkpoint_encode + savings.checkpoint_fit]
+            beside += self._sides.footprint(dtype)
+        return footprint(self._model, phi_model, fed, dtype, savings, at_once) + beside
 
     def check(self, prompt: str, negative: str, kind: Kind, size: int) -> None:
         """InputError for a prompt that is empty or too long, or a size that is not whole in latent pixels."""
@@ -218,11 +237,15 @@ class LatentPrior:
         if self._reference is not None:
             _ = self._network  # which makes the picture's words
             conditioning = conditioning.beside(self._picture)
-        return replace(conditioning, shape=ShownShape(draw, self.factor)) if self._controls else conditioning
+        if not self._controls and self._sides is None:
+            return conditioning
+        encode = None if self._sides is None else views.encode_sides
+        return replace(conditioning, shape=ShownShape(draw, self.factor, encode))
 
     def encode(self, image: Tensor) -> Tensor:
         """[B,H,W,3] in [0,1] to scaled latents [B,C,h,w], differentiable; small images are enlarged first."""
-        return to_latent(self._vae, image, self.spec.native_size, self.factor)
+        apart = self._sides is not None and self._savings.checkpoint_encode
+        return to_latent(self._vae, image, self.spec.native_size, self.factor, apart)
 
     def decode(self, x: Tensor) -> Tensor:
         """Scaled latents [B,C,h,w] to [B,H,W,3] in [0,1], without a gradient."""
@@ -235,7 +258,9 @@ class LatentPrior:
     ) -> Tensor:  # fmt: skip
         """D_p(z) [B,C,h,w], guided; see Prior."""
         label = camera_label(camera.c2w) if self._network.takes_camera else None
-        if label is None:
+        if self._sides is not None and conditioning.shape is not None:
+            text = conditioning.shared.repeated(len(z))  # all six sides under one sentence
+        elif label is None:
             text = conditioning.views.rows(view_indices(camera, self.spec.views))
         else:
             text = conditioning.views.repeated(len(z))
@@ -263,6 +288,8 @@ class LatentPrior:
         for name, parts in (("loras", self._loras), ("controls", self._controls)):
             if parts:
                 found[name] = [part.describe() for part in parts]
+        if self._sides is not None:
+            found["sides"] = self._sides.describe()
         told = self._reference or self._thing
         if told is not None:
             found["image"] = told.describe()
@@ -337,8 +364,14 @@ def encoder_input_size(height: int, width: int, native: int, factor: int) -> tup
     return fed
 
 
-def to_latent(vae: AutoencoderKL, image: Tensor, native: int, factor: int) -> Tensor:
-    """[B,H,W,3] in [0,1] to [B,C,h,w], scaled, differentiable; the mode, so deterministic."""
+def to_latent(vae: AutoencoderKL, image: Tensor, native: int, factor: int, apart: bool = False) -> Tensor:
+    """[B,H,W,3] in [0,1] to [B,C,h,w], scaled, differentiable; the mode, so deterministic.
+
+    apart  one view after the other, each computed again on the way back
+    """
+    if apart:
+        again = partial(checkpoint, to_latent, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(vae, view, native, factor) for view in image.split(1)])
     if image.ndim != 4 or image.shape[-1] != 3:
         raise InputError(f"An image is [B,H,W,3], got {list(image.shape)}.", "Pass renders without alpha.")
     fed = encoder_input_size(image.shape[1], image.shape[2], native, factor)

@@ -197,9 +197,17 @@ VAE_WIDTH = 128  # likewise
 
 
 def footprint(
-    model: ModelFolder, phi: ModelFolder | None, side: int, dtype: torch.dtype, savings: Savings
+    model: ModelFolder,
+    phi: ModelFolder | None,
+    side: int,
+    dtype: torch.dtype,
+    savings: Savings,
+    views: float = 0,
 ) -> float:
-    """GB for the networks of `model` and of D_phi's own model, fed with images of `side` pixels a side."""
+    """GB for the networks of `model` and of D_phi's own model, fed with images of `side` pixels a side.
+
+    views  at once, or times what one takes; 0: those of a ring
+    """
     bytes_each = dtype.itemsize
     weights = parameters(model, "unet") * bytes_each + parameters(model, "vae") * 4
     if phi is not None:
@@ -216,7 +224,7 @@ def footprint(
     passes = COUNTED[kind, dtype][rung]
     if savings.graphs:
         passes += CAPTURED[kind, dtype] * (1 if phi is None else 1.5)
-    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * frames
+    return weights / 1e9 + passes * width * (side / SIDE[kind]) ** 2 * (views or frames)
 
 
 def parameters(model: ModelFolder, component: str) -> int:

@@ -19,7 +19,7 @@ NEAR, FAR = 0.05, 20.0  # metres; the clip range of `proj`
 
 @dataclass(frozen=True)
 class Camera:
-    """A batch of B pinhole cameras that share one image size.
+    """A batch of B pinhole or orthographic cameras that share one image size.
 
     c2w   [B,4,4] float32, camera to world: a rotation and a translation
     proj  [B,4,4] float32, camera to clip, z in [-1,1], y down
@@ -108,24 +108,29 @@ def perspective(fov: Tensor, aspect: float) -> Tensor:
     return proj
 
 
+def orthographic(half: Tensor) -> Tensor:
+    """[B,4,4] camera to clip of square pictures without perspective; half [B], metres from a picture's middle to its
+    edge. y points down."""
+    proj = torch.zeros(len(half), 4, 4, dtype=half.dtype, device=half.device)
+    proj[:, 0, 0], proj[:, 1, 1] = 1 / half, -1 / half
+    proj[:, 2, 2], proj[:, 3, 3] = -2 / FAR, 1
+    return proj
+
+
 def rays(camera: Camera) -> tuple[Tensor, Tensor]:
     """Origins and unit directions through the pixels' centres, each [B,H,W,3] in world space."""
     device, dtype = camera.c2w.device, camera.c2w.dtype
     x = (torch.arange(camera.width, device=device, dtype=dtype) + 0.5) / camera.width * 2 - 1
     y = (torch.arange(camera.height, device=device, dtype=dtype) + 0.5) / camera.height * 2 - 1
     y, x = torch.meshgrid(y, x, indexing="ij")
-    local = torch.stack(
-        (
-            x / camera.proj[:, 0, 0, None, None],
-            y / camera.proj[:, 1, 1, None, None],
-            -torch.ones_like(x).expand(len(camera), -1, -1),
-        ),
-        -1,
-    )
-    directions = torch.einsum("bij,bhwj->bhwi", camera.c2w[:, :3, :3], local)
+    x, y = x / camera.proj[:, 0, 0, None, None], y / camera.proj[:, 1, 1, None, None]
+    flat = camera.proj[:, 3, 3, None, None]  # 1 without perspective: rays begin apart and are parallel
+    ahead, turn = -torch.ones_like(x), camera.c2w[:, :3, :3]
+    local = torch.stack((x * (1 - flat), y * (1 - flat), ahead), -1)
+    directions = torch.einsum("bij,bhwj->bhwi", turn, local)
     directions = directions / directions.norm(dim=-1, keepdim=True)
-    origins = camera.position[:, None, None, :].expand_as(directions)
-    return origins, directions
+    beside = torch.einsum("bij,bhwj->bhwi", turn[..., :2], torch.stack((x * flat, y * flat), -1))
+    return camera.position[:, None, None, :] + beside, directions
 
 
 @dataclass(frozen=True)

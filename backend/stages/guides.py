@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from backend.diffusion.prior import Prior
+from backend.diffusion.prior import Prior, PriorSpec
 from backend.diffusion.schedule import NoiseLevel
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera, rings_of
@@ -31,7 +31,13 @@ class Guide:
     conditioning: Any  # what the prior has prepared for the prompt
     guidance_scale: float
     guidance_rescale: float = 0.0
+    still: bool = False  # whether it textures a mesh that stands still
     shows_normals = False  # beside colours, as NormalsSometimes does
+
+    @property
+    def spec(self) -> PriorSpec:
+        """What the prior wants to be shown."""
+        return self.prior.spec.still or self.prior.spec if self.still else self.prior.spec
 
     @property
     def denoise(self) -> Denoiser:
@@ -45,7 +51,7 @@ class Guide:
 
     def camera(self, generator: Generator, size: int) -> Camera:
         """A ring, or a view, of the prior's poses."""
-        return rings_of(self.prior.spec.poses.sample(generator, 1, size, size), self.prior.spec.frames)
+        return rings_of(self.spec.poses.sample(generator, 1, size, size), self.spec.frames)
 
 
 @dataclass
@@ -63,6 +69,10 @@ class NormalsSometimes:
     @property
     def prior(self) -> Prior:
         return self.colours.prior
+
+    @property
+    def spec(self) -> PriorSpec:
+        return self.prior.spec
 
     @property
     def conditioning(self) -> Any:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from backend.config import UNLEARNT, GeometryStage, NerfStage, StageSchedule, TextureStage
 from backend.diffusion.noise import Carried, DrawNoise, OnSurface, fresh
-from backend.diffusion.prior import Phi, Prior
+from backend.diffusion.prior import Phi, PriorSpec
 from backend.draws import draw_on_host
 from backend.errors import SceneError
 from backend.kernels.silhouette import Edges, edge_table
@@ -64,16 +64,16 @@ class Stage:
         self.finish()
 
 
-def sample_background(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor | Backdrop:
+def sample_background(scene: Scene, spec: PriorSpec, generator: Generator) -> Tensor | Backdrop:
     """Of one view: a random solid colour, or the background network."""
-    learned = draw_on_host(generator) < prior.spec.backgrounds.learned_share
-    return scene.backdrop if learned else prior.spec.backgrounds.sample_solid(generator)
+    learned = draw_on_host(generator) < spec.backgrounds.learned_share
+    return scene.backdrop if learned else spec.backgrounds.sample_solid(generator)
 
 
 @torch.no_grad()
-def _behind(scene: Scene, prior: Prior, camera: Camera, generator: Generator) -> Tensor:
+def _behind(scene: Scene, spec: PriorSpec, camera: Camera, generator: Generator) -> Tensor:
     """The same behind a mesh: [3], or [B*H*W,3] of the network, which learns nothing there."""
-    background = sample_background(scene, prior, camera, generator)
+    background = sample_background(scene, spec, generator)
     return background(rays(camera)[1].reshape(-1, 3)) if isinstance(background, Backdrop) else background
 
 
@@ -105,7 +105,7 @@ def nerf_stage(
             return render_field_normals(
                 field, scene.occupancy, camera, normal_background, scene.sampling, generator
             )
-        background = sample_background(scene, g.prior, camera, generator)
+        background = sample_background(scene, g.spec, generator)
         return render_nerf(field, scene.occupancy, camera, background, scene.sampling, generator)
 
     def regularize(out: RenderOutput, iteration: int) -> Tensor:
@@ -213,7 +213,7 @@ def geometry_stage(scene: Scene, g: Guide, settings: GeometryStage, generator: G
         edges = edge_table(mesh.t_pos_idx, len(mesh.v_pos))
         current[:] = [(mesh, edges)]
         if colours:
-            behind = _behind(scene, g.prior, camera, generator)
+            behind = _behind(scene, g.spec, camera, generator)
             return render_colour(mesh, edges, camera, behind, field.albedo)
         return render_normals(mesh, edges, camera, background)
 
@@ -247,11 +247,11 @@ def texture_stage(
         [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)]
     )
     shape = partial(render_shape, mesh)
-    g = replace(g, conditioning=g.prior.shown(g.conditioning, shape))
+    g = replace(g, conditioning=g.prior.shown(g.conditioning, shape), still=True)
     phi = _phi(g, settings, seed)
 
     def render(camera: Camera) -> RenderOutput:
-        behind = _behind(scene, g.prior, camera, generator)
+        behind = _behind(scene, g.spec, camera, generator)
         return render_colour(mesh, edges, camera, behind, field.albedo)
 
     def no_loss(out: RenderOutput, iteration: int) -> Tensor:

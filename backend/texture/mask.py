@@ -81,15 +81,16 @@ def seen(points: Tensor, mesh: Mesh, cameras: Camera) -> Tensor:
         frags = fragments(clip, mesh.t_pos_idx, rasterize_ids(clip, mesh.t_pos_idx, height, width))
         behind = _distance(depth_image(frags), camera)
         at = clip_positions(points[left], camera)
+        ahead = (camera.position - points[left]) @ camera.c2w[0, :3, 2]  # metres
         x = ((at[:, 0] / at[:, 3] + 1) / 2 * width).floor().long()
         y = ((at[:, 1] / at[:, 3] + 1) / 2 * height).floor().long()
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (at[:, 3] > 0)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (ahead > 0)
         pixel = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-        found[left] = inside & (at[:, 3] <= behind.flatten()[pixel] + NEAR)
+        found[left] = inside & (ahead <= behind.flatten()[pixel] + NEAR)
     return found
 
 
 def _distance(depth: Tensor, camera: Camera) -> Tensor:
     """Metres along the camera's axis, from z/w; inf stays inf."""
-    a, b = camera.proj[0, 2, 2], camera.proj[0, 2, 3]
-    return torch.where(depth.isfinite(), b / (depth + a), torch.inf)  # depth = -a + b / distance
+    (a, b), (c, d) = camera.proj[0, 2:, 2:]  # depth = (b - a distance) / (d - c distance)
+    return torch.where(depth.isfinite(), (b - d * depth) / (a - c * depth), torch.inf)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.spatial import cKDTree
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
@@ -26,6 +27,24 @@ Colour = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Hidden:
+    """Points all over the surface, in a tree, and how far off each takes its colour, [N,3] metres: at the nearest
+    that is seen."""
+
+    tree: cKDTree
+    move: Tensor
+
+    def lend(self, colour: Colour) -> Colour:
+        """`colour`, which is asked for what is seen alone."""
+
+        def ask(position: Tensor) -> Tensor:
+            rows = torch.from_numpy(self.tree.query(position.cpu().numpy())[1]).to(position.device)
+            return colour(position + self.move[rows])
+
+        return ask
+
+
+@dataclass(frozen=True)
 class Canvas:
     """A sheet at the size of the texture, with all that does not change while a field learns.
 
@@ -36,6 +55,7 @@ class Canvas:
     weight   [P] in [0,1] how much may change; 0: not a bit
     nearest  [size * size] int32 the texel, a row of `index`, that each pixel is filled from
     fill     [size * size] bool: pixels that take a colour from there
+    hidden   whose colours those take that no camera sees; None: they keep their own
     """
 
     sheet: Sheet
@@ -47,6 +67,7 @@ class Canvas:
     nearest: Tensor
     fill: Tensor
     size: int
+    hidden: Hidden | None = None
 
 
 def prepare(
@@ -57,8 +78,12 @@ def prepare(
     edge: NDArray[np.float32],
     cameras: object,
     longest: int | None = None,
+    anew: bool = False,
 ) -> Canvas:
-    """mesh: the placed object; weight [F,3]; edge [N,3]: where change ends; longest: of a smaller canvas."""
+    """mesh: the placed object; weight [F,3]; edge [N,3]: where change ends; longest: of a smaller canvas.
+
+    anew  whether what no camera sees takes the colours of the nearest that is seen, or keeps its own
+    """
     height, width = sheet.height, sheet.width
     if longest is not None and longest < max(height, width):
         height, width = (max(1, n * longest // max(height, width)) for n in (height, width))
@@ -82,8 +107,11 @@ def prepare(
         share[torch.isin(index, _touched(uv, kept, size))] = 0
     free = (share > 0).nonzero()[:, 0]
     share[free] *= fade(by_parts(points, lambda part: to_border(part.position(mesh), edge), free))
-    share[free] *= _visible(index, points, free, size, mesh, cameras)
-    del free
+    near, looked, sees = _visible(index, points, free, size, mesh, cameras)
+    hidden = _hidden(looked, sees) if anew and bool(sees.any()) else None
+    if hidden is None:
+        share[free] *= near
+    del free, near
 
     empty = np.ones(size * size, bool)
     empty[index.cpu().numpy()] = False
@@ -100,7 +128,7 @@ def prepare(
     else:
         fill &= torch.from_numpy(_within(filled_from, size, max(2.0, GUTTER * size))).to(device)
         now = torch.from_numpy(_fitted(sheet.image, height, width)).to(device)
-    return Canvas(sheet, now, points, index, here[:, :3].clone(), share, nearest, fill, size)
+    return Canvas(sheet, now, points, index, here[:, :3].clone(), share, nearest, fill, size, hidden)
 
 
 def _share(weight: Tensor, bary: Tensor) -> Tensor:
@@ -130,8 +158,13 @@ def _touched(uv: Mesh, which: Tensor, size: int) -> Tensor:
         return torch.zeros(0, dtype=torch.int64, device=uv.v_pos.device)
 
 
-def _visible(index: Tensor, points: Points, free: Tensor, size: int, mesh: Mesh, cameras: object) -> Tensor:
-    """[P] 1 where a texel of `free`, rows of index, or one beside it is seen; in blocks where there are very many."""
+def _visible(
+    index: Tensor, points: Points, free: Tensor, size: int, mesh: Mesh, cameras: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[P] 1 where a texel of `free`, rows of index, or one beside it is seen; in blocks where there are very many.
+
+    And the points [N,3] that were looked at, one a block, with whether each is seen [N] bool.
+    """
     step = max(1, size // 1024)
     blocks = -(-size // step)
     first = torch.full((blocks * blocks,), len(index), device=index.device)  # row of index in each block
@@ -145,9 +178,20 @@ def _visible(index: Tensor, points: Points, free: Tensor, size: int, mesh: Mesh,
     rows = first[which]
     position = Points(points.face[rows], points.bary[rows]).position(mesh)
     found = torch.zeros(blocks * blocks, device=index.device)
-    found[which] = seen(position, mesh, cameras).float()  # type: ignore[arg-type]
+    sees = seen(position, mesh, cameras)  # type: ignore[arg-type]
+    found[which] = sees.float()
     wide = F.max_pool2d(found.view(1, 1, blocks, blocks), 3, 1, 1).flatten()
-    return torch.cat([wide[block_of(rows)] for rows in free.split(CHUNK)])
+    return torch.cat([wide[block_of(rows)] for rows in free.split(CHUNK)]), position, sees
+
+
+def _hidden(position: Tensor, sees: Tensor) -> Hidden:
+    """Of points [N,3], some of which, at least one, are seen [N]."""
+    places, move = position.cpu().numpy(), torch.zeros_like(position)
+    visible = sees.cpu().numpy()
+    nearest = cKDTree(places[visible]).query(places[~visible])[1]
+    there = position[sees][torch.from_numpy(nearest).to(position.device)]
+    move[~sees] = there - position[~sees]
+    return Hidden(cKDTree(places), move)
 
 
 @torch.no_grad()
@@ -158,6 +202,8 @@ def paint(
     sheet, size = canvas.sheet, canvas.size
     if not bool((canvas.weight > 0).any()):
         return canvas.now
+    if canvas.hidden is not None:
+        colour = canvas.hidden.lend(colour)
     mixed = by_parts(canvas.points, lambda part: colour(part.position(mesh)))
     for start in range(0, len(mixed), CHUNK):
         rows = slice(start, start + CHUNK)

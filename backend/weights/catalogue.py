@@ -60,7 +60,9 @@ class Model:
     @property
     def option(self) -> str:
         """What takes an adapter; "" for a prior or a refiner."""
-        return {"ControlNet": "--control", "IP-Adapter": "--image-adapter"}.get(self.pipeline, "")
+        return {"IP-Adapter": "--image-adapter"}.get(
+            self.pipeline, "--control" if self.pipeline in ADAPTERS else ""
+        )
 
     def given(self, folder: Path) -> tuple[Path, ...]:
         """What its option is given, out of the adapter's folder: a ControlNet's itself, or a file for each family."""
@@ -71,7 +73,7 @@ class Model:
     @property
     def marker(self) -> str:
         """The file that tells a folder of it."""
-        return self.files[0]
+        return (*self.files, *(f"{stem}.safetensors" for stem in self.weights))[0]
 
 
 SD, SDXL = "StableDiffusionPipeline", "StableDiffusionXLPipeline"
@@ -190,6 +192,17 @@ DEFAULTS = (
         "ControlNet",
         (Hub("xinsir/controlnet-union-sdxl-1.0"),),
         (12.9, 28.8),
+    ),
+    Model(
+        "mv-adapter",
+        "MV-Adapter for SDXL",
+        "joins SDXL's views of the mesh's six sides, which are told where each pixel lies",
+        PAINTING,
+        "Apache-2.0",
+        1_960_000_000,
+        "MV-Adapter",
+        (Hub("huanngzh/mv-adapter"),),
+        (9.6, 80.6),
     ),
     Model(
         "ip-adapter",

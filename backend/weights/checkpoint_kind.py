@@ -33,6 +33,7 @@ EXTRAS = re.compile(
 )
 OTHERS = (  # a pattern of tensor names, and what a file that has them is
     (r".*(lora_down|lora_A|hada_w1|lokr_w1|lora\.down)", "a LoRA, which --lora takes beside a model"),
+    (r".*\.to_q_mv\.", "an MV-Adapter, which --control takes beside a model"),
     (r"control_model\.|controlnet_cond_embedding\.|input_hint_block\.", "a ControlNet"),
     (r".*double_blocks\.", "Flux, a flow model with other noise levels"),
     (r".*joint_blocks\.", "Stable Diffusion 3, a flow model with other noise levels"),

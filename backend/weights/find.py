@@ -12,7 +12,11 @@ from backend.weights.checkpoint_kind import family_of, other_kind, read_header
 from backend.weights.layout import COMPONENTS, read_json
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-BESIDE = {"a LoRA": "--lora", "an IP-Adapter": "--image-adapter"}  # as other_kind begins
+BESIDE = {
+    "a LoRA": "--lora",
+    "an IP-Adapter": "--image-adapter",
+    "an MV-Adapter": "--control",
+}  # as other_kind begins
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ COMPONENTS: dict[str, dict[str, str | None]] = {  # pipeline: its components tha
 ADAPTERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # what is added to a prior: the JSON that its folder has to have, and its weights without their ends
     "ControlNet": (("config.json",), ("diffusion_pytorch_model",)),
+    "MV-Adapter": ((), ("mvadapter_tg2mv_sdxl",)),
     "IP-Adapter": (
         ("models/image_encoder/config.json",),
         ("models/image_encoder/model", "models/ip-adapter_sd15", "sdxl_models/ip-adapter_sdxl_vit-h"),

@@ -89,8 +89,8 @@ class Job(Message):
     control: tuple[str, ...] = option(
         (),
         "a ControlNet that shows the prior depth or normal maps of the mesh while it is textured, as FOLDER or"
-        " FOLDER:WEIGHT; given again, another",
-        metavar="FOLDER[:WEIGHT]",
+        " FOLDER:WEIGHT, or MV-Adapter's FILE, by which six sides are painted at once; given again, another",
+        metavar="PATH[:WEIGHT]",
         more=True,
     )
     image: str = option(

@@ -55,7 +55,8 @@ def _seen(item: Any) -> tuple[bool, str, tuple[str, ...]]:
 @lru_cache(maxsize=64)
 def _look(path: Path, _when: int) -> tuple[bool, str, tuple[str, ...]]:
     kind = trigger.kind_of(path)
-    if not is_file(path / "config.json" if kind == "control" else path):
+    folder = kind == "control" and path.suffix.lower() != ".safetensors"
+    if not is_file(path / "config.json" if folder else path):
         return False, kind, ()
     if kind != "lora":
         return True, kind, ()

@@ -14,6 +14,7 @@ from backend.objects.exact_prior import GREYS
 from backend.objects.grammar import parse_object
 from backend.objects.shapes import build
 from backend.scene.render_mesh import render_shape
+from backend.sides.views import DISTANCE, HALF, SixSides
 from benchmarks import six_sides
 
 SIZE = 32
@@ -21,7 +22,7 @@ SIZE = 32
 
 @pytest.fixture(scope="module")
 def seen() -> Tensor:
-    camera = six_sides.Sides().sample(Generator(), 1, SIZE, SIZE)
+    camera = SixSides().sample(Generator(), 1, SIZE, SIZE)
     return render_shape(true_mesh(build(parse_object("a red cube")), 12), camera)
 
 
@@ -31,15 +32,15 @@ def test_every_side_is_seen_straight_and_as_far_as_it_is(seen: Tensor) -> None:
     assert seen.shape == (6, SIZE, SIZE, 4)
     for side in seen:
         face = side[middle - 6 : middle + 6, middle - 6 : middle + 6]
-        assert float(face[..., 0].amin()) == pytest.approx(six_sides.DISTANCE - half, abs=0.02)
+        assert float(face[..., 0].amin()) == pytest.approx(DISTANCE - half, abs=0.02)
         assert float(face[..., 0].amax() - face[..., 0].amin()) < 0.01 and float(face[..., 3].amin()) > 0.99
         width = int(side[middle, :, 0].isfinite().sum())
-        assert width == pytest.approx(half / six_sides.HALF * SIZE, abs=1.01)
+        assert width == pytest.approx(half / HALF * SIZE, abs=1.01)
 
 
 def test_the_denoiser_knows_the_six_pictures_and_looks_at_all_of_them(seen: Tensor) -> None:
-    prior = six_sides.SixSides(build(parse_object("a red cube")), 1.0, torch.zeros(3))
-    camera = six_sides.Sides().sample(Generator(), 1, SIZE, SIZE)
+    prior = six_sides.ExactSides(build(parse_object("a red cube")), 1.0, torch.zeros(3))
+    camera = SixSides().sample(Generator(), 1, SIZE, SIZE)
     draw = partial(lambda shape, _camera: shape, seen)
     noise = torch.randn(6, 3, SIZE, SIZE, generator=Generator().manual_seed(0))
     found = prior.denoise(3.0 * noise, NoiseLevel(900, 3.0, 2.9), camera, draw)

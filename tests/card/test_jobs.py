@@ -25,7 +25,7 @@ from dreamflow_blender.contract import protocol as p
 from tests.card import accelerators
 from tests.card.iterations import by_place, waits_by_iteration
 from tests.card.pretended import PretendedCard
-from tests.tools import mvdream_reference, refine_run, strict_nvdiffrast, tiny_reference
+from tests.tools import mvdream_reference, refine_run, strict_nvdiffrast, tiny_reference, tiny_sides
 from tests.tools.made_meshes import painted_ball
 from tests.tools.tiny import tiny_job
 from tests.tools.tiny_control import beside
@@ -111,6 +111,12 @@ def test_a_controlnet_is_shown_the_mesh(card, tmp_path, folders):
     size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
     stated = {"prior": folders["prior"], "control": (str(net),)}
     generate(tmp_path / "job", LORA | size, **stated)
+
+
+def test_six_sides_at_once(card, tmp_path, folders):
+    file = tiny_sides.beside(Path(folders["prior"]), tmp_path / "mvadapter_tg2mv_tiny.safetensors")
+    size = {"nerf.size": 16, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
+    generate(tmp_path / "job", LORA | size, prior=folders["prior"], control=(str(file),))
 
 
 def test_a_scene_round_the_cameras(card, tmp_path, monkeypatch):

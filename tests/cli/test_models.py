@@ -83,10 +83,11 @@ def test_what_is_added_to_a_prior_is_fetched_by_name_and_says_what_takes_it(serv
     files = ["models/ip-adapter_sd15.safetensors", "sdxl_models/ip-adapter_sdxl_vit-h.safetensors"]
     for name, option, given in (
         ("controlnet-depth-sd15", "--control", [""]),
+        ("mv-adapter", "--control", ["mvadapter_tg2mv_sdxl.safetensors"]),
         ("ip-adapter", "--image-adapter", files),
     ):
         model = model_named(name)
-        if name == "ip-adapter":  # published in one precision alone
+        if name != "controlnet-depth-sd15":  # published in one precision alone
             both = server.repos[model.sources[0].id]
             server.repos[model.sources[0].id] = {
                 path: data for path, data in both.items() if ".fp16." not in path

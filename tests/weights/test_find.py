@@ -34,6 +34,7 @@ def comfy(tmp_path: Path) -> Path:
         )
     header(tmp_path / "loras" / "glaze.safetensors", "lora_unet_mid_block.lora_down.weight")
     header(tmp_path / "ipadapter" / "ip-adapter_sd15.safetensors", "image_proj.proj.weight")
+    header(tmp_path / "mv" / "six.safetensors", "down_blocks.1.attentions.0.attn1.processor.to_q_mv.weight")
     header(tmp_path / "vae" / "vae.safetensors", "encoder.conv_in.weight")
     (tmp_path / "checkpoints" / "old.ckpt").write_bytes(b"")
     (tmp_path / "checkpoints" / "broken.safetensors").write_bytes(b"no")
@@ -57,7 +58,8 @@ def test_each_is_told_and_its_option_named(comfy: Path) -> None:
         assert one.option == ("--refiner" if family.pipeline.endswith("Img2ImgPipeline") else "--prior")
     assert {path: one.option for path, one in found.items() if not path.startswith("checkpoints")} == {
         "loras/glaze.safetensors": "--lora", "ipadapter/ip-adapter_sd15.safetensors": "--image-adapter",
-        "vae/vae.safetensors": "", "controlnet/depth": "--control", "diffusers/xl": "--prior", "diffusers/flux": "",
+        "mv/six.safetensors": "--control", "vae/vae.safetensors": "",
+        "controlnet/depth": "--control", "diffusers/xl": "--prior", "diffusers/flux": "",
     }  # fmt: skip
     assert "pickle" in found["checkpoints/old.ckpt"].what
     assert "truncated or damaged" in found["checkpoints/broken.safetensors"].what

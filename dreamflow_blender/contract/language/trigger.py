@@ -16,16 +16,19 @@ MOST_HEADER = 32 << 20  # bytes: kohya's trainers list every tag of every pictur
 def kind_of(path: Path) -> str:
     """What a path in the list is, there or not.
 
-    "image" for a picture, "control" for a ControlNet's folder, "picture" for an IP-Adapter, which shows one, "lora" for
-    any other file.
+    "image" for a picture, "control" for a ControlNet's folder and MV-Adapter's file, "picture" for an IP-Adapter, which
+    shows one, "lora" for any other file.
     """
     if path.suffix.lower() in PICTURES:
         return "image"
     if path.suffix.lower() != ".safetensors":
         return "control"
     with suppress(OSError, ValueError):
-        if any(name.startswith("image_proj.") for name in _read_header(path)):
+        header = _read_header(path)
+        if any(name.startswith("image_proj.") for name in header):
             return "picture"
+        if any(".to_q_mv." in name for name in header):
+            return "control"
     return "lora"
 
 

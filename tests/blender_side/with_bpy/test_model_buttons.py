@@ -41,6 +41,7 @@ MODELS = {  # size in bytes, licence
     "controlnet-depth-sd21": (0.728e9, "other: see its page"),
     "controlnet-depth-sdxl": (2.5e9, "OpenRAIL++"),
     "controlnet-union-sdxl": (2.51e9, "Apache-2.0"),
+    "mv-adapter": (1.96e9, "Apache-2.0"),
     "ip-adapter": (3.27e9, "Apache-2.0"),
 }
 UNET, TEXT = "unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/config.json"

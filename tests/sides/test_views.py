@@ -1,0 +1,113 @@
+"""Six orthographic views: cameras and maps against the published formulas, on a cube and a ball."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from backend.diffusion.schedule import shifted_timestep, sigma_at
+from backend.scene.camera import orbit, rays
+from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
+from backend.scene.mesh import Mesh
+from backend.scene.render_mesh import clip_positions, render_shape
+from backend.sides.views import HALF, SixSides, encode_sides
+from backend.texture.mask import seen
+
+SIZE = 33  # so that a pixel lies in the middle
+CAMERAS = SixSides().sample(Generator(), 1, SIZE, SIZE)
+
+
+def looking(azimuth: float, elevation: float) -> Tensor:
+    """[4,4] camera to world by the published script: azimuths count from +X there and have 90 taken off."""
+    az, el = math.radians(azimuth - 90), math.radians(elevation)
+    place = 1.8 * torch.tensor(
+        [math.cos(el) * math.cos(az), math.cos(el) * math.sin(az), math.sin(el)], dtype=torch.float64
+    )
+    ahead = -place / place.norm()
+    right = torch.linalg.cross(ahead, torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+    right = right / right.norm()
+    up = torch.linalg.cross(right, ahead)
+    made = torch.eye(4, dtype=torch.float64)
+    made[:3] = torch.stack((right, up / up.norm(), -ahead, place), 1)
+    return made
+
+
+def test_cameras_are_those_of_the_published_script() -> None:
+    angles = ((0, 0), (90, 0), (180, 0), (270, 0), (180, 89.99), (180, -89.99))
+    expected = torch.stack([looking(*pair) for pair in angles])
+    torch.testing.assert_close(CAMERAS.c2w.double(), expected, rtol=0, atol=2e-6)
+    corner = torch.tensor([[HALF, -1.0, HALF]])  # in front, to the upper right
+    x, y, _, w = (clip_positions(corner, CAMERAS[:1])[0]).tolist()
+    assert (round(x, 5), round(y, 5), w) == (1.0, -1.0, 1.0)
+
+
+def test_rays_are_parallel_and_a_pinhole_s_are_as_they_were() -> None:
+    origins, directions = rays(CAMERAS)
+    assert float((directions + CAMERAS.c2w[:, None, None, :3, 2]).abs().max()) < 1e-6
+    torch.testing.assert_close(origins[0, 16, 16], CAMERAS.position[0])
+    apart = (origins[0, 16, 32] - origins[0, 16, 0]).norm()
+    assert (
+        float(apart) == torch.tensor(2 * HALF * 32 / 33).item()
+        or abs(float(apart) - 2 * HALF * 32 / 33) < 1e-6
+    )
+    one = torch.ones(1)
+    pinhole = orbit(20 * one, 10 * one, 1.2 * one, 50 * one, 8, 8)
+    start, ahead = rays(pinhole)
+    assert torch.equal(start, pinhole.position[:, None, None].expand_as(ahead))
+    assert float((ahead.norm(dim=-1) - 1).abs().max()) < 1e-6
+
+
+def cube(half: float) -> Mesh:
+    """Its faces divided, so that no vertex normal is a corner's where they are looked at."""
+    grid = tetrahedral_grid(16, (-0.5,) * 3, (0.5,) * 3)
+    return marching_tetrahedra(grid.vertices, half - grid.vertices.abs().amax(1), grid)
+
+
+def ball(radius: float) -> Mesh:
+    grid = tetrahedral_grid(24, (-0.5,) * 3, (0.5,) * 3)
+    return marching_tetrahedra(grid.vertices, radius - grid.vertices.norm(dim=1), grid)
+
+
+def test_maps_say_where_each_pixel_lies_and_which_way_it_faces() -> None:
+    """position + 1/2 and normal / 2 + 1/2, in world space; a half where nothing is."""
+    maps = encode_sides(CAMERAS, render_shape(cube(0.3), CAMERAS))
+    assert maps.shape == (6, 6, SIZE, SIZE) and torch.equal(maps[:, :, 0, 0], torch.full((6, 6), 0.5))
+    outward = torch.tensor([[0, -1, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1.0]])
+    for side, normal in enumerate(outward):
+        for row, column in ((16, 16), (12, 19)):
+            right, up = ((column + 0.5) / SIZE * 2 - 1) * HALF, (1 - (row + 0.5) / SIZE * 2) * HALF
+            turn = CAMERAS.c2w[side, :3, :3]
+            place = 0.3 * normal + right * turn[:, 0] + up * turn[:, 1]
+            torch.testing.assert_close(maps[side, :3, row, column], place + 0.5, rtol=0, atol=2e-3)
+            torch.testing.assert_close(maps[side, 3:, row, column], normal / 2 + 0.5, rtol=0, atol=2e-3)
+    maps = encode_sides(CAMERAS, render_shape(ball(0.4), CAMERAS))
+    solid = (maps != 0.5).any(1)
+    point, normal = (
+        maps[:, :3].permute(0, 2, 3, 1)[solid] - 0.5,
+        2 * maps[:, 3:].permute(0, 2, 3, 1)[solid] - 1,
+    )
+    assert float((point.norm(dim=1) - 0.4).abs().max()) < 0.01
+    assert float((point / 0.4 - normal).norm(dim=1).quantile(0.95)) < 0.1
+
+
+def test_what_six_sides_see() -> None:
+    """Of two cubes, one above the other: not what faces the gap, and all of the rest."""
+    low, high = cube(0.15), cube(0.15)
+    places = torch.cat((low.v_pos - torch.tensor([0, 0, 0.2]), high.v_pos + torch.tensor([0, 0, 0.2])))
+    both = Mesh(places, torch.cat((low.t_pos_idx, high.t_pos_idx + len(low.v_pos))))
+    cameras = SixSides().sample(Generator(), 64, 256, 256)
+    points = torch.tensor(
+        [[0, 0, 0.05], [0, 0, -0.05], [0, -0.15, 0.2], [0.15, 0, -0.2], [0, 0, 0.35], [0, 0, -0.35]]
+    )
+    assert seen(points, both, cameras).tolist() == [False, False, True, True, True, True]
+
+
+def test_a_noise_level_s_timestep_is_the_one_that_it_was_trained_at() -> None:
+    """The published schedule: the ratio of signal to noise divided by 8^(t / 999)."""
+    for t in (0, 1, 250, 600, 999):
+        snr = sigma_at(t) ** -2 * 8 ** (-t / 999)
+        assert abs(shifted_timestep(snr**-0.5, 8.0) - t) < 1e-6
+    assert shifted_timestep(sigma_at(300), 1.0) == 300
+    assert shifted_timestep(0.001, 8.0) == 0 and shifted_timestep(1e4, 8.0) == 999
