@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from backend.sides.adapter import reader_of
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -17,6 +16,7 @@ from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError
 from backend.models.latent_prior import Conditioning, LatentPrior
 from backend.scene.render_mesh import render_shape
+from backend.sides.adapter import reader_of
 from backend.sides.views import SixSides, encode_sides
 from tests.sides.test_attention import written_out
 from tests.sides.test_views import cube

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from backend.sides.adapter import attentions_of, reader_of
 from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
+
+from backend.sides.adapter import attentions_of, reader_of
 
 
 def beside(model: Path, path: Path) -> Path:
