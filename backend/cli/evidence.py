@@ -49,7 +49,12 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         default="3d",
         help="pictures themselves, or stage 1 of jobs (default)",
     )
-    c.add_argument("--prior", choices=("exact", "mini"), default="exact", help="default: exact")
+    c.add_argument(
+        "--prior",
+        metavar="NAME_OR_DIR",
+        default="exact",
+        help="as generate's: exact (default), mini, or a model's folder",
+    )
     c.add_argument("--prompts", metavar="FILE", type=Path, required=True, help="one prompt a line")
     c.add_argument("--seeds", metavar="N", type=typed(_count), default=1, help="seeds 1 to N (default: 1)")
     c.add_argument(

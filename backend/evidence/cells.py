@@ -139,7 +139,8 @@ def job_of(cell: Cell, terms: Terms, folder: Path) -> Job:
         for key, value in terms.overrides.items()
         if not (key.endswith(".phi") and row.settings.get("nerf.method") in UNLEARNT)
     } | row.settings
-    preset = resolve(PRESET, {"recipe": RECIPES[row.recipe], "job": overrides}).preset
+    stated = prior_of(terms.prior).spec.settings
+    preset = resolve(PRESET, {"recipe": RECIPES[row.recipe], "prior": stated, "job": overrides}).preset
     return Job(
         cell.name, "generate", cell.prompt, str(folder), seed=cell.seed, preset=PRESET, prior=terms.prior,
         stages=row.stages, threads=terms.threads, snapshot_faces=0, recipe=row.recipe,

@@ -1,15 +1,16 @@
 """The paper's 2D experiment (section B, Fig. 14): pictures optimised themselves, with no object and no encoder.
 
-The pictures are particles: all are shown to the prior from the front, in one loop (stages/apfo.py). Where the prior has
+The pictures are particles, each seen by a camera that stands still, in one loop (stages/apfo.py). Where the prior has
 no network, D_phi is the exact denoiser of the particles as they are now, which is what VSD's LoRA is trained towards.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
@@ -22,7 +23,7 @@ from backend.errors import InputError
 from backend.evidence.known_objects import truth
 from backend.jobs.telemetry import Curves
 from backend.objects.exact_prior import Bank, ExactPrior
-from backend.scene.camera import Camera, RenderOutput, orbit
+from backend.scene.camera import Camera, RenderOutput, orbit, rings_of
 from backend.scene.optimizer import adamw
 from backend.stages.apfo import FittedDenoiser, apfo
 from backend.stages.methods import FittedAnywhere, walk
@@ -30,6 +31,7 @@ from backend.stages.update import euler_step
 
 ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: of the one camera
 SIZE = 32  # pixels a side with a prior that states no size
+TRUE = 2000  # true pictures that particles are compared with
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,21 @@ def run_flat(
 
     settings  of a TextureStage, such as {"method": "sds"}; with several views a level `steps` is rounded down
 
-    Raises InputError for a prompt that the prior cannot read, or a prior that sees rings of views.
+    Raises InputError for a prompt that the prior cannot read, or particles that are no whole number of its rings.
     """
-    if prior.spec.frames != 1:
-        raise InputError(f"{prior.name} denoises rings of views.", "Compare in 3D, or with another prior.")
+    frames = prior.spec.frames
+    if particles % frames:
+        raise InputError(
+            f"{prior.name} denoises rings of {frames} views, and {particles} pictures are no whole number of them.",
+            f"Give --particles a multiple of {frames}.",
+        )
     size = prior.spec.native_size or SIZE
     conditioning = prior.prepare(prompt, "", "colour", size)
     began = time.monotonic()
     generator = torch.Generator().manual_seed(seed)
-    camera = front(particles, size)
     side = size // prior.factor
     x = torch.randn(particles, prior.channels, side, side, generator=generator).requires_grad_()
+    camera = cameras(prior, particles, size, generator)
     scale = 7.5 if prior.spec.guidance is None else prior.spec.guidance
     stage = replace(TextureStage(1.0, 0.0, steps, 1, size, scale), **settings)
     stage = replace(stage, levels=max(1, steps // stage.views))
@@ -109,9 +115,9 @@ def run_flat(
     if isinstance(conditioning, Bank):
         figures = nearest_figures(found, front_images(conditioning))
     else:
-        figures = {
-            "frechet": frechet(features(found), features(true_latents(prior, prompt, particles, seed)))
-        }
+        true = features(many_true_latents(cast(Hashable, prior), prompt))
+        others = features(true_latents(prior, prompt, particles, seed))
+        figures = {"frechet": frechet(features(found), true), "frechet of true": frechet(others, true)}
     return Flat(found, prior.decode(found), curves.arrays(), figures | {"seconds": seconds})
 
 
@@ -127,8 +133,16 @@ def make_phi(prior: Prior, conditioning: Any, stage: TextureStage, seed: int) ->
     return FittedAnywhere(phi) if phi is not None and stage.phi_level == "random" else phi
 
 
+def cameras(prior: Prior, count: int, size: int, generator: Generator) -> Camera:
+    """Of the particles: all in front; those of a prior that is told where a camera stands, its poses, in rings."""
+    if prior.spec.camera == "words":
+        return front(count, size)
+    frames = prior.spec.frames
+    return rings_of(prior.spec.poses.sample(generator, count // frames, size, size), frames)
+
+
 def front(count: int, size: int) -> Camera:
-    """`count` times the camera that all particles are seen by."""
+    """`count` times the camera in front."""
     same = torch.ones(count)
     return orbit(0 * same, ELEVATION * same, DISTANCE * same, FOV * same, size, size)
 
@@ -152,14 +166,22 @@ def nearest_figures(x: Tensor, images: Tensor) -> dict[str, float]:
     }
 
 
+@lru_cache(maxsize=1)
+def many_true_latents(prior: Prior, prompt: str) -> Tensor:
+    """[TRUE,C,h,w]; those of the last prompt are kept."""
+    return true_latents(prior, prompt, TRUE, 0)
+
+
 @torch.no_grad()
 def true_latents(prior: Prior, prompt: str, count: int, seed: int) -> Tensor:
-    """[count,C,h,w]: true pictures, by cameras of the prior that are in front, through its encoder."""
-    generator = torch.Generator().manual_seed(seed + 1)
+    """[count,C,h,w]: true pictures through the prior's encoder, by its poses; of these by those in front alone, where
+    a word tells where a camera stands.
+    """
+    generator = torch.Generator().manual_seed(seed)
     size, found = prior.spec.native_size or SIZE, list[Tensor]()
     while len(found) < count:
         camera = prior.spec.poses.sample(generator, 1, size, size)
-        if view_words(camera, prior.spec.views) == [prior.spec.views[0]]:
+        if prior.spec.camera != "words" or view_words(camera, prior.spec.views) == [prior.spec.views[0]]:
             ground = prior.spec.backgrounds.sample_solid(generator)
             found.append(prior.encode(truth(prompt, camera).over(tuple(ground.tolist()))))
     return torch.cat(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from backend.jobs.record import resolve_job
 from backend.objects import exact_prior
 from backend.objects.exact_prior import ExactPrior
 from dreamflow_blender.contract.settings import METHODS
+from tests.tools.oracle import Oracle
 
 FIGURES = {"distance", "coverage", "seconds"}
 
@@ -83,6 +85,31 @@ def test_what_is_done_is_not_done_again(
     one.write_text(kept, encoding="utf-8")
 
 
+def test_the_short_version_has_every_method_where_it_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """2 prompts, 1 seed, 60 levels, all methods: what they come to is known; a broken one is elsewhere."""
+    monkeypatch.setattr(flat, "SIZE", 8)
+    monkeypatch.setattr(exact_prior, "TRACED", 16)
+    monkeypatch.setattr(exact_prior.ExactPrior.__init__, "__defaults__", ("cpu", 12))
+    cells.prior_of.cache_clear()
+    (tmp_path / "prompts.txt").write_text("a duck\na red mug\n", encoding="utf-8")
+    assert cli.main(
+        ["compare", "--space", "2d", "--prompts", str(tmp_path / "prompts.txt"), "--budget", "60", "--rate", "0.1",
+         "--particles", "4", "--out", str(tmp_path / "short")]
+    ) == 0  # fmt: skip
+    cells.prior_of.cache_clear()
+    table = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("60 ")]
+    assert [row[1:4] for row in table] == [[method, "2", "0"] for method in METHODS]
+    distance = {row[1]: float(row[4]) for row in table}
+    expected = {
+        "apfo": 0.026, "sdedit": 0.025, "sds": 0.096, "vsd": 0.115, "vsd-linear": 0.057, "dreamtime": 0.072,
+    }  # fmt: skip
+    assert distance == pytest.approx(expected, rel=0.15)
+    learnt = {row[1]: float(row[5]) for row in table}  # the coverage: a D_phi drives pictures apart
+    assert learnt["apfo"] > learnt["sdedit"] and learnt["vsd"] > learnt["sds"]
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -115,6 +142,27 @@ def test_a_cell_in_3d_is_an_ordinary_job(tmp_path: Path) -> None:
     assert "nerf.phi" not in job_of(Cell("a red mug", 4, "sds", 30), terms, tmp_path).overrides
     with pytest.raises(cells.InputError, match="31 updates is no whole number of levels of 2"):
         job_of(Cell("a red mug", 4, "sds", 31), terms, tmp_path)
+
+
+def test_a_budget_is_the_same_with_a_prior_that_states_its_own_views(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four views a level and not the preset's five; a job's own win."""
+    prior = Oracle()
+    prior.spec = replace(prior.spec, settings={"nerf.views": 4, "geometry.views": 3, "geometry.levels": 40})
+    monkeypatch.setattr(cells, "prior_of", lambda name: prior)
+    terms = Terms("3d", "a/folder", {}, 1, 0.03, 1)
+
+    def levels(row: str, budget: int) -> dict[str, object]:
+        found = job_of(Cell("a red mug", 1, row, budget), terms, tmp_path).overrides
+        return {name: value for name, value in found.items() if name.endswith(".levels")}
+
+    assert levels("apfo", 500) == {"nerf.levels": 125}
+    assert levels("apfo-views-10", 500) == {"nerf.levels": 50}
+    # 300 levels of 4 updates beside 40 of 3: ten elevenths and one
+    assert levels("magic3d", 660) == {"nerf.levels": 150, "geometry.levels": 20}
+    with pytest.raises(cells.InputError, match="502 updates is no whole number of levels of 4"):
+        levels("apfo", 502)
 
 
 def test_medians_and_failures_are_counted_by_method() -> None:
@@ -159,7 +207,7 @@ def test_what_is_asked_for_by_name() -> None:
     def rows(*typed: str) -> list[str]:
         return rows_of(cli.parser().parse_args(["compare", "--prompts", "p", "--out", "o", *typed]))
 
-    assert rows() == list(METHODS)
+    assert rows("--prior", "a/folder") == rows() == list(METHODS)
     assert rows("--recipe", "dreamflow,magic3d", "--noise", "carried") == [
         "dreamflow",
         "magic3d",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
 from backend.diffusion.schedule import NoiseLevel
+from backend.errors import InputError
 from backend.evidence import flat
 from backend.evidence.flat import NoEncoder, ParticlesPhi, frechet, nearest_figures, run_flat
+from backend.evidence.known_objects import truth
 from backend.objects import exact_prior
 from backend.objects.exact_prior import ExactPrior
+from backend.scene.camera import Camera
 from backend.scene.optimizer import adamw
 from backend.stages.apfo import apfo
 from backend.stages.methods import method_levels
-from tests.tools.oracle import generator
+from tests.tools.oracle import GREYS, Oracle, generator
 
 X = torch.randn(5, 3, 4, 4, generator=generator(1))
 
@@ -81,3 +86,40 @@ def test_the_same_seed_gives_the_same_particles(monkeypatch: pytest.MonkeyPatch)
     assert {len(values) for values in first.curves.values()} == {4}
     assert not torch.equal(first.x, run_flat(prior, "a ball", {"method": "vsd"}, 4, 3, 2, 0.03).x)
     assert set(first.figures) == {"distance", "coverage", "seconds"}
+
+
+class Rings(Oracle):
+    """D_p is the true picture of the prompt's object from each view's own camera; it takes whole rings alone."""
+
+    spec = dataclasses.replace(Oracle.spec, native_size=8, camera="c2w", frames=4)
+    shown_last: Camera | None = None
+
+    def prepare(self, prompt: str, negative: str, kind: str, size: int) -> str:
+        return prompt
+
+    def denoise(
+        self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: str, guidance_scale: float,
+        guidance_rescale: float = 0.0,
+    ) -> Tensor:  # fmt: skip
+        if self.shown_last is None:
+            standing = camera.c2w[:, :3, 3].unflatten(0, (-1, 4))
+            assert torch.allclose(standing[:, 0, :2], -standing[:, 2, :2], atol=1e-5)  # opposite each other
+            assert standing[:, 0, 2].unique().numel() == len(standing)  # and no ring like another
+            self.shown_last = camera
+            views = truth(conditioning, camera)
+            greys = torch.tensor(GREYS).repeat(len(z) // 3, 1)[:, None, None]
+            self.true = self.encode_quietly(views.colour + (1 - views.alpha) * greys)
+        assert camera is self.shown_last
+        return self.true
+
+
+def test_a_prior_of_rings_is_shown_rings_by_its_own_poses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flat, "TRUE", 48)
+    prior = Rings()
+    found = run_flat(prior, "a duck", {"method": "apfo"}, 100, 24, 1, 0.1)
+    assert (found.x - prior.true).square().mean().sqrt() < 0.03
+    assert set(found.figures) == {"frechet", "frechet of true", "seconds"}
+    # both are of 24 true pictures beside 48 others
+    assert found.figures["frechet"] == pytest.approx(found.figures["frechet of true"], rel=0.5)
+    with pytest.raises(InputError, match="rings of 4 views, and 6 pictures"):
+        run_flat(prior, "a duck", {"method": "apfo"}, 2, 6, 1, 0.05)
