@@ -34,15 +34,12 @@ def view_cameras(words: list[str], size: int) -> Camera:
 
 
 @torch.no_grad()
-def sample(
-    prior: Prior, prompt: str, words: list[str], guidance_scale: float, generator: Generator, size: int
-) -> Tensor:
-    """[N,size,size,3]: pictures of the prompt, one a view word, by STEPS Euler steps of the probability flow."""
-    conditioning = prior.prepare(prompt, "", "colour", size)
-    camera = view_cameras(words, size)
+def sample(prior: Prior, prompt: str, camera: Camera, guidance_scale: float, generator: Generator) -> Tensor:
+    """[N,H,W,3]: pictures of the prompt, one a camera, by STEPS Euler steps of the probability flow."""
+    conditioning = prior.prepare(prompt, "", "colour", camera.height)
     levels = noise_levels(1.0, 0.0, STEPS)
-    side = size // prior.factor
-    z = levels[0].sigma * torch.randn(len(words), prior.channels, side, side, generator=generator)
+    side = camera.height // prior.factor
+    z = levels[0].sigma * torch.randn(len(camera), prior.channels, side, side, generator=generator)
     for level in levels:
         denoised = prior.denoise(z, level, camera, conditioning, guidance_scale)
         z = z + level.kappa * (denoised - z)
@@ -63,7 +60,8 @@ def prompts(kinds: tuple[str, ...] | list[str]) -> list[str]:
 def sample_sheet(prior: Prior, kinds: tuple[str, ...] | list[str], guidance: float, path: Path) -> None:
     """Every kind in two colours, four views each, a kind a row."""
     generator = Generator().manual_seed(0)
-    pictures = [sample(prior, prompt, list(VIEWS), guidance, generator, SIDE) for prompt in prompts(kinds)]
+    camera = view_cameras(list(VIEWS), SIDE)
+    pictures = [sample(prior, prompt, camera, guidance, generator) for prompt in prompts(kinds)]
     save_sheet(torch.cat(pictures), path, 2 * len(VIEWS))
 
 
