@@ -17,11 +17,13 @@ from ..contract.jobfolder import JobFolder, slug
 from ..contract.protocol import BadMessage, Cancelled, Event, Failed, Finished, Job, clean_text
 
 BUILT_IN = "mini"  # the prior that needs no download
-STABLE_DIFFUSION, SDXL, SDXL_REFINER = "sd", "sdxl", "sdxl-refiner"  # names of `python -m backend models`
+# names of `python -m backend models`
+STABLE_DIFFUSION, SDXL, SDXL_REFINER, MVDREAM = "sd", "sdxl", "sdxl-refiner", "mvdream"
 STATED = {  # title, gigabytes and licence, as backend/weights/catalogue.py has them
     SDXL_REFINER: ("Stable Diffusion XL refiner 1.0", 6.1, "CreativeML Open RAIL++-M"),
     STABLE_DIFFUSION: ("Stable Diffusion 2.1-base", 2.6, "CreativeML Open RAIL++-M"),
     SDXL: ("Stable Diffusion XL base 1.0", 6.9, "CreativeML Open RAIL++-M"),
+    MVDREAM: ("MVDream for Stable Diffusion 2.1", 2.6, "CreativeML Open RAIL-M"),
 }
 
 

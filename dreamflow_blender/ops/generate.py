@@ -23,7 +23,7 @@ def model_of(settings: bpy.types.PropertyGroup) -> dict[str, str]:
     """The job's prior and refiner. Raises ValueError where no model was named."""
     if settings.model == "STABLE_DIFFUSION":
         finer = work.SDXL_REFINER if models.takes_refiner(settings) else ""
-        return {"prior": work.STABLE_DIFFUSION, "refiner": finer}
+        return {"prior": models.stable_diffusion(settings), "refiner": finer}
     if settings.model == "SDXL_BASE":
         # the backend takes the refiner that belongs to it, if it is here
         return {"prior": work.SDXL, "refiner": ""}

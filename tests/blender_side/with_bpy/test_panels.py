@@ -212,7 +212,8 @@ def test_menus_name_what_there_is_and_put_it_in(enabled):
     prompt.DREAMFLOW_MT_things.draw(
         SimpleNamespace(layout=fake_layout, kind_or_colour="kind", refine=False), bpy.context
     )
-    assert len(fake_layout.buttons()) == len(models.known_kinds()) == 10 and "Mug" in fake_layout.buttons()
+    assert list(fake_layout.buttons()) == [kind.capitalize() for kind in models.known_kinds()]
+    assert len(models.known_kinds()) >= 20 and "Snowman" in fake_layout.buttons()
     enabled.prompt = "a corgi"
     bpy.ops.dreamflow.put_word(kind="duck")
     bpy.ops.dreamflow.put_word(colour="blue")
@@ -230,6 +231,16 @@ def test_weights_that_are_not_here_are_offered_at_once(enabled):
     assert "Fetch it (6.1 GB)" in main().buttons()
     enabled.refine = False
     assert bpy.ops.dreamflow.generate.poll()
+
+
+def test_stable_diffusion_is_mvdream_where_that_is_here(enabled):
+    enabled.model, enabled.prompt = "STABLE_DIFFUSION", "a castle"
+    findings.models[:] = [{"name": name, "folder": "/somewhere"} for name in ("mvdream", "sdxl-refiner")]
+    job = ops_generate.make_job(enabled)
+    assert (job.prior, job.refiner) == ("mvdream", "sdxl-refiner") and not models.to_fetch(enabled)
+    assert models.model_named("mvdream") == "STABLE_DIFFUSION"
+    enabled.loras.add()  # which are for Stable Diffusion itself
+    assert models.stable_diffusion(enabled) == models.to_fetch(enabled) == "sd"
 
 
 def test_a_failure_shows_no_command_and_folds_away(enabled):
