@@ -76,6 +76,17 @@ def test_what_is_refused_is_helped(prompt: str, expected: str) -> None:
         read_object(prompt, "", TEN)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("a metal mug", "a grey mug"), ("a blue metal mug", "a blue mug"), ("a metal sofa", "a metal sofa"),
+        ("a wooden table", "a wooden table"), ("a table made of wood", "a wooden table"),
+    ],
+)  # fmt: skip
+def test_a_material_is_kept_where_real_ones_were_shown(prompt: str, plain: str) -> None:
+    assert describe(read_object(prompt, "", (*TEN, "table", "sofa"))) == plain
+
+
 def test_a_negative_prompt_is_refused() -> None:
     with pytest.raises(NotUnderstood, match="negative"):
         read_object("a red mug", "blurry", TEN)

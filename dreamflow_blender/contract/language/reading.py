@@ -63,9 +63,11 @@ def read(prompt: str, kinds: Collection[str] = tuple(v.MADE)) -> Description:
     found.tail(words[at + 1 :])
     assert found.kind is not None
     parts = dict(found.parts)
-    colour = parts.pop(v.THINGS[found.kind].body, found.colour)
+    colour, material = parts.pop(v.THINGS[found.kind].body, found.colour), found.material
+    if material is not None and found.kind not in v.OF_MATERIALS:  # no model was shown a wooden mug
+        colour, material = colour or v.MATERIALS[material], None
     return Description(
-        found.kind, colour, parts, normal_map, view, found.material, tuple(dict.fromkeys(found.left_out))
+        found.kind, colour, parts, normal_map, view, material, tuple(dict.fromkeys(found.left_out))
     )
 
 

@@ -59,6 +59,7 @@ REAL = {
     }.items()
 }  # fmt: skip
 THINGS = MADE | REAL
+OF_MATERIALS = frozenset({*REAL, "chair", "table", "lamp", "bed", "car"})  # of which real ones were shown
 COLOURS = (
     "red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "black", "grey", "white",
 )  # fmt: skip

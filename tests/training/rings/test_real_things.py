@@ -17,7 +17,7 @@ from backend.training.rings.real_things import colour_number, open_real_albums, 
 from backend.training.rings.rings import Drawer
 from dreamflow_blender.contract.language.reading import read
 from dreamflow_blender.contract.language.unknown import NotUnderstood
-from dreamflow_blender.contract.language.vocabulary import REAL, THINGS
+from dreamflow_blender.contract.language.vocabulary import OF_MATERIALS, REAL, THINGS
 
 WORDS = list(COLOURS)
 # A seat from z = 0 to 4, x = -1 to 1, y = 0 to 2 of the OBJ's axes (y up, front +z), and a board behind it.
@@ -128,6 +128,7 @@ def test_a_colour_is_named_where_its_word_fits(rgb: tuple[float, float, float], 
 
 
 def test_materials_and_real_kinds_are_words_of_the_prompts_language() -> None:
+    assert set(furniture.NAMES) == OF_MATERIALS
     described = read("a normal map of a wooden sofa", tuple(THINGS))
     assert (described.kind, described.colour, described.material) == ("sofa", None, "wooden")
     assert canonical_prompt("Sofa.", "", REAL) == "a grey sofa"
