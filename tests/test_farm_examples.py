@@ -300,7 +300,7 @@ runpy.run_path(given[4], run_name="__main__")
 @pytest.mark.skipif("DREAMFLOW_BPY_PYTHON" not in os.environ, reason="no bpy here: set DREAMFLOW_BPY_PYTHON")
 def test_the_flamenco_tasks_make_every_mesh_once(tmp_path: Path) -> None:
     """As Flamenco's worker runs them: Blender's batch, a shard a task, on the embedded prior; then once more."""
-    settings = {"nerf.levels": 6, "nerf.views": 2, "nerf.samples": 16, "geometry.levels": 2, "geometry.views": 1,
+    settings = {"nerf.levels": 6, "nerf.views": 1, "nerf.samples": 16, "geometry.levels": 2, "geometry.views": 1,
                 "geometry.cells": 10, "texture.levels": 2, "texture.views": 1, "refine.levels": 2, "refine.views": 1,
                 "delivery.texture_size": 64, "delivery.max_faces": 300}  # fmt: skip
     rows = [",".join(["prompt", "seed", *settings])]

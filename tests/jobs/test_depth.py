@@ -103,7 +103,8 @@ def test_the_prompt_is_embedded_once_a_stage_before_the_first(
     counted(LatentPrior, "prepare")
     before: list[Counter[str]] = []
     began: list[str] = []
-    job = tiny_job(tmp_path / "job", prior="mini")
+    few = {"nerf.levels": 6, "nerf.views": 1, "geometry.levels": 1, "geometry.views": 1}  # each of four views
+    job = tiny_job(tmp_path / "job", prior="mini", overrides=few)
     job = dataclasses.replace(job, prompt="a red mug")
     for event in generate.generate(job, lambda: "cancel" if "texture" in began else None):
         if isinstance(event, Started):

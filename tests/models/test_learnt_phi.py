@@ -9,14 +9,15 @@ from backend.diffusion.schedule import noise_levels
 from backend.jobs.priors import open_prior
 from backend.objects.shapes import build
 from backend.objects.sphere_trace import render
-from backend.scene.camera import RenderOutput
+from backend.scene.camera import RenderOutput, orbit, rings_of
 from backend.stages.apfo import apfo
 from backend.stages.update import PictureSpace
-from backend.training.samples import view_cameras
 from dreamflow_blender.contract.language.reading import Description
 
 SIZE = 64
-CAMERA = view_cameras(["front left"], SIZE)
+CAMERA = rings_of(
+    orbit(*torch.tensor([[30.0], [20.0], [1.5], [45.0]]), SIZE, SIZE), 4
+)  # as the prior sees it
 PROMPT = "a red duck"
 
 
@@ -36,27 +37,27 @@ def test_it_learns_the_render_as_it_is(views):
     coarse = functional.avg_pool2d(sharp, 4)
     blurred = functional.interpolate(coarse, size=SIZE, mode="bilinear").permute(0, 2, 3, 1)
     x, level = prior.encode(blurred), noise_levels(0.5, 0.4, 1)[0]
-    phi, generator = fresh(prior, 1e-3), torch.Generator().manual_seed(1)
+    phi, generator = fresh(prior, 2e-3), torch.Generator().manual_seed(1)
     other = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
 
     def error():
         return float((phi(x + level.sigma * other, level, CAMERA) - x).square().mean())
 
     before = error()
-    losses = [float(phi.fit(x, level, CAMERA, generator)) for _ in range(60)]
+    losses = [float(phi.fit(x, level, CAMERA, generator)) for _ in range(24)]
     assert error() < 0.7 * before
-    assert sum(losses[-15:]) < 0.85 * sum(losses[:15])
+    assert sum(losses[-6:]) < 0.85 * sum(losses[:6])
 
 
 @pytest.mark.slow
 def test_colours_stay_where_they_are(views):
-    """80 updates that begin at the true picture leave the duck's colour within what a whole run may err by."""
+    """40 updates that begin at the true picture leave the duck's colour within what a whole run may err by."""
     prior = open_prior("mini", "cpu")
     truth = views.over((0.6, 0.6, 0.6))
     image = nn.Parameter(truth.clone())
     conditioning = prior.prepare(PROMPT, "", "colour", SIZE)
     for _ in apfo(
-        noise_levels(0.5, 0.05, 80),
+        noise_levels(0.5, 0.05, 40),
         1,
         sample_camera=lambda: CAMERA,
         render=lambda _: RenderOutput(image.clamp(0, 1), torch.ones(())),

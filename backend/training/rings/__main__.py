@@ -160,7 +160,7 @@ class Trainer:
     """The networks, their run in `cache`, and what a step does with them."""
 
     def __init__(self, cache: Path, seed: int, decay: Sequence[int] | None, start: Path = SHIPPED) -> None:
-        self.cache, self.seed, self.decay = cache, seed, decay
+        self.cache, self.seed, self.decay, self.start = cache, seed, decay, start
         torch.manual_seed(seed)
         self.tokenizer = networks.save_tokenizer(cache / "tokenizer")
         self.vae, self.unet, self.encoder = begin_with(start, self.tokenizer.get_vocab())
@@ -227,7 +227,7 @@ class Trainer:
         return error.detach(), t, joint
 
     def export(self, folder: Path, furniture: Path | None) -> None:
-        """The average as a model folder, with the credits of the real things in `furniture`.
+        """The average as a model folder, with the credits of the real things in `furniture`, or of its start's.
 
         It states every kind that was shown; over an older export, those of them that the older one states: which
         kinds are made well enough to be offered is decided in its dreamflow.json. InputError before the first state
@@ -244,6 +244,8 @@ class Trainer:
         if (stated := folder / "dreamflow.json").is_file():
             kinds = [kind for kind in kinds if kind in read_json(stated)["kinds"]]
         text = credits([item for item in items if item.id not in held]) if items else ""
+        if not items and (self.start / CREDITS).is_file():
+            text = (self.start / CREDITS).read_text("utf-8")
         write_rings_model(folder, self.parts | {"vae": self.vae}, kinds, text)
         export.write_json(folder / PROGRESS, {"pictures": self.run.seen})
 

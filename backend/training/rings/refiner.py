@@ -1,4 +1,4 @@
-"""Teach the embedded refiner the second edition's kinds, from the shipped refiner's weights.
+"""Teach the embedded refiner all kinds, from the shipped refiner's weights or those of a first edition (--start).
 
     python -m backend.training.rings.refiner --cache FOLDER [--furniture F] [--minutes M] [--pictures N] [--export OUT]
 
@@ -47,6 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--furniture", type=Path, help="the folder of the package's .sh3f files; without it, no real things"
     )
     parser.add_argument("--kinds", help="only these procedural kinds, with commas between them")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=built_in("mini-refiner"),
+        help="the refiner's folder to begin with, where FOLDER holds no state (default: the shipped one)",
+    )
     parser.add_argument("--export", type=Path, help="write the model folder from the state there, and stop")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
@@ -55,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         torch.manual_seed(args.seed)
         tokenizer = networks.save_tokenizer(args.cache / "tokenizer")
-        parts = grown_refiner(tokenizer.get_vocab())
+        parts = grown_refiner(args.start, tokenizer.get_vocab())
         run = Run(NAME, args.cache, parts, new_optimizer(parts, 0.01), AVERAGE)
         run.restore()
         if args.export is not None:
@@ -80,9 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def grown_refiner(vocabulary: dict[str, int]) -> dict[str, Any]:
-    """The shipped refiner's UNet and text encoder, with rows for the words that it does not know yet."""
-    cpu, model = torch.device("cpu"), open_folder(built_in("mini-refiner"))
+def grown_refiner(folder: Path, vocabulary: dict[str, int]) -> dict[str, Any]:
+    """A refiner's UNet and text encoder, with rows for the words that it does not know yet."""
+    cpu, model = torch.device("cpu"), open_folder(folder)
     old_tokenizer, old_encoder = load_text(model, cpu)
     unet = load_network(model, cpu).unet
     assert isinstance(unet, nn.Module)
@@ -100,8 +106,7 @@ def write_refiner(folder: Path, run: Run) -> None:
     path = folder / "dreamflow.json"
     stated = json.loads(path.read_text("utf-8"))
     del stated["views"]
-    stated |= {"kinds": json.loads((built_in("mini") / "dreamflow.json").read_text("utf-8"))["kinds"]}
-    export.write_json(path, stated | {"view_prompt": "{prompt}"})
+    export.write_json(path, stated | {"kinds": "base", "view_prompt": "{prompt}"})
 
 
 if __name__ == "__main__":

@@ -115,6 +115,10 @@ def test_an_exported_model_is_gone_on_with_and_keeps_its_kinds(
     assert (second.run.seen, second.run.step) == (8, 1)
     for name, value in first.run.parameters().items():
         assert torch.allclose(second.run.parameters()[name], value, atol=2e-3, rtol=1e-3), name  # fp16
+    (tmp_path / "model" / "CREDITS.txt").write_text("by Somebody\n", "utf-8")
+    second.run.follow()
+    second.export(tmp_path / "further", None)
+    assert (tmp_path / "further" / "CREDITS.txt").read_text("utf-8") == "by Somebody\n"
 
 
 def test_a_joint_batch_is_whole_rings_and_a_single_one_is_not(albums: list[RingAlbum]) -> None:

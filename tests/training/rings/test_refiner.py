@@ -58,7 +58,7 @@ def test_it_goes_on_and_exports_a_refiner(tmp_path: Path) -> None:
 
 def test_it_begins_as_the_shipped_refiner(tmp_path: Path) -> None:
     tokenizer = networks.save_tokenizer(tmp_path)
-    parts = refiner.grown_refiner(tokenizer.get_vocab())
+    parts = refiner.grown_refiner(built_in("mini-refiner"), tokenizer.get_vocab())
     model, cpu = open_folder(built_in("mini-refiner")), torch.device("cpu")
     shipped_tokenizer, shipped = load_text(model, cpu)
     told = {"padding": "max_length", "max_length": networks.TEXT_LENGTH, "return_tensors": "pt"}
