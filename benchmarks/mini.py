@@ -42,11 +42,8 @@ from dreamflow_blender.contract.protocol import Job
 JUDGED = [kind for kind in LEARNED if kind in KINDS]  # whose true pictures are known
 HELD_OUT = 10  # pairs of kind and colour, each a ring
 KIND, COLOUR, AZIMUTH, HELD_OUT_LOSS = 0.95, 0.97, 0.90, 0.10
-GREY, FAR, APART = (
-    0.5,
-    45.0,
-    0.002,
-)  # a kind turns where views further apart than FAR degrees differ by so much
+GREY = 0.5
+FAR, APART = 45.0, 7e-4  # a kind turns where views more than FAR degrees apart differ by so much
 EVALUATION_VIEWS, EVALUATION_SEED = 200, 1  # an album that training has not seen
 REFINED, GAIN, KEPT = 32, 2.0, 30.0  # pictures, dB
 MEAN_IOU, LEAST_IOU, COLOUR_ERROR, SECONDS, GIGABYTES = 0.92, 0.80, 0.04, 180.0, 2.0  # of the pipeline
