@@ -162,6 +162,7 @@ def test_a_picture_alone_is_an_imagedream_s(enabled, tmp_path, monkeypatch):
     for path in (cup, other):
         path.write_bytes(b"")
     enabled.model, enabled.prompt = "FOLDER", "a red mug"
+    addon.preferences().prior_folder = str(tmp_path)
     bpy.ops.dreamflow.add_lora(filepath=str(cup))
     assert "picture" not in main().props and bpy.ops.dreamflow.generate.poll()
     enabled.loras[0].weight = 0.75
