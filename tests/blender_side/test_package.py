@@ -44,6 +44,7 @@ def test_what_is_in_it(made):
         "LICENSE",
         "requirements.txt",
         "backend/__main__.py",
+        "backend/mini/base/CREDITS.txt",  # goes with the weights
         "dreamflow_blender/client/client.py",
     }
     assert needed <= set(names)

@@ -333,6 +333,7 @@ def test_no_sentence_is_cut(enabled, monkeypatch, tmp_path, width, scale, langua
     licence = "A licence whose name is so long that it needs a line of its own and more"
     findings.models[:] = [{"name": "sd", "title": "SD", "size": 2.6e9, "licence": licence}]
     ui_setup.draw_preferences(drawn, addon.preferences())
+    assert "dreamflow.open_credits" in [name for name, *_ in drawn.operators] and addon.CREDITS.is_file()
     assert licence in " ".join(drawn.texts)
     assert [text for text in drawn.texts if parts.measure(text) > room and "…" not in text] == []
 
