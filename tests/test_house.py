@@ -189,7 +189,7 @@ def test_small_files() -> None:
 
 def test_diffusion_and_its_models_see_cameras_and_no_mesh() -> None:
     """What a picture should look like is decided without the object that it shows."""
-    own = ("backend.diffusion", "backend.models")
+    own = ("backend.diffusion", "backend.models", "backend.sides")
     allowed = (
         "backend.scene.camera",
         *own,

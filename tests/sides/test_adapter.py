@@ -134,7 +134,7 @@ def test_d_phi_is_shown_the_same_and_learns(model: Path, file: Path) -> None:
     torch.testing.assert_close(phi(Z, LEVEL, SIX), prior.denoise(Z, LEVEL, SIX, conditioning, 1.0))
     x = torch.zeros(6, 4, 8, 8)
     losses = [float(phi.fit(x, LEVEL, SIX, torch.Generator().manual_seed(1))) for _ in range(6)]
-    assert losses[-1] < 0.95 * losses[0]
+    assert losses[-1] < 0.99 * losses[0]
     assert not any("_mv" in name for name in phi.parameters)
 
 

@@ -93,15 +93,14 @@ def test_maps_say_where_each_pixel_lies_and_which_way_it_faces() -> None:
 
 
 def test_what_six_sides_see() -> None:
-    """Of two cubes, one above the other: not what faces the gap, and all of the rest."""
-    low, high = cube(0.15), cube(0.15)
-    places = torch.cat((low.v_pos - torch.tensor([0, 0, 0.2]), high.v_pos + torch.tensor([0, 0, 0.2])))
-    both = Mesh(places, torch.cat((low.t_pos_idx, high.t_pos_idx + len(low.v_pos))))
+    """Of a cube in a cube, the outer."""
+    outer, inner = cube(0.3), cube(0.1)
+    places = torch.cat((outer.v_pos, inner.v_pos))
+    both = Mesh(places, torch.cat((outer.t_pos_idx, inner.t_pos_idx + len(outer.v_pos))))
     cameras = SixSides().sample(Generator(), 64, 256, 256)
-    points = torch.tensor(
-        [[0, 0, 0.05], [0, 0, -0.05], [0, -0.15, 0.2], [0.15, 0, -0.2], [0, 0, 0.35], [0, 0, -0.35]]
-    )
-    assert seen(points, both, cameras).tolist() == [False, False, True, True, True, True]
+    outward = torch.cat((torch.eye(3), -torch.eye(3)))
+    points = outward + 0.1 * (outward == 0)
+    assert seen(0.3 * points, both, cameras).all() and not seen(0.1 * points, both, cameras).any()
 
 
 def test_a_noise_level_s_timestep_is_the_one_that_it_was_trained_at() -> None:

@@ -26,7 +26,9 @@ def test_a_square_under_another(anew: bool) -> None:
     uv = np.concatenate((PLACE[TRI] * (0.5, 1), PLACE[TRI] * (0.5, 1) + (0.5, 0))).astype(np.float32)
     image = np.full((SIZE, SIZE, 4), 200, np.uint8)
     image[..., 3] = 255
-    arrays = from_parts(corners, tri, uv=uv, image=[0], names=["a"], images=(image,))
+    arrays = from_parts(
+        corners, tri, uv=uv, base=[(1.0, 1.0, 1.0, 1.0)], image=[0], names=["a"], images=(image,)
+    )
     mesh = Mesh(torch.from_numpy(corners), torch.from_numpy(tri).long())
     weight, colours, one = torch.ones(4, 3), source_colours(arrays, "cpu"), torch.ones(1)
     above = orbit(0 * one, 89 * one, 2 * one, 60 * one, 128, 128)

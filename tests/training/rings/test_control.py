@@ -96,5 +96,5 @@ def test_it_begins_as_nothing_learns_and_is_written_to_be_opened(model: ModelFol
     assert losses[-1] < 0.95 * losses[0]
     assert all(p.grad is None for p in unet.parameters())  # type: ignore[attr-defined]
     control.export(run, tmp_path / "control")
-    (found,) = open_controls([str(tmp_path / "control")], model)
+    (found,), _ = open_controls([str(tmp_path / "control")], model)
     assert found.shows == MAPS and sum(file.stat().st_size for file in found.files) < 6e6
