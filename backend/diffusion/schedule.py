@@ -63,7 +63,7 @@ def sigma_at(timestep: float) -> float:
 def shifted_timestep(sigma: float, shift: float) -> float:
     """The timestep in [0, 999] of a network whose t was trained at sigma_at(t) sqrt(shift)^(t / 999): MV-Adapter's
     "interpolated" shift of the ratio of signal to noise."""
-    table = [here * shift ** (t / 1998) for t, here in enumerate(_sigmas())]
+    table: list[float] = [here * shift ** (t / 1998) for t, here in enumerate(_sigmas())]
     high = min(max(bisect(table, sigma), 1), 999)
     here, there = table[high - 1 : high + 1]
     return min(max(high - 1 + (sigma - here) / (there - here), 0.0), 999.0)
