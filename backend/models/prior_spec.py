@@ -52,6 +52,8 @@ def make_spec(stated: dict[str, Any], path: Path) -> PriorSpec:
             raise TypeError(f"camera is {' or '.join(CAMERAS)}")
         if isinstance(spec.frames, bool) or spec.frames not in range(1, MOST_FRAMES + 1):
             raise TypeError(f"frames is a whole number from 1 to {MOST_FRAMES}")
+        if spec.still is not None:
+            raise TypeError("still is no model's own")
         if not isinstance(spec.settings, dict):
             raise TypeError("settings is an object")
         if spec.prediction not in ("", "epsilon", "v_prediction"):

@@ -132,6 +132,7 @@ def test_a_ring_takes_the_memory_of_its_views(folder: Path, base_folder: Path) -
         ({**STATED, "frames": 2.5}, True),
         ({**STATED, "frames": True}, True),
         ({**STATED, "frames": 1000}, True),
+        ({**STATED, "still": {}}, True),
     ],
 )
 def test_what_does_not_fit_is_refused(

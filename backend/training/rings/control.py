@@ -136,7 +136,8 @@ class Pool:
             rows.append((z, shown[views], weight, camera_label(album.c2w[views])))
             captions.append(describe(told))
         hidden = self.encoder(self.words(captions)).last_hidden_state.repeat_interleave(FRAMES, 0)
-        return Views(*(torch.cat(part) for part in zip(*rows, strict=True)), hidden)
+        x, maps, weight, label = (torch.cat(part) for part in zip(*rows, strict=True))
+        return Views(x, maps, weight, label, hidden)
 
 
 def describe_parts(kind: str, generator: Generator) -> Description:
