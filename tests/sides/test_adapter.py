@@ -15,9 +15,11 @@ from torch import Tensor
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError
 from backend.models.latent_prior import Conditioning, LatentPrior
+from backend.models.single_file import empty_module
 from backend.scene.render_mesh import render_shape
-from backend.sides.adapter import reader_of
+from backend.sides.adapter import attentions_of, reader_of
 from backend.sides.views import SixSides, encode_sides
+from backend.weights.checkpoint_kind import families
 from tests.sides.test_attention import written_out
 from tests.sides.test_views import cube
 from tests.tools.real_folders import build
@@ -171,3 +173,14 @@ def test_what_does_not_fit_is_refused_before_a_weight_is_read(
         LatentPrior(model, "cpu", controls=[str(pickle)])
     with pytest.raises(InputError, match="Only one MV-Adapter"):
         LatentPrior(model, "cpu", controls=[str(file), str(file)])
+
+
+@pytest.mark.parametrize(("family", "size"), [("SDXL", 1.96e9), ("Stable Diffusion 2", 0.510e9)])
+def test_the_published_files_have_as_many_numbers(family: str, size: float) -> None:
+    """The hub states their sizes; they are in float32."""
+    config = next(one.configs["unet"] for one in families() if one.name == family)
+    unet = empty_module("unet", config)
+    assert isinstance(unet, UNet2DConditionModel)
+    numbers = sum(t.numel() for t in reader_of(unet, 8).state_dict().values())
+    numbers += sum(4 * width**2 + width for width in attentions_of(unet).values())
+    assert 4 * numbers == pytest.approx(size, rel=0.005)
