@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def write_csv(path: Path, results: Sequence[Result]) -> None:
 
 
 def write_page(path: Path, terms: Terms, rows: Sequence[Sequence[str]], results: Sequence[Result]) -> None:
-    """The table, the curves of each budget, and a picture a cell. Raises DiskError."""
+    """The table, its figures over the budgets where there are several, the curves of each budget, and a picture a cell.
+
+    Raises DiskError.
+    """
     heading, *body = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
     parts = [
         f"<h1>Methods in {html.escape(terms.space)}, prior {html.escape(terms.prior)}</h1>",
@@ -50,7 +54,10 @@ def write_page(path: Path, terms: Terms, rows: Sequence[Sequence[str]], results:
         f"<div><b>{html.escape(name)}</b>: <code>{html.escape(str(ROWS[name]))}</code></div>"
         for name in dict.fromkeys(r.cell.method for r in results)
     ]
-    for budget in dict.fromkeys(r.cell.budget for r in results):
+    budgets = dict.fromkeys(r.cell.budget for r in results)
+    if len(budgets) > 1 and any(r.figures for r in results):
+        parts.append(f"<p><img alt='figures over updates' src='{_embedded(budgets_png(results))}'></p>")
+    for budget in budgets:
         own = [r for r in results if r.cell.budget == budget]
         parts.append(f"<h2>{budget} updates</h2><p><img alt='curves' src='{_embedded(curves_png(own))}'></p>")
         parts += [_figure(r) for r in own if r.picture]
@@ -60,6 +67,33 @@ def write_page(path: Path, terms: Terms, rows: Sequence[Sequence[str]], results:
         + "\n".join(parts)
         + "</html>\n",
     )
+
+
+def medians(results: Sequence[Result], name: str) -> dict[str, dict[int, float]]:
+    """Method -> updates, rising -> the median of this figure over the cells that have it."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for r in sorted((r for r in results if name in r.figures), key=lambda r: r.cell.budget):
+        found.setdefault(r.cell.method, {}).setdefault(r.cell.budget, []).append(r.figures[name])
+    return {m: {budget: statistics.median(v) for budget, v in own.items()} for m, own in found.items()}
+
+
+def budgets_png(results: Sequence[Result]) -> bytes:
+    """Each figure but the seconds over the updates of a cell: `medians`."""
+    names = [n for n in dict.fromkeys(n for r in results for n in r.figures) if n != "seconds"]
+    figure = Figure(figsize=(6 * len(names), 3.8), dpi=90, layout=ConstrainedLayoutEngine())
+    FigureCanvasAgg(figure)
+    methods = list(dict.fromkeys(r.cell.method for r in results))
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        axes.set_title(name, fontsize=11)
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("updates")
+        for method, own in medians(results, name).items():
+            colour = _colour(methods.index(method))
+            axes.plot(list(own), list(own.values()), marker="o", color=colour, label=method)
+        if name == "distance":
+            axes.set_yscale("log")
+        axes.legend(fontsize=8)
+    return _png(figure)
 
 
 def curves_png(results: Sequence[Result]) -> bytes:
@@ -76,13 +110,17 @@ def curves_png(results: Sequence[Result]) -> bytes:
                 shortest = min(map(len, found))
                 middle = np.median([values[:shortest] for values in found], axis=0)
                 shown = np.where(middle > 0, middle, np.nan)
-                axes.plot(
-                    shown,
-                    color=colormaps["tab20"]((2 * number + number // 10) % 20),
-                    linewidth=0.9,
-                    label=method,
-                )
+                axes.plot(shown, color=_colour(number), linewidth=0.9, label=method)
         axes.legend(fontsize=8)
+    return _png(figure)
+
+
+def _colour(number: int) -> tuple[float, float, float, float]:
+    """Of a method by its place."""
+    return colormaps["tab20"]((2 * number + number // 10) % 20)
+
+
+def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from backend import __main__ as cli
-from backend.evidence import cells, compare, flat
+from backend.evidence import cells, compare, flat, page
 from backend.evidence.cells import Cell, Terms, job_of, read_result
 from backend.evidence.commands import rows_of
 from backend.evidence.rows import ABLATIONS, ROWS
@@ -60,10 +60,10 @@ def test_every_cell_leaves_figures_curves_and_a_picture(done: Path) -> None:
         "gap": 5,
         "gradient": 5,
     }
-    page = (done / "index.html").read_text(encoding="utf-8")
-    assert "<b>sds</b>: <code>nerf nerf.method=sds</code>" in page
-    assert page.count("<img") == len(rows) + 1 and "http" not in page  # the curves
-    assert page.count("data:image/png;base64,iVBOR") == page.count("<img")
+    html = (done / "index.html").read_text(encoding="utf-8")
+    assert "<b>sds</b>: <code>nerf nerf.method=sds</code>" in html
+    assert html.count("<img") == len(rows) + 1 and "http" not in html  # the curves
+    assert html.count("data:image/png;base64,iVBOR") == html.count("<img")
 
 
 def test_what_is_done_is_not_done_again(
@@ -179,6 +179,22 @@ def test_medians_and_failures_are_counted_by_method() -> None:
         ["9", "sds", "1", "1", "-"],
     ]
     assert json.dumps(compare.as_text([["a", "bb"], ["ccc", "d"]])) == json.dumps("a    bb\nccc  d\n")
+
+
+def test_figures_over_budgets_are_medians_and_the_page_draws_them(tmp_path: Path) -> None:
+    curves = dict.fromkeys(("loss", "gap", "gradient"), torch.ones(3))
+    results = [
+        cells.Result(Cell("a ball", seed, "apfo", budget), {"iou": iou, "seconds": 1.0}, "", curves, b"")
+        for seed, budget, iou in ((1, 200, 0.9), (1, 100, 0.5), (2, 100, 0.75), (3, 100, 0.875))
+    ]
+    results.append(cells.Result(Cell("a ball", 1, "sds", 100), {}, "no object", curves, b""))
+    assert page.medians(results, "iou") == {"apfo": {100: 0.75, 200: 0.9}}
+    assert list(page.medians(results, "iou")["apfo"]) == [100, 200]
+    terms = Terms("3d", "exact", {}, 1, 0.03, 1)
+    failed = [replace(r, figures={}) for r in results]
+    for shown, drawn in ((results, 1), (results[1:], 0), (failed, 0)):
+        page.write_page(tmp_path / "page.html", terms, compare.table(shown), shown)
+        assert (tmp_path / "page.html").read_text(encoding="utf-8").count("figures over updates") == drawn
 
 
 def test_a_recipe_is_a_job_of_its_stages_which_share_the_budget(tmp_path: Path) -> None:
