@@ -28,6 +28,7 @@ SWEEPS = 2  # over the six labels
 LAYERS = 4  # rounds of giving faces under others a chart of their own
 LEAST_RASTER = 256  # cells across the square in which hidden faces are looked for: nearly one a texel
 CANDIDATES = 1 << 24  # of that grid, at most; about 60 bytes each
+MIDDLE = 0.03  # of a chart's length, to both sides of its middle: where it may be cut
 GRAZING = 0.1  # cosine; a face turned farther from its chart's axis follows its own normal
 
 
@@ -105,14 +106,19 @@ def shorten_borders(
         capacity = np.r_[np.maximum(change, 0), np.maximum(-change, 0), between]
         capacity = (capacity * (2**28 / max(float(capacity.max()), 1e-30))).astype(np.int32)
         graph = csr_matrix((capacity, (rows, columns)), shape=(count + 2,) * 2)
-        rest = graph - maximum_flow(graph, keeps, takes).flow
-        rest.data = np.maximum(rest.data, 0)
-        rest.eliminate_zeros()
-        taken = np.ones(count + 2, bool)
-        taken[breadth_first_order(rest, keeps, return_predecessors=False)] = False
         label = label.copy()
-        label[ours[taken[:count]]] = alpha
+        label[ours[~side_of(graph, keeps, takes)[:count]]] = alpha
     return label
+
+
+def side_of(graph: csr_matrix, source: int, sink: int) -> NDArray[np.bool_]:
+    """[N] which nodes the least cut between the two leaves with the source; capacities int32."""
+    rest = graph - maximum_flow(graph, source, sink).flow
+    rest.data = np.maximum(rest.data, 0)
+    rest.eliminate_zeros()
+    reached = np.zeros(graph.shape[0], bool)
+    reached[breadth_first_order(rest, source, return_predecessors=False)] = True
+    return reached
 
 
 def cube_charts(
@@ -150,6 +156,40 @@ def cube_charts(
     shift = np.empty_like(uv)
     shift[corners.reshape(-1)] = np.repeat(apart, 3, axis=0)
     return uv + shift, corners, vertex
+
+
+def halved(
+    tri: Ints, charts: tuple[Floats, Ints, Ints], weight: Floats | None = None
+) -> tuple[Floats, Ints, Ints]:
+    """As cube_charts, with the largest chart cut in two near its middle, where that is shortest."""
+    uv, corners, vertex = charts
+    rows, columns = corners[:, :2].reshape(-1), corners[:, 1:].reshape(-1)
+    joined = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(uv),) * 2)
+    chart = connected_components(joined, directed=False)[1][corners[:, 0]]
+    one, two = (uv[corners[:, i]] - uv[corners[:, 0]] for i in (1, 2))
+    area = np.bincount(chart, np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]))
+    ours = np.nonzero(chart == area.argmax())[0]
+    count, place = len(ours), uv[corners[ours]].mean(1)
+    along = place[:, np.ptp(place, axis=0).argmax()]
+    share = (along - along.min()) / max(float(np.ptp(along)), 1e-12) - 0.5
+    low, high = (np.nonzero(sign * share > MIDDLE)[0] for sign in (-1, 1))
+    a, b, ends, side = adjacency(corners[ours], len(uv))
+    length = np.linalg.norm(uv[ends[:, 0]] - uv[ends[:, 1]], axis=1).astype(np.float64)
+    if weight is not None:
+        length = length * weight[ours[a], side]
+    whole = 2**28
+    capacity = np.maximum(length * (whole / 64 / max(float(length.max(initial=0)), 1e-30)), 1)
+    graph = csr_matrix(
+        (
+            np.r_[capacity, capacity, np.full(len(low) + len(high), whole)].astype(np.int32),
+            (np.r_[a, b, np.full(len(low), count), high], np.r_[b, a, low, np.full(len(high), count + 1)]),
+        ),
+        shape=(count + 2,) * 2,
+    )
+    split = 2 * corners
+    split[ours] += ~side_of(graph, count, count + 1)[:count, None]
+    found, corners = np.unique(split, return_inverse=True)
+    return uv[found // 2], corners.reshape(-1, 3), vertex[found // 2]
 
 
 def hidden(uv: Floats, chart: Ints, height: Floats, across: int) -> Ints:

@@ -9,6 +9,8 @@ numpy and scipy only, for the process that imports it must start fast.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
@@ -20,12 +22,47 @@ Ints = NDArray[np.int64]
 
 TEXELS, LEAST_CELLS, MOST_CELLS = 4, 64, 256  # a fine cell's side in texels; fine cells across the square
 COARSE = 3 / 8  # of those
-USE = 0.62  # of the square that is expected to be covered
+USE, FULL = 0.62, 0.7  # of the square: what is expected to be covered, and what is as good as it gets
+CUTS, LEAST_GAIN = 4, 0.01  # charts that are cut in two where less is covered; what each has to bring
 MOST_CHARTS = 150  # that are laid out here
 WORK, PER_FINAL = 400, 10  # charts placed in all coarse attempts; attempts of which one is made in fine cells
 SHUFFLE = 0.15  # how far an attempt's order is from that by length
 FINER = 2  # cells a side of a cell, in which masks are drawn
 NOWHERE = 2**32 - 1  # xatlas: the atlas of a vertex that is in no chart
+
+
+def pack_well(
+    v_pos: Floats, tri: Ints, charts: tuple[Floats, Ints, Ints], texture_size: int, padding: int,
+    halved: Callable[[tuple[Floats, Ints, Ints]], tuple[Floats, Ints, Ints]],
+) -> tuple[Floats, Ints]:  # fmt: skip
+    """As `pack`; large charts that leave gaps, as a ball's six do, are cut in two (`halved`) where that fills them."""
+    best = pack(v_pos, tri, charts, texture_size, padding)
+    most = covered(*best)
+    if most >= USE or islands(*charts[:2])[0] + CUTS > MOST_CHARTS:
+        return best
+    for cut in range(1, CUTS + 1):
+        charts = halved(charts)
+        tried = pack(v_pos, tri, charts, texture_size, padding)
+        use = covered(*tried)
+        if use - cut * LEAST_GAIN > most:
+            best, most = tried, use - cut * LEAST_GAIN
+        if use >= FULL:
+            break
+    return best
+
+
+def islands(uv: Floats, corners: Ints) -> tuple[int, Ints]:
+    """How many charts there are, and which of them each row of uv belongs to."""
+    rows, columns = corners[:, :2].reshape(-1), corners[:, 1:].reshape(-1)
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(len(uv),) * 2)
+    count, chart = connected_components(graph, directed=False)
+    return int(count), chart
+
+
+def covered(uv: Floats, corners: Ints) -> float:
+    """The triangles' area."""
+    one, two = (uv[corners[:, i]] - uv[corners[:, 0]] for i in (1, 2))
+    return float(np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).sum()) / 2
 
 
 def pack(
@@ -36,13 +73,10 @@ def pack(
     Returns uv [T,2] in [0,1] and corners [F,3], rows of uv, faces and corners in the order of tri.
     """
     uv, corners, _ = charts
-    one, two = (uv[corners[:, i]] - uv[corners[:, 0]] for i in (1, 2))
-    area = float(np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]).sum()) / 2
+    area = covered(uv, corners)
     if area <= 0:
         raise RuntimeError("no face has an area")
-    rows, columns = corners[:, :2].reshape(-1), corners[:, 1:].reshape(-1)
-    graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(len(uv),) * 2)
-    count, chart = connected_components(graph, directed=False)
+    count, chart = islands(uv, corners)
     if count > MOST_CHARTS:
         return by_xatlas(v_pos, tri, charts, texture_size, padding)
     flat = np.empty((len(uv), 2))

@@ -55,7 +55,10 @@ def main() -> None:
         v_pos, tri = given["v_pos"], given["t_pos_idx"]
         size, padding = int(given["texture_size"]), int(given["padding"])
         weight = given.get("weight")
-    uv, corners = packing.pack(v_pos, tri, charts.cube_charts(v_pos, tri, size, weight), size, padding)
+    flat = charts.cube_charts(v_pos, tri, size, weight)
+    uv, corners = packing.pack_well(
+        v_pos, tri, flat, size, padding, lambda given: charts.halved(tri, given, weight)
+    )
     made = io.BytesIO()
     np.savez(made, v_tex=uv, t_tex_idx=corners)
     with os.fdopen(out, "wb") as file:

@@ -329,3 +329,22 @@ def test_borders_are_short_and_the_square_is_full() -> None:
     assert found["use"] >= 65
     assert found["seam"] < 7.2
     assert found["overlap"] == 0
+
+
+def test_a_balls_charts_are_cut_to_fill_the_square() -> None:
+    """Its six equal ones covered 43 %; two straight cuts fill it, and a third is not made."""
+    ball = trimesh.creation.icosphere(subdivisions=4)
+    v, t = np.asarray(ball.vertices), np.asarray(ball.faces)
+    made = unwrap.unwrap(v.astype(np.float32), t, 512)
+    found = judged(v, t, made.v_tex.astype(np.float64), made.t_tex_idx)
+    assert found["charts"] == 8
+    assert found["use"] >= 70
+    assert found["seam"] < 5.5, "each cut is a quarter of its circumference, 0.46 diagonals; 4.38 before"
+    assert found["overlap"] == 0
+
+
+def test_a_chart_of_one_face_stays_whole() -> None:
+    flat = charts.cube_charts(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]]), 64)
+    uv, corners, vertex = charts.halved(np.array([[0, 1, 2]]), flat)
+    assert np.array_equal(uv[corners], flat[0][flat[1]])
+    assert np.array_equal(vertex[corners], [[0, 1, 2]])
