@@ -39,18 +39,20 @@ class Surface:
         self._turn = TURN * float((at.amax(0) - at.amin(0)).norm())
         self._tree = cKDTree(at.numpy())
         facing = torch.cat((at, self._turn * face_normals(mesh)[points.face].double()), 1)
-        self._facing = cKDTree(facing.numpy())  # of places and directions: a thin wall has two sides
+        self._facing = cKDTree(facing.numpy())  # of places and directions
 
     def nearest(self, at: Tensor, normal: Tensor | None = None) -> Points:
-        """The nearest points of the surface to at [P,3]; those that face as normal [P,3] does come first."""
-        if normal is None:
-            _, found = self._tree.query(at.double().numpy(), k=NEAR)
-        else:
+        """The nearest points of the surface to at [P,3]; those that face as normal [P,3] does come first.
+
+        normal is to be of flat faces: a smooth one leans away from them at every edge, and leads to another place.
+        """
+        _, found = self._tree.query(at.double().numpy(), k=NEAR)
+        if normal is not None:  # the nearest of all may be a thin wall's other side
             unit = torch.nn.functional.normalize(normal, dim=1)
-            asked = torch.cat((at, self._turn * unit), 1)
-            _, found = self._facing.query(asked.double().numpy(), k=NEAR)
-        face = self._face[torch.from_numpy(np.asarray(found))]  # [P,NEAR]
-        corners = self.mesh.v_pos[self.mesh.t_pos_idx[face]]  # [P,NEAR,3,3]
+            _, facing = self._facing.query(torch.cat((at, self._turn * unit), 1).double().numpy(), k=NEAR)
+            found = np.concatenate((found, facing), 1)
+        face = self._face[torch.from_numpy(found)]  # [P,NEAR or twice that]
+        corners = self.mesh.v_pos[self.mesh.t_pos_idx[face]]  # [...,3,3]
         bary = closest(corners, at[:, None])
         gap = ((corners * bary[..., None]).sum(2) - at[:, None]).square().sum(2)
         if normal is not None:
@@ -95,10 +97,12 @@ def closest(corners: Tensor, at: Tensor) -> Tensor:
 def bake_normals(light: Points, frames: Frames, surface: Surface, at: Tensor) -> Tensor:
     """[P,3] in [0,1]: the detailed normals in the light mesh's tangent space, x along u, y along v, z outwards."""
 
+    flat = torch.linalg.cross(at[:, 1] - at[:, 0], at[:, 2] - at[:, 0])
+
     def ask(part: Points) -> Tensor:
         where = (at[part.face] * part.bary[..., None]).sum(1)
         tangent, bitangent, normal = frames.at(part)
-        wanted = surface.normal(surface.nearest(where, normal))
+        wanted = surface.normal(surface.nearest(where, flat[part.face]))
         # its columns, as a renderer blends them: not unit
         basis = torch.stack((tangent, bitangent, normal), 2)
         found = torch.linalg.solve(basis, wanted[..., None])[..., 0]

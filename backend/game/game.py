@@ -23,7 +23,7 @@ from backend.game.tangents import Frames, tangents
 from backend.meshes.glb import write_glb
 from backend.meshes.write import Group, glb_of_groups, png_bytes, split_seams, to_arrays, y_up
 from backend.results.export import Placing, about, place, read_mesh, read_texture
-from backend.scene.mesh import Mesh
+from backend.scene.mesh import Mesh, face_normals
 from backend.scene.simplify import deliver
 from backend.texture.bake import Points, by_parts, dilate, polish, sample_texture, texels_of
 from backend.texture.unwrap import unwrap
@@ -122,11 +122,11 @@ def bake_maps(light: Mesh, detailed: Mesh, texture: Tensor, size: int, roughness
     """The light mesh's maps: what the detailed one, under its texture [S,S,3], is like at the nearest place."""
     surface, texels = Surface(detailed), texels_of(light, size)
     frames = frames_of(to_arrays(light))
-    at = light.v_pos[light.t_pos_idx]  # [F,3,3]
+    at, flat = light.v_pos[light.t_pos_idx], face_normals(light)  # [F,3,3], [F,3]
 
     def nearest(part: Points) -> tuple[Tensor, Points]:
         where = part.position(light)
-        return where, surface.nearest(where, frames.at(part)[2])
+        return where, surface.nearest(where, flat[part.face])
 
     def colour_there(points: Points) -> Tensor:
         return sample_texture(texture, points.uv(detailed))

@@ -64,6 +64,26 @@ def test_waves_become_their_slopes() -> None:
     assert (found[:, 0] - 0.5).abs().max() > 0.04, "the waves are not there"
 
 
+def test_smooth_normals_lead_to_no_other_place() -> None:
+    """A coarse wave's smooth normals lean away from its faces: the map still has each place's own slope."""
+    steep = 10 * DEPTH
+    detailed, coarse = (sheet(count, lambda x: steep * torch.sin(WAVES * x)) for count in (200, 5))
+    generator = torch.Generator().manual_seed(0)
+    bary = torch.rand(400, 3, generator=generator) + 0.01
+    points = Points(torch.arange(400) % len(coarse.t_pos_idx), bary / bary.sum(1, keepdim=True))
+    frames = frames_of(to_arrays(coarse))
+    found = bake_normals(points, frames, Surface(detailed), coarse.v_pos[coarse.t_pos_idx]) * 2 - 1
+    seen = torch.nn.functional.normalize((torch.stack(frames.at(points), 1) * found[..., None]).sum(1), dim=1)
+    where = points.position(coarse)
+    there = where[:, :1] + torch.linspace(-0.2, 0.2, 801)  # each place's nearest on the curve, by trying
+    apart = (there - where[:, :1]) ** 2 + (steep * torch.sin(WAVES * there) - where[:, 2:]) ** 2
+    x = there.gather(1, apart.argmin(1, keepdim=True))[:, 0]
+    inside = (x > 0.02) & (x < 0.98)
+    slope = -steep * WAVES * torch.cos(WAVES * x)
+    wanted = torch.nn.functional.normalize(torch.stack((slope, 0 * x, 1 + 0 * x), 1), dim=1)
+    assert (seen - wanted)[inside].norm(dim=1).max() < 0.05
+
+
 def test_light_falls_on_what_is_open_and_not_into_a_box() -> None:
     ground, up = sheet(8, lambda x: 0 * x), torch.tensor([(0.0, 0, 1)])
     at = torch.tensor([(0.5, 0.5, 0.0)])
