@@ -38,9 +38,8 @@ def test_a_ball_stays_a_ball_under_its_texture(ball: Mesh, faces: int) -> None:
     assert (one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0] > 0).all(), "a face is turned over in the UV map"
     middle = light.v_pos[light.t_pos_idx].mean(1)
     points = Surface(ball).nearest(middle)
-    assert (points.position(ball) - middle).norm(
-        dim=1
-    ).max() < 0.06  # of a radius of 0.49; 0.056 where a seam is straight
+    apart = (points.position(ball) - middle).norm(dim=1)
+    assert apart.max() < 0.065, "of a radius of 0.49: 0.056 under six charts, 0.061 under eight"
     shown = (points.uv(ball) - uv.mean(1)).norm(dim=1) < 0.03
     assert shown.float().mean() > 0.9, "it shows other places of the texture"  # all but some beside a seam
 
