@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from backend.jobs import generate, resume
 from dreamflow_blender.contract.protocol import Finished, Progress
-from tests.tools import tiny_control, tiny_reference
+from tests.tools import tiny_control, tiny_reference, tiny_sides
 from tests.tools.one_file import small_families, write_one_file
 from tests.tools.real_folders import build
 from tests.tools.tiny import tiny_job
@@ -29,7 +29,7 @@ LAYER = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["folder", "file", "lora", "shown"])
+@pytest.mark.parametrize("kind", ["folder", "file", "lora", "shown", "six sides"])
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,6 +47,10 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
         lora,
     )
     more: dict[str, Any] = {"lora": (f"{lora}:0.5",)} if kind == "lora" else {}
+    if kind == "six sides":
+        more = {
+            "control": (f"{tiny_sides.beside(model, tmp_path / 'mvadapter_tg2mv_tiny.safetensors')}:0.8",)
+        }
     if kind == "shown":
         picture = tmp_path / "cup.png"
         Image.new("RGB", (40, 40), "red").save(picture)
