@@ -32,6 +32,7 @@ from backend.stages.update import euler_step
 ELEVATION, DISTANCE, FOV = 15.0, 1.5, 45.0  # degrees, metres, degrees: of the one camera
 SIZE = 32  # pixels a side with a prior that states no size
 TRUE = 2000  # true pictures that particles are compared with
+BATCH = 64  # of them at a time
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,14 @@ def true_latents(prior: Prior, prompt: str, count: int, seed: int) -> Tensor:
     a word tells where a camera stands.
     """
     generator = torch.Generator().manual_seed(seed)
-    size, found = prior.spec.native_size or SIZE, list[Tensor]()
-    while len(found) < count:
-        camera = prior.spec.poses.sample(generator, 1, size, size)
-        if prior.spec.camera != "words" or view_words(camera, prior.spec.views) == [prior.spec.views[0]]:
-            ground = prior.spec.backgrounds.sample_solid(generator)
-            found.append(prior.encode(truth(prompt, camera).over(tuple(ground.tolist()))))
+    size, found, spec = prior.spec.native_size or SIZE, list[Tensor](), prior.spec
+    while (left := count - sum(map(len, found))) > 0:
+        camera = spec.poses.sample(generator, BATCH, size, size)
+        words = view_words(camera, spec.views)
+        rows = [i for i in range(BATCH) if spec.camera != "words" or words[i] == spec.views[0]][:left]
+        seen = truth(prompt, Camera(camera.c2w[rows], camera.proj[rows], size, size))
+        grounds = torch.stack([spec.backgrounds.sample_solid(generator) for _ in range(BATCH)])[rows]
+        found.append(prior.encode(seen.colour + (1 - seen.alpha) * grounds[:, None, None]))
     return torch.cat(found)
 
 
