@@ -31,6 +31,7 @@ from dreamflow_blender.contract.language.reading import Description
 from dreamflow_blender.contract.protocol import Job
 from dreamflow_blender.contract.settings import read_setting
 
+NEAR = 5e-4  # metres from a surface that is met
 ACROSS = 40  # rays from above along a side of the object's box
 INSIDE = "inside"  # the part's name, of kinds that are hollow
 
@@ -40,7 +41,8 @@ def true_heights(shape: Shape, xy: Tensor) -> tuple[Tensor, Tensor]:
     meets [N] int64; -1 where it meets none."""
     points = torch.cat((xy, torch.full((len(xy), 1), 0.6)), 1)
     for _ in range(200):
-        points[:, 2] -= shape.sdf(points).clamp(min=1e-4)
+        away = shape.sdf(points)
+        points[:, 2] -= torch.where(away < NEAR, 0.0, away)  # who is there stays, or would sink in
     met = (shape.sdf(points).abs() < 2e-3) & (points[:, 2] > -0.6)
     return points[:, 2], torch.where(met, shape.part(points), -1)
 
