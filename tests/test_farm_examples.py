@@ -152,7 +152,7 @@ class Published(LatentPrior):
     def __init__(self, kind: str, phi: str = "") -> None:
         self._model = self.folder(kind)
         self._phi_model = self.folder(phi) if phi else self._model
-        self._controls, self._reference = (), None
+        self._controls, self._reference, self._sides = (), None, None
         self.spec, self.factor = self._model.spec, 8
         self._device = torch.device("cuda")
 
