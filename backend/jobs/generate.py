@@ -6,6 +6,7 @@ from collections.abc import Generator as Events
 from collections.abc import Iterator
 from pathlib import Path
 
+from backend.diffusion.prior import PoseRange
 from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
 from backend.jobs.run import run
 from backend.jobs.telemetry import RunLog
@@ -60,9 +61,17 @@ class Generating:
         if stage == "nerf" or (stage == "geometry" and not ended and settings.shows == "normals"):
             settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate)
         curves = {name: each.arrays() for name, each in log.curves.items()}
-        folder, delivery = Path(self.job.folder), setup.preset.delivery
+        folder, delivery, poses = Path(self.job.folder), setup.preset.delivery, setup.prior.spec.poses
+        lowest = poses.elevation[0] if isinstance(poses, PoseRange) else -90.0  # a scene's stand in it
         return (
             yield from deliver_generated(
-                scene, delivery, folder, self.job, curves, log.sheets, lambda: control() == "cancel"
+                scene,
+                delivery,
+                folder,
+                self.job,
+                curves,
+                log.sheets,
+                lambda: control() == "cancel",
+                lowest,
             )
         )

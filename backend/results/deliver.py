@@ -15,6 +15,7 @@ from backend.config import Delivery
 from backend.meshes.write import write_result
 from backend.results.look import BACKGROUND, BELOW, cameras_round, render_clay, render_textured
 from backend.results.pictures import write_curves, write_preview, write_turntable, write_views
+from backend.results.undersides import Colour, with_undersides
 from backend.scene.mesh import Mesh
 from backend.scene.render_nerf import render_views
 from backend.scene.scene import Scene
@@ -46,9 +47,12 @@ def seam_weight(colours: Tensor) -> Tensor:
 
 
 def textured(
-    scene: Scene, settings: Delivery, cancelled: Callable[[], bool]
+    scene: Scene, settings: Delivery, cancelled: Callable[[], bool], lowest: float
 ) -> Generator[int, None, tuple[Mesh, Tensor, dict[str, float]]]:
-    """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps."""
+    """The mesh with UVs and its albedo [S,S,3], row 0 at the top, and figures about both; three steps.
+
+    lowest  degrees, the elevation of the prior's lowest cameras: an object's underside takes its colours from its sides
+    """
     assert scene.mesh is not None, "hand over first"
     # the faces that are seen of a scene are open: nothing of theirs can be closed, nor told from a speck
     fit = lighten if scene.field.inside_out else deliver
@@ -69,8 +73,11 @@ def textured(
         mesh.v_pos, mesh.t_pos_idx, torch.from_numpy(v_tex).to(device), torch.from_numpy(t_tex_idx).to(device)
     )
     with torch.no_grad():
-        albedo = bake(mesh, scene.field.albedo, settings.texture_size)
-        albedo = polish(albedo, mesh, scene.field.albedo, torch.Generator(device).manual_seed(0))
+        colour: Colour = scene.field.albedo
+        if not scene.field.inside_out:
+            colour = with_undersides(mesh, colour, lowest)
+        albedo = bake(mesh, colour, settings.texture_size)
+        albedo = polish(albedo, mesh, colour, torch.Generator(device).manual_seed(0))
     figures = {
         "faces": float(len(mesh.t_pos_idx)),
         "vertices": float(len(mesh.v_pos)),
@@ -89,12 +96,14 @@ def deliver_generated(
     curves: dict[str, dict[str, Tensor]],
     sheets: dict[str, Tensor],
     cancelled: Callable[[], bool],
+    lowest: float,
 ) -> Generator[int, None, Delivered]:
     """Write everything that a job delivers, step by step: yields how many of the STEPS are done. Raises DiskError.
 
     cancelled   looked at while the charts are made, which may take a minute
+    lowest      see `textured`
     """
-    mesh, albedo, figures = yield from textured(scene, settings, cancelled)
+    mesh, albedo, figures = yield from textured(scene, settings, cancelled, lowest)
     info: dict[str, Any] = {"prompt": job.prompt, "seed": job.seed, "preset": job.preset, "prior": job.prior}
     paths = dict(write_result(folder, mesh, albedo, info))
     yield 4

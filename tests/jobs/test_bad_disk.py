@@ -92,7 +92,9 @@ def delivering(scene, monkeypatch):
     def run(job):
         yield Ready({}, ("cpu",), {}, 1)
         yield Started("deliver", 1)
-        steps = delivery.deliver_generated(scene, settings, Path(job.folder), job, curves, {}, lambda: False)
+        steps = delivery.deliver_generated(
+            scene, settings, Path(job.folder), job, curves, {}, lambda: False, -10.0
+        )
         while True:
             try:
                 next(steps)
