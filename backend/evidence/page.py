@@ -83,9 +83,12 @@ def budgets_png(results: Sequence[Result]) -> bytes:
     figure = Figure(figsize=(6 * len(names), 3.8), dpi=90, layout=ConstrainedLayoutEngine())
     FigureCanvasAgg(figure)
     methods = list(dict.fromkeys(r.cell.method for r in results))
+    budgets = sorted({r.cell.budget for r in results})
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.set_title(name, fontsize=11)
-        axes.set_xscale("log", base=2)
+        axes.set_xscale("log")
+        axes.set_xticks(budgets, [str(budget) for budget in budgets])
+        axes.minorticks_off()
         axes.set_xlabel("updates")
         for method, own in medians(results, name).items():
             colour = _colour(methods.index(method))
