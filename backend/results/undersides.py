@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Generator, Tensor
@@ -13,15 +12,17 @@ from torch import Generator, Tensor
 from backend.scene.mesh import Mesh, face_cross
 
 SAMPLES = 60_000  # points that stand for the surface
-GRAZING = 50.0  # degrees between a view and the normal above which a stage says little of a colour
-NEAR = 24  # seen points, of which an unseen one takes the mean, nearer ones counting more
+# degrees between a view and the normal: up to which a stage says enough of a colour, and from which it says little
+CLEAR, GRAZING = 20.0, 40.0
+LENDERS = 4_000  # of those that are seen clearly: few, so that NEAR of them reach far
+NEAR, SMOOTH = 64, 0.05  # of whose colours an unseen one takes the mean, by 1 / (metres + SMOOTH)
 Colour = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
 def with_undersides(mesh: Mesh, colour: Colour, lowest: float) -> Colour:
     """`colour` ([N,3] metres to [N,3] RGB), but for what the lowest cameras see at more than GRAZING degrees, which is
-    left as the field happened to be: there the weighted mean of the nearest seen points of the surface.
+    left as the field happened to be: there a mean of what they see clearly near by, and from CLEAR on part of it.
 
     lowest  degrees, the elevation of the prior's lowest cameras
     """
@@ -35,22 +36,24 @@ def with_undersides(mesh: Mesh, colour: Colour, lowest: float) -> Colour:
     corners = mesh.v_pos.cpu()[mesh.t_pos_idx.cpu()[face]]
     points = (corners * bary[:, :, None]).sum(1)
     height = cross[face, 2] / area[face].clamp(min=1e-12)  # sine of where the normal points
-    unseen = height < math.sin(math.radians(max(lowest - GRAZING, -90.0)))
-    if not bool(unseen.any()) or bool(unseen.all()):
+    clear, grazing = (math.sin(math.radians(max(lowest - angle, -90.0))) for angle in (CLEAR, GRAZING))
+    if bool((height >= clear).all()) or int((height >= clear).sum()) < NEAR:
         return colour
-    kinds, seen = cKDTree(points.numpy()), points[~unseen]
+    share = ((clear - height) / max(clear - grazing, 1e-6)).clamp(0, 1)
+    everywhere, seen = cKDTree(points.numpy()), points[height >= clear][:LENDERS]
     tree, colours = cKDTree(seen.numpy()), colour(seen.to(device)).cpu()
-    down = unseen.numpy()
 
     def ask(position: Tensor) -> Tensor:
         found, at = colour(position), position.cpu().numpy()
-        rows = np.flatnonzero(down[kinds.query(at)[1]])
+        lent = share[torch.from_numpy(everywhere.query(at)[1])]
+        rows = lent.nonzero()[:, 0]
         if len(rows):
-            away, which = tree.query(at[rows], NEAR)
-            weight = torch.from_numpy(1 / (away + 1e-4)).float()
+            away, which = tree.query(at[rows.numpy()], NEAR)
+            weight = torch.from_numpy(1 / (away + SMOOTH)).float()
             weight = weight / weight.sum(1, keepdim=True)
             mean = (colours[torch.from_numpy(which)] * weight[:, :, None]).sum(1)
-            found[torch.from_numpy(rows).to(device)] = mean.to(found)
+            rows, how_much = rows.to(device), lent[rows, None].to(device)
+            found[rows] = found[rows].lerp(mean.to(found), how_much)
         return found
 
     return ask

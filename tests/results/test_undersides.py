@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.results.undersides import GRAZING, with_undersides
+from backend.results.undersides import CLEAR, GRAZING, with_undersides
 from backend.scene.mesh import Mesh
 from tests.tools.made_meshes import grid_ball
 
@@ -21,9 +21,9 @@ def ball() -> Mesh:
     return Mesh(v_pos.float(), tri.long())
 
 
-def below(lowest: float) -> float:
-    """The height on a unit ball under which `lowest` cameras say little."""
-    return math.sin(math.radians(lowest - GRAZING))
+def below(lowest: float, angle: float = GRAZING) -> float:
+    """The height on a unit ball under which `lowest` cameras say little; with CLEAR, above which they say enough."""
+    return math.sin(math.radians(lowest - angle))
 
 
 @pytest.mark.parametrize("lowest", [-10.0, 0.0])
@@ -48,7 +48,8 @@ def test_what_is_seen_stays_and_a_low_camera_sees_all() -> None:
 
     found = with_undersides(mesh, colour, -10.0)(mesh.v_pos)
     height = mesh.v_pos[:, 2] / mesh.v_pos.norm(dim=1)
-    seen = height > below(-10.0) + 0.03
+    seen = height > below(-10.0, CLEAR) + 0.03
     assert torch.equal(found[seen], colour(mesh.v_pos)[seen])
-    assert not torch.equal(found[~seen], colour(mesh.v_pos)[~seen])
-    assert with_undersides(mesh, colour, -60.0) is colour
+    unseen = height < below(-10.0)
+    assert float((found - colour(mesh.v_pos))[unseen].abs().max()) > 0.05
+    assert with_undersides(mesh, colour, -90.0) is colour
