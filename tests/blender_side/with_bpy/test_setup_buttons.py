@@ -23,7 +23,10 @@ from tests.blender_side.with_bpy.user import (
 )
 
 __all__ = ["user"]  # a fixture
-MODELS = ("sd", "sd-phi", "sdxl", "sdxl-refiner", "mvdream")
+MODELS = (
+    "sd", "sd-phi", "sdxl", "sdxl-refiner", "mvdream", "controlnet-depth-sd15", "controlnet-normal-sd15",
+    "controlnet-depth-sd21", "controlnet-depth-sdxl", "controlnet-union-sdxl", "mv-adapter", "ip-adapter",
+)  # fmt: skip
 
 
 @real
