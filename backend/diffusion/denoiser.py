@@ -65,7 +65,7 @@ def join(first: Text, second: Text) -> Text:
 
 
 class SixViews(Protocol):
-    """What joins six views of a shape that stands still (models/sides.py)."""
+    """What joins six views of a shape that stands still (sides/adapter.py)."""
 
     shift: float  # of schedule.shifted_timestep
 

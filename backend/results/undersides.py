@@ -31,7 +31,7 @@ def with_undersides(mesh: Mesh, colour: Colour, lowest: float) -> Colour:
     area = cross.norm(dim=1)
     generator = Generator().manual_seed(0)
     face = torch.multinomial(area.clamp(min=1e-12), SAMPLES, replacement=True, generator=generator)
-    bary = torch.rand(SAMPLES, 3, generator=generator).log().neg()
+    bary = torch.empty(SAMPLES, 3).exponential_(generator=generator)  # uniform in a triangle, once divided
     bary = bary / bary.sum(1, keepdim=True)
     corners = mesh.v_pos.cpu()[mesh.t_pos_idx.cpu()[face]]
     points = (corners * bary[:, :, None]).sum(1)
