@@ -67,10 +67,12 @@ AVERAGE = 0.999
 # rings drawn and encoded at once, every CHUNK steps; chunks that batches are taken from
 CHUNK, CHUNKS = 64, 16
 LOG_STEPS, SAVE_SECONDS = 100, 300.0
-# How often a kind is drawn. Kinds that look different from everywhere take longer; the base knows the first ten.
+# How often a kind is drawn: more where the object looks different from everywhere, or has small or thin parts.
 WEIGHTS = {
-    "mug": 3.0, "teapot": 3.0, "duck": 3.0, "ball": 0.6, "cone": 0.6, "donut": 0.8, "cube": 0.6, "chair": 2.0,
-    "car": 2.0, "table": 1.5, "lamp": 1.5, "bed": 1.5, "desk": 0.0, "cabinet": 0.0, "truck": 0.0,
+    "ball": 0.4, "cone": 0.4, "donut": 0.8, "bottle": 0.8, "tree": 0.8, "cactus": 1.0, "lamp": 1.2, "tower": 1.2,
+    "bowl": 1.2, "boat": 1.2, "rocket": 1.2, "duck": 1.2, "mug": 1.5, "teapot": 1.5, "cube": 1.5, "mushroom": 1.5,
+    "fish": 1.5, "snowman": 1.8, "table": 2.0, "bed": 2.5, "house": 2.5, "car": 3.0, "chair": 3.0, "robot": 3.0,
+    "desk": 0.0, "cabinet": 0.0, "truck": 0.0,
 }  # fmt: skip
 FIRST_PICTURES = 64_000  # until then, kinds that the base does not know are drawn less, by this factor:
 FIRST_SHARE = 0.2

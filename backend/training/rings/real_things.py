@@ -25,6 +25,7 @@ from backend.scene.render_mesh import clip_positions
 from backend.training.dataset import kept
 from backend.training.rings.furniture import Furniture, find_furniture, held_out_instances
 from backend.training.rings.rings import RING_SIZE, RINGS_A_THING, RingAlbum, ring_cameras
+from dreamflow_blender.contract.language.vocabulary import MADE
 from dreamflow_blender.contract.meshfile import BadMeshFile
 
 FINE = 3  # rays along a side of a pixel
@@ -67,7 +68,10 @@ def open_real_albums(
     count: int = RINGS_A_THING,
     size: int = RING_SIZE,
 ) -> list[RingAlbum]:
-    """Albums of these kinds' models but the held-out ones, or of these alone; drawn once and kept in `cache`."""
+    """Albums of these kinds' models but the held-out ones, or of these alone; drawn once and kept in `cache`.
+
+    Of a kind that has a procedural object too, those whose material has a word: by a colour both would be asked for.
+    """
     found = find_furniture(furniture)
     out = held_out_instances(found)
     albums = (
@@ -75,7 +79,7 @@ def open_real_albums(
         for item in found
         if item.kind in kinds and (item.id in out) == held
     )
-    return [album for album in albums if album is not None]
+    return [a for a in albums if a is not None and (a.kind not in MADE or a.material is not None)]
 
 
 def open_real_album(item: Furniture, cache: Path, count: int, size: int) -> RingAlbum | None:

@@ -35,6 +35,7 @@ from backend.training.dataset import (
     trace,
 )
 from dreamflow_blender.contract.language.reading import Description
+from dreamflow_blender.contract.language.vocabulary import MADE
 
 FRAMES = 4  # views a ring
 RING_POSES = replace(POSES, overhead_share=0.25)  # a vessel's inside is seen from above only
@@ -44,6 +45,7 @@ EDGE = 4  # rays along a side of an edge pixel
 OWN_COLOURS_SHARE = 0.5  # of a real thing's pictures: as its maker coloured it
 NO_COLOUR_SHARE = 0.2  # of the captions of real things in their own colours: the colour is left out
 NO_CAPTION_SHARE = 0.10
+REAL_SHARE = 0.3  # how often a kind's real things are drawn, to its procedural object
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,21 @@ def paint_ring(album: RingAlbum, rows: slice, colours: Tensor | None, background
 
 
 class Drawer:
-    """Random rings of albums; every kind by its weight, its albums alike, never a held-out colour."""
+    """Random rings of albums, never in a held-out colour.
+
+    A kind's procedural object by the kind's weight, its real things together by REAL_SHARE of that.
+    """
 
     def __init__(self, albums: Sequence[RingAlbum], weights: dict[str, float]) -> None:
-        self.of_kind: dict[str, list[RingAlbum]] = {}
+        groups: dict[tuple[str, bool], list[RingAlbum]] = {}
         for album in albums:
-            self.of_kind.setdefault(album.kind, []).append(album)
-        self.kinds = list(self.of_kind)
-        self.weights = torch.tensor([weights.get(kind, 1.0) for kind in self.kinds], dtype=torch.float32)
+            groups.setdefault((album.kind, album.made is not None), []).append(album)
+        self.groups = list(groups.values())
+        shares = [weights.get(kind, 1.0) * (REAL_SHARE if real else 1.0) for kind, real in groups]
+        self.weights = torch.tensor(shares, dtype=torch.float32)
 
     def pick_album(self, generator: Generator) -> RingAlbum:
-        kind = self.kinds[int(torch.multinomial(self.weights, 1, generator=generator))]
-        albums = self.of_kind[kind]
+        albums = self.groups[int(torch.multinomial(self.weights, 1, generator=generator))]
         return albums[pick(len(albums), generator)]
 
     def draw(self, generator: Generator) -> RingPicture:
@@ -166,7 +171,12 @@ def describe_made(album: RingAlbum, generator: Generator) -> tuple[Description, 
 
 
 def describe_real(album: RingAlbum, generator: Generator) -> tuple[Description, Tensor | None]:
-    """A real thing as it was made (None), its material or colour named where one fits, or its body in a colour."""
+    """A real thing as it was made (None), its material or colour named where one fits, or its body in a colour.
+
+    Where there is a procedural object of the kind, a colour means that one, and a real thing is said by its material.
+    """
+    if album.kind in MADE:
+        return Description(album.kind, material=album.material), None
     if not album.tint or chance(OWN_COLOURS_SHARE, generator):
         if album.material is not None and not chance(NO_COLOUR_SHARE, generator):
             return Description(album.kind, material=album.material), None

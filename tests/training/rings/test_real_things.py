@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from backend.objects.kinds import COLOURS
 from backend.objects.shapes import RADIUS
 from backend.training.rings import furniture
 from backend.training.rings.real_things import colour_number, open_real_albums, read_model
-from backend.training.rings.rings import Drawer
+from backend.training.rings.rings import Drawer, describe_real
 from dreamflow_blender.contract.language.reading import read
 from dreamflow_blender.contract.language.unknown import NotUnderstood
 from dreamflow_blender.contract.language.vocabulary import OF_MATERIALS, REAL, THINGS
@@ -37,7 +38,7 @@ def box(low: tuple[float, ...], high: tuple[float, ...], first: int) -> str:
     return "\n".join([*lines, *("f " + " ".join(str(first + c) for c in face) for face in FACES)])
 
 
-def catalogue(folder: Path, name: str, entries: list[tuple[str, str]]) -> None:
+def catalogue(folder: Path, name: str, entries: list[tuple[str, str]], oak: str = "oak") -> None:
     """An archive with the same L-shaped model for every (id, name)."""
     text = ["id=Test", "name=Test"]
     obj = BOX.format(seat=box((-1, 0, 0), (1, 1, 4), 1), board=box((-1, 1, 0), (1, 3, 0.5), 9))
@@ -51,8 +52,8 @@ def catalogue(folder: Path, name: str, entries: list[tuple[str, str]]) -> None:
                 f"creator#{i}=Maker {i % 2}",
             ]
             text += [f"width#{i}=100", f"depth#{i}=200.0", f"height#{i}=150"]
-            archive.writestr(f"{path}.obj", obj)
-            archive.writestr(f"things/{i}/thing.mtl", MTL)
+            archive.writestr(f"{path}.obj", obj.replace("usemtl oak", f"usemtl {oak}"))
+            archive.writestr(f"things/{i}/thing.mtl", MTL.replace("newmtl oak", f"newmtl {oak}"))
         archive.writestr(furniture.TABLE, "\n".join(text))
 
 
@@ -112,9 +113,25 @@ def test_albums_show_colours_tint_the_body_and_are_drawn_once(folder: Path) -> N
     assert float(normal.min()) > -0.2  # every normal faces the camera, whichever way the faces are wound
     again = open_real_albums(folder, folder / "cache", ["chair"], count=1)[0]
     assert torch.equal(again.made, album.made)
-    drawn = [Drawer(albums, {}).draw(torch.Generator().manual_seed(i)).description for i in range(40)]
+    stools = Drawer([replace(album, kind="stool") for album in albums], {})
+    drawn = [stools.draw(torch.Generator().manual_seed(i)).description for i in range(40)]
     assert {d.colour for d in drawn} > {None, "brown"} and {d.material for d in drawn} == {None, "wooden"}
     assert all(d.material is None or d.colour is None for d in drawn)
+
+
+def test_a_colour_means_the_procedural_object_where_there_is_one(folder: Path) -> None:
+    """Twenty-seven real chairs to one of ours, all of them "a brown chair", taught a chair of no form at all."""
+    chairs = open_real_albums(folder, folder / "cache", ["chair"], count=1)
+    generator = torch.Generator().manual_seed(0)
+    ours = replace(chairs[0], made=None)
+    drawer = Drawer([ours, *chairs], {"chair": 2.0})
+    share = sum(drawer.pick_album(generator) is ours for _ in range(400)) / 400
+    assert share == pytest.approx(1 / 1.3, abs=0.06)
+    said = {(d.colour, d.material) for d in (describe_real(chairs[0], generator)[0] for _ in range(20))}
+    assert said == {(None, "wooden")}
+    for oak, count in (("oak", 1), ("plain", 0)):
+        catalogue(folder, "BlendSwap-CC-0", [(f"Test#{oak}", "Chair")], oak)
+        assert len(open_real_albums(folder, folder / "cache", ["chair"], count=1)) == count
 
 
 @pytest.mark.parametrize(
