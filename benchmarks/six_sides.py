@@ -5,9 +5,10 @@
 A grey object is painted by a prior that is shown where every pixel of its six sides lies (front, right, back, left,
 top and bottom, as MV-Adapter's views) and knows what colour is there: D(Z; sigma) is the mean of the six pictures over
 the plain backgrounds, all of one background, under softmax(-||Z - X||^2 / (2 sigma^2)), the norms over all six.
-Measured: PSNR over 24 perspective views that it never saw, over each of the six sides, UVs bit for bit, the share of
-texels that no side shows, which take the nearest seen colours, how near those come to the truth, and the share that is
-left as it was. Exits 1 under 26 dB (of the cube, on any side) or where more than 2 % are left.
+Where six sides see too little, it paints other sixes as well, of the object turned (sides/views.py). Measured: PSNR
+over 24 perspective views that it never saw, over each of the six sides, UVs bit for bit, the share of texels that none
+of its views shows, which take the nearest seen colours, how near those come to the truth, and the share that is left as
+it was. Exits 1 under 26 dB (of the cube, on any side) or where more than 2 % are unseen.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from backend.objects.shapes import Shape, build
 from backend.results.look import render_textured
 from backend.scene.camera import Camera
 from backend.scene.mesh import Mesh
-from backend.sides.views import SixSides, encode_sides
+from backend.sides.views import COUNT, SixSides, encode_sides, upright
+from backend.stages.guides import standing
 from backend.texture.bake import texels_of
 from backend.texture.mask import seen
 from backend.texture.placement import find_placement
@@ -60,6 +62,7 @@ class ExactSides(ExactPrior):
         self.spec = replace(self.spec, poses=SixSides())
         self.name = "exact-six-sides"
         self._own = lambda points: true_colour(shape, points * scale + centre)
+        self.pictures: dict[tuple[float, ...], Tensor] = {}  # by their size and where the first camera stands
 
     def prepare(self, prompt: str, negative: str, kind: object, size: int) -> None:  # type: ignore[override]
         """Nothing is known before the shape is shown."""
@@ -72,31 +75,32 @@ class ExactSides(ExactPrior):
         self, z: Tensor, level: NoiseLevel, camera: Camera, conditioning: DrawShape, guidance_scale: float = 1.0,
         guidance_rescale: float = 0.0,
     ) -> Tensor:  # type: ignore[override]  # fmt: skip
-        if not hasattr(self, "_pictures") or self._pictures.shape[-2:] != z.shape[-2:]:
-            self._pictures = self.encode(
-                pictures(camera, conditioning(camera), self._own).flatten(0, 1)
-            ).unflatten(0, (len(GREYS), len(z)))
-        apart = (self._pictures - z).double().square().sum((1, 2, 3, 4))
+        key = z.shape[-1], *camera.c2w[0].flatten().tolist()
+        if key not in self.pictures:
+            made = pictures(camera, conditioning(camera), self._own).flatten(0, 1)
+            self.pictures[key] = self.encode(made).unflatten(0, (len(GREYS), len(z)))
+        apart = (self.pictures[key] - z).double().square().sum((1, 2, 3, 4))
         if level.sigma > 0:
             weight = torch.softmax(-apart / (2 * level.sigma**2), 0)
         else:
             weight = torch.nn.functional.one_hot(apart.argmin(), len(apart))
-        return torch.einsum("g,gbchw->bchw", weight.float(), self._pictures)
+        return torch.einsum("g,gbchw->bchw", weight.float(), self.pictures[key])
 
 
 def pictures(camera: Camera, shape: Tensor, colour: object) -> Tensor:
     """[G,6,H,W,3] before every background, of what render_shape says that the cameras see [6,H,W,4]."""
-    points, solid = encode_sides(camera, shape)[:, :3].permute(0, 2, 3, 1) - 0.5, shape[..., 0].isfinite()
+    points = (encode_sides(camera, shape)[:, :3].permute(0, 2, 3, 1) - 0.5) @ upright(camera)
+    solid = shape[..., 0].isfinite()
     made = torch.tensor(GREYS)[:, None, None, None].repeat(1, *solid.shape, 1)
     made[:, solid] = colour(points[solid]).clamp(0, 1)  # type: ignore[operator]
     return made
 
 
-def hidden(mesh: Mesh, albedo: Tensor, colour: object) -> tuple[float, float, float]:
-    """The share of texels that none of the six sides shows, their PSNR, and the share of all that is still grey."""
+def hidden(mesh: Mesh, albedo: Tensor, colour: object, cameras: Camera) -> tuple[float, float, float]:
+    """The share of texels that none of the cameras shows, their PSNR, and the share of all that is still grey."""
     texels = texels_of(mesh, len(albedo))
     points = texels.points.position(mesh)
-    unseen = ~seen(points, mesh, SixSides().sample(Generator(), 1, LOOK, LOOK))
+    unseen = ~seen(points, mesh, cameras)
     got, wanted = albedo.flatten(0, 1)[texels.index[unseen]], colour(points[unseen])  # type: ignore[operator]
     left = ((got - GREY).abs().amax(1) < 1 / 255) & ((wanted - GREY).abs().amax(1) > 2 / 255)
     error = (got - wanted).square().sum() / max(1, got.numel())
@@ -105,8 +109,8 @@ def hidden(mesh: Mesh, albedo: Tensor, colour: object) -> tuple[float, float, fl
 
 def measure(
     prompt: str, folder: Path, size: int
-) -> tuple[float, list[float], bool, tuple[float, float, float]]:
-    """PSNR over strange views, over each side, whether the UVs stayed, and what `hidden` says."""
+) -> tuple[float, list[float], bool, int, tuple[float, float, float]]:
+    """PSNR over strange views, over each side, whether the UVs stayed, how many sixes, and what `hidden` says."""
     mesh, true = true_object(prompt, CELLS)
     assert mesh.v_tex is not None and mesh.t_tex_idx is not None
     uv = mesh.v_tex[mesh.t_tex_idx].numpy()
@@ -139,7 +143,9 @@ def measure(
         -10 * float((a - b)[m].square().mean().log10()) for a, b, m in zip(image, wanted, inside, strict=True)
     ]
     same = np.array_equal(made.v_tex[made.t_tex_idx].numpy(), arrays.uv)
-    return psnr_of(made, albedo, mesh, true), each, same, hidden(mesh, albedo, partial(true_colour, shape))
+    shown = standing(prior.spec, mesh).poses.sample(Generator(), 64, LOOK, LOOK)
+    out_of_sight = hidden(mesh, albedo, partial(true_colour, shape), shown)
+    return psnr_of(made, albedo, mesh, true), each, same, len(shown) // COUNT, out_of_sight
 
 
 def psnr_of(made: Mesh, albedo: Tensor, mesh: Mesh, true: Tensor) -> float:
@@ -160,16 +166,16 @@ def main() -> int:
     met = []
     for kind in args.only.split(","):
         began = time.monotonic()
-        strange, each, same, (unseen, near, left) = measure(PROMPTS[kind], out / kind, args.size)
+        strange, each, same, sixes, (unseen, near, left) = measure(PROMPTS[kind], out / kind, args.size)
         sides = ", ".join(f"{name} {value:.1f}" for name, value in zip(NAMES, each, strict=True))
         print(f"{PROMPTS[kind]}: {strange:.1f} dB from strange views; {sides}")
         print(
-            f"  UVs {'as they were' if same else 'CHANGED'}, {unseen:.1%} unseen ({near:.1f} dB), {left:.1%} left grey,"
-            f" {time.monotonic() - began:.0f} s",
+            f"  UVs {'as they were' if same else 'CHANGED'}, {sixes} times six sides, {unseen:.1%} unseen"
+            f" ({near:.1f} dB), {left:.1%} left grey, {time.monotonic() - began:.0f} s",
             flush=True,
         )
         whole = min(each) if kind == "cube" else strange
-        met.append(min(strange, whole) >= WANTED and same and left <= UNSEEN)
+        met.append(min(strange, whole) >= WANTED and same and unseen <= UNSEEN)
     print(f"six sides: {sum(met)} of {len(met)} met; {out}")
     return 0 if all(met) else 1
 

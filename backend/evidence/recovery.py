@@ -21,7 +21,7 @@ from backend.objects.grammar import parse_object
 from backend.objects.shapes import KINDS, build
 from backend.objects.sphere_trace import Views, render
 from backend.results.look import render_textured
-from backend.scene.mesh import Mesh
+from backend.scene.mesh import Mesh, face_normals, surface_points
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.language.reading import Description
 
@@ -116,15 +116,9 @@ def compare_surfaces(mesh: Mesh, true: Mesh) -> Surfaces:
 
 def _points(mesh: Mesh, seed: int) -> tuple[Floats, Floats]:
     """Points [POINTS,3] on a mesh and their faces' unit normals."""
-    corners = mesh.v_pos.double()[mesh.t_pos_idx]
-    across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    generator = torch.Generator().manual_seed(seed)
-    face = torch.multinomial(across.norm(dim=1), POINTS, replacement=True, generator=generator)
-    # a flat Dirichlet's, as shares
-    share = torch.rand(POINTS, 3, generator=generator, dtype=torch.float64).log()
-    share = share / share.sum(1, keepdim=True)
-    points = torch.einsum("nk,nkd->nd", share, corners[face])
-    return points.numpy(), torch.nn.functional.normalize(across[face], dim=1).numpy()
+    points, face = surface_points(mesh, POINTS, seed)
+    normals = face_normals(Mesh(mesh.v_pos.double(), mesh.t_pos_idx))
+    return points.numpy(), normals[face].numpy()
 
 
 def nearest_kind(mesh: Mesh, albedo: Tensor, prompt: str) -> str:

@@ -32,6 +32,7 @@ from backend.scene.mesh import Mesh, Sheet
 from backend.scene.scene import Scene, new_scene
 from backend.stages.chain import run_stages
 from backend.stages.checkpoint import RunState, restore_scene, restore_stage
+from backend.stages.guides import standing
 from backend.stages.happenings import Fitting, Happening, Note
 from backend.stages.memory import USABLE, capacity_gb
 from backend.stages.setup import Setup
@@ -131,7 +132,7 @@ class Refining:
         )  # fmt: skip
         viewer = setup.prior_for("refine" if "refine" in job.stages else "texture")
         generator = torch.Generator(device).manual_seed(job.seed)
-        poses = (viewer.spec.still or viewer.spec).poses
+        poses = standing(viewer.spec, self._mesh).poses
         self._cameras = poses.sample(generator, VIEWS, VIEW_SIZE, VIEW_SIZE)
 
         settings = fit_settings(job)

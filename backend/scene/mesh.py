@@ -45,6 +45,18 @@ def face_normals(mesh: Mesh) -> Tensor:
     return torch.nn.functional.normalize(face_cross(mesh), dim=-1)
 
 
+def surface_points(mesh: Mesh, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points [count,3] float64 all over a mesh, on the CPU, and the rows [count] of their faces."""
+    corners = mesh.v_pos.cpu().double()[mesh.t_pos_idx.cpu()]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    face = torch.multinomial(area, count, replacement=True, generator=generator)
+    # a flat Dirichlet's, as shares
+    share = torch.rand(count, 3, generator=generator, dtype=torch.float64).log()
+    share = share / share.sum(1, keepdim=True)
+    return torch.einsum("nk,nkd->nd", share, corners[face]), face
+
+
 def vertex_normals(mesh: Mesh) -> Tensor:
     """[V,3] unit normals, area weighted."""
     cross = face_cross(mesh)

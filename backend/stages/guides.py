@@ -7,20 +7,26 @@ filled mug whose lid is painted like an inside differs from a hollow one by 2 in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from backend.diffusion.prior import Prior, PriorSpec
 from backend.diffusion.schedule import NoiseLevel
 from backend.draws import draw_on_host
 from backend.scene.camera import Camera, rings_of
+from backend.scene.mesh import Mesh, face_normals, surface_points
+from backend.sides.views import SixSides
 from backend.stages.apfo import Denoiser, FittedDenoiser
+from backend.texture.mask import seen
 
 # cameras that are drawn for a normal map, so that a prior that knows views from above shows them
 HIGHEST_OF = 3
+POINTS = 20_000  # of a surface, by which it is said what cameras see of it
+GRAZING = 0.1  # cosine: a surface that is seen flatter than so is not seen
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,13 @@ class Guide:
     conditioning: Any  # what the prior has prepared for the prompt
     guidance_scale: float
     guidance_rescale: float = 0.0
-    still: bool = False  # whether it textures a mesh that stands still
+    still: PriorSpec | None = None  # what holds for the mesh that it textures; None: none stands still
     shows_normals = False  # beside colours, as NormalsSometimes does
 
     @property
     def spec(self) -> PriorSpec:
         """What the prior wants to be shown."""
-        return self.prior.spec.still or self.prior.spec if self.still else self.prior.spec
+        return self.still or self.prior.spec
 
     @property
     def denoise(self) -> Denoiser:
@@ -52,6 +58,24 @@ class Guide:
     def camera(self, generator: Generator, size: int) -> Camera:
         """A ring, or a view, of the prior's poses."""
         return rings_of(self.spec.poses.sample(generator, 1, size, size), self.spec.frames)
+
+
+def standing(spec: PriorSpec, mesh: Mesh) -> PriorSpec:
+    """What a prior wants to be shown of a mesh that stands still: six sides as often as it takes to see it."""
+    still = spec.still or spec
+    if not isinstance(still.poses, SixSides):
+        return still
+    points, face = surface_points(mesh, POINTS, 0)
+    points, normals = points.to(mesh.v_pos), face_normals(mesh)[face.to(mesh.v_pos.device)]
+
+    def sees(cameras: Camera) -> Tensor:
+        found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        for i in range(len(cameras)):
+            one = cameras[i : i + 1].to(points.device)
+            found |= seen(points, mesh, one) & ((normals @ one.c2w[0, :3, 2]).abs() > GRAZING)
+        return found
+
+    return replace(still, poses=still.poses.around(sees))
 
 
 @dataclass

@@ -29,7 +29,7 @@ from backend.scene.render_mesh import render_colour, render_normals, render_shap
 from backend.scene.render_nerf import render_field_normals, render_nerf
 from backend.scene.scene import Scene, detached, settle_colours, surface
 from backend.stages.apfo import FittedDenoiser, Step, apfo
-from backend.stages.guides import Guide, NormalsSometimes, PhiOfColours
+from backend.stages.guides import Guide, NormalsSometimes, PhiOfColours, standing
 from backend.stages.methods import FittedAnywhere, walk
 from backend.stages.update import LatentSpace, PictureSpace
 
@@ -247,7 +247,8 @@ def texture_stage(
         [([field.table], settings.grid_rate), (field.colour_head.parameters(), settings.head_rate)]
     )
     shape = partial(render_shape, mesh)
-    g = replace(g, conditioning=g.prior.shown(g.conditioning, shape), still=True)
+    still = standing(g.prior.spec, mesh)
+    g = replace(g, conditioning=g.prior.shown(g.conditioning, shape), still=still)
     phi = _phi(g, settings, seed)
 
     def render(camera: Camera) -> RenderOutput:

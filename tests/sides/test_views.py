@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Generator, Tensor
 
+from backend.diffusion.prior import PoseRange, PriorSpec
 from backend.diffusion.schedule import shifted_timestep, sigma_at
 from backend.scene.camera import orbit, rays
 from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
-from backend.scene.mesh import Mesh
+from backend.scene.mesh import Mesh, face_normals, surface_points
 from backend.scene.render_mesh import clip_positions, render_shape
-from backend.sides.views import HALF, SixSides, encode_sides
+from backend.sides.views import HALF, MOST, STRAIGHT, SixSides, encode_sides, upright
+from backend.stages.guides import standing
 from backend.texture.mask import seen
 
 SIZE = 33  # so that a pixel lies in the middle
@@ -101,6 +104,70 @@ def test_what_six_sides_see() -> None:
     outward = torch.cat((torch.eye(3), -torch.eye(3)))
     points = outward + 0.1 * (outward == 0)
     assert seen(0.3 * points, both, cameras).all() and not seen(0.1 * points, both, cameras).any()
+
+
+def test_a_turned_six_is_shown_the_object_turned_and_its_cameras_as_they_were() -> None:
+    """So that MV-Adapter is told what it was trained on: of a brick in a corner, both ways of turning."""
+    brick = cube(0.2)
+    brick = Mesh(
+        brick.v_pos * torch.tensor([0.5, 1.0, 0.7]) + torch.tensor([0.1, -0.1, 0.15]), brick.t_pos_idx
+    )
+    camera = SixSides(((35.0, 45.0),)).sample(Generator(), 1, SIZE, SIZE)
+    back = upright(camera)
+    torch.testing.assert_close(back @ back.mT, torch.eye(3))
+    turned = Mesh(brick.v_pos @ back.mT, brick.t_pos_idx)
+    found, expected = (encode_sides(c, render_shape(m, c)) for m, c in ((brick, camera), (turned, CAMERAS)))
+    assert float((found - expected).abs().amax(1).gt(1e-3).float().mean()) < 0.01  # but for its edges
+    assert not torch.equal(encode_sides(CAMERAS, render_shape(brick, CAMERAS)), expected)
+    assert torch.equal(upright(CAMERAS), torch.eye(3))  # the straight ones' maps keep their bits
+
+
+def arch(width: float) -> Mesh:
+    """A bowl upside down, of a wall that straight sides see from outside and from below alone."""
+    grid = tetrahedral_grid(24, (-0.5,) * 3, (0.5,) * 3)
+    x = grid.vertices
+    outer = 0.4 - x.abs().amax(1)
+    inner = torch.minimum(width - x[:, :2].abs().amax(1), 0.3 - x[:, 2])
+    return marching_tetrahedra(x, torch.minimum(outer, -inner), grid)
+
+
+def share_seen(mesh: Mesh, poses: SixSides) -> float:
+    """Of the surface, by cameras that it does not lie edge-on to."""
+    points, face = surface_points(mesh, 4000, 1)
+    cameras, found = poses.sample(Generator(), 64, 256, 256), torch.zeros(4000, dtype=torch.bool)
+    for i in range(len(cameras)):
+        facing = (face_normals(mesh)[face] @ cameras.c2w[i, :3, 2]).abs() > 0.1
+        found |= facing & seen(points.float(), mesh, cameras[i : i + 1])
+    return float(found.float().mean())
+
+
+def test_other_sixes_come_where_six_sides_see_too_little_and_only_there() -> None:
+    spec = PriorSpec(poses=SixSides())
+    assert standing(spec, cube(0.4)).poses == SixSides()
+    bowl = arch(0.3)
+    poses = standing(spec, bowl).poses
+    assert isinstance(poses, SixSides) and poses.turns[0] == STRAIGHT and 2 <= len(poses.turns) <= MOST
+    assert share_seen(bowl, SixSides()) < 0.75 and share_seen(bowl, poses) > 0.9
+    assert standing(replace(spec, poses=PoseRange()), bowl).poses == PoseRange()
+
+
+def test_what_no_six_sees_brings_no_other_sixes() -> None:
+    """A cube in a cube."""
+    outer, inner = cube(0.3), cube(0.1)
+    places = torch.cat((outer.v_pos, inner.v_pos))
+    both = Mesh(places, torch.cat((outer.t_pos_idx, inner.t_pos_idx + len(outer.v_pos))))
+    assert standing(PriorSpec(poses=SixSides()), both).poses == SixSides()
+
+
+def test_a_six_is_drawn_whole_and_with_one_nothing_is_drawn() -> None:
+    draws, poses = Generator().manual_seed(3), SixSides((STRAIGHT, (35.0, 45.0)))
+    state = draws.get_state()
+    assert SixSides().sample(draws, 64, 8, 8) is SixSides().sample(draws, 1, 8, 8)
+    assert torch.equal(draws.get_state(), state)
+    each = [poses.sample(draws, 1, 8, 8) for _ in range(20)]
+    straight, other = (SixSides((turn,)).sample(draws, 1, 8, 8) for turn in poses.turns)
+    assert {id(one) for one in each} == {id(straight), id(other)}
+    assert torch.equal(poses.sample(draws, 64, 8, 8).c2w, torch.cat((straight.c2w, other.c2w)))
 
 
 def test_a_noise_level_s_timestep_is_the_one_that_it_was_trained_at() -> None:
