@@ -1,7 +1,7 @@
 """How much memory an iteration needs with networks of the real size: counted, without such a machine.
 
     python -m benchmarks.memory [--dtype float32] [--only sd sdxl refiner mvdream] [--no-phi]
-        [--control] [--sides]
+        [--control] [--sides] [--size PIXELS]
 
 The loop's own code runs on torch's meta device, where tensors have sizes and no contents, and a dispatch mode
 adds up which of them are alive. What it gives is the peak of allocated memory but for the workspaces of the
@@ -127,9 +127,14 @@ def iteration(
     with_phi: bool = True,
     with_control: bool = False,
     with_sides: bool = False,
+    size: int | None = None,
 ) -> tuple[float, float]:
-    """(weights, peak) of one iteration of one view, of one ring, or of MV-Adapter's six sides, in GB."""
+    """(weights, peak) of one iteration of one view, of one ring, or of MV-Adapter's six sides, in GB.
+
+    size  pixels a side of what is fed; None: those that it was trained at
+    """
     native, side = (768, 768) if with_sides and kind == "sdxl" else SIDES[kind]
+    native, side = (native, side) if size is None else (size, size)
     numbers = NUMBERS["refiner" if kind == "refiner" else "sd21-base", "full"]
     name: Any = "refiner" if kind == "refiner" else "sd21-base"
     alive = Alive()
@@ -211,6 +216,7 @@ def main() -> None:
     parser.add_argument("--no-phi", action="store_true", help="D_phi(x) = x, as --phi none has it")
     parser.add_argument("--control", action="store_true", help="a ControlNet on D_p's network")
     parser.add_argument("--sides", action="store_true", help="MV-Adapter's six views on D_p's network")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="a side (default: as trained)")
     options = parser.parse_args()
     nn.functional.scaled_dot_product_attention = attend
     logging.set_verbosity_error()
@@ -218,7 +224,7 @@ def main() -> None:
         for words, savings in SAVINGS:
             dtype = getattr(torch, options.dtype)
             weights, peak = iteration(
-                kind, savings, dtype, not options.no_phi, options.control, options.sides
+                kind, savings, dtype, not options.no_phi, options.control, options.sides, options.size
             )
             print(
                 f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB",

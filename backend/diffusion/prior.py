@@ -214,8 +214,11 @@ class Prior(Protocol):
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> Phi | None:
         """A fresh D_phi; None where D_phi(x) = x is right for this prior."""
 
-    def footprint(self, size: int, savings: Savings) -> float:
-        """Gigabytes that its networks and their activations take at most, for renders of this size: an estimate."""
+    def footprint(self, size: int, savings: Savings, still: bool = False) -> float:
+        """Gigabytes that its networks and their activations take at most, for renders of this size: an estimate.
+
+        still  of a mesh that stands still
+        """
 
     def save_memory(self, savings: Savings) -> None:
         """Applies until the end of the run."""

@@ -183,7 +183,7 @@ class LatentPrior:
         thing = [self._thing.note] if self._thing is not None and self._thing.note else []
         return [*self._model.notes, *words, *thing, *notes_of(loaded)]
 
-    def footprint(self, size: int, savings: Savings) -> float:
+    def footprint(self, size: int, savings: Savings, still: bool = False) -> float:
         """See Prior."""
         phi_model = None if savings.share or self._phi_model is self._model else self._phi_model
         fed, _ = encoder_input_size(size, size, self.spec.native_size, self.factor)
@@ -192,7 +192,7 @@ class LatentPrior:
         beside += 0 if self._reference is None else self._reference.footprint(dtype)
         at_once = 0.0
         if self._sides is not None:
-            at_once = SIX_TIMES[savings.checkpoint_encode + savings.checkpoint_fit]
+            at_once = SIX_TIMES[savings.checkpoint_encode + savings.checkpoint_fit] if still else 0
             beside += self._sides.footprint(dtype)
         return footprint(self._model, phi_model, fed, dtype, savings, at_once) + beside
 

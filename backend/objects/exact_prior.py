@@ -132,7 +132,7 @@ class ExactPrior:
             )
         parse_object(prompt)
 
-    def footprint(self, size: int, savings: Savings) -> float:
+    def footprint(self, size: int, savings: Savings, still: bool = False) -> float:
         """See Prior: its images, traced at several times the size."""
         return 0.5
 

@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
-from backend.config import NerfStage, Preset, StageSchedule
+from backend.config import NerfStage, Preset, StageSchedule, TextureStage
 from backend.device import card_limit_gb
 from backend.diffusion.graphs import wanted
 from backend.diffusion.prior import Prior
 from backend.diffusion.savings import SAVINGS, Savings
 from backend.errors import OutOfMemory, is_out_of_memory
 from backend.kernels.hashgrid import GridLayout
+from backend.sides.views import COUNT, SixSides
 
 T = TypeVar("T")
 
@@ -63,17 +64,19 @@ def savings_of(rung: int, graphs: bool) -> Savings:
 def needed_gb(name: str, preset: Preset, prior: Prior, rung: int, graphs: bool = False) -> float:
     """An estimate of a stage's peak."""
     schedule: StageSchedule = getattr(preset, name)
-    return prior.footprint(schedule.size, savings_of(rung, graphs)) + _scene_gb(
-        schedule, preset.nerf, prior.spec.frames
-    )
+    still = isinstance(schedule, TextureStage)
+    spec = (prior.spec.still or prior.spec) if still else prior.spec
+    views = COUNT if isinstance(spec.poses, SixSides) else spec.frames
+    networks = prior.footprint(schedule.size, savings_of(rung, graphs), still)
+    return networks + _scene_gb(schedule, preset.nerf, views)
 
 
-def _scene_gb(schedule: StageSchedule, nerf: NerfStage, frames: int) -> float:
-    """The field with its gradient and AdamW's moments, and the activations of a ring's renders."""
+def _scene_gb(schedule: StageSchedule, nerf: NerfStage, views: int) -> float:
+    """The field with its gradient and AdamW's moments, and the activations of the renders of an update."""
     layout = GridLayout(nerf.grid_levels, nerf.grid_features, nerf.grid_log2_size, finest=nerf.grid_finest)
     field = layout.entries * layout.features * 4 * 4
     render = nerf.budget * SAMPLE if isinstance(schedule, NerfStage) else schedule.size**2 * PIXEL
-    return (field + render * frames) / 1e9
+    return (field + render * views) / 1e9
 
 
 @dataclass(frozen=True)
@@ -231,8 +234,11 @@ def what_to_change(stage: str, preset: Preset, prior: Prior) -> str:
     if isinstance(schedule, NerfStage):
         return f"Lower nerf.budget: --set nerf.budget={schedule.budget // 2}"
     smaller, last = max(8, schedule.size // 16 * 8), SAVINGS[-1][1]
-    networks = prior.footprint(schedule.size, SAVINGS[0][1]) != prior.footprint(schedule.size, last)
-    if not networks or prior.footprint(smaller, last) < prior.footprint(schedule.size, last):
+    still = isinstance(schedule, TextureStage)
+    networks = prior.footprint(schedule.size, SAVINGS[0][1], still) != prior.footprint(
+        schedule.size, last, still
+    )
+    if not networks or prior.footprint(smaller, last, still) < prior.footprint(schedule.size, last, still):
         return f"Lower {stage}.size: --set {stage}.size={smaller}"
     if stage == "refine":  # the refiner enlarges what is smaller than it was trained at
         return "Leave the stage out: --stages nerf,geometry,texture"

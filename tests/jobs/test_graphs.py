@@ -90,7 +90,7 @@ class Sized(Oracle):
 
     asked: Savings
 
-    def footprint(self, size: int, savings: Savings) -> float:
+    def footprint(self, size: int, savings: Savings, still: bool = False) -> float:
         saved = savings.checkpoint_encode + savings.checkpoint_fit + savings.share
         return 10.0 - saved + 0.5 * savings.graphs
 

@@ -12,6 +12,8 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from backend.config import resolve
+from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel, sigma_at
 from backend.errors import InputError, ModelError
 from backend.models.latent_prior import Conditioning, LatentPrior
@@ -19,6 +21,7 @@ from backend.models.single_file import empty_module
 from backend.scene.render_mesh import render_shape
 from backend.sides.adapter import attentions_of, reader_of
 from backend.sides.views import SixSides, encode_sides
+from backend.stages.memory import PIXEL, needed_gb
 from backend.weights.checkpoint_kind import families
 from tests.sides.test_attention import written_out
 from tests.sides.test_views import cube
@@ -144,7 +147,16 @@ def test_it_is_in_the_record_and_in_the_plan(model: Path, file: Path) -> None:
     plain, prior = LatentPrior(model, "cpu"), LatentPrior(model, "cpu", controls=[f"{file}:0.5"])
     said = prior.describe()["sides"]
     assert said["name"] == file.name and said["weight"] == 0.5 and len(said["sha256"][file.name]) == 64
-    assert prior.footprint(64, prior._savings) > 3 * plain.footprint(64, prior._savings)
+    alone, own = plain.footprint(64, prior._savings), prior.footprint(64, prior._savings)
+    assert prior.footprint(64, prior._savings, still=True) > 3 * alone
+    assert own == pytest.approx(
+        alone + prior._sides.footprint(torch.float32)
+    )  # else its weights are there, no views
+    preset = resolve("draft").preset
+    renders = needed_gb("texture", preset, prior, 0) - needed_gb("texture", preset, plain, 0)
+    networks = (one.footprint(preset.texture.size, Savings(), still=True) for one in (prior, plain))
+    six, one = networks
+    assert renders - (six - one) == pytest.approx(5 * PIXEL * preset.texture.size**2 / 1e9)  # kept as well
 
 
 def test_what_does_not_fit_is_refused_before_a_weight_is_read(

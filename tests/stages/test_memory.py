@@ -181,7 +181,7 @@ def test_what_is_to_be_changed_by_stage(folders: tuple[Path, Path]) -> None:
 class Sized(Oracle):
     """Needs 20 GB less 4 a rung for 1024 px."""
 
-    def footprint(self, size: int, savings: Any) -> float:
+    def footprint(self, size: int, savings: Any, still: bool = False) -> float:
         return (20 - 4 * sum(vars(savings).values())) * (size / 1024) ** 2
 
 

@@ -76,7 +76,7 @@ class Oracle:
     def phi(self, conditioning: Any, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
         return None
 
-    def footprint(self, size: int, savings: Savings) -> float:
+    def footprint(self, size: int, savings: Savings, still: bool = False) -> float:
         return 0.0
 
     def save_memory(self, savings: Savings) -> None: ...
