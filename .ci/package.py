@@ -1,8 +1,8 @@
 """Blender's extension as a zip, and a static repository's index beside it: `python build.py package`.
 
 The zip mirrors the repository: the manifest, both packages, the list of what the backend needs, and a generated
-`__init__.py`. Its bytes depend on these files alone: names are sorted, dates are fixed, line ends are line feeds,
-and nothing is compressed, since zlib's builds differ; most of it is weights, which hardly shrink.
+`__init__.py`. Its bytes depend on these files and on zlib's build: names are sorted, dates are fixed, line ends are
+line feeds. Text is compressed; weights, most of it, hardly shrink and are not.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def write_zip(path: Path, files: dict[str, bytes]) -> None:
             entry = zipfile.ZipInfo(name, EPOCH)
             entry.create_system = 3  # or else the bytes would tell Windows from Linux
             entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, content)
+            kept = Path(name).suffix in WEIGHTS
+            archive.writestr(entry, content, zipfile.ZIP_STORED if kept else zipfile.ZIP_DEFLATED)
     temporary.replace(path)
 
 
