@@ -1,6 +1,6 @@
 """Are parts painted where they belong, once the prior is shown the shape?
 
-    python -m benchmarks.shape [--only mug,duck] [--control FOLDER] [--set texture.start=0.6] [--out DIR]
+    python -m benchmarks.shape [--only mug,duck] [--control FOLDER|none] [--set texture.start=0.6] [--out DIR]
 
 A grey mug, teapot and duck, each painted from a prompt that colours a part, without a ControlNet and with one (the
 built-in prior's own). Seen by 24 cameras beside the true object: the mean colour error inside the true parts, the least
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.evidence.known_objects import held_out_cameras
-from backend.jobs.priors import built_in
+from backend.jobs.priors import built_in_control
 from backend.jobs.refine import refine
 from backend.meshes.parts import from_parts
 from backend.meshes.write import read_npz
@@ -114,7 +114,7 @@ def painted(prompt: str, folder: Path, truth: Truth, cells: int, **more: object)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(PROMPTS), help="kinds, separated by commas")
-    parser.add_argument("--control", default=str(built_in("mini").parent / "control"))
+    parser.add_argument("--control", default="mini", help="FOLDER, or none: without alone")
     parser.add_argument("--stages", default="texture,refine")
     parser.add_argument("--cells", type=int, default=40, help="of the meshes' grid")
     parser.add_argument(
@@ -129,7 +129,9 @@ def main() -> int:
     rows = {kind: [truth.true()] for kind, truth in truths.items()}
     figures: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
     print(f"{'prompt':32} {'':8} {'error':>6} {'part':>6} {'border':>6}  seconds", flush=True)
-    for name, control in (("without", ()), ("with", (args.control,))):
+    shown = () if args.control == "none" else (("with", (args.control,)),)
+    without = ("mini:0",) if built_in_control().is_dir() else ()
+    for name, control in (("without", without), *shown):
         for kind in kinds:
             prompt, truth, began = PROMPTS[kind], truths[kind], time.monotonic()
             image = painted(prompt, out / f"{kind}-{name}", truth, args.cells, control=control, **common)
@@ -140,7 +142,7 @@ def main() -> int:
             print(f"{prompt:32} {name:8} {error:6.3f} {part:6.2f} {border:6.2f}  {took:5.0f}", flush=True)
             sheet = torch.cat([torch.cat(list(row[:8]), 1) for row in rows[kind]])
             Image.fromarray((sheet * 255).round().byte().numpy()).save(out / f"{kind}.png")
-    met = [shown[0] <= plain[0] / 2 and shown[2] >= 0.8 for plain, shown in figures.values()]
+    met = [found[-1][0] <= found[0][0] / 2 and found[-1][2] >= 0.8 for found in figures.values()]
     print(f"told the shape: {sum(met)} of {len(met)} met; {out}")
     return 0 if all(met) else 1
 

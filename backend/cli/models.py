@@ -123,12 +123,15 @@ class Reporter:
 
 
 def _list(reporter: Reporter) -> int:
+    from backend.jobs.priors import built_in_control
     from backend.weights.catalogue import Hub
     from backend.weights.sources import find, known_models, models_file, read_record, shortfall, store
 
     for name, title in BUILT_IN.items():
         text = f"{name}: {title}\n  here     built in: nothing is fetched"
         more = {"credits": str(CREDITS)} if name == "mini" else {}
+        if name == "mini" and built_in_control().is_dir():
+            text += "\n  use      --control mini shows it a mesh; Repaint from scratch does so by itself"
         if more:
             text += f"\n  credits  it also learned from real models, by the authors in {CREDITS}"
         reporter.line(text, "built-in", name=name, title=title, **more)

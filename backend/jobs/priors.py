@@ -21,6 +21,21 @@ def built_in(name: str) -> Path:
     return Path(__file__).parents[1] / "mini" / BUILT_IN[name]
 
 
+def built_in_control() -> Path:
+    """The folder of the ControlNet that belongs to "mini"; `--control mini` takes it. An edition may lack it."""
+    return built_in("mini").with_name("control")
+
+
+def _control_of(text: str) -> str:
+    """mini or mini:WEIGHT to its folder's; all else as it is. ModelError where this edition lacks it."""
+    name, colon, weight = text.partition(":")
+    if name != "mini":
+        return text
+    if not built_in_control().is_dir():
+        raise ModelError("This edition's built-in model has no ControlNet.", "Leave --control mini out.")
+    return f"{built_in_control()}{colon}{weight}"
+
+
 @lru_cache(maxsize=8)
 def canonical_prompt(prompt: str, negative: str, kinds: tuple[str, ...]) -> str:
     """As objects.grammar.canonical_prompt; a job asks for the same one for every stage. Raises InputError."""
@@ -59,7 +74,7 @@ def open_prior(
 
     phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
     and so do None and "none", except that with None "sd" takes "sd-phi" where it has been fetched. loras are FILE or
-    FILE:WEIGHT (models/artist_lora.py), controls FOLDER or FOLDER:WEIGHT (models/control.py), image FILE or
+    FILE:WEIGHT (models/artist_lora.py), controls FOLDER or FOLDER:WEIGHT (models/control.py) or "mini", image FILE or
     FILE:WEIGHT (models/reference.py). scene: its cameras stand in what they look at. Raises ModelError and InputError.
     """
     if str(name_or_folder) == "exact":
@@ -95,8 +110,9 @@ def open_prior(
         )
     from backend.models.latent_prior import LatentPrior
 
+    shows = [_control_of(text) for text in controls]
     prior = LatentPrior(
-        name_or_folder, device, phi_folder, canonical_prompt, loras, controls, image, image_adapter
+        name_or_folder, device, phi_folder, canonical_prompt, loras, shows, image, image_adapter
     )
     if scene:
         prior.spec = within(prior.spec)

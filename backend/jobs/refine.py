@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from backend.config import Preset
 from backend.errors import InputError
 from backend.files import disk_errors, write_bytes, write_text
+from backend.jobs.priors import built_in_control
 from backend.jobs.record import begin_again, drop_objects, read_record
 from backend.jobs.recorder import Control, Delivery, Outcome, Start, no_control
 from backend.jobs.run import run
@@ -80,6 +81,15 @@ class Refining:
         if "texture" not in job.stages and source_colours(mesh, "cpu").is_plain_grey:
             self.job = dataclasses.replace(job, stages=("texture", "refine"))
             self._notes.append("The object has one plain grey: its texture is made from nothing first.")
+        if (
+            "texture" in self.job.stages
+            and job.prior == "mini"
+            and not job.control
+            and built_in_control().is_dir()
+        ):
+            self.job = dataclasses.replace(
+                self.job, control=("mini",)
+            )  # that parts are painted where they lie
         self._sheets: list[Sheet] = []
         self._canvases: list[Canvas] = []  # for snapshots
         self.figures: dict[str, float] = {}

@@ -87,8 +87,8 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
     prior = open_prior(
         job.prior, device, job.phi or None, job.lora, job.control, job.image, job.image_adapter, job.scene
     )
-    # of the prior's own network, so that the last stage needs it too
-    own = job.lora or job.control or job.image_adapter
+    # of the prior's own network, so that the last stage needs it too; the built-in one draws too small for that
+    own = job.prior != "mini" and (job.lora or job.control or job.image_adapter)
     finer = job.refiner or ("" if own else default_refiner(job.prior, prior.spec.refiner))
     refiner = open_prior(finer, device) if finer and finer != job.prior else None
     if record is None:

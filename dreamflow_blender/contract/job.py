@@ -89,7 +89,8 @@ class Job(Message):
     control: tuple[str, ...] = option(
         (),
         "a ControlNet that shows the prior depth or normal maps of the mesh while it is textured, as FOLDER or"
-        " FOLDER:WEIGHT, or MV-Adapter's FILE, by which six sides are painted at once; given again, another",
+        " FOLDER:WEIGHT, or MV-Adapter's FILE, by which six sides are painted at once; given again, another; mini: the"
+        " built-in model's own",
         metavar="PATH[:WEIGHT]",
         more=True,
     )

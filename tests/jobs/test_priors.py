@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 
 from backend.cli.arguments import parser, to_job
+from backend.errors import ModelError
+from backend.jobs import priors, refine
 from backend.jobs.priors import default_refiner, open_prior
 from backend.jobs.record import resolve_job
+from backend.models.model_folder import open_folder
 from backend.objects import grammar
 from backend.weights import sources
 from dreamflow_blender.contract.job import Job
+from tests.tools.made_meshes import painted_ball
 
 
 def test_phi_is_shared_or_a_model_of_its_own(base_folder: Path, v_folder: Path) -> None:
@@ -74,3 +80,50 @@ def test_a_jobs_prompt_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
             prior.check("the purple teapot.", "", "colour", 64)
             prior.prepare("the purple teapot.", "", "colour", 64)
     assert len(parsed) == 1
+
+
+def a_control(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the place of the built-in model's own, as its training writes it, but untrained."""
+    model = open_folder(priors.built_in("mini"))
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(model.configs["unet"])
+    net = ControlNetModel.from_unet(
+        unet,
+        load_weights_from_unet=False,
+        conditioning_channels=6,
+        conditioning_embedding_out_channels=(16, 32, 64),
+    )
+    net.to_empty(device="cpu").half().save_pretrained(folder)
+    (folder / "dreamflow.json").write_text('{"shows": ["depth", "normal"]}', "utf-8")
+    monkeypatch.setattr(priors, "built_in_control", lambda: folder)
+    monkeypatch.setattr(refine, "built_in_control", lambda: folder)
+    return folder
+
+
+def test_the_built_in_model_has_a_controlnet_by_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no need of one."""
+    monkeypatch.setattr(priors, "built_in_control", lambda: tmp_path / "none")
+    with pytest.raises(ModelError, match="has no ControlNet"):
+        open_prior("mini", "cpu", controls=["mini"])
+    a_control(tmp_path / "control", monkeypatch)
+    (said,) = open_prior("mini", "cpu", controls=["mini:0.5"]).describe()["controls"]
+    assert said["name"] == "control" and said["weight"] == 0.5 and said["shows"] == ("depth", "normal")
+    assert "controls" not in open_prior("mini", "cpu", controls=["mini:0"]).describe()
+
+
+def test_a_texture_from_nothing_is_told_the_shape_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(stages: tuple[str, ...] = ("refine",), **more: object) -> tuple[str, ...]:
+        job = Job("1", "refine", "a red ball", str(tmp_path), mesh="ball.npz", stages=stages, **more)  # type: ignore[arg-type]
+        return refine.Refining(job, grey, [], {}).job.control
+
+    grey = painted_ball(image=[-1], images=(), base=[(0.6, 0.6, 0.6, 1.0)])
+    monkeypatch.setattr(refine, "built_in_control", lambda: tmp_path / "none")
+    assert told() == ()
+    a_control(tmp_path / "control", monkeypatch)
+    assert told() == ("mini",) and told(control=("mini:0",)) == ("mini:0",) and told(prior="sd") == ()
+    grey = painted_ball()
+    assert told() == () and told(("texture", "refine")) == ("mini",)
