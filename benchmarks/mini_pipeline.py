@@ -120,7 +120,7 @@ def delivered(folder: Path, camera: Camera) -> tuple[Tensor, Tensor]:
 
 def true_views(kind: str, colour: str, camera: Camera) -> tuple[Tensor, Tensor]:
     views = truth(describe(Description(kind, colour)), camera)
-    return views.colour + (1 - views.alpha) * GREY, views.alpha[..., 0]
+    return views.over((GREY, GREY, GREY)), views.alpha[..., 0]
 
 
 def compare(run: Run, seconds: float, gigabytes: float) -> Result:

@@ -15,7 +15,6 @@ from backend.errors import InputError
 from backend.evidence import clip, gpteval3d, outside, recovery
 from backend.evidence.clip import Clip, bootstrap, r_precision
 from backend.evidence.compare import as_text, read_prompts
-from backend.evidence.known_objects import truth
 from backend.files import disk_errors
 from backend.jobs.folder import read_job
 from backend.objects.grammar import parse_object
@@ -123,8 +122,7 @@ def _recognise(prompts: Sequence[str]) -> Judge:
         }
         kind = outside.known_kind(prompt)
         if kind:
-            true = truth(prompt, outside.cameras())
-            ideal = network.probabilities(true.colour + (1 - true.alpha) * outside.BACKGROUND)
+            ideal = network.probabilities(outside.true_views(prompt))
             figures["mass"] = network.mass(seen, kind)
             figures["of the true"] = network.mass(seen, kind) / network.mass(ideal, kind)
             figures["top 5"] = float(network.among_five(seen, kind))

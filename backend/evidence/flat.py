@@ -186,7 +186,7 @@ def true_latents(prior: Prior, prompt: str, count: int, seed: int) -> Tensor:
         rows = [i for i in range(BATCH) if spec.camera != "words" or words[i] == spec.views[0]][:left]
         seen = truth(prompt, Camera(camera.c2w[rows], camera.proj[rows], size, size))
         grounds = torch.stack([spec.backgrounds.sample_solid(generator) for _ in range(BATCH)])[rows]
-        found.append(prior.encode(seen.colour + (1 - seen.alpha) * grounds[:, None, None]))
+        found.append(prior.encode(seen.colour * seen.alpha + (1 - seen.alpha) * grounds[:, None, None]))
     return torch.cat(found)
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backend.errors import InputError, ModelError
+from backend.evidence.known_objects import truth
 from backend.objects.grammar import parse_object
 from backend.results.look import render_textured
 from backend.scene.camera import Camera, orbit
@@ -71,6 +72,11 @@ def cameras() -> Camera:
 def render_views(mesh: Mesh, albedo: Tensor) -> Tensor:
     """[VIEWS,SIZE,SIZE,3] in [0,1] of a mesh under its texture [S,S,3]."""
     return render_textured(mesh, albedo, cameras(), torch.full((3,), BACKGROUND))[0]
+
+
+def true_views(prompt: str) -> Tensor:
+    """[VIEWS,SIZE,SIZE,3] in [0,1] of the object that the prompt names. Raises InputError."""
+    return truth(prompt, cameras()).over((BACKGROUND, BACKGROUND, BACKGROUND))
 
 
 def known_kind(prompt: str) -> str:

@@ -136,4 +136,4 @@ def _every_kind(colour: str | None) -> list[tuple[str, Tensor]]:
     """Every kind in a colour, [KIND_VIEWS,KIND_SIZE,KIND_SIZE,3] before grey."""
     camera = held_out_cameras(KIND_VIEWS, 1, KIND_SIZE, KIND_SIZE)
     seen = [(kind, render(build(Description(kind, colour)), camera)) for kind in KINDS]
-    return [(kind, views.colour + (1 - views.alpha) * 0.5) for kind, views in seen]
+    return [(kind, views.over((0.5, 0.5, 0.5))) for kind, views in seen]

@@ -108,7 +108,7 @@ class Rings(Oracle):
             self.shown_last = camera
             views = truth(conditioning, camera)
             greys = torch.tensor(GREYS).repeat(len(z) // 3, 1)[:, None, None]
-            self.true = self.encode_quietly(views.colour + (1 - views.alpha) * greys)
+            self.true = self.encode_quietly(views.colour * views.alpha + (1 - views.alpha) * greys)
         assert camera is self.shown_last
         return self.true
 
@@ -123,3 +123,9 @@ def test_a_prior_of_rings_is_shown_rings_by_its_own_poses(monkeypatch: pytest.Mo
     assert found.figures["frechet"] == pytest.approx(found.figures["frechet of true"], rel=0.5)
     with pytest.raises(InputError, match="rings of 4 views, and 6 pictures"):
         run_flat(prior, "a duck", {"method": "apfo"}, 2, 6, 1, 0.05)
+
+
+def test_a_true_picture_is_no_brighter_than_what_it_shows() -> None:
+    """A white ball before greys: a halo round it would be above white."""
+    true = flat.true_latents(Rings(), "a white ball", 8, 1)
+    assert true.shape == (8, 3, 8, 8) and 0.9 < true.max() <= 1

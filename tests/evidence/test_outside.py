@@ -10,7 +10,6 @@ from torch.nn import functional
 
 from backend.errors import ModelError
 from backend.evidence import outside
-from backend.evidence.known_objects import truth
 from backend.evidence.outside import CLASSES, Recogniser, Sentences, as_sentences, known_kind
 from dreamflow_blender.contract.language.reading import Description, describe
 
@@ -37,6 +36,15 @@ def test_a_picture_is_the_mean_of_its_likeliest_names(monkeypatch: pytest.Monkey
 def test_only_kinds_that_the_network_knows_are_asked_for() -> None:
     assert known_kind("a red mug") == "mug"
     assert known_kind("a yellow duck") == known_kind("a castle by the sea") == ""
+
+
+def test_a_true_outline_lies_between_the_object_and_what_is_behind_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A blue ball before light grey: nothing is brighter than the grey, as a halo round it would be."""
+    monkeypatch.setattr(outside, "SIZE", 32)
+    seen = outside.true_views("a blue ball")
+    assert seen[:, 0].eq(outside.BACKGROUND).all() and seen.max() <= outside.BACKGROUND + 1e-6
 
 
 def test_what_is_not_installed_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +78,6 @@ def test_every_name_of_a_class_is_one_of_imagenets() -> None:
 )
 def test_a_true_render_is_recognised_and_an_empty_picture_is_not(kind: str) -> None:
     network = Recogniser()
-    true = truth(describe(Description(kind, "blue")), outside.cameras())
-    seen = network.probabilities(true.colour + (1 - true.alpha) * outside.BACKGROUND)
+    seen = network.probabilities(outside.true_views(describe(Description(kind, "blue"))))
     nothing = network.probabilities(torch.full((1, outside.SIZE, outside.SIZE, 3), outside.BACKGROUND))
     assert network.among_five(seen, kind) and network.mass(seen, kind) > 3 * network.mass(nothing, kind)
