@@ -54,7 +54,7 @@ def measure(prompt: str, frames: int, seed: int) -> tuple[float, float]:
     preset = resolve("draft", {"job": changes}).preset
     job = Job("rings", "generate", prompt, "unused", seed=seed, stages=("nerf",))
     scene = None
-    for happening in run_stages(set_up(job, preset, ExactRings(device, frames), None, device)):
+    for happening in run_stages(set_up(job, preset, ExactRings(device, frames), {}, device)):
         if isinstance(happening, StageEnded):
             scene = happening.at.scene
     assert scene is not None

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from backend.config import STAGES
 from backend.diffusion.camera_label import CAMERA_CONFIG
 from backend.diffusion.control import Control, ShownShape
 from backend.diffusion.denoiser import Network, Text, denoise_guided
@@ -36,6 +37,7 @@ from backend.sides.adapter import SixViews, attentions_of, reader_of
 from backend.sides.attention import RowColumnAttention, Shown
 from backend.sides.views import COUNT, SixSides
 from tests.tools.published_configs import SDXL_BASE
+from tests.tools.published_plan import Published, plan_of
 from tests.tools.tiny_models import NUMBERS, unet, vae
 
 LEVEL = noise_levels(0.5, 0.1, 10)[5]
@@ -45,6 +47,7 @@ SIDES = {
     "refiner": (1024, 1024),
     "mvdream": (256, 256),
 }  # native, fed
+CARDS = (8, 12, 16, 24)  # GB
 FRAMES = {"sd": 1, "sdxl": 1, "refiner": 1, "mvdream": 4}  # views of an update
 
 
@@ -217,20 +220,37 @@ def main() -> None:
     parser.add_argument("--control", action="store_true", help="a ControlNet on D_p's network")
     parser.add_argument("--sides", action="store_true", help="MV-Adapter's six views on D_p's network")
     parser.add_argument("--size", type=int, metavar="PIXELS", help="a side (default: as trained)")
+    parser.add_argument(
+        "--plan", action="store_true", help="what `paper` plans for MVDream, and nothing else"
+    )
     options = parser.parse_args()
+    if options.plan:
+        print_plans()
+        return
     nn.functional.scaled_dot_product_attention = attend
     logging.set_verbosity_error()
+    print("| network | what is saved | weights, GB | peak, GB |\n|---|---|---|---|")
     for kind in options.only:
         for words, savings in SAVINGS:
             dtype = getattr(torch, options.dtype)
             weights, peak = iteration(
                 kind, savings, dtype, not options.no_phi, options.control, options.sides, options.size
             )
-            print(
-                f"{kind:8s} {words or 'plain':50s} weights {weights:5.2f} GB   peak {peak:5.2f} GB",
-                flush=True,
-            )
-        print(f"{kind:8s} a captured pass keeps {captured(kind, getattr(torch, options.dtype)):.2f} GB")
+            print(f"| {kind} | {words or 'nothing'} | {weights:.1f} | {peak:.1f} |", flush=True)
+        print(f"| {kind} | a captured pass keeps | | {captured(kind, getattr(torch, options.dtype)):.2f} |")
+
+
+def print_plans() -> None:
+    """By card, of MVDream alone, and with Stable Diffusion for the texture and the SDXL refiner."""
+    print(
+        f"| card, GB | texture and last stage by | {', '.join(STAGES)}, GB | rung | fits |\n|---|---|---|---|---|"
+    )
+    finer = {"texture": Published("sd21-base", "sd21"), "refine": Published("refiner")}
+    for gigabytes in CARDS:
+        for names, others in (("MVDream", {}), ("Stable Diffusion, refiner", finer)):
+            plan = plan_of("paper", gigabytes, Published("mvdream"), others)
+            needed = ", ".join(f"{value:.1f}" for value in plan.needed.values())
+            print(f"| {gigabytes} | {names} | {needed} | {plan.rung} | {'yes' if plan.fits else 'no'} |")
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def pairs(count: int, held: bool, generator: Generator) -> list[tuple[str, str]]
 
 def settings_of(prior: Prior) -> Preset:
     """Those that a run with it has, preset draft."""
-    return resolve_job(Job("mini", "generate", "a ball", "unused"), prior, None).preset
+    return resolve_job(Job("mini", "generate", "a ball", "unused"), prior, {}).preset
 
 
 def turns(truth: Views) -> bool:

@@ -81,13 +81,13 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
     device = torch.device("cpu")
     prior = ExactPrior()
     job = Job("recovery", "generate", prompt, str(folder), seed=seed, preset=preset)
-    settings = resolve_job(job, prior, None).preset  # as a user's run has them
+    settings = resolve_job(job, prior, {}).preset  # as a user's run has them
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
     true = truth(prompt, camera)
     figures: dict[str, Figures] = {}
     curves: dict[str, Curves] = {}
     scene: Scene | None = None
-    for happening in run_stages(set_up(job, settings, prior, None, device)):
+    for happening in run_stages(set_up(job, settings, prior, {}, device)):
         pause = time.monotonic()
         if scene is not None and scene.mesh is not None and "mesh" not in figures:
             figures["mesh"] = compare(*see(scene, camera, False), true.colour, true.alpha)

@@ -73,9 +73,9 @@ def seen(scene: Scene, camera: Camera) -> Tensor:
 
 def recover(job: Job, prior: RoomPrior, every: int = 0) -> Scene:
     """The scene that stage 1 ends with; says how far it is after each `every` updates."""
-    preset, began = resolve_job(job, prior, None).preset, time.monotonic()
+    preset, began = resolve_job(job, prior, {}).preset, time.monotonic()
     scene: Scene | None = None
-    for happening in run_stages(set_up(job, preset, prior, None, torch.device("cpu"), job.threads)):
+    for happening in run_stages(set_up(job, preset, prior, {}, torch.device("cpu"), job.threads)):
         match happening:
             case Stepped(at, step) if every and at.done % every == 0:
                 print(

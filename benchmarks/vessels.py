@@ -82,7 +82,7 @@ def measure(prompt: str, seed: int, preset: Preset) -> str:
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
     true = truth(prompt, camera)
     began, line = time.process_time(), ""
-    for happening in run_stages(set_up(job, preset, prior, None, device)):
+    for happening in run_stages(set_up(job, preset, prior, {}, device)):
         if isinstance(happening, StageBegan | StageEnded) and happening.at.stage.name == "geometry":
             scene = happening.at.scene
             assert scene.mesh is not None
@@ -112,7 +112,7 @@ def main() -> None:
                 prompt = f"a {colours.get(kind, 'green')} {kind}"
                 settings = overrides | {"nerf.normal_share": share}
                 job = Job("vessels", "generate", prompt, "unused", overrides=settings)
-                line = measure(prompt, seed, resolve_job(job, ExactPrior(), None).preset)
+                line = measure(prompt, seed, resolve_job(job, ExactPrior(), {}).preset)
                 print(f"{prompt:16} seed {seed} share {share:.2f}{line}", flush=True)
 
 

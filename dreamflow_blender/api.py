@@ -33,7 +33,8 @@ def generate(
     height    metres; 0 leaves it as it was made
     location  of its base's centre, metres
     heard     is called with every event: dreamflow_blender.contract.protocol
-    fields    of protocol.Job: negative, seed, preset, prior, refiner, phi, lora, stages, device, threads, overrides
+    fields    of protocol.Job: negative, seed, preset, prior, texturer, refiner, phi, lora, stages, device, threads,
+              overrides
 
     Where `out` already holds this very job it is not run again, and is resumed if it was interrupted. Raises
     ValueError on a bad field, work.JobFailed, objects.CannotImport, and RuntimeError before Set up.

@@ -207,7 +207,7 @@ def _job(line: Line, args: argparse.Namespace) -> tuple[Job, float]:
         job = work.new_job(args.out, line.prompt, snapshot_faces=0, **job_fields(line, vars(args)))
         if job.prior == work.BUILT_IN:
             models.read_as(job.prompt, job.negative)
-        refuse_for((job.prior, job.refiner), job.prompt, job.negative)
+        refuse_for((job.prior, job.texturer, job.refiner), job.prompt, job.negative)
     except ValueError as error:
         raise BadPrompts(f"{f'Line {line.number}: ' if line.number else ''}{error}") from error
     height = float(line.values.get("height", args.height))

@@ -18,19 +18,12 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 import yaml
 
 from backend.cli.arguments import parser
-from backend.config import PRESETS, STAGES
-from backend.diffusion.prior import PriorSpec
-from backend.models import load
-from backend.models.latent_prior import LatentPrior
-from backend.models.model_folder import ModelFolder
-from backend.stages.memory import make_plan
+from backend.config import PRESETS
 from dreamflow_blender.contract.prompts import read_shard, shard_of_array
-from tests.tools.cuda_calls import CudaCalls
-from tests.tools.published_configs import MODELS
+from tests.tools.published_plan import Published, plan_of
 
 ROOT = Path(__file__).parents[1]
 FARM = ROOT / "examples" / "farm"
@@ -140,41 +133,11 @@ def test_openjd_runs_every_shard_once(tmp_path: Path, recorder: Path) -> None:
     ]
 
 
-# Published sizes, counted from their configurations on torch's meta device
-UNETS = {"sd21-base": 865_910_724, "sd21": 865_910_724, "refiner": 2_259_526_660}
-VAE = 83_653_863
-NATIVE = {"sd21-base": 512, "sd21": 768, "refiner": 1024}
-
-
-class Published(LatentPrior):
-    """A published model's plan, without its weights."""
-
-    def __init__(self, kind: str, phi: str = "") -> None:
-        self._model = self.folder(kind)
-        self._phi_model = self.folder(phi) if phi else self._model
-        self._controls, self._reference, self._sides = (), None, None
-        self.spec, self.factor = self._model.spec, 8
-        self._device = torch.device("cuda")
-
-    def folder(self, kind: str) -> ModelFolder:
-        configs = {
-            path.split("/")[0]: given for path, given in MODELS[kind].items() if "/config.json" in path
-        }
-        return ModelFolder(Path(kind), "", configs, {}, "epsilon", PriorSpec(native_size=NATIVE[kind]))
-
-
-def test_openjd_asks_for_the_least_card_that_the_plan_fits_into(
-    cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def counted(model: ModelFolder, component: str) -> int:
-        return VAE if component == "vae" else UNETS[str(model.path)]
-
+def test_openjd_asks_for_the_least_card_that_the_plan_fits_into() -> None:
     def fits(preset: str, mebibytes: int) -> bool:
-        monkeypatch.setenv("DREAMFLOW_MEMORY_GB", str(mebibytes * 2**20 / 1e9))
         sd, refiner = Published("sd21-base", "sd21"), Published("refiner")
-        return make_plan(STAGES, PRESETS[preset], sd, refiner, torch.device("cuda")).fits
+        return plan_of(preset, mebibytes * 2**20 / 1e9, sd, {"refine": refiner}).fits
 
-    monkeypatch.setattr(load, "parameters", counted)
     for name in ("openjd.yaml", "openjd-prompts.yaml"):
         text = (FARM / name).read_text()
         (step,) = yaml.safe_load(text)["steps"]

@@ -21,8 +21,8 @@ from dreamflow_blender.contract.protocol import CANDIDATE_SHARE, BadMessage, Job
 from dreamflow_blender.contract.settings import read_setting
 
 BOTH = (
-    "preset", "prior", "refiner", "phi", "lora", "control", "image", "image_adapter", "seed", "negative", "device",
-    "threads",
+    "preset", "prior", "texturer", "refiner", "phi", "lora", "control", "image", "image_adapter", "seed", "negative",
+    "device", "threads",
 )  # fmt: skip
 MOST_CANDIDATES = 16
 GENERATE = (*BOTH, "stages")

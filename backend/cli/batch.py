@@ -121,7 +121,7 @@ def read_jobs(args: argparse.Namespace) -> list[Job]:
                 resolve(job.preset, {"job": job.overrides})
             if job.prior == "mini" and kinds:  # it knows some words alone; without torch, which takes seconds
                 reading.read_object(job.prompt, job.negative, kinds)
-            refuse_for((job.prior, job.refiner), job.prompt, job.negative)
+            refuse_for((job.prior, job.texturer, job.refiner), job.prompt, job.negative)
         except (DreamFlowError, NotUnderstood) as error:
             raise InputError(f"Line {line.number}: {error.message}", error.todo) from error
         seen.add(settings)

@@ -63,10 +63,10 @@ def find_plans() -> dict[str, Any]:
     device = choose_device("auto")[0]
     name = default_refiner("sd")
     prior = open_prior("sd", device)
-    refiner = open_prior(name, device) if name else None
+    others = {"refine": open_prior(name, device)} if name else {}
     plans = {}
     for preset, settings in PRESETS.items():
-        plan = make_plan(STAGES, settings, prior, refiner, device)
+        plan = make_plan(STAGES, settings, prior, others, device)
         plans[preset] = plan.record() | {"note": plan.note()}
     return {"plans": plans}
 

@@ -1,4 +1,4 @@
-"""From the name a user gives (--prior, --refiner) to a Prior."""
+"""From the names a user gives (--prior, --texturer, --refiner) to Priors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from backend.diffusion.prior import Prior, within
 from backend.errors import InputError, ModelError
+from dreamflow_blender.contract.protocol import Job
 
 # Imports are inside, because diffusers takes seconds to import and the exact prior does without it.
 
@@ -57,6 +58,38 @@ def default_refiner(prior: str, stated: str = "") -> str:
     from backend.weights.sources import find_if_fetched
 
     return "sdxl-refiner" if find_if_fetched("sdxl-refiner") else ""
+
+
+def default_texturer(prior: str) -> str:
+    """The model that textures in a prior's place: Stable Diffusion in MVDream's, whose pictures are a quarter as
+    large, where it has been fetched; "" in no other's. ModelError where it is not whole."""
+    from backend.weights.sources import find_if_fetched
+
+    return "sd" if prior == "mvdream" and find_if_fetched("sd") else ""
+
+
+def open_others(job: Job, prior: Prior, device: torch.device) -> dict[str, Prior]:
+    """By stage, who does it in the prior's place. A job that textures with another model and has no refiner refines
+    with that one as well. Raises ModelError and InputError.
+
+    Without a word a job with additions of the prior's own network has no others: those stages need them too. The
+    built-in one draws too small for that.
+    """
+    if job.texturer and (job.control or job.image_adapter):
+        raise InputError(
+            "A ControlNet and an image-adapter are for the prior while it textures, and --texturer takes its place.",
+            "Leave one of them out.",
+        )
+    own = job.prior != "mini" and (job.lora or job.control or job.image_adapter)
+    texturer = job.texturer or ("" if own else default_texturer(job.prior))
+    refiner = job.refiner or ("" if own else default_refiner(job.prior, prior.spec.refiner)) or texturer
+    phi = job.phi if job.phi in ("shared", "none") else None
+    opened: dict[str, Prior] = {job.prior: prior}
+    for name, its_phi in ((texturer, phi), (refiner, None)):
+        if name and name not in opened:
+            opened[name] = open_prior(name, device, its_phi)
+    named = {"texture": texturer, "refine": refiner}
+    return {stage: opened[name] for stage, name in named.items() if name not in ("", job.prior)}
 
 
 def open_prior(

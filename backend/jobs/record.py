@@ -27,26 +27,25 @@ from dreamflow_blender.contract.protocol import STAGES, Job
 
 # what may change between two runs of a job without another result; of models the hashes count
 FREE = (
-    "job.folder", "job.mesh", "job.prior", "job.refiner", "job.phi", "job.lora", "job.control", "job.image",
-    "job.image_adapter", "job.checkpoint_seconds", "job.snapshot_seconds", "job.snapshot_faces",
+    "job.folder", "job.mesh", "job.prior", "job.texturer", "job.refiner", "job.phi", "job.lora", "job.control",
+    "job.image", "job.image_adapter", "job.checkpoint_seconds", "job.snapshot_seconds", "job.snapshot_faces",
 )  # fmt: skip
+# who does a stage in the prior's place: in job.json, and of config.LAYERS
+ROLES = {"texture": "texturer", "refine": "refiner"}
 MOST_THREADS = 1024  # as Job's own bound
 
 
-def resolve_job(job: Job, prior: Prior, refiner: Prior | None) -> Resolved:
-    """The job's settings: its preset, and over it config.LAYERS. The last stage is the refiner's where there is one.
+def resolve_job(job: Job, prior: Prior, others: Mapping[str, Prior]) -> Resolved:
+    """The job's settings: its preset, and over it config.LAYERS. A stage's are those of who does it.
 
+    others  by stage, who does it in the prior's place
     Raises InputError.
     """
-    stated = _stated_by(prior)
-    if refiner is None:
-        below: Layers = {**_asked_for(job), "prior": stated}
-    else:
-        below = {
-            **_asked_for(job),
-            "prior": {key: value for key, value in stated.items() if not key.startswith("refine.")},
-            "refiner": {k: value for k, value in _stated_by(refiner).items() if k.startswith("refine.")},
-        }
+    below, stated = _asked_for(job), _stated_by(prior)
+    below["prior"] = {key: value for key, value in stated.items() if key.split(".")[0] not in others}
+    for stage, other in others.items():
+        stated = _stated_by(other)
+        below[ROLES[stage]] = {key: v for key, v in stated.items() if key.startswith(f"{stage}.")}
     return resolve(job.preset, {**below, **_own_layers(job, resolve(job.preset, below).preset)})
 
 
@@ -92,7 +91,7 @@ def write_job(
     device: torch.device,
     threads: int,
     prior: Prior,
-    refiner: Prior | None,
+    others: Mapping[str, Prior],
     plan: Plan,
     kept: Mapping[str, bytes],
 ) -> None:
@@ -109,7 +108,7 @@ def write_job(
         "kernels": kernels.names,
         "kernels_why": kernels.why,
         "memory": plan.record(),
-        "models": models_record(prior, refiner),
+        "models": models_record(prior, others),
         "object": {name: sha256(content).hexdigest() for name, content in kept.items()},
     }
     folder = JobFolder(job.folder)
@@ -131,9 +130,10 @@ def drop_objects(folder: JobFolder, kept: Collection[str]) -> None:
                 path.unlink(missing_ok=True)
 
 
-def models_record(prior: Prior, refiner: Prior | None) -> dict[str, Any]:
+def models_record(prior: Prior, others: Mapping[str, Prior]) -> dict[str, Any]:
     """Names, folders and hashes of the weights in use."""
-    return {"prior": prior.describe(), "refiner": (refiner or prior).describe()}
+    all_of_it = {"prior": prior, "refiner": prior} | {ROLES[stage]: other for stage, other in others.items()}
+    return {role: each.describe() for role, each in all_of_it.items()}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -195,9 +195,9 @@ def check_unchanged(job: Job, record: Mapping[str, Any], saved: RunState | None)
         _refuse(job, "job.json has been changed since this job was begun", differences)
 
 
-def check_models(job: Job, record: Mapping[str, Any], prior: Prior, refiner: Prior | None) -> None:
+def check_models(job: Job, record: Mapping[str, Any], prior: Prior, others: Mapping[str, Prior]) -> None:
     """InputError where the models are others than the job was begun with, wherever they are now."""
-    now = json.loads(json.dumps(models_record(prior, refiner)))
+    now = json.loads(json.dumps(models_record(prior, others)))
     found = [dict(_flat(models)) for models in (record.get("models"), now)]
     before, after = ({k: v for k, v in each.items() if not k.endswith(".folder")} for each in found)
     if differences := _differences(before, after):

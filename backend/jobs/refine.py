@@ -84,7 +84,7 @@ class Refining:
         if (
             "texture" in self.job.stages
             and job.prior == "mini"
-            and not job.control
+            and not (job.control or job.texturer)
             and built_in_control().is_dir()
         ):
             self.job = dataclasses.replace(

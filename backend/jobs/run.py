@@ -16,7 +16,7 @@ import torch
 from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
 from backend.jobs.folder import versions
-from backend.jobs.priors import default_refiner, open_prior
+from backend.jobs.priors import open_others, open_prior
 from backend.jobs.record import (
     begun_as,
     check_models,
@@ -87,21 +87,18 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
     prior = open_prior(
         job.prior, device, job.phi or None, job.lora, job.control, job.image, job.image_adapter, job.scene
     )
-    # of the prior's own network, so that the last stage needs it too; the built-in one draws too small for that
-    own = job.prior != "mini" and (job.lora or job.control or job.image_adapter)
-    finer = job.refiner or ("" if own else default_refiner(job.prior, prior.spec.refiner))
-    refiner = open_prior(finer, device) if finer and finer != job.prior else None
+    others = open_others(job, prior, device)
     if record is None:
-        settings = resolve_job(job, prior, refiner)
+        settings = resolve_job(job, prior, others)
     else:
-        check_models(job, record, prior, refiner)
+        check_models(job, record, prior, others)
         settings = settings_of(record)
-    setup = set_up(job, settings.preset, prior, refiner, device, threads, saved)
+    setup = set_up(job, settings.preset, prior, others, device, threads, saved)
     left = stages_left(job, saved)
     if left:
         setup.prior_for(left[0]).load()  # damaged weights are found here
     if record is None:
-        write_job(job, settings, device, threads, prior, refiner, setup.plan, work.kept())
+        write_job(job, settings, device, threads, prior, others, setup.plan, work.kept())
     return setup
 
 

@@ -81,8 +81,7 @@ def run_stages(
 def make_stage(name: str, setup: Setup, scene: Scene, attempt: int) -> Stage:
     """The stage of this name on the scene, from its first iteration; the networks of one prior at a time are kept."""
     job, prior, schedule = setup.job, setup.prior_for(name), getattr(setup.preset, name)
-    if prior is not setup.prior:
-        release_networks(setup.prior)
+    release_networks(*(other for other in (setup.prior, *setup.others.values()) if other is not prior))
     strength = schedule.guidance_scale, schedule.guidance_rescale
     g = Guide(prior, setup.prompts[name, kind_of(name, setup.preset)], *strength)
     if name == "nerf":

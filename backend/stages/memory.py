@@ -9,7 +9,7 @@ are loaded.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -116,16 +116,17 @@ def make_plan(
     stages: Sequence[str],
     preset: Preset,
     prior: Prior,
-    refiner: Prior | None,
+    others: Mapping[str, Prior],
     device: torch.device,
     at_least: int = 0,
 ) -> Plan:
     """The first rung, from `at_least` on, where every stage should fit; else the last one that helps."""
     capacity = capacity_gb(device)
-    prior_of = {name: refiner if refiner is not None and name == "refine" else prior for name in stages}
 
     def plan_of(rung: int, graphs: bool) -> Plan:
-        needed = {name: round(needed_gb(name, preset, prior_of[name], rung, graphs), 2) for name in stages}
+        needed = {
+            name: round(needed_gb(name, preset, others.get(name, prior), rung, graphs), 2) for name in stages
+        }
         return Plan(rung, needed, capacity, graphs)
 
     plans = []
@@ -142,16 +143,17 @@ class MemorySavings:
     """Which of the SAVINGS a run uses now; its priors are told of every change."""
 
     def __init__(
-        self, preset: Preset, prior: Prior, refiner: Prior | None, rung: int = 0, graphs: bool = False
+        self, preset: Preset, prior: Prior, others: Mapping[str, Prior], rung: int = 0, graphs: bool = False
     ) -> None:
         self.rung, self.graphs, self._preset = rung, graphs, preset
-        self._prior, self._refiner = prior, refiner
+        self._prior, self._others = prior, others
+        self._all = prior, *others.values()
         self._reported: list[str] = []
         self._apply()
 
     def step_down(self, stage: str, iteration: int, error: BaseException, device: torch.device) -> str:
         """Save more; the sentence for the user. Raises OutOfMemory from `error` where nothing more can be saved."""
-        prior = self._refiner if self._refiner is not None and stage == "refine" else self._prior
+        prior = self._others.get(stage, self._prior)
         needed = [needed_gb(stage, self._preset, prior, rung) for rung in range(len(SAVINGS))]
         networks = needed[0] != needed[-1]  # without them nothing can be saved
         happened = f"Out of memory in stage {stage}, iteration {iteration}."
@@ -185,29 +187,26 @@ class MemorySavings:
 
     def take_notes(self) -> list[str]:
         """What the priors have to report that has not been reported in this run."""
-        found = [
-            note for prior in (self._prior, self._refiner) if prior is not None for note in prior.take_notes()
-        ]
+        found = [note for prior in self._all for note in prior.take_notes()]
         fresh = [note for note in dict.fromkeys(found) if note not in self._reported]
         self._reported += fresh
         return fresh
 
     def release(self) -> None:
         """Release all networks; they are loaded again when they are needed."""
-        release_networks(self._prior, self._refiner)
+        release_networks(*self._all)
 
     def _apply(self) -> None:
-        for prior in (self._prior, self._refiner):
-            if prior is not None:
-                prior.save_memory(savings_of(self.rung, self.graphs))
+        for prior in self._all:
+            prior.save_memory(savings_of(self.rung, self.graphs))
 
 
-def release_networks(*priors: Prior | None) -> None:
+def release_networks(*priors: Prior) -> None:
     """Of these priors, with everything that the networks held."""
     for prior in priors:
-        if prior is not None:
-            prior.release()
-    collect()
+        prior.release()
+    if priors:
+        collect()
 
 
 def collect() -> None:

@@ -19,6 +19,7 @@ from dreamflow_blender.contract.protocol import Job
 class Setup:
     """A job with everything that its name, its settings and this machine resolve to.
 
+    others   by stage, who does it in the prior's place: another model that textures, a refiner
     prompts  by stage and what it shows: what its prior has prepared for the prompt, parsed and embedded once
     savings  how memory is saved now; it starts as `plan` says, and is the one thing here that changes
     """
@@ -26,7 +27,7 @@ class Setup:
     job: Job
     preset: Preset
     prior: Prior
-    refiner: Prior | None  # None: the prior refines as well
+    others: Mapping[str, Prior]
     device: torch.device
     threads: int
     plan: Plan
@@ -34,13 +35,8 @@ class Setup:
     prompts: Mapping[tuple[str, Kind], Any]
 
     def prior_for(self, stage: str) -> Prior:
-        """The last stage is the refiner's where there is one."""
-        return prior_for(stage, self.prior, self.refiner)
-
-
-def prior_for(stage: str, prior: Prior, refiner: Prior | None) -> Prior:
-    """The last stage is the refiner's where there is one."""
-    return refiner if refiner is not None and stage == "refine" else prior
+        """Who does this stage."""
+        return self.others.get(stage, self.prior)
 
 
 def kind_of(stage: str, preset: Preset) -> Kind:
@@ -57,7 +53,7 @@ def set_up(
     job: Job,
     preset: Preset,
     prior: Prior,
-    refiner: Prior | None,
+    others: Mapping[str, Prior],
     device: torch.device,
     threads: int = 1,
     saved: RunState | None = None,
@@ -72,14 +68,14 @@ def set_up(
     if "nerf" in job.stages and preset.nerf.normal_share:
         shown.append(("nerf", "normal"))
     for name, kind in shown:
-        prior_for(name, prior, refiner).check(job.prompt, job.negative, kind, getattr(preset, name).size)
+        others.get(name, prior).check(job.prompt, job.negative, kind, getattr(preset, name).size)
     at_least = saved.notes.get("rung", 0) if saved else 0
-    plan = make_plan(stages_left(job, saved), preset, prior, refiner, device, at_least)
-    savings = MemorySavings(preset, prior, refiner, plan.rung, plan.graphs)
+    plan = make_plan(stages_left(job, saved), preset, prior, others, device, at_least)
+    savings = MemorySavings(preset, prior, others, plan.rung, plan.graphs)
     prompts = {
-        (name, kind): prior_for(name, prior, refiner).prepare(
+        (name, kind): others.get(name, prior).prepare(
             job.prompt, job.negative, kind, getattr(preset, name).size
         )
         for name, kind in shown
     }
-    return Setup(job, preset, prior, refiner, device, threads, plan, savings, prompts)
+    return Setup(job, preset, prior, others, device, threads, plan, savings, prompts)

@@ -215,7 +215,7 @@ class Worker:
                 return f"Job {request.job.id} has begun before: resume it, or give it another id."
             job = request.job
             paths = [job.folder, job.prior, job.refiner, job.phi, job.mesh, *job.lora, *job.control]
-            paths += [job.image, job.image_adapter]
+            paths += [job.texturer, job.image, job.image_adapter]
         try:
             for path in paths:
                 os.fsencode(path)

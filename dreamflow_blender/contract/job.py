@@ -38,6 +38,7 @@ _SAME = (
 
 
 _LATER = (
+    "texturer",
     "lora",
     "control",
     "recipe",
@@ -73,6 +74,11 @@ class Job(Message):
     prior: str = option("mini", A_PRIOR, metavar="NAME_OR_FOLDER")
     refiner: str = option(
         "", f"{A_PRIOR} (default: the one that belongs to the prior)", metavar="NAME_OR_FOLDER"
+    )
+    texturer: str = option(
+        "",
+        f"{A_PRIOR}, which textures in the prior's place (default: sd for mvdream where it has been fetched)",
+        metavar="NAME_OR_FOLDER",
     )
     phi: str = option(
         "",

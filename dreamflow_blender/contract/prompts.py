@@ -29,6 +29,7 @@ from .settings import read_value
 OPTIONS = (
     "preset",
     "prior",
+    "texturer",
     "refiner",
     "phi",
     "lora",

@@ -108,7 +108,9 @@ def model_named(prior: str) -> str:
 
 def lacking(job: Job) -> str:
     """The model that this job needs and that is not here, by its name; "" where there is none that can be fetched."""
-    return next((name for name in (job.prior, job.refiner) if name in STATED and not is_here(name)), "")
+    return next(
+        (name for name in (job.prior, job.texturer, job.refiner) if name in STATED and not is_here(name)), ""
+    )
 
 
 def cannot_refine_reason(settings: Any) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from backend.device import pick_device, prepare_device
-from backend.jobs.priors import open_prior
+from backend.jobs.priors import open_others, open_prior
 from backend.jobs.record import resolve_job
 from backend.stages.chain import run_stages
 from backend.stages.happenings import Stepped
@@ -23,12 +23,12 @@ def waits_by_iteration(card: PretendedCard, job: Job) -> dict[str, list[Counter[
     device = pick_device("cuda")
     prepare_device(device, 1)
     prior = open_prior(job.prior, device, job.phi or None)
-    refiner = open_prior(job.refiner, device) if job.refiner else None
-    preset = resolve_job(job, prior, refiner).preset
+    others = open_others(job, prior, device)
+    preset = resolve_job(job, prior, others).preset
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Counter[Place]]] = {}
     before: Counter[Place] | None = None
-    for happening in run_stages(set_up(job, preset, prior, refiner, device)):
+    for happening in run_stages(set_up(job, preset, prior, others, device)):
         if not isinstance(happening, Stepped):
             before = None
             continue

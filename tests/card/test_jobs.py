@@ -162,6 +162,13 @@ def test_an_imagedream_sees_a_picture_beside_every_ring(card, tmp_path, base_fol
     generate(tmp_path / "job", LORA | size, prior=str(model), image=str(picture))
 
 
+def test_another_model_textures_what_mvdream_has_made(card, tmp_path, base_folder, folders):
+    model = mvdream_reference.build(tmp_path / "mvdream", base_folder, "ldm")
+    size = {"nerf.size": 64, "geometry.size": 64, "texture.size": 64, "refine.size": 64}
+    named = {"texturer": folders["prior"], "refiner": folders["refiner"]}
+    generate(tmp_path / "job", LORA | size, prior=str(model), **named)
+
+
 @pytest.mark.parametrize(
     "stage", ["nerf", "texture"]
 )  # test_checkpoint.py, on the plugin's card, has them all

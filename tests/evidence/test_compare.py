@@ -213,7 +213,7 @@ def test_a_recipe_is_a_job_of_its_stages_which_share_the_budget(tmp_path: Path) 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_is_a_job_that_its_settings_change(name: str, tmp_path: Path) -> None:
     job = job_of(Cell("a red mug", 1, name, 1500), Terms("3d", "exact", {}, 1, 0.03, 1), tmp_path)
-    settings = resolve_job(job, ExactPrior(views=1), None)
+    settings = resolve_job(job, ExactPrior(views=1), {})
     assert settings.set_by.items() >= dict.fromkeys(ROWS[name].settings, "job").items()
     updates = [getattr(settings.preset, stage).iterations for stage in job.stages]
     assert 1450 < sum(updates) <= 1500

@@ -106,15 +106,15 @@ def test_they_are_planned_where_there_is_room(
 ) -> None:
     """The scene takes 1.44 GB at 1024 px; 92 % of a card are used. They cost no rung."""
     monkeypatch.setattr("backend.stages.memory.capacity_gb", lambda _: gigabytes)
-    plan = make_plan(("refine",), resolve("paper").preset, Sized(), None, CARD)
+    plan = make_plan(("refine",), resolve("paper").preset, Sized(), {}, CARD)
     assert (plan.rung, plan.graphs) == (rung, captured)
     assert plan.needed["refine"] == pytest.approx(10 - rung + 0.5 * captured + 1.44, abs=0.05)
-    assert not make_plan(("refine",), resolve("paper").preset, Sized(), None, torch.device("cpu")).graphs
+    assert not make_plan(("refine",), resolve("paper").preset, Sized(), {}, torch.device("cpu")).graphs
 
 
 def test_they_are_the_first_to_go() -> None:
     prior = Sized()
-    ladder = MemorySavings(resolve("paper").preset, prior, None, 1, graphs=True)
+    ladder = MemorySavings(resolve("paper").preset, prior, {}, 1, graphs=True)
     assert prior.asked == Savings(checkpoint_encode=True, graphs=True)
     error = torch.OutOfMemoryError("CUDA out of memory.")
     said = ladder.step_down("refine", 7, error, torch.device("cpu"))

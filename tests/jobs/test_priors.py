@@ -1,17 +1,18 @@
-"""Which networks a job's words lead to: D_phi's own or shared, and the refiner that belongs to the prior."""
+"""Which networks a job's words lead to: D_phi's own or shared, another model's texture, and the prior's refiner."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from backend.cli.arguments import parser, to_job
-from backend.errors import ModelError
+from backend.errors import InputError, ModelError
 from backend.jobs import priors, refine
-from backend.jobs.priors import default_refiner, open_prior
+from backend.jobs.priors import default_refiner, default_texturer, open_others, open_prior
 from backend.jobs.record import resolve_job
 from backend.models.model_folder import open_folder
 from backend.objects import grammar
@@ -45,6 +46,34 @@ def test_the_refiner_of_stable_diffusion_is_sdxls_where_it_is_there(monkeypatch:
     assert default_refiner("sd") == default_refiner("exact") == default_refiner("/a", xl) == ""
 
 
+def test_stable_diffusion_textures_what_mvdream_has_made(
+    base_folder: Path, v_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = {"sd": base_folder, "sd-phi": v_folder}
+    monkeypatch.setattr(sources, "find", lambda model: here.get(model.name))
+    assert (default_texturer("mvdream"), default_texturer("sd"), default_texturer("mini")) == ("sd", "", "")
+    prior = open_prior(base_folder, "cpu")  # stands in for MVDream
+
+    def others(**changes: Any) -> dict[str, tuple[str, Any]]:
+        job = Job("1", "generate", "a red mug", "out", prior="mvdream", **changes)
+        found = {
+            stage: other.describe() for stage, other in open_others(job, prior, torch.device("cpu")).items()
+        }
+        return {stage: (Path(said["prior"]["folder"]).name, said["phi"]) for stage, said in found.items()}
+
+    told = others()
+    assert {stage: said[0] for stage, said in told.items()} == {"texture": "sd21-base", "refine": "sd21-base"}
+    assert told["texture"][1]["folder"] == str(v_folder)
+    assert others(phi="shared")["texture"] == ("sd21-base", "shared")
+    assert set(others(refiner="mvdream")) == {"texture"}  # which does its own last stage
+    assert others(lora=("a.safetensors",)) == {}  # an addition of MVDream's own network, so that it textures
+    assert others(texturer=str(v_folder), lora=("a.safetensors",))["texture"][0] == "sd21"
+    with pytest.raises(InputError, match="takes its place"):
+        others(texturer="sd", control=("depth",))
+    here.clear()
+    assert others() == {}
+
+
 def test_the_command_line_takes_phi() -> None:
     told = to_job(parser().parse_args(["generate", "a red mug", "--prior", "sd", "--phi", "shared"]))
     assert told.phi == "shared"
@@ -53,7 +82,7 @@ def test_the_command_line_takes_phi() -> None:
 
 def test_no_phi_is_a_setting_of_every_stage_that_has_one(base_folder: Path) -> None:
     job = Job("1", "generate", "a red mug", "out", phi="none", overrides={"refine.phi": "lora"})
-    resolved = resolve_job(job, open_prior(base_folder, "cpu", job.phi), None).preset
+    resolved = resolve_job(job, open_prior(base_folder, "cpu", job.phi), {}).preset
     assert [stage.phi for stage in (resolved.nerf, resolved.texture, resolved.refine)] == [
         "none",
         "none",

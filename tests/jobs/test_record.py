@@ -33,16 +33,16 @@ def refine_job(**changes: object) -> Job:
 
 def test_the_strength_is_where_the_last_stage_starts_with_levels_as_close_as_the_preset_s() -> None:
     draft = config.PRESETS["draft"].refine
-    resolved = resolve_job(refine_job(strength=0.15), Oracle(), None)
+    resolved = resolve_job(refine_job(strength=0.15), Oracle(), {})
     assert (resolved.preset.refine.start, resolved.preset.refine.levels) == (0.15, draft.levels // 2)
     assert resolved.set_by["refine.start"] == "strength"
     finer = Oracle()
     finer.spec = dataclasses.replace(finer.spec, settings={"refine.levels": 40})
-    resolved = resolve_job(refine_job(strength=0.15), Oracle(), finer)
+    resolved = resolve_job(refine_job(strength=0.15), Oracle(), {"refine": finer})
     assert resolved.preset.refine.levels == 20
     told = refine_job(strength=0.15, overrides={"refine.levels": 7})
-    assert resolve_job(told, Oracle(), finer).preset.refine.levels == 7
-    plain = resolve_job(refine_job(), Oracle(), None).preset.refine
+    assert resolve_job(told, Oracle(), {"refine": finer}).preset.refine.levels == 7
+    plain = resolve_job(refine_job(), Oracle(), {}).preset.refine
     assert (plain.start, plain.levels) == (draft.start, draft.levels)
 
 

@@ -122,7 +122,7 @@ def test_an_empty_scene_is_tried_with_three_seeds_and_then_told() -> None:
     preset = dataclasses.replace(preset, nerf=dataclasses.replace(preset.nerf, density_bias=-1e3, half=0.3))
     told, error = [], None
     try:
-        for happening in chain.run_stages(set_up(job, preset, Oracle(), None, torch.device("cpu"))):
+        for happening in chain.run_stages(set_up(job, preset, Oracle(), {}, torch.device("cpu"))):
             if isinstance(happening, Note):
                 told.append(happening.message)
     except SceneError as caught:
@@ -135,7 +135,7 @@ def test_a_prior_s_guidance_goes_before_the_preset_s_and_the_user_s_before_both(
     refiner = Oracle()
     refiner.spec = dataclasses.replace(refiner.spec, guidance=2)
     job = Job("1", "generate", "a ball", "unused", overrides={"geometry.guidance_scale": 4.5})
-    resolved = resolve_job(job, Oracle(), refiner)
+    resolved = resolve_job(job, Oracle(), {"refine": refiner})
     preset = resolved.preset
     assert [getattr(preset, stage).guidance_scale for stage in ("nerf", "geometry", "texture", "refine")] == [
         1.0, 4.5, 1.0, 2.0,
@@ -146,4 +146,4 @@ def test_a_prior_s_guidance_goes_before_the_preset_s_and_the_user_s_before_both(
     }  # fmt: skip
     refiner.spec = dataclasses.replace(refiner.spec, guidance=None)
     plain = Job("1", "generate", "a ball", "unused")
-    assert resolve_job(plain, refiner, None) == resolve("draft")
+    assert resolve_job(plain, refiner, {}) == resolve("draft")

@@ -71,5 +71,5 @@ def test_a_scene_has_its_bias_from_a_layer_of_its_own() -> None:
 
     job = cli.to_job(cli.parser().parse_args(["generate", *typed()]))
     assert (job.stages, job.snapshot_faces) == (("nerf",), 0)
-    resolved = resolve_job(job, rooms.RoomPrior(views=1), None)
+    resolved = resolve_job(job, rooms.RoomPrior(views=1), {})
     assert (resolved.preset.nerf.density_bias, resolved.set_by["nerf.density_bias"]) == (-10, "scene")

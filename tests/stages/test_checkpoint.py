@@ -256,7 +256,7 @@ def after_two(tmp_path):
     """(where the run is after two iterations, the job's folder)."""
     job = tiny_job(tmp_path / "job", stages=("nerf",))
     preset = resolve("draft", {"job": job.overrides}).preset
-    for happening in chain.run_stages(set_up(job, preset, Oracle(), None, torch.device("cpu"))):
+    for happening in chain.run_stages(set_up(job, preset, Oracle(), {}, torch.device("cpu"))):
         if isinstance(happening, Stepped) and happening.at.done == 2:
             return happening.at, Path(job.folder)
     raise AssertionError("a stage has two iterations")

@@ -27,6 +27,7 @@ from backend.stages.memory import make_plan
 from dreamflow_blender.contract.protocol import Finished, Progress, Warning
 from tests.tools.cuda_calls import CudaCalls
 from tests.tools.oracle import Oracle
+from tests.tools.published_plan import Published, plan_of
 from tests.tools.tiny import OVERRIDES, tiny_job
 from tests.tools.tiny_models import build
 
@@ -190,7 +191,7 @@ def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch
 
     def planned(gigabytes: float, at_least: int = 0) -> memory.Plan:
         monkeypatch.setattr(memory, "capacity_gb", lambda _: gigabytes)
-        return make_plan(stages, preset, Oracle(), Sized(), CPU, at_least)
+        return make_plan(stages, preset, Oracle(), {"refine": Sized()}, CPU, at_least)
 
     assert planned(80).rung == 0 and planned(80).note() == ""
     assert planned(80, at_least=2).rung == 2  # a run that goes on stays thrifty
@@ -199,8 +200,26 @@ def test_the_plan_takes_the_first_rung_that_fits(monkeypatch: pytest.MonkeyPatch
     assert tight.rung == 2 and tight.fits and "D_phi's step checkpointed" in tight.note()
     assert tight.needed["refine"] == pytest.approx(12 + 1.05 + 0.39, abs=0.05)
     assert tight.needed["nerf"] == pytest.approx(2.01 + 0.39, abs=0.05)
+    monkeypatch.setattr(memory, "capacity_gb", lambda _: 80)
+    textured = make_plan(stages, preset, Oracle(), {"texture": Sized()}, CPU)  # at 512 px a quarter of 20 GB
+    assert textured.needed["texture"] == pytest.approx(5 + 0.26 + 0.39, abs=0.05)
+    assert textured.needed["refine"] == pytest.approx(1.05 + 0.39, abs=0.05)
     never = planned(1)
     assert never.rung == len(SAVINGS) - 1 and not never.fits and "may not fit" in never.note()
+
+
+def test_what_mvdream_plans_by_card() -> None:
+    """Alone, and with Stable Diffusion's texture and the SDXL refiner, whose last stage alone is too large for two."""
+    finer = {"texture": Published("sd21-base", "sd21"), "refine": Published("refiner")}
+    alone = [plan_of("paper", card, Published("mvdream"), {}) for card in (8, 12, 16, 24)]
+    three = [plan_of("paper", card, Published("mvdream"), finer) for card in (8, 12, 16, 24)]
+    assert [plan.rung for plan in alone] == [1, 0, 0, 0] and all(plan.fits for plan in alone)
+    assert [plan.rung for plan in three] == [3, 3, 2, 1]
+    assert [plan.fits for plan in three] == [False, False, True, True]
+    for plan in three:
+        assert max(plan.needed[stage] for stage in ("nerf", "geometry", "texture")) < 0.92 * 8
+    # 512 px of two networks beside 256 px of four views on one
+    assert three[2].needed["texture"] - three[2].needed["geometry"] == pytest.approx(1.73 + 0.07, abs=0.1)
 
 
 def test_a_job_warns_resumes_and_remembers(

@@ -38,9 +38,9 @@ def test_each_runs_its_stages_on_the_exact_prior(recipe: str, monkeypatch: pytes
     monkeypatch.setattr(exact_prior, "TRACED", 32)
     job = job_of("--recipe", recipe, **{name.replace(".", "__"): value for name, value in TINY.items()})
     prior = ExactPrior(views=8)
-    preset = resolve_job(job, prior, None).preset
+    preset = resolve_job(job, prior, {}).preset
     began, tables = list[str](), dict[str, torch.Tensor]()
-    for happening in run_stages(set_up(job, preset, prior, None, here())):
+    for happening in run_stages(set_up(job, preset, prior, {}, here())):
         if isinstance(happening, StageBegan):
             name, scene = happening.at.stage.name, happening.at.scene
             began.append(name)
@@ -69,12 +69,12 @@ def test_a_recipe_stands_under_what_the_prior_states_and_what_is_set() -> None:
     assert set(RECIPES) == set(contract.RECIPES)
     prior = ExactPrior(views=1)
     prior.spec.settings["nerf.method"] = "dreamtime"
-    resolved = resolve_job(job_of("--recipe", "magic3d", geometry__method="vsd"), prior, None)
+    resolved = resolve_job(job_of("--recipe", "magic3d", geometry__method="vsd"), prior, {})
     preset, set_by = resolved.preset, resolved.set_by
     assert (preset.nerf.method, set_by["nerf.method"]) == ("dreamtime", "prior")
     assert (preset.geometry.method, set_by["geometry.method"]) == ("vsd", "job")
     assert (preset.geometry.shows, set_by["geometry.shows"]) == ("colours", "recipe")
-    assert resolve_job(job_of(), ExactPrior(views=1), None).set_by.keys() == {
+    assert resolve_job(job_of(), ExactPrior(views=1), {}).set_by.keys() == {
         f"{stage}.guidance_scale" for stage in contract.STAGES
     }
 

@@ -239,6 +239,7 @@ def test_stable_diffusion_is_mvdream_where_that_is_here(enabled):
     findings.models[:] = [{"name": name, "folder": "/somewhere"} for name in ("mvdream", "sdxl-refiner")]
     job = ops_generate.make_job(enabled)
     assert (job.prior, job.refiner) == ("mvdream", "sdxl-refiner") and not models.to_fetch(enabled)
+    assert job.texturer == ""  # so the backend takes Stable Diffusion for the colours where it is here
     assert models.model_named("mvdream") == "STABLE_DIFFUSION"
     enabled.loras.add()  # which are for Stable Diffusion itself
     assert models.stable_diffusion(enabled) == models.to_fetch(enabled) == "sd"
