@@ -161,7 +161,11 @@ def main() -> int:
     args = parser.parse_args()
     prompts = [p for p in PROMPTS if not args.only or any(k in p for k in args.only.split(","))]
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    print(f"preset {args.preset}, {threads} threads, kernels {select('cpu').names}", flush=True)
+    print(
+        f"preset {args.preset}, {threads} threads, kernels {select('cpu').names}", file=sys.stderr, flush=True
+    )
+    names = "prompt", "seed", "seconds", "nerf", "mesh", "geometry", "texture", "refine", "result", ""
+    print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|", flush=True)
     out = args.out or Path(tempfile.mkdtemp(prefix="recovery-"))
     tasks = [
         (p, s, args.preset, out / f"{p.replace(' ', '-')}-{s}") for p in prompts for s in SEEDS[: args.seeds]
@@ -178,14 +182,15 @@ def main() -> int:
             why = misses(figures, seconds, wrong)
             met += not why
             results.append(figures["result"])
-            stages = "  ".join(f"{name} {f.iou:.3f} {f.psnr:4.1f}" for name, f in figures.items())
-            print(f"{prompt:18} {seed}  {seconds:4.0f} s  {stages}  {'; '.join(why) or 'met'}", flush=True)
+            stages = " | ".join(f"{f.iou:.3f} / {f.psnr:.1f}" for f in figures.values())
+            verdict = "; ".join(why) or "met"
+            print(f"| {prompt} | {seed} | {seconds:.0f} | {stages} | {verdict} |", flush=True)
     iou, psnr = (sum(getattr(r, name) for r in results) / len(results) for name in ("iou", "psnr"))
     ok = iou >= MEAN_IOU and psnr >= MEAN_PSNR
     print(
-        f"mean iou {iou:.3f} (>= {MEAN_IOU}), mean psnr {psnr:.1f} dB (>= {MEAN_PSNR}): {'met' if ok else 'missed'}"
+        f"\nMean iou {iou:.3f} (>= {MEAN_IOU}), mean psnr {psnr:.1f} dB (>= {MEAN_PSNR}): {'met' if ok else 'missed'}"
     )
-    print(f"recovery: {met} of {len(results)} met")
+    print(f"`recovery: {met} of {len(results)} met`")
     return 0 if ok and met == len(results) else 1
 
 

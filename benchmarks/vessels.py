@@ -2,7 +2,7 @@
 
     python -m benchmarks.vessels [--kinds mug,bowl,chair] [--shares 0,0.3] [--seeds 1,2,3] [--set nerf.levels=150]
 
-A line a run: the share of stage 1's updates that show normal maps, and after each stage the silhouettes' IoU over
+A row a run: the share of stage 1's updates that show normal maps, and after each stage the silhouettes' IoU over
 24 cameras that are not in the prior's list, and of mug and bowl the depth: from above, the median over the cavity of
 how deep the mesh is below the rim, over how deep the true object is. 1 is hollow, 0 is filled to the rim.
 """
@@ -75,7 +75,7 @@ def depth(mesh: Mesh, shape: Shape) -> float:
 
 
 def measure(prompt: str, seed: int, preset: Preset) -> str:
-    """A run's figures, as one line."""
+    """A run's figures, as the rest of its row."""
     device, prior = torch.device("cpu"), ExactPrior()
     job = Job("vessels", "generate", prompt, "unused", seed=seed, stages=("nerf", "geometry"))
     shape = build(Description(prompt.split()[-1], prompt.split()[1]))
@@ -86,13 +86,10 @@ def measure(prompt: str, seed: int, preset: Preset) -> str:
         if isinstance(happening, StageBegan | StageEnded) and happening.at.stage.name == "geometry":
             scene = happening.at.scene
             assert scene.mesh is not None
-            spent = time.process_time() - began
             figures = compare(*see(scene, camera, False), true.colour, true.alpha)
             hollow = depth(scene.mesh, shape)
-            name = "hand-over" if isinstance(happening, StageBegan) else "geometry"
-            line += (
-                f"  {name}: iou {figures.iou:.3f} psnr {figures.psnr:4.1f} depth {hollow:5.2f} {spent:4.0f} s"
-            )
+            line += f" {figures.iou:.3f} / {figures.psnr:.1f} | {hollow:.2f} |"
+    line += f" {time.process_time() - began:.0f} |"
     return line
 
 
@@ -104,6 +101,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a setting, as the command line takes it")
     args = parser.parse_args()
     prepare_device(torch.device("cpu"), 1)
+    names = "prompt", "seed", "share", "hand-over", "depth", "geometry", "depth", "seconds"
+    print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|", flush=True)
     colours = {"mug": "red", "bowl": "blue", "chair": "brown"}
     overrides = dict(read_setting(text) for text in args.set)
     for kind in args.kinds.split(","):
@@ -113,7 +112,7 @@ def main() -> None:
                 settings = overrides | {"nerf.normal_share": share}
                 job = Job("vessels", "generate", prompt, "unused", overrides=settings)
                 line = measure(prompt, seed, resolve_job(job, ExactPrior(), {}).preset)
-                print(f"{prompt:16} seed {seed} share {share:.2f}{line}", flush=True)
+                print(f"| {prompt} | {seed} | {share:.1f} |{line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.all import FIGURES
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "backend").rglob("*.md")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -18,6 +20,7 @@ MODULE = re.compile(r"-m ((?:backend|benchmarks|tests)(?:\.\w+)*)")
 VARIABLE = re.compile(
     r"\bDREAMFLOW_(?!(?:OT|PT|UL|AP|PG|MT|HT)_)[A-Z_]*[A-Z]\b"
 )  # not Blender's names of classes
+MEASURED = re.compile(r"Measured (?:once )?by `.+` at `[0-9a-f]{7}`.*\.")
 PLACES = ("backend", "dreamflow_blender", "benchmarks", "examples", "tests", ".ci", ".github")
 
 
@@ -52,6 +55,49 @@ def test_places_and_modules_that_are_named_are_there(document: Path) -> None:
         name for name in named for home in homes for end in ("", ".py") if (home / (name + end)).exists()
     }
     assert named - there <= {"docs/card.md"}  # which benchmarks/card.py writes
+
+
+def tables(text: str) -> list[tuple[list[str], str]]:
+    """Each table's rows below its head, and the first line of text after it."""
+    found: list[tuple[list[str], str]] = []
+    rows: list[str] = []
+    for line in [*text.splitlines(), "The end"]:
+        if line.startswith("|"):
+            rows.append(line)
+        elif rows and line.strip():
+            found.append((rows[2:], line))
+            rows = []
+    return found
+
+
+def are_figures(rows: list[str]) -> bool:
+    """Whether half of what stands beside the rows' names are numbers."""
+    cells = [cell.strip(" *") for row in rows for cell in row.strip("|").split("|")[1:]]
+    return 2 * sum(bool(re.match(r"-?[\d.]", cell)) for cell in cells) >= len(cells)
+
+
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_every_table_of_figures_names_its_command_and_its_commit(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    wrong = [rows[0] for rows, after in tables(text) if are_figures(rows) and not MEASURED.fullmatch(after)]
+    assert wrong == []
+    blocks = text.count("<!-- figures -->")
+    assert blocks == len(FIGURES.findall(text)) == len(re.findall(r"^Measured by", text, re.MULTILINE))
+    if not (ROOT / ".git").exists() or (ROOT / ".git" / "shallow").exists():
+        pytest.skip("no history here")
+    for commit in re.findall(r"^Measured (?:once )?by .+ at `(\w+)`", text, re.MULTILINE):
+        known = subprocess.run(["git", "cat-file", "-e", f"{commit}^{{commit}}"], cwd=ROOT, check=False)
+        assert known.returncode == 0, commit
+
+
+def test_what_a_table_of_figures_is() -> None:
+    text = "| kind | IoU |\n|---|---|\n| mug | **0.9** |\n\nProse.\n| word | what |\n|---|---|\n| up | 3 or so |\nMore."
+    (first, after), (second, _) = tables(text)
+    assert are_figures(first) and after == "Prose." and not MEASURED.fullmatch(after)
+    assert not are_figures(["| up | a 3 |"]) and second == ["| up | 3 or so |"]
+    assert MEASURED.fullmatch(
+        "Measured by `python -m benchmarks.kernels` at `1234567`, in 2.0 minutes of processor."
+    )
 
 
 def test_anchors_are_githubs() -> None:
