@@ -16,10 +16,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,6 +59,7 @@ PROMPTS = (
 )
 SEEDS = (1, 2)
 MEAN_IOU, LEAST_IOU, MEAN_PSNR, SECONDS = 0.93, 0.85, 26.0, 240.0
+NO_UNDERSIDE = -90.0  # degrees: the exact prior's cameras, as for jobs/generate.py
 WORSE_IOU, WORSE_IOU_MESH, WORSE_PSNR = 0.01, 0.03, 0.5
 
 
@@ -74,13 +77,17 @@ def see(scene: Scene, camera: Camera, as_field: bool) -> tuple[Tensor, Tensor]:
     return torch.cat([v.image for v in views]), torch.cat([v.opacity for v in views])
 
 
-def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str, Figures], float, list[str]]:
+def recover(
+    prompt: str, seed: int, preset: str, folder: Path, overrides: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[dict[str, Figures], float, list[str]]:
     """Figures by stage, seconds of the run without the measuring, and what is wrong with the mesh."""
     folder.mkdir(parents=True, exist_ok=True)
     began, measured = time.monotonic(), 0.0
     device = torch.device("cpu")
     prior = ExactPrior()
-    job = Job("recovery", "generate", prompt, str(folder), seed=seed, preset=preset)
+    job = Job(
+        "recovery", "generate", prompt, str(folder), seed=seed, preset=preset, overrides=dict(overrides)
+    )
     settings = resolve_job(job, prior, {}).preset  # as a user's run has them
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
     true = truth(prompt, camera)
@@ -104,7 +111,7 @@ def recover(prompt: str, seed: int, preset: str, folder: Path) -> tuple[dict[str
     assert scene is not None
     arrays = {name: c.arrays() for name, c in curves.items()}
     mesh, albedo = delivered(
-        deliver_generated(scene, settings.delivery, folder, job, arrays, {}, lambda: False)
+        deliver_generated(scene, settings.delivery, folder, job, arrays, {}, lambda: False, NO_UNDERSIDE)
     )
     seconds = time.monotonic() - began - measured
     grey = torch.full((3,), 0.5)
