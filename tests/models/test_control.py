@@ -73,10 +73,9 @@ def d_p(prior: LatentPrior, scale: float = 5.0) -> Tensor:
 
 def pipeline_step(kind: Any, folder: Path, nets: Any, **images: Any) -> Tensor:
     """D(Z) of a whole call of diffusers' pipeline with one Euler step, which ends at noise 0."""
-    without = {} if "XL" in kind.__name__ else {"safety_checker": None}
-    pipeline = kind.from_pretrained(
-        folder, controlnet=nets, local_files_only=True, dtype=torch.float32, **without
-    )
+    more = {} if "XL" in kind.__name__ else {"safety_checker": None}
+    more |= {} if nets is None else {"controlnet": nets}
+    pipeline = kind.from_pretrained(folder, local_files_only=True, dtype=torch.float32, **more)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler.set_timesteps(timesteps=[LEVEL.timestep])

@@ -17,6 +17,9 @@ from backend.diffusion.view_words import VIEWS
 from backend.errors import InputError, ModelError
 from backend.models.latent_prior import LatentPrior, encoder_input_size
 from backend.scene.camera import Camera, orbit
+from tests.models.test_control import FRONT, Z, pipeline_step
+from tests.models.test_control import LEVEL as Z_LEVEL
+from tests.tools.real_folders import build
 
 LEVEL = NoiseLevel(500, sigma_at(500), sigma_at(499))
 NEGATIVE = "blurry"
@@ -93,6 +96,20 @@ def test_the_prior_denoises_as_the_pipeline_does(
             x0 = (seen - (1 - bar).sqrt() * eps) / bar.sqrt()
             torch.testing.assert_close(ours[i : i + 1], x0, rtol=1e-3, atol=1e-3)
     assert scale_in(LEVEL) == pytest.approx(float(bar.sqrt()), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # SD 1.5's sample_size, of narrow networks
+@pytest.mark.parametrize("kind", ["sd15", "sd21-base", "sd21"])
+def test_d_p_is_a_whole_call_of_the_pipeline(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders as they are published, epsilon and v: D to 1e-5."""
+    monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
+    folder = build(tmp_path / kind, kind, "full")  # type: ignore[arg-type]
+    own = LatentPrior(folder, "cpu")
+    ours = own.denoise(Z, Z_LEVEL, FRONT, own.prepare("a red mug", "blurry", "colour", 64), 5.0)
+    expected = pipeline_step(StableDiffusionPipeline, folder, None)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
 def test_views_choose_their_words_and_batch_without_changing_each_other(prior: LatentPrior) -> None:
