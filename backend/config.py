@@ -177,7 +177,7 @@ RECIPES: dict[str, dict[str, Any]] = {  # "stage.setting" -> value, of the job's
 SCENE: dict[str, Any] = {"nerf.density_bias": -10.0, "geometry.cells": 64}
 
 # what may change a preset's settings; a later one wins
-LAYERS = ("recipe", "scene", "prior", "texturer", "refiner", "strength", "job")
+LAYERS = ("recipe", "scene", "prior", "texturer", "refiner", "anew", "strength", "job")
 Layers = Mapping[str, Mapping[str, Any]]  # of LAYERS: "stage.setting" -> value
 
 

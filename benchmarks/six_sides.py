@@ -51,7 +51,7 @@ PROMPTS = {"teapot": "a white teapot with a red lid", "robot": "a blue robot", "
 NAMES = ("front", "right", "back", "left", "top", "bottom")
 CELLS, LOOK, GREY = 40, 512, 0.6  # of the mesh's grid; pixels of what is seen; what the object is at first
 WANTED, UNSEEN = 26.0, 0.02  # dB, share
-SETTINGS = {"texture.levels": 40, "texture.views": 3, "texture.grid_rate": 3e-2, "texture.head_rate": 1e-2}
+SETTINGS = {"texture.start": 0.5, "texture.levels": 40, "texture.views": 3}
 
 
 class ExactSides(ExactPrior):

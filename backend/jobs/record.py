@@ -33,6 +33,10 @@ FREE = (
 # who does a stage in the prior's place: in job.json, and of config.LAYERS
 ROLES = {"texture": "texturer", "refine": "refiner"}
 MOST_THREADS = 1024  # as Job's own bound
+# where nothing is kept of an object's colours: from higher noise, or a grey object stays greyish, and with larger steps
+# where there are few
+ANEW = {"texture.start": 0.9}
+ANEW_IN_FEW = {"texture.grid_rate": 3e-2, "texture.head_rate": 1e-2}
 
 
 def resolve_job(job: Job, prior: Prior, others: Mapping[str, Prior]) -> Resolved:
@@ -68,10 +72,14 @@ def _stated_by(prior: Prior) -> dict[str, Any]:
 
 
 def _own_layers(job: Job, below: Preset) -> Layers:
-    """A refine job's strength is refine.start, with the levels of `below` as close; then the job's overrides."""
+    """What a texture from nothing needs; a refine job's strength is refine.start, with the levels of `below` as close;
+    then the job's overrides."""
+    anew: dict[str, Any] = ANEW if job.kind == "refine" and "texture" in job.stages else {}
+    if anew and job.preset == "draft":
+        anew = anew | ANEW_IN_FEW
     without_phi = {f"{stage}.phi": "none" for stage in ("nerf", "texture", "refine") if job.phi == "none"}
     if job.kind != "refine" or job.strength is None:
-        return {"job": without_phi | job.overrides}
+        return {"anew": anew, "job": without_phi | job.overrides}
     if "refine.start" in job.overrides:
         raise InputError(
             f"The strength is {job.strength:g} and refine.start is {job.overrides['refine.start']}, but they are one"
@@ -80,6 +88,7 @@ def _own_layers(job: Job, below: Preset) -> Layers:
         )
     levels = max(1, round(below.refine.levels * job.strength / PAPER.refine.start))
     return {
+        "anew": anew,
         "strength": {"refine.start": job.strength, "refine.levels": levels},
         "job": without_phi | job.overrides,
     }
