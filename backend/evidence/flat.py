@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Generator, Tensor
 
-from backend.config import UNLEARNT, LoRA, TextureStage
+from backend.config import PAPER, UNLEARNT, LoRA, TextureStage
 from backend.diffusion.prior import Prior
 from backend.diffusion.schedule import NoiseLevel
 from backend.diffusion.view_words import view_words
@@ -123,14 +123,19 @@ def run_flat(
 
 
 def make_phi(prior: Prior, conditioning: Any, stage: TextureStage, seed: int) -> FittedDenoiser | None:
-    """The prior's own D_phi, trained; without networks the exact one; None where D_phi(x) = x."""
+    """The prior's own D_phi, trained; without networks the exact one; None where D_phi(x) = x.
+
+    Particles begin as noise, which it has to learn: where updates are few its rate is higher, so that it may come as
+    far as in the paper's stage 1 (docs/evidence.md).
+    """
     if stage.method in UNLEARNT or stage.phi == "none":
         return None
     if isinstance(prior, ExactPrior):
         return ParticlesPhi()
     lora = LoRA()
     warmup = min(lora.warmup, stage.iterations // 10)
-    phi = prior.phi(conditioning, lora.rank, lora.learning_rate, warmup, seed)
+    rate = lora.learning_rate * max(1.0, PAPER.nerf.iterations / stage.iterations)
+    phi = prior.phi(conditioning, lora.rank, rate, warmup, seed)
     return FittedAnywhere(phi) if phi is not None and stage.phi_level == "random" else phi
 
 

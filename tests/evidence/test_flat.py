@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from backend.config import TextureStage
 from backend.diffusion.schedule import NoiseLevel
 from backend.errors import InputError
 from backend.evidence import flat
@@ -129,3 +130,14 @@ def test_a_true_picture_is_no_brighter_than_what_it_shows() -> None:
     """A white ball before greys: a halo round it would be above white."""
     true = flat.true_latents(Rings(), "a white ball", 8, 1)
     assert true.shape == (8, 3, 8, 8) and 0.9 < true.max() <= 1
+
+
+def test_a_learnt_phi_may_come_as_far_in_few_updates_as_in_the_papers_stage_1() -> None:
+    class Asked(Rings):
+        def phi(self, conditioning: str, rank: int, learning_rate: float, warmup: int, seed: int) -> None:
+            self.rate = learning_rate
+
+    prior = Asked()
+    for steps, rate in ((100, 4e-3), (400, 1e-3), (4000, 1e-4), (10_000, 1e-4)):
+        flat.make_phi(prior, "a duck", TextureStage(1.0, 0.0, steps, 1, 8, 1.0), 1)
+        assert prior.rate == pytest.approx(rate)
