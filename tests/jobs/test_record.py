@@ -34,15 +34,15 @@ def refine_job(**changes: object) -> Job:
 def test_a_texture_from_nothing_begins_in_high_noise_and_only_that_does() -> None:
     """Else a grey object stays greyish; with draft's few steps they are larger. What is asked for wins."""
     anew = dataclasses.replace(refine_job(), stages=("texture", "refine"))
-    draft = resolve_job(anew, Oracle(), None)
+    draft = resolve_job(anew, Oracle(), {})
     assert (draft.preset.texture.start, draft.preset.texture.grid_rate) == (0.9, 3e-2)
     assert draft.set_by["texture.start"] == "anew"
-    long = resolve_job(dataclasses.replace(anew, preset="paper"), Oracle(), None).preset.texture
+    long = resolve_job(dataclasses.replace(anew, preset="paper"), Oracle(), {}).preset.texture
     assert (long.start, long.grid_rate) == (0.9, config.PAPER.texture.grid_rate)
     told = dataclasses.replace(anew, overrides={"texture.start": 0.6})
-    assert resolve_job(told, Oracle(), None).preset.texture.start == 0.6
+    assert resolve_job(told, Oracle(), {}).preset.texture.start == 0.6
     for other in (refine_job(), Job("1", "generate", "a ball", "unused")):
-        found, draft_s = resolve_job(other, Oracle(), None).preset.texture, config.PRESETS["draft"].texture
+        found, draft_s = resolve_job(other, Oracle(), {}).preset.texture, config.PRESETS["draft"].texture
         assert (found.start, found.grid_rate) == (draft_s.start, draft_s.grid_rate)
 
 
