@@ -192,7 +192,9 @@ class Recorder:
         assert isinstance(at, Reached), "a stage has begun"
         if at.stage.name != "nerf":
             return
-        write_candidate(JobFolder(self._folder), at.scene, self.log.curves[at.stage.name].arrays())
+        prior, told = self._setup.prior, self._setup.prompts["nerf", "colour"]
+        size, done = self._setup.preset.nerf.size, at.done
+        write_candidate(JobFolder(self._folder), at.scene, prior, told, size, done)
         self.save()
         self.writer.wait()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
+from backend.diffusion.prior import Prior
+from backend.diffusion.schedule import noise_levels
 from backend.files import disk_errors, write_bytes
 from backend.meshes.write import png_bytes
 from backend.results.look import BACKGROUND, cameras_round
@@ -18,14 +21,16 @@ from dreamflow_blender.contract.files import write_json
 from dreamflow_blender.contract.jobfolder import JobFolder
 
 VIEWS, SIZE = 4, 192  # from the front, the right, the back and the left; pixels
-WINDOW = 0.25  # the newest share of the iterations, which the score is of
+LOOKS, LEVEL = 8, 0.8  # the views that the score is of, and the share of the schedule whose noise they get
 HAZE = 0.5, 0.95  # opacities that are shown as none, and as all
 
 
-def write_candidate(files: JobFolder, scene: Scene, curves: dict[str, Tensor]) -> None:
+def write_candidate(
+    files: JobFolder, scene: Scene, prior: Prior, conditioning: Any, size: int, iterations: int
+) -> None:
     """candidate.png, the four views in two rows, and candidate.json, the figures of `score`. Raises DiskError.
 
-    curves  "gap" of stage 1, [iterations], on the CPU
+    conditioning, size  what stage 1 tells the prior, and the pixels a side that it shows it
     """
     device = scene.field.table.device
     cameras, background = cameras_round(scene, VIEWS, SIZE), torch.full((3,), BACKGROUND, device=device)
@@ -34,8 +39,9 @@ def write_candidate(files: JobFolder, scene: Scene, curves: dict[str, Tensor]) -
     clear = without_haze(views.image, views.opacity, background).cpu()
     rows = [torch.cat([clear[i], clear[i + 1]], dim=1) for i in (0, 2)]
     write_bytes(files.candidate_png, png_bytes(torch.cat(rows)))  # square, as the panel's pictures are
+    figures = {"iterations": iterations} | score(scene, prior, conditioning, size)
     with disk_errors(files.candidate):
-        write_json(files.candidate, score(curves))
+        write_json(files.candidate, figures)
 
 
 def without_haze(image: Tensor, opacity: Tensor, background: Tensor) -> Tensor:
@@ -49,18 +55,31 @@ def without_haze(image: Tensor, opacity: Tensor, background: Tensor) -> Tensor:
     return colour.clamp(0, 1) * clear + background * (1 - clear)
 
 
-def score(curves: dict[str, Tensor]) -> dict[str, float]:
-    """How far the prior still is from content, over the newest iterations; less is better.
+@torch.no_grad()
+def score(scene: Scene, prior: Prior, conditioning: Any, size: int) -> dict[str, float]:
+    """How far the prior would still move the object; less is better.
 
-    gap      the mean of ||eps_p - eps_phi||: what the prior wants beyond what it is shown
-    spread   its standard deviation over these views, divided by that mean: views that agree have little
+    Every candidate is seen by the same LOOKS cameras under the same noise, so that they differ by what they are
+    alone: what a run has noted of its own random views orders seeds no better than chance (docs/decisions.md).
+
+    gap      || D_p(x + sigma n) - x || a latent value, unguided, at LEVEL; the mean over the views
+    spread   its standard deviation over the views, divided by that mean: views that agree have little
     score    gap * (1 + spread)
     """
-    gap = curves["gap"].double()
-    newest = gap[-max(1, round(len(gap) * WINDOW)) :]
-    mean = float(newest.mean())
-    spread = float(newest.std(correction=0)) / mean if mean > 0 else 0.0
-    return {"iterations": len(gap), "gap": mean, "spread": spread, "score": mean * (1 + spread)}
+    device, frames = scene.field.table.device, prior.spec.frames
+    background, level = torch.full((3,), BACKGROUND, device=device), noise_levels(LEVEL, 0.0, 1)[0]
+    generator, rounds, gaps = Generator().manual_seed(0), max(1, LOOKS // frames), []
+    for number in range(rounds):
+        cameras = cameras_round(scene, frames, size, number * 360 / (frames * rounds))
+        views = render_views(scene.field, scene.occupancy, cameras, background, scene.sampling)
+        x = prior.encode(views.image)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        moved = prior.denoise(x + level.sigma * noise, level, cameras, conditioning, 1.0) - x
+        gaps.append(moved.double().square().mean((1, 2, 3)).sqrt())
+    gap = torch.cat(gaps)
+    mean = float(gap.mean())
+    spread = float(gap.std(correction=0)) / mean if mean > 0 else 0.0
+    return {"gap": mean, "spread": spread, "score": mean * (1 + spread)}
 
 
 def read_views(path: Path) -> Tensor:

@@ -4,15 +4,19 @@ import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from PIL import Image
 
 from backend.__main__ import main
+from backend.config import PRESETS
+from backend.diffusion.prior import PriorSpec
 from backend.jobs import generate, listing, resume
 from backend.jobs import run as running
 from backend.results.candidate import SIZE, VIEWS, read_views, score, without_haze
+from backend.scene.scene import new_scene
 from backend.stages.checkpoint_writer import newest
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import BadMessage, Cancelled, Finished, Job
@@ -195,9 +199,29 @@ def test_a_folder_with_another_job_stops_all_before_the_first(options, tmp_path,
     assert not (tmp_path / "out" / "a-ball-42").exists()
 
 
-def test_the_score_is_of_the_newest_quarter() -> None:
-    gap = torch.tensor([9.0] * 6 + [1.0, 3.0])
-    assert score({"gap": gap}) == {"iterations": 8, "gap": 2.0, "spread": 0.5, "score": 3.0}
+class Halves:
+    """Knows rings of two, and wants each view, by its camera, half or three halves as bright in all latents."""
+
+    spec = PriorSpec(frames=2)
+    asked: ClassVar[list[tuple[float, float]]] = []
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(image), 4, 2, 2)
+
+    def denoise(self, z, level, camera, conditioning, guidance_scale) -> torch.Tensor:
+        assert conditioning == "a ball" and guidance_scale == 1
+        self.asked.append((float(camera.azimuth[0]), float((z - 1).std() / level.sigma)))
+        return torch.where((camera.azimuth + 10) % 180 < 90, 0.5, 2.5)[:, None, None, None].expand(z.shape)
+
+
+def test_the_score_is_of_the_same_views_under_the_same_noise() -> None:
+    scene = new_scene(PRESETS["draft"].nerf, torch.device("cpu"), 1)
+    once, again = (score(scene, Halves(), "a ball", 16) for _ in range(2))
+    assert once == again
+    assert [azimuth for azimuth, _ in Halves.asked] == [0.0, 45.0, 90.0, 135.0] * 2
+    assert all(0.5 < noise < 1.5 for _, noise in Halves.asked)
+    # Half of the views by 0.5, the others by 1.5: a mean of 1 and a deviation of a half.
+    assert once == {"gap": pytest.approx(1.0), "spread": pytest.approx(0.5), "score": pytest.approx(1.5)}
 
 
 def test_haze_goes_and_what_is_there_keeps_its_colour() -> None:
