@@ -159,16 +159,10 @@ def cube_charts(
 
 
 def halved(
-    tri: Ints, charts: tuple[Floats, Ints, Ints], weight: Floats | None = None
+    charts: tuple[Floats, Ints, Ints], ours: Ints, weight: Floats | None = None
 ) -> tuple[Floats, Ints, Ints]:
-    """As cube_charts, with the largest chart cut in two near its middle, where that is shortest."""
+    """As cube_charts, with the chart of the faces `ours` cut in two near its middle, where that is shortest."""
     uv, corners, vertex = charts
-    rows, columns = corners[:, :2].reshape(-1), corners[:, 1:].reshape(-1)
-    joined = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(uv),) * 2)
-    chart = connected_components(joined, directed=False)[1][corners[:, 0]]
-    one, two = (uv[corners[:, i]] - uv[corners[:, 0]] for i in (1, 2))
-    area = np.bincount(chart, np.abs(one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0]))
-    ours = np.nonzero(chart == area.argmax())[0]
     count, place = len(ours), uv[corners[ours]].mean(1)
     along = place[:, np.ptp(place, axis=0).argmax()]
     share = (along - along.min()) / max(float(np.ptp(along)), 1e-12) - 0.5

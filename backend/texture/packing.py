@@ -1,9 +1,10 @@
-"""Charts laid into the unit square: by trying every place, or by xatlas where there are very many.
+"""Charts laid into the unit square: pressed together until nothing gives, or by xatlas where there are very many.
 
-The charts stand as masks of cells. Each goes, the longest first, to where the square that holds all grows least, in the
-best of four quarter turns; one Fourier transform says of all places at once whether they are free. Many orders
-are tried in coarse cells and the best few in fine ones: as many as the charts allow, not the clock, so that the same
-mesh gives the same layout.
+The charts stand as masks of cells, in a square that gets smaller by a cell at a time. What then overlaps goes to where
+it overlaps least, and what stays in conflict counts for more each time (guided local search, as Egeblad, Nielsen and
+Odgaard 2007 lay out shapes); one Fourier transform says of all places at once what they cost. At first in coarse cells,
+anywhere and in each of four quarter turns, then in finer ones, nearby: as many moves as there are, not the clock, so
+that the same mesh gives the same layout.
 numpy and scipy only, for the process that imports it must start fast.
 """
 
@@ -19,35 +20,43 @@ from scipy.sparse.csgraph import connected_components
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Place = tuple[int, int, int]  # the cell where a mask begins, and its quarter turns
+Layout = tuple[int, list[Place]]  # the square's side in cells, and the place of each mask
 
-TEXELS, LEAST_CELLS, MOST_CELLS = 4, 64, 256  # a fine cell's side in texels; fine cells across the square
-COARSE = 3 / 8  # of those
-USE, FULL = 0.62, 0.7  # of the square: what is expected to be covered, and what is as good as it gets
-CUTS, LEAST_GAIN = 4, 0.01  # charts that are cut in two where less is covered; what each has to bring
-MOST_CHARTS = 150  # that are laid out here
-WORK, PER_FINAL = 400, 10  # charts placed in all coarse attempts; attempts of which one is made in fine cells
-SHUFFLE = 0.15  # how far an attempt's order is from that by length
+CELLS, COARSE = 512, 4  # fine cells across, where USE is covered; of those a side of a coarse one
+USE, FULL = 0.7, 0.7  # of the square: what is expected to be covered, and what is as good as it gets
+# where less is covered: charts are cut in two that leave so much free; each time at least and at most so many
+FREE, LEAST_CUTS, CUTS = (0.12, 0.06), 2, 8
+LEAST_GAIN = 0.01  # what that has to bring, since each cut is a seam
+MOST_CUT, MOST_CHARTS = 60, 150  # charts that may be when some are cut, and that are laid out here
+MOVES, MOVES_NEARBY = 1800, 800  # of charts, in coarse cells, and each time that the cells are halved
+REACH = 4  # cells that a chart moves at most when it is to stay nearby
+ROOMY = 0.7  # of the first square is covered by masks
+HEED = 8  # a chart goes nowhere for one that is so many times smaller: that one has to go
 FINER = 2  # cells a side of a cell, in which masks are drawn
+CANDIDATES = 1 << 22  # of those at once; about 60 bytes each
 NOWHERE = 2**32 - 1  # xatlas: the atlas of a vertex that is in no chart
 
 
 def pack_well(
     v_pos: Floats, tri: Ints, charts: tuple[Floats, Ints, Ints], texture_size: int, padding: int,
-    halved: Callable[[tuple[Floats, Ints, Ints]], tuple[Floats, Ints, Ints]],
+    halved: Callable[[tuple[Floats, Ints, Ints], Ints], tuple[Floats, Ints, Ints]],
 ) -> tuple[Floats, Ints]:  # fmt: skip
-    """As `pack`; large charts that leave gaps, as a ball's six do, are cut in two (`halved`) where that fills them."""
+    """As `pack`; charts that leave gaps, as a chair's frames do, are cut in two until the square is full.
+
+    halved  the charts, with that of these faces cut
+    """
     best = pack(v_pos, tri, charts, texture_size, padding)
-    most = covered(*best)
-    if most >= USE or islands(*charts[:2])[0] + CUTS > MOST_CHARTS:
-        return best
-    for cut in range(1, CUTS + 1):
-        charts = halved(charts)
-        tried = pack(v_pos, tri, charts, texture_size, padding)
-        use = covered(*tried)
-        if use - cut * LEAST_GAIN > most:
-            best, most = tried, use - cut * LEAST_GAIN
-        if use >= FULL:
+    for share in FREE:
+        if covered(*best) >= FULL or islands(*charts[:2])[0] > MOST_CUT:
             break
+        for cut in range(CUTS):
+            faces, free = emptiest(*charts[:2])
+            if cut < LEAST_CUTS or free > share:
+                charts = halved(charts, faces)
+        tried = pack(v_pos, tri, charts, texture_size, padding)
+        if covered(*tried) > covered(*best) + LEAST_GAIN:
+            best = tried
     return best
 
 
@@ -57,6 +66,15 @@ def islands(uv: Floats, corners: Ints) -> tuple[int, Ints]:
     graph = coo_matrix((np.ones(len(rows), bool), (rows, columns)), shape=(len(uv),) * 2)
     count, chart = connected_components(graph, directed=False)
     return int(count), chart
+
+
+def emptiest(uv: Floats, corners: Ints) -> tuple[Ints, float]:
+    """The faces of the chart that leaves most of its box free, and how much that is, the area of all charts being 1."""
+    count, chart = islands(uv, corners)
+    of_face = chart[corners[:, 0]]
+    box = [np.ptp(upright(uv[chart == number].astype(np.float64)), axis=0).prod() for number in range(count)]
+    free = [each - covered(uv, corners[of_face == number]) for number, each in enumerate(box)]
+    return np.nonzero(of_face == np.argmax(free))[0], max(free) / covered(uv, corners)
 
 
 def covered(uv: Floats, corners: Ints) -> float:
@@ -82,23 +100,18 @@ def pack(
     flat = np.empty((len(uv), 2))
     for number in range(count):
         flat[chart == number] = upright(uv[chart == number].astype(np.float64))
-    fine = min(max(texture_size // TEXELS, LEAST_CELLS), MOST_CELLS)
-
-    def drawn(cells: int) -> list[NDArray[np.float32]]:
-        slack = padding / 2 * cells / texture_size
-        places = flat * (np.sqrt(USE / area) * cells) + slack
-        return [mask_of(places[corners[chart[corners[:, 0]] == number]], slack) for number in range(count)]
-
-    masks = drawn(fine)
-    side, found = layout(drawn(int(fine * COARSE)), masks)
-    places = flat * (np.sqrt(USE / area) * fine) + padding / 2 * fine / texture_size
+    slack = padding / 2 * CELLS / texture_size
+    places = flat * (np.sqrt(USE / area) * CELLS) + slack
+    masks = [mask_of(places[corners[chart[corners[:, 0]] == number]], slack) for number in range(count)]
+    side, found = layout(masks)
     for number, (x, y, turn) in enumerate(found):
         own = chart == number
         at = places[own]
         for of_turn in range(turn):
             at = np.stack((masks[number].shape[1 - of_turn % 2] - at[:, 1], at[:, 0]), 1)
         places[own] = at + np.array([x, y])
-    return np.clip(places / side, 0, 1).astype(np.float32), corners
+    rim = slack / 2  # nothing lies beyond the square's own border
+    return np.clip((places - rim) / (side - 2 * rim), 0, 1).astype(np.float32), corners
 
 
 def upright(uv: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -111,83 +124,142 @@ def upright(uv: NDArray[np.float64]) -> NDArray[np.float64]:
     return turned - turned.min(0)
 
 
-def mask_of(uv: NDArray[np.float64], slack: float) -> NDArray[np.float32]:
-    """1 in every cell that has a point within `slack` cells of a triangle of uv [F,3,2], which begins at slack."""
+def mask_of(uv: NDArray[np.float64], slack: float) -> Floats:
+    """1 in every cell that has a point within `slack` cells of a triangle of uv [F,3,2], which begins at slack.
+
+    Its sides are multiples of COARSE.
+    """
+    whole = FINER * COARSE
+    size = whole * np.ceil((uv.max((0, 1)) + slack) / COARSE).astype(int)
     p, slack = uv * FINER, slack * FINER
-    size = FINER * np.ceil((p.max((0, 1)) + slack) / FINER).astype(int)
     first = np.maximum(np.floor(p.min(1) - slack), 0).astype(int)
     extent = np.minimum(np.ceil(p.max(1) + slack).astype(int), size) - first
-    count = extent.prod(1)
-    face = np.repeat(np.arange(len(p)), count)
-    place = np.arange(len(face)) - (np.cumsum(count) - count)[face]
-    i, j = first[face, 0] + place % extent[face, 0], first[face, 1] + place // extent[face, 0]
-    inside = np.ones(len(face), bool)
-    for corner in range(3):
-        start, side = p[:, corner], p[:, (corner + 1) % 3] - p[:, corner]
-        least = -0.5 * np.abs(side).sum(1) - slack * np.linalg.norm(side, axis=1)
-        offset_x, offset_y = i + 0.5 - start[face, 0], j + 0.5 - start[face, 1]
-        inside &= side[face, 0] * offset_y - side[face, 1] * offset_x >= least[face]
     grid = np.zeros(size, np.float32)
-    grid[i[inside], j[inside]] = 1
-    return grid.reshape(size[0] // FINER, FINER, size[1] // FINER, FINER).max((1, 3))
+    for part in np.array_split(np.arange(len(p)), 1 + int(extent.prod(1).sum()) // CANDIDATES):
+        count = extent[part].prod(1)
+        face = np.repeat(part, count)
+        place = np.arange(len(face)) - np.repeat(np.cumsum(count) - count, count)
+        i, j = first[face, 0] + place % extent[face, 0], first[face, 1] + place // extent[face, 0]
+        inside = np.ones(len(face), bool)
+        for corner in range(3):
+            start, side = p[:, corner], p[:, (corner + 1) % 3] - p[:, corner]
+            least = -0.5 * np.abs(side).sum(1) - slack * np.linalg.norm(side, axis=1)
+            offset_x, offset_y = i + 0.5 - start[face, 0], j + 0.5 - start[face, 1]
+            inside &= side[face, 0] * offset_y - side[face, 1] * offset_x >= least[face]
+        grid[i[inside], j[inside]] = 1
+    return coarser(grid, FINER)
 
 
-def layout(
-    coarse: list[NDArray[np.float32]], fine: list[NDArray[np.float32]]
-) -> tuple[int, list[tuple[int, int, int]]]:
-    """The side of the square in fine cells, and of each mask the cell where it begins and its quarter turns."""
-    longest = np.array([max(mask.shape) for mask in fine], np.float64)
+def coarser(mask: Floats, factor: int) -> Floats:
+    """1 in every cell of which a part was in the mask."""
+    width, height = mask.shape
+    made: Floats = mask.reshape(width // factor, factor, height // factor, factor).max((1, 3))
+    return made
+
+
+def layout(masks: list[Floats]) -> Layout:
+    """Where the masks, whose sides are multiples of COARSE, lie together in a small square."""
+    coarse = [coarser(mask, COARSE) for mask in masks]
+    turns = [[np.ascontiguousarray(np.rot90(mask, turn)) for turn in range(4)] for mask in coarse]
+    longest = max(max(mask.shape) for mask in coarse)
+    room = max(longest, int(np.sqrt(sum(float(mask.sum()) for mask in coarse) / ROOMY)))
+    while (found := squeezed(turns, room, [(0, 0, 0)] * len(masks), room, MOVES)) is None:
+        room = room * 9 // 8 + 1
+    side, placed = found
+    turned = [np.ascontiguousarray(np.rot90(mask, at[2])) for mask, at in zip(masks, placed, strict=True)]
+    cell = COARSE
+    while cell > 1:
+        cell //= 2
+        start = [(2 * x, 2 * y, 0) for x, y, _ in placed]
+        closer = squeezed([[coarser(mask, cell)] for mask in turned], 2 * side, start, REACH, MOVES_NEARBY)
+        assert closer is not None, "what was free in coarse cells is free in fine ones"
+        side, placed = closer
+    return side, [(x, y, at[2]) for (x, y, _), at in zip(placed, found[1], strict=True)]
+
+
+def squeezed(
+    turns: list[list[Floats]], room: int, placed: list[Place], reach: int, moves: int
+) -> Layout | None:
+    """The smallest square in which nothing overlaps, of those from `room` down; None where there is none.
+
+    turns   of each chart its mask, in each turn that it may have
+    reach   cells that a move goes at most; all of them turn alike unless that is the whole room
+    moves   after so many it ends
+    """
+    shapes = [
+        [fft.next_fast_len(min(cells + 2 * reach, room), real=True) for cells in masks[0].shape]
+        for masks in turns
+    ]
+    spectra = [
+        [np.conj(fft.rfft2(mask, shape)) for mask in masks]
+        for masks, shape in zip(turns, shapes, strict=True)
+    ]
+    area = np.array([float(masks[0].sum()) for masks in turns])
+    heeds = (area * HEED > area[:, None]).astype(np.float32)
+    np.fill_diagonal(heeds, 0)
     random = np.random.default_rng(0)
-    orders = [np.argsort(-longest, kind="stable")]
-    for _ in range(WORK // len(fine)):
-        shuffled = longest * np.exp(SHUFFLE * random.standard_normal(len(fine)))
-        orders.append(np.argsort(-shuffled, kind="stable"))
-    orders.sort(key=lambda order: _in_order(coarse, order)[0])  # stable: of equals the first
-    return min(
-        (_in_order(fine, order) for order in orders[: 1 + len(orders) // PER_FINAL]), key=lambda made: made[0]
-    )
+    best, now = None, list(placed)
+    for side in range(room, max(max(masks[0].shape) for masks in turns) - 1, -1):
+        weights = heeds.copy()
+        for chart, (x, y, turn) in enumerate(now):
+            width, height = turns[chart][turn].shape
+            now[chart] = min(x, side - width), min(y, side - height), turn
+        while (shared := overlaps(turns, now) * heeds).any():
+            weights += np.ceil(shared * (HEED / 2 / shared.max()))
+            for chart in random.permutation(np.nonzero(shared.any(1))[0]):
+                if moves == 0:
+                    return best
+                x, y, turn = now[chart]
+                width, height = turns[chart][turn].shape
+                low = max(x - reach, 0), max(y - reach, 0)
+                high = min(x + reach + width, side), min(y + reach + height, side)
+                field = np.zeros(shapes[chart], np.float32)
+                for other, weight in enumerate(weights[chart].tolist()):
+                    if weight:
+                        add(field, low, high, turns[other][now[other][2]], now[other], weight)
+                here = field[x - low[0] :, y - low[1] :][:width, :height]
+                if not (here * turns[chart][turn]).any():
+                    continue  # the others have gone
+                moves -= 1
+                spectrum, choices = fft.rfft2(field), []
+                for turn, mask in enumerate(turns[chart]):
+                    across, up = (high[i] - low[i] - mask.shape[i] + 1 for i in (0, 1))
+                    cost = np.rint(fft.irfft2(spectrum * spectra[chart][turn], shapes[chart])[:across, :up])
+                    at_x, at_y = divmod(int(cost.argmin()), up)
+                    choices.append((float(cost[at_x, at_y]), low[0] + at_x, low[1] + at_y, turn))
+                now[chart] = min(choices)[1:]
+        best = side, list(now)
+    return best
 
 
-def _in_order(masks: list[NDArray[np.float32]], order: Ints) -> tuple[int, list[tuple[int, int, int]]]:
-    """As `layout`, in one order."""
-    cells = np.sqrt(sum(float(mask.sum()) for mask in masks) / USE)
-    room = max(int(cells * 1.2), max(max(mask.shape) for mask in masks))
-    while True:
-        made = attempt_in(masks, order, fft.next_fast_len(room, real=True))
-        if made is not None:
-            return made
-        room = room * 5 // 4  # charts of odd shapes need more
+def add(
+    field: Floats, low: tuple[int, int], high: tuple[int, int], mask: Floats, at: Place, weight: float = 1
+) -> None:
+    """Onto the field, which shows the cells from low to high, so many times what it shows of a mask."""
+    left, right = max(at[0], low[0]), min(at[0] + mask.shape[0], high[0])
+    under, over = max(at[1], low[1]), min(at[1] + mask.shape[1], high[1])
+    if left < right and under < over:
+        shown = mask[left - at[0] : right - at[0], under - at[1] : over - at[1]]
+        field[left - low[0] : right - low[0], under - low[1] : over - low[1]] += np.float32(weight) * shown
 
 
-def attempt_in(
-    masks: list[NDArray[np.float32]], order: Ints, room: int
-) -> tuple[int, list[tuple[int, int, int]]] | None:
-    """As `layout`; None where a chart has no place in the square of `room` cells."""
-    taken, side = np.zeros((room, room), np.float32), 0
-    found = [(0, 0, 0)] * len(masks)
-    for number in order:
-        spectrum = fft.rfft2(taken)
-        choices = []
-        for turn in range(4):
-            mask = np.rot90(masks[number], turn)
-            width, height = mask.shape
-            if max(width, height) > room:
-                continue
-            hits = fft.irfft2(spectrum * np.conj(fft.rfft2(mask, (room, room))), (room, room))
-            across, up = np.nonzero(hits[: room - width + 1, : room - height + 1] < 0.5)
-            if len(across):
-                grown = np.maximum(np.maximum(across + width, up + height), side) * 4 * room + across + up
-                least = int(grown.argmin())
-                cost = int(grown[least]) + (width + height) // 2
-                choices.append((cost, int(across[least]), int(up[least]), turn))
-        if not choices:
-            return None
-        _, x, y, turn = min(choices)
-        mask = np.rot90(masks[number], turn)
-        taken[x : x + mask.shape[0], y : y + mask.shape[1]] += mask
-        side = max(side, x + mask.shape[0], y + mask.shape[1])
-        found[number] = (x, y, turn)
-    return side, found
+def overlaps(turns: list[list[Floats]], placed: list[Place]) -> Floats:
+    """[N,N] cells that each two charts share, 0 with itself."""
+    masks = [each[at[2]] for each, at in zip(turns, placed, strict=True)]
+    low = np.array(placed)[:, :2]
+    high = low + [mask.shape for mask in masks]
+    first, last = np.maximum(low[:, None], low), np.minimum(high[:, None], high)
+    shared = np.zeros((len(masks), len(masks)), np.float32)
+    for one, other in np.argwhere(np.triu((first < last).all(2), 1)).tolist():
+        (left, under), (right, over) = first[one, other].tolist(), last[one, other].tolist()
+        here, there = (
+            masks[of][
+                left - placed[of][0] : right - placed[of][0], under - placed[of][1] : over - placed[of][1]
+            ]
+            for of in (one, other)
+        )
+        shared[one, other] = shared[other, one] = float((here * there).sum())
+    return shared
 
 
 def by_xatlas(

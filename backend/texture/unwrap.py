@@ -45,7 +45,7 @@ def unwrap(
     t_pos_idx: NDArray[np.int64],
     texture_size: int,
     padding: int = PADDING,
-    timeout: float = 60,
+    timeout: float = 180,
     cancelled: Callable[[], bool] | None = None,
     weight: NDArray[np.float32] | None = None,
 ) -> Unwrapped:

@@ -57,7 +57,7 @@ def main() -> None:
         weight = given.get("weight")
     flat = charts.cube_charts(v_pos, tri, size, weight)
     uv, corners = packing.pack_well(
-        v_pos, tri, flat, size, padding, lambda given: charts.halved(tri, given, weight)
+        v_pos, tri, flat, size, padding, lambda given, faces: charts.halved(given, faces, weight)
     )
     made = io.BytesIO()
     np.savez(made, v_tex=uv, t_tex_idx=corners)

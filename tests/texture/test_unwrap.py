@@ -326,13 +326,46 @@ def test_borders_are_short_and_the_square_is_full() -> None:
     uv, corners = packed(v, t, 512, 4)
     found = judged(v.astype(np.float64), t, uv.astype(np.float64), corners)
     assert found["charts"] <= 12
-    assert found["use"] >= 65
+    assert found["use"] >= 70
     assert found["seam"] < 7.2
     assert found["overlap"] == 0
 
 
+@pytest.mark.slow
+def test_frames_are_cut_to_fill_the_square() -> None:
+    """Four of them leave most of the square free inside of them; halves lie in one another."""
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], np.float64)
+    frame = np.concatenate((square, square * 0.8 + 0.1))
+    side = np.array([(k, (k + 1) % 4, (k + 1) % 4 + 4, k + 4) for k in range(4)])
+    v = np.c_[np.concatenate([frame + np.array([2 * k, 0]) for k in range(4)]), np.zeros(32)]
+    t = np.concatenate([side[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3) + 8 * k for k in range(4)])
+    for _ in range(3):
+        v, t = trimesh.remesh.subdivide(v, t)
+    flat = charts.cube_charts(v.astype(np.float32), t, 1024)
+    whole = packing.pack(v, t, flat, 1024, 4)
+    cut = packing.pack_well(v, t, flat, 1024, 4, charts.halved)
+    assert packing.islands(*whole)[0] == 4 < packing.islands(*cut)[0] <= 20
+    assert packing.covered(*whole) < 0.37 and packing.covered(*cut) > 0.57
+    assert covered_and_shared(*cut)[1] == 0
+
+
+def test_shapes_that_interlock_are_found_to() -> None:
+    """Two equal right triangles fill a square, and an L takes a square into its corner: a box for each would not."""
+    steps = np.triu(np.ones((64, 64), np.float32))
+    corner = np.ones((64, 64), np.float32)
+    corner[32:, 32:] = 0
+    for masks in (
+        [steps, np.triu(np.ones((64, 64), np.float32), 4)],
+        [corner, np.ones((32, 32), np.float32)],
+    ):
+        side, placed = packing.layout(masks)
+        assert side <= 68, "two boxes side by side take 96 or 128"
+        turned = [[np.rot90(mask, turn) for turn in range(4)] for mask in masks]
+        assert not packing.overlaps(turned, placed).any()
+
+
 def test_a_balls_charts_are_cut_to_fill_the_square() -> None:
-    """Its six equal ones covered 43 %; two straight cuts fill it, and a third is not made."""
+    """Its six equal ones cover 65 % at best; two straight cuts fill it."""
     ball = trimesh.creation.icosphere(subdivisions=4)
     v, t = np.asarray(ball.vertices), np.asarray(ball.faces)
     made = unwrap.unwrap(v.astype(np.float32), t, 512)
@@ -345,6 +378,6 @@ def test_a_balls_charts_are_cut_to_fill_the_square() -> None:
 
 def test_a_chart_of_one_face_stays_whole() -> None:
     flat = charts.cube_charts(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]]), 64)
-    uv, corners, vertex = charts.halved(np.array([[0, 1, 2]]), flat)
+    uv, corners, vertex = charts.halved(flat, np.array([0]))
     assert np.array_equal(uv[corners], flat[0][flat[1]])
     assert np.array_equal(vertex[corners], [[0, 1, 2]])
