@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 from backend.cli import batch as cli_batch
@@ -62,6 +63,9 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
 
             RESIDENT.keeping = args.keep_models
             serve()
+        delivers = args.command in ("generate", "resume") and cli_export.is_wanted(args)
+        if delivers:
+            cli_export.check(args)
         if args.command == "resume":
             job = read_job(args.folder)
             request: Begin | Finished = begin_again(job) if args.overwrite else Resume(str(args.folder))
@@ -71,6 +75,10 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
         elif args.command == "generate" and any((args.candidates, args.until, args.pick)):
             from backend.batch import candidates
 
+            if delivers:
+                raise InputError(
+                    "Of candidates, the chosen one is delivered.", "Add --deliver and --format to its resume."
+                )
             return candidates.run(
                 args, to_job(args), out, lambda job, label: Plain(job, out, sys.stderr, label=label).show
             )
@@ -80,12 +88,7 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
             if args.go_on:
                 request = job_so_far(job) or request
     except DreamFlowError as error:
-        failed = Failed(error.kind, error.message, error.todo)
-        if in_json:
-            Json(out).show(failed)
-        else:
-            print(show_lines(str(error)), file=sys.stderr)
-        return _exit_code(failed)
+        return _refused(error, out, in_json)
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
         return FAILED
@@ -93,8 +96,25 @@ def main(arguments: list[str] | None = None, run: Callable[[Job], Events] | None
         if isinstance(request, Finished):
             display.note("The job is done already: there is nothing to go on with.")
             display.show(request)
-            return OK
-        return _run(request, display, args.overwrite, begin if run is None else lambda *_: run(job))
+            code = OK
+        else:
+            code = _run(request, display, args.overwrite, begin if run is None else lambda *_: run(job))
+    if code != OK or not delivers:
+        return code
+    try:
+        return cli_export.write(args, Path(job.folder), Path(job.folder, "export"), out)
+    except DreamFlowError as error:
+        return _refused(error, out, in_json)
+
+
+def _refused(error: DreamFlowError, out: TextIO, in_json: bool) -> int:
+    """Say why; the exit code."""
+    failed = Failed(error.kind, error.message, error.todo)
+    if in_json:
+        Json(out).show(failed)
+    else:
+        print(show_lines(str(error)), file=sys.stderr)
+    return _exit_code(failed)
 
 
 def _run(request: Begin, display: Display, overwrite: bool, run: Callable[[Begin, Control], Events]) -> int:

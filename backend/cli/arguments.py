@@ -28,8 +28,16 @@ MOST_CANDIDATES = 16
 GENERATE = (*BOTH, "stages")
 REFINE = ("strength", "texture_size", "material", "front", *BOTH)
 SIZES = {  # of what `generate` delivers: the option's value, its help, and the setting that it is
-    "faces": ("N", "at most so many triangles (default: the preset's)", "delivery.max_faces"),
-    "texture_size": ("PIXELS", "a side of the texture (default: the preset's)", "delivery.texture_size"),
+    "faces": (
+        "N",
+        "at most so many triangles (default: the preset's, or the profile's of --deliver)",
+        "delivery.max_faces",
+    ),
+    "texture_size": (
+        "PIXELS",
+        "a side of the texture (default: the preset's, or the profile's of --deliver)",
+        "delivery.texture_size",
+    ),
 }
 
 EXAMPLES = """\
@@ -41,6 +49,7 @@ examples:
   python -m backend generate "a green tree" --stages nerf,geometry,texture --json > events.jsonl
   python -m backend generate "an astronaut" --prior models/sd-2.1 --refiner models/sdxl-refiner --device cuda
   python -m backend generate "a red mug" --candidates 4
+  python -m backend generate "a red mug" --deliver game --height 0.1 --origin base
   python -m backend generate "a red mug" --continue
 
 The last one begins the job, goes on with it, or does nothing where it is done: a script may repeat it.
@@ -94,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_job_arguments(g, "out/PROMPT-SEED")
     _add_candidates(g)
+    export.add_options(g)
     r = commands.add_parser(
         "refine",
         help="give an object of your own a better texture",
@@ -196,7 +206,8 @@ def to_job(args: argparse.Namespace) -> Job:
         if args.scene:
             given["snapshot_faces"] = 0  # they are seen from outside
     overrides = dict(args.set)
-    for name, (_, _, setting) in () if refine else SIZES.items():
+    baked = not refine and args.profile in export.BAKED  # then they are the profile's
+    for name, (_, _, setting) in () if refine or baked else SIZES.items():
         value = getattr(args, name)
         if value is not None and setting in overrides:
             option = f"--{name.replace('_', '-')}"

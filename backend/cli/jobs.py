@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
+from backend.cli import export
 from backend.errors import InputError
 from dreamflow_blender.contract.job import Job
 from dreamflow_blender.contract.options import typed, whole_number
@@ -57,6 +58,8 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
     )  # fmt: skip
     r.add_argument("folder", metavar="FOLDER", type=Path, help="the job's folder")
     r.add_argument("--overwrite", action="store_true", help="begin the job again, with what is there now")
+    export.add_options(r)
+    export.add_sizes(r)
     r.add_argument("--json", action="store_true", help="one JSON event a line, and nothing else on stdout")
     k = commands.add_parser(
         "like", help="make another object like this one",

@@ -1,4 +1,4 @@
-"""`python -m backend settings`: what `--set` can change, what each preset says, and what each profile of `export`."""
+"""`python -m backend settings`: what `--set` can change, and what each preset and each profile of `--deliver` says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ examples:
   python -m backend settings                 every setting, with its value in each preset
   python -m backend settings --preset draft  as arguments of generate: --set nerf.levels=300, a line each
 
-The last lines are the profiles of export, whose settings have options of their own.
+The last lines are the profiles of --deliver, whose settings have options of their own.
 A prior may want other values than the preset: job.json holds what a job was resolved to, and who set it.
 """
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
     for name, row in zip(["", *names], [wanted, *rows], strict=True):
         out.write(f"{name:<{width}}" + "".join(f"  {cell:>9}" for cell in row) + "\n")
     for profile, settings in profiles.items():
-        out.write(f"\nexport --profile {profile}\n")
+        out.write(f"\n--deliver {profile}\n")
         out.writelines(f"{name:<{width}}  {json.dumps(value):>9}\n" for name, value in settings.items())
     return 0
 

@@ -76,17 +76,22 @@ def export_quads(job: Job, quads: Quads, placing: Placing, out: Path) -> Made:
     return Made(write_files(out, files), [whole, len(quad) - whole])
 
 
-def remeshed(v_pos: NDArray[np.float32], faces: Ints, count: int) -> tuple[NDArray[np.float32], Ints]:
-    """The same surface in about `count` quads: places [V,3] and corners [Q,4]; closed where the mesh is.
-
-    Raises InputError.
-    """
+def check_library() -> None:
+    """Raises InputError where there is no Instant Meshes."""
     if importlib.util.find_spec("pyinstantmeshes") is None:
         raise InputError(
             "Quads need pyinstantmeshes, which is not installed: it is made for Linux and Windows on x86-64 and for"
             " Apple's processors.",
             "Remesh the object in Blender instead: Object Data, Remesh, Quad.",
         )
+
+
+def remeshed(v_pos: NDArray[np.float32], faces: Ints, count: int) -> tuple[NDArray[np.float32], Ints]:
+    """The same surface in about `count` quads: places [V,3] and corners [Q,4]; closed where the mesh is.
+
+    Raises InputError.
+    """
+    check_library()
     is_closed = not open_sides(faces)
     for share in TRIES:
         place, quad = _run(v_pos, faces, round(count * share))

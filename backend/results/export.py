@@ -1,4 +1,4 @@
-"""A finished job's mesh for other programs: OBJ, PLY, STL, 3MF, USDZ, USD, or a GLB of another size or origin.
+"""A finished job's mesh for other programs: OBJ, PLY, STL, 3MF, USDZ, USD, FBX, or a GLB of another size or origin.
 
 Made from mesh.npz and albedo.png, so that no number is rounded twice. The same job gives the same bytes (USD: of the
 same usd-core).
@@ -23,21 +23,24 @@ from plyfile import PlyData, PlyElement
 from backend.errors import DiskError, InputError
 from backend.files import disk_errors, write_files
 from backend.meshes.write import glb_bytes, split_seams, y_up
-from backend.results.export_usd import usd_files
+from backend.results.export_fbx import check_blender, fbx_files
+from backend.results.export_usd import check_usd_core, usd_files
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.files import is_file, read_plain
 from dreamflow_blender.contract.job import Job
 from dreamflow_blender.contract.jobfolder import JobFolder, slug
 from dreamflow_blender.contract.meshfile import BadMeshFile, MeshArrays
 
+FBX = "fbx-through-blender"
 ORIGINS = ("keep", "base", "centre", "middle")
 # what each format's readers expect
-UP = {"glb": "y", "obj": "y", "ply": "z", "stl": "z", "3mf": "z", "usdz": "y", "usd": "y"}
+UP = {"glb": "y", "obj": "y", "ply": "z", "stl": "z", "3mf": "z", "usdz": "y", "usd": "y", FBX: "y"}
 FIXED_UP = {
     "glb": "the standard says so",
     "3mf": "a printer's bed is below",
     "usdz": "viewers expect it",
     "usd": "its stage says so",
+    FBX: "its readers turn it",
 }
 LEAST, MOST = 1e-3, 1e4  # metres
 MILLIMETRES = 1000.0  # STL has no unit and slicers take it for these; a 3MF says so
@@ -79,12 +82,8 @@ class Exported:
     open_edges: int
 
 
-def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exported:
-    """Writes the job's mesh into `out` in each format, as PROMPT.FORMAT with what belongs to it.
-
-    Raises InputError for a job that has no mesh, an unknown format, or what a format cannot hold, before anything is
-    written; DiskError.
-    """
+def check_formats(formats: list[str], placing: Placing, blender: str) -> None:
+    """Raises InputError for an unknown one, for what one cannot hold, and where its library or program is missing."""
     for name in formats:
         if name not in UP:
             raise InputError(f"There is no format {name!r}.", f"Choose of {', '.join(UP)}.")
@@ -92,6 +91,21 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
             raise InputError(
                 f"{name.upper()} is always {UP[name]} up: {FIXED_UP[name]}.", "Leave out --up, or the format."
             )
+    if {"usd", "usdz"}.intersection(formats):
+        check_usd_core()
+    if FBX in formats:
+        check_blender(blender)
+
+
+def export(job: Job, formats: list[str], placing: Placing, out: Path, blender: str = "blender") -> Exported:
+    """Writes the job's mesh into `out` in each format, as PROMPT.FORMAT with what belongs to it.
+
+    blender  the program that writes FBX
+
+    Raises InputError for a job that has no mesh, an unknown format, or what a format cannot hold, before anything is
+    written; DiskError.
+    """
+    check_formats(formats, placing, blender)
     mesh = place(read_mesh(job, formats), placing)
     png = read_texture(job)
     write: dict[str, Callable[[MeshArrays, bytes, str], dict[str, bytes]]] = {
@@ -102,10 +116,14 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path) -> Exporte
         "3mf": lambda mesh, _, name: {f"{name}.3mf": threemf_bytes(mesh, job.prompt)},
         "usdz": lambda mesh, png, name: usd_files(mesh, png, name, packed=True),
         "usd": lambda mesh, png, name: usd_files(mesh, png, name, packed=False),
+        FBX: lambda mesh, png, name: fbx_files(glb_bytes(mesh, png, about(job)), name, blender),
     }
     files: dict[str, bytes] = {}
     for name in formats:  # all of them before the first is written
-        turn = (placing.up or UP[name]) == "y" and name != "glb"  # its writer turns the mesh itself
+        turn = (placing.up or UP[name]) == "y" and name not in (
+            "glb",
+            FBX,
+        )  # its writer turns the mesh itself
         upright = turned(mesh) if turn else mesh
         files |= write[name](upright, png, slug(job.prompt))
     paths = write_files(out, files)

@@ -15,20 +15,27 @@ from dreamflow_blender.contract.meshfile import MeshArrays
 PACKAGE = "usd-core==26.11"
 
 
-def usd_files(mesh: MeshArrays, png: bytes, name: str, packed: bool) -> dict[str, bytes]:
-    """One mesh, y up, in metres, with a UsdPreviewSurface; raises InputError without usd-core, DiskError.
-
-    name    a job's slug, which names the files
-    packed  one USDZ that holds the texture; else a binary USD with the texture beside it
-    """
+def check_usd_core() -> None:
+    """Raises InputError where it is not installed."""
     try:
-        from pxr import Gf, Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt
+        import pxr  # noqa: F401  the package's own name for it
     except ImportError as error:
         raise InputError(
             "USD and USDZ are written by usd-core, which is not installed.",
             f"Install it with .venv/bin/python -m ensurepip and .venv/bin/python -m pip install {PACKAGE}"
             " (Windows: .venv\\Scripts\\python), or choose another format.",
         ) from error
+
+
+def usd_files(mesh: MeshArrays, png: bytes, name: str, packed: bool) -> dict[str, bytes]:
+    """One mesh, y up, in metres, with a UsdPreviewSurface; raises InputError without usd-core, DiskError.
+
+    name    a job's slug, which names the files
+    packed  one USDZ that holds the texture; else a binary USD with the texture beside it
+    """
+    check_usd_core()
+    from pxr import Gf, Sdf, Usd, UsdGeom, UsdShade, UsdUtils, Vt
+
     with disk_errors(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="dreamflow-") as place:
         layer, texture = Path(place, f"{name}.usdc"), Path(place, f"{name}.png")
         texture.write_bytes(png)

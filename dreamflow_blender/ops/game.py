@@ -28,7 +28,12 @@ PROFILES = (
     ),
     ("quads", "Quads", "A closed mesh of quads with the same maps, to edit and to animate"),
     ("print", "3D print", "A closed STL and 3MF in millimeters"),
+    ("detailed", "Other programs", "The mesh as it is, in a format of other programs"),
 )
+FORMATS = [(name.lower(), name, "") for name in ("GLB", "OBJ", "PLY", "STL", "3MF", "USDZ", "USD")]
+FORMATS.append(("fbx-through-blender", "FBX", ""))
+TURNS = ("obj", "ply", "stl")  # formats whose up axis can be chosen
+AXES = (("auto", "Usual", "The axis that the format's readers expect"), ("y", "Y", ""), ("z", "Z", ""))
 ORIGINS = (
     ("base", "Base", "On the ground below the middle of the object"),
     ("centre", "Center", "The middle of its bounds"),
@@ -52,6 +57,17 @@ class DREAMFLOW_OT_deliver(BackendOperator):
         name="Texture", description="Size of the maps in pixels", items=SIZES, default="1024"
     )
     origin: EnumProperty(name="Origin", description="Where its origin lies", items=ORIGINS)  # type: ignore[valid-type]
+    format: EnumProperty(name="Format", description="Format of the file", items=FORMATS, default="obj")  # type: ignore[valid-type]
+    up: EnumProperty(name="Up", description="The axis that points up in the file", items=AXES)  # type: ignore[valid-type]
+    size: FloatProperty(  # type: ignore[valid-type]
+        name="Height",
+        description="Height of the result, 0 for that of the object",
+        default=0.0,
+        min=0.0,
+        max=10_000.0,
+        subtype="DISTANCE",
+        unit="LENGTH",
+    )
     height: FloatProperty(  # type: ignore[valid-type]
         name="Height",
         description="Height of the print",
@@ -79,9 +95,10 @@ class DREAMFLOW_OT_deliver(BackendOperator):
 
     def draw(self, context: bpy.types.Context) -> None:
         shown = {
-            "game": ("faces", "texture_size", "origin"),
-            "quads": ("quads", "texture_size", "origin"),
+            "game": ("faces", "texture_size", "size", "origin"),
+            "quads": ("quads", "texture_size", "size", "origin"),
             "print": ("height", "flat_base"),
+            "detailed": ("format", "size", "origin", *(["up"] if self.format in TURNS else [])),
         }
         with in_dialog(DIALOG):
             column = self.layout.column()
@@ -95,13 +112,18 @@ class DREAMFLOW_OT_deliver(BackendOperator):
         entry = jobs.get_store().find(str(obj["dreamflow_job"]))
         if entry is None or entry.result is None:
             raise ValueError("The files of this object's job no longer exist")
-        words = ["export", str(entry.folder), "--profile", self.profile, "--json", "--height"]
+        words = ["export", str(entry.folder), "--deliver", self.profile, "--json", "--height"]
         if self.profile == "print":
             words += [str(self.height), *(["--flat-base"] if self.flat_base else [])]
             tasks.begin("print", "Preparing the print", backend(*words), show_files)
             return
+        words += [str(self.size or obj.dimensions.z), "--origin", self.origin]
+        if self.profile == "detailed":
+            words += ["--format", self.format, "--blender", bpy.app.binary_path or "blender"]
+            words += ["--up", self.up] if self.up != "auto" and self.format in TURNS else []
+            tasks.begin("print", "Writing the file", backend(*words), show_files)
+            return
         faces = self.quads if self.profile == "quads" else self.faces
-        words += [str(obj.dimensions.z), "--origin", self.origin]
         words += ["--faces", str(faces), "--texture-size", self.texture_size]
         done = partial(add_game_mesh, obj.session_uid)
         tasks.begin("game", "Baking", backend(*words), done, importing.waiting_line)

@@ -142,12 +142,14 @@ def test_every_setting_is_listed_as_set_takes_it(capfd: pytest.CaptureFixture[st
     code, table = said(capfd, "settings")
     assert code == 0 and table.splitlines()[0].split() == ["paper", "fast", "draft"]
     assert ["nerf.levels", "800", "300", "300"] in [row.split() for row in table.splitlines()]
-    assert [" ".join(row.split()) for row in table.splitlines() if row.startswith(("export", "faces"))] == [
-        "export --profile game",
+    assert [
+        " ".join(row.split()) for row in table.splitlines() if row.startswith(("--deliver", "faces"))
+    ] == [
+        "--deliver game",
         "faces 1500",
-        "export --profile quads",
+        "--deliver quads",
         "faces 8000",
-        "export --profile print",
+        "--deliver print",
     ]
     assert json.loads(said(capfd, "settings", "--json")[1])["profiles"]["print"]["flat_base"] is False
     lines = said(capfd, "settings", "--preset", "draft")[1].splitlines()

@@ -121,8 +121,8 @@ def test_khronos_finds_nothing_to_say(made, end) -> None:
         (["--profile", "game", "--faces", "3"], "100 to 200,000"),
         (["--profile", "game", "--texture-size", "9"], "64 to 8,192"),
         (["--profile", "game", "--up", "z"], "always y up"),
-        (["--format", "obj", "--faces", "500"], "Add --profile game"),
-        (["--profile", "game", "--format", "obj"], "not allowed with"),
+        (["--format", "obj", "--faces", "500"], "Add --deliver game"),
+        (["--profile", "game", "--format", "obj"], "has its own formats"),
     ],
 )
 def test_what_makes_no_sense_is_refused(made, given, said, capsys) -> None:

@@ -123,7 +123,7 @@ def test_height_origin_and_up(job):
 
 
 def test_the_same_job_gives_the_same_bytes(job):
-    formats = [name for name in UP if not name.startswith("usd")]
+    formats = [name for name in UP if not name.startswith(("usd", "fbx"))]
     first = {p.name: p.read_bytes() for p in export(job, formats, Placing(), Path(job.folder, "a")).paths}
     again = {p.name: p.read_bytes() for p in export(job, formats, Placing(), Path(job.folder, "b")).paths}
     assert first == again and len(first) == 7

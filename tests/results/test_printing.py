@@ -71,4 +71,4 @@ def test_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().out.splitlines()[-1].endswith("x 49.0 mm, 63.2 cm3, closed")
     assert main(["export", str(tmp_path), "--format", "stl", "--flat-base"]) == 2
     assert main(["export", str(tmp_path), "--profile", "print", "--faces", "900"]) == 2
-    assert "Add --profile game" in capfd.readouterr().err
+    assert "Add --deliver game" in capfd.readouterr().err

@@ -167,7 +167,7 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
     press("deliver", faces=800, texture_size="512")
     (words,) = asked
     (entry,) = jobs.get_store().history()
-    assert words[:4] == ["export", str(entry.folder), "--profile", "game"]
+    assert words[:4] == ["export", str(entry.folder), "--deliver", "game"]
     assert words[words.index("--faces") + 1] == "800" and words[words.index("--texture-size") + 1] == "512"
     assert float(words[words.index("--height") + 1]) == pytest.approx(0.25)
     (new,) = (obj for obj in bpy.data.objects if obj != made)
@@ -229,12 +229,23 @@ def goes_to_the_printer(made, asked):
     bpy.context.view_layer.objects.active = made
     before = set(bpy.data.objects)
     press("deliver", profile="print", height=0.08, flat_base=True)
-    assert asked[-1][2:] == ["--profile", "print", "--json", "--height", asked[-1][6], "--flat-base"]
+    assert asked[-1][2:] == ["--deliver", "print", "--json", "--height", asked[-1][6], "--flat-base"]
     assert float(asked[-1][6]) == pytest.approx(0.08) and set(bpy.data.objects) == before
     press("deliver", profile="quads", quads=4000, origin="middle")
     assert asked[-1][3] == "quads" and asked[-1][asked[-1].index("--faces") + 1] == "4000"
     assert asked[-1][asked[-1].index("--origin") + 1] == "middle"
     bpy.data.objects.remove((set(bpy.data.objects) - before).pop())
+    bpy.context.view_layer.objects.active = made
+    press("deliver", profile="detailed", format="obj", up="z", size=0.5, origin="centre")
+    words = dict(zip(asked[-1][5::2], asked[-1][6::2], strict=True))
+    assert asked[-1][2:5] == ["--deliver", "detailed", "--json"] and set(bpy.data.objects) == before
+    assert words.pop("--blender") and words == {
+        "--height": "0.5", "--origin": "centre", "--format": "obj", "--up": "z",
+    }  # fmt: skip
+    press("deliver", profile="detailed", format="glb", up="z")  # which it cannot have
+    assert "--up" not in asked[-1]
+    press("deliver", profile="detailed", format="ply")
+    assert "--up" not in asked[-1] and float(asked[-1][6]) == pytest.approx(0.25)
 
 
 def lands_beside_its_object_alone(made):
