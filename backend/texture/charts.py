@@ -30,6 +30,7 @@ LEAST_RASTER = 256  # cells across the square in which hidden faces are looked f
 CANDIDATES = 1 << 24  # of that grid, at most; about 60 bytes each
 MIDDLE = 0.03  # of a chart's length, to both sides of its middle: where it may be cut
 GRAZING = 0.1  # cosine; a face turned farther from its chart's axis follows its own normal
+SLIVER = 0.02  # of the average face: one that is smaller stays where it is, for its normal says nothing
 
 
 def adjacency(tri: Ints, n_vertices: int) -> tuple[Ints, Ints, Ints, Ints]:
@@ -68,7 +69,7 @@ def labels(
     if weight is not None:
         length = length * weight[a, side]
     label = shorten_borders(label, cost.astype(np.float64), (a, b), length.astype(np.float64), neighbours)
-    folded = along[np.arange(len(tri)), label] < GRAZING
+    folded = (along[np.arange(len(tri)), label] < GRAZING) & (area > SLIVER * area.mean())
     return np.where(folded, along.argmax(1), label)
 
 

@@ -26,7 +26,7 @@ Layout = tuple[int, list[Place]]  # the square's side in cells, and the place of
 CELLS, COARSE = 512, 4  # fine cells across, where USE is covered; of those a side of a coarse one
 USE, FULL = 0.7, 0.7  # of the square: what is expected to be covered, and what is as good as it gets
 # where less is covered: charts are cut in two that leave so much free; each time at least and at most so many
-FREE, LEAST_CUTS, CUTS = (0.12, 0.06), 2, 8
+FREE, LEAST_CUTS, CUTS = (0.12, 0.06, 0.03), 2, 8
 LEAST_GAIN = 0.01  # what that has to bring, since each cut is a seam
 MOST_CUT, MOST_CHARTS = 60, 150  # charts that may be when some are cut, and that are laid out here
 MOVES, MOVES_NEARBY = 1800, 800  # of charts, in coarse cells, and each time that the cells are halved

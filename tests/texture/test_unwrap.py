@@ -381,3 +381,10 @@ def test_a_chart_of_one_face_stays_whole() -> None:
     uv, corners, vertex = charts.halved(flat, np.array([0]))
     assert np.array_equal(uv[corners], flat[0][flat[1]])
     assert np.array_equal(vertex[corners], [[0, 1, 2]])
+
+
+def test_a_sliver_stays_in_its_chart() -> None:
+    """The normal of a face next to nothing may point anywhere: it cut a mushroom's cap in pieces."""
+    v = np.array([(0, 0, 0), (1, 0, 0), (0.5, 1, 0), (0.5, -1, 0), (0.5, 0, 1e-3)], np.float32)
+    t = np.array([(0, 4, 2), (4, 1, 2), (0, 3, 1), (0, 1, 4)])  # the last stands upright between the others
+    assert packing.islands(*charts.cube_charts(v, t, 256)[:2])[0] == 1
