@@ -56,7 +56,7 @@ PLANNED, RATE, WARMUP, DECAY = 400_000, 1e-3, 0.005, 0.999
 # of the rings: some part in a colour of its own; of those, all parts
 PART_SHARE, ALL_PARTS_SHARE = 0.75, 0.35
 PARTED = 3.0  # how often kinds with parts are drawn, to one without
-BEGIN = 600  # timesteps below it are learnt: as far as a texture is walked from
+BEGIN = 900  # timesteps below it are learnt: as far as a texture from nothing is walked from
 PART_WEIGHT = 4.0  # of the latents where a part lies that is not the body, beyond those of all: they are few
 EDGE = (16, 32, 64)  # channels of what reads the maps, 4 pixels to a latent
 
