@@ -32,6 +32,7 @@ def test_figures_are_renewed_and_nothing_else(tmp_path: Path, monkeypatch: pytes
     page, program = tmp_path / "docs" / "page.md", tmp_path / "benchmarks" / "two.py"
     page.write_text(PAGE.format(figures="    old", commit="0000000", time=""), encoding="utf-8")
     program.write_text("print('| a | b |')\nprint('|---|---|')\nprint('| x | 2 |')\nraise SystemExit(1)\n")
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=n@n"]
     for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "One"]):
         subprocess.run([*git, *words], check=True)
