@@ -115,7 +115,7 @@ def test_a_job_says_why_it_does_not_use_the_card(
     tmp_path: Path, cuda_calls: CudaCalls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cuda_calls.error = NO_IMAGE
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    monkeypatch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle())
     events = generate.generate(tiny_job(tmp_path / "job", stages=("nerf",)))
     first, second = next(events), next(events)
     events.close()

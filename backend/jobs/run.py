@@ -15,8 +15,8 @@ import torch
 
 from backend.device import choose_device, choose_threads, prepare_device
 from backend.errors import SceneError, is_out_of_memory
+from backend.jobs import priors
 from backend.jobs.folder import versions
-from backend.jobs.priors import open_others, open_prior
 from backend.jobs.record import (
     begun_as,
     check_models,
@@ -84,10 +84,10 @@ def prepare(work: Work, saved: RunState | None, record: dict[str, Any] | None) -
     threads = prepare_device(
         device, saved.notes["threads"] if saved else _threads(job, device, record is not None)
     )
-    prior = open_prior(
+    prior = priors.open_prior(
         job.prior, device, job.phi or None, job.lora, job.control, job.image, job.image_adapter, job.scene
     )
-    others = open_others(job, prior, device)
+    others = priors.open_others(job, prior, device)
     if record is None:
         settings = resolve_job(job, prior, others)
     else:

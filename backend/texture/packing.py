@@ -28,6 +28,7 @@ USE, FULL = 0.7, 0.7  # of the square: what is expected to be covered, and what 
 # where less is covered: charts are cut in two that leave so much free; each time at least and at most so many
 FREE, LEAST_CUTS, CUTS = (0.12, 0.06, 0.03), 2, 8
 LEAST_GAIN = 0.01  # what that has to bring, since each cut is a seam
+SMALL = 256  # texels a side under which gaps between charts decide, and cuts bring none; two cells a texel at most
 MOST_CUT, MOST_CHARTS = 60, 150  # charts that may be when some are cut, and that are laid out here
 MOVES, MOVES_NEARBY = 1800, 800  # of charts, in coarse cells, and each time that the cells are halved
 REACH = 4  # cells that a chart moves at most when it is to stay nearby
@@ -48,7 +49,7 @@ def pack_well(
     """
     best = pack(v_pos, tri, charts, texture_size, padding)
     for share in FREE:
-        if covered(*best) >= FULL or islands(*charts[:2])[0] > MOST_CUT:
+        if texture_size < SMALL or covered(*best) >= FULL or islands(*charts[:2])[0] > MOST_CUT:
             break
         for cut in range(CUTS):
             faces, free = emptiest(*charts[:2])
@@ -100,8 +101,9 @@ def pack(
     flat = np.empty((len(uv), 2))
     for number in range(count):
         flat[chart == number] = upright(uv[chart == number].astype(np.float64))
-    slack = padding / 2 * CELLS / texture_size
-    places = flat * (np.sqrt(USE / area) * CELLS) + slack
+    cells = min(CELLS, CELLS // SMALL * texture_size)
+    slack = padding / 2 * cells / texture_size
+    places = flat * (np.sqrt(USE / area) * cells) + slack
     masks = [mask_of(places[corners[chart[corners[:, 0]] == number]], slack) for number in range(count)]
     side, found = layout(masks)
     for number, (x, y, turn) in enumerate(found):

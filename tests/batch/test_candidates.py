@@ -14,7 +14,6 @@ from backend.__main__ import main
 from backend.config import PRESETS
 from backend.diffusion.prior import PriorSpec
 from backend.jobs import generate, listing, resume
-from backend.jobs import run as running
 from backend.results.candidate import SIZE, VIEWS, read_views, score, without_haze
 from backend.scene.scene import new_scene
 from backend.stages.checkpoint_writer import newest
@@ -29,7 +28,7 @@ ITERATIONS = OVERRIDES["nerf.levels"] * OVERRIDES["nerf.views"]
 @pytest.fixture(scope="module", autouse=True)
 def ball():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle())
+        patch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle())
         yield
 
 

@@ -7,7 +7,6 @@ import subprocess
 import pytest
 
 from backend.files import write_text
-from backend.jobs import run as running
 from backend.jobs.drive import drive
 from backend.jobs.telemetry import RunClock
 from backend.results import deliver
@@ -32,7 +31,7 @@ OFTEN = ("job.json", "state.json", "mesh.glb")  # the others where there is time
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle())
+        patch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle())
         patch.setattr(deliver, "TURNTABLE_VIEWS", 2)
         patch.setattr(deliver, "write_curves", lambda path, _: write_text(path, "a second's work" * 9))
         yield

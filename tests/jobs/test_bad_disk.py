@@ -65,7 +65,7 @@ def full_for(monkeypatch: pytest.MonkeyPatch, name: str, room: int) -> None:
 @pytest.fixture
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("backend.jobs.run.open_prior", lambda *_: Oracle())
+    monkeypatch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle())
     return tmp_path
 
 

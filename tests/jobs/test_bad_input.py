@@ -152,7 +152,7 @@ def test_odd_prompts_do_no_harm(here, capfd, monkeypatch, prompt, folder):
     answer = ask(capfd, prompt, run=tiny())
     assert (answer.code, answer.kind) == (2, "input") and "nown: " in answer.todo
     assert not list(here.iterdir())
-    monkeypatch.setattr("backend.jobs.run.open_prior", lambda *_: Oracle(float("nan")))
+    monkeypatch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle(float("nan")))
     assert ask(capfd, prompt, run=tiny()).kind == "numerics"  # it has begun
     assert [path.name for path in (here / "out").iterdir()] == [folder]
     assert json.loads((here / "out" / folder / "job.json").read_bytes())["job"]["prompt"] == clean_text(

@@ -207,7 +207,7 @@ class Failing(Oracle):
 )
 def test_nan_in_the_middle(tmp_path, monkeypatch, capfd, k, stage, iteration):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("backend.jobs.run.open_prior", lambda *_: Failing(k))
+    monkeypatch.setattr("backend.jobs.priors.open_prior", lambda *_: Failing(k))
     answer = ask(capfd, "a ball", "--prior", "exact", "--out", "o", "--threads", "1", run=tiny())
     assert (answer.code, answer.kind) == (1, "numerics")
     assert answer.message == f"Stage {stage}, iteration {iteration}: D_p holds a NaN or an infinity."

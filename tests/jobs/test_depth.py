@@ -71,7 +71,7 @@ def test_generate(folder: Path, tmp_path: Path, calls: list[str]) -> None:
 
 def test_refine(folder: Path, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     refine_run.shorten(monkeypatch)
-    monkeypatch.setattr("backend.jobs.run.open_prior", open_prior)
+    monkeypatch.setattr("backend.jobs.priors.open_prior", open_prior)
     monkeypatch.setattr(refine_run.refine, "FITS", {"fast": FitSettings(6, 2, 12, 64, 16, 40, 4096)})
     source = tmp_path / "ball.npz"
     source.write_bytes(meshfile.to_bytes(painted_ball()))

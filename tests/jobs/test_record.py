@@ -13,7 +13,6 @@ from backend import __main__ as cli
 from backend import config
 from backend.errors import InputError
 from backend.jobs import generate, resume
-from backend.jobs import run as running
 from backend.jobs.drive import begin_again
 from backend.jobs.record import check_settings, resolve_job
 from backend.stages import setup
@@ -102,7 +101,7 @@ def test_a_mistake_is_found_before_anything_is_loaded() -> None:
 def test_a_resumed_job_keeps_its_settings_when_presets_have_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "open_prior", lambda *_: Oracle())
+    monkeypatch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle())
     events = generate.generate(tiny_job(tmp_path))
     for event in events:
         if isinstance(event, Started) and event.stage == "geometry":
@@ -137,7 +136,7 @@ def stopped(tmp_path_factory):
     """A job that was cancelled in its first stage, and what came before its first checkpoint: two folders."""
     root = tmp_path_factory.mktemp("stopped")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Described())
+        patch.setattr("backend.jobs.priors.open_prior", lambda *_: Described())
         list(generate.generate(tiny_job(root / "late", stages=("nerf",)), lambda: "cancel"))
         events = generate.generate(tiny_job(root / "early", stages=("nerf",)))
         next(events)
@@ -155,7 +154,7 @@ WAYS = {
 
 @pytest.mark.parametrize("difference", WAYS)
 def test_a_job_file_that_was_edited_is_refused(stopped, tmp_path, monkeypatch, difference) -> None:
-    monkeypatch.setattr(running, "open_prior", lambda *_: Described())
+    monkeypatch.setattr("backend.jobs.priors.open_prior", lambda *_: Described())
     shutil.copytree(stopped / "late", tmp_path / "job")
     file = tmp_path / "job" / "job.json"
     record = json.loads(file.read_text())
@@ -175,7 +174,7 @@ def test_a_job_file_that_was_edited_is_refused(stopped, tmp_path, monkeypatch, d
 def test_other_weights_are_refused_and_the_same_elsewhere_are_not(
     stopped, tmp_path, monkeypatch, when
 ) -> None:
-    monkeypatch.setattr(running, "open_prior", lambda *_: Described())
+    monkeypatch.setattr("backend.jobs.priors.open_prior", lambda *_: Described())
     monkeypatch.setattr(Described, "weights", "b")
     shutil.copytree(stopped / when, tmp_path / "job")
     with pytest.raises(

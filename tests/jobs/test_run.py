@@ -12,7 +12,6 @@ from PIL import Image
 from backend.config import resolve
 from backend.errors import NumericsError, SceneError
 from backend.jobs import generate
-from backend.jobs import run as running
 from backend.jobs.record import resolve_job
 from backend.scene.mesh import Mesh, components, face_cross, is_closed
 from backend.stages import chain
@@ -32,7 +31,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def patched():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle())
+        patch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle())
         yield patch
 
 
@@ -109,7 +108,7 @@ def test_closing_the_run_in_the_middle_leaves_a_mesh(patched, tmp_path: Path) ->
 
 def test_a_nan_names_stage_iteration_and_tensor(patched, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: Oracle(fault=float("nan")))
+        patch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle(fault=float("nan")))
         with pytest.raises(NumericsError, match="nerf, iteration 0: D_p"):
             list(generate.generate(tiny_job(tmp_path / "job")))
     assert not (tmp_path / "job" / "mesh.npz").exists()

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from backend.jobs import priors, refine, resume
-from backend.jobs import run as running
 from dreamflow_blender.contract import meshfile
 from dreamflow_blender.contract.jobfolder import JobFolder
 from dreamflow_blender.contract.protocol import Finished
@@ -26,8 +25,9 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies on the disk after an update is what a kill leaves."""
+    real = priors.open_prior
     shorten(monkeypatch)
-    monkeypatch.setattr(running, "open_prior", priors.open_prior)
+    monkeypatch.setattr(priors, "open_prior", real)
     monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
     model = build(tmp_path / "sd", "sd15", "full")
     file = tiny_sides.beside(model, tmp_path / "mvadapter_tg2mv_tiny.safetensors")

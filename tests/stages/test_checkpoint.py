@@ -13,7 +13,6 @@ import torch
 from backend.config import resolve
 from backend.errors import DeviceError, DiskError, NumericsError, SceneError
 from backend.jobs import generate, resume
-from backend.jobs import run as running
 from backend.jobs.telemetry import RunClock
 from backend.results import deliver
 from backend.scene.scene import GridBox
@@ -36,7 +35,7 @@ def oracle(monkeypatch):
 
 
 def put_in_place(patch):
-    patch.setattr(running, "open_prior", lambda *_: Oracle())
+    patch.setattr("backend.jobs.priors.open_prior", lambda *_: Oracle())
     for name in ("write_turntable", "write_curves"):  # a second each, and not what is compared
         patch.setattr(deliver, name, lambda path, _: path.touch())
     patch.setattr(deliver, "TURNTABLE_VIEWS", 1)

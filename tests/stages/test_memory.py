@@ -17,7 +17,6 @@ from backend.diffusion.lora import LoRAPhi
 from backend.diffusion.savings import SAVINGS
 from backend.errors import InputError, OutOfMemory
 from backend.jobs import generate
-from backend.jobs import run as running
 from backend.jobs.telemetry import RunClock
 from backend.models.latent_prior import LatentPrior
 from backend.stages import apfo, memory
@@ -63,7 +62,7 @@ def run(prior: Any, folder: Path, checkpoint_seconds: float = 0.0) -> tuple[RunS
     job = tiny_job(folder, stages=("nerf",), overrides=FEW, seed=3, checkpoint_seconds=checkpoint_seconds)
     notes, done = list[str](), [0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(running, "open_prior", lambda *_: prior)
+        patch.setattr("backend.jobs.priors.open_prior", lambda *_: prior)
         patch.setattr(RunClock, "REPORT_EVERY", 0.0)
         patch.setattr(RunClock, "SLOW", float("inf"))  # no checkpoint but when it is due
         for event in generate.generate(job, lambda: "cancel" if done[-1] == 4 else None):

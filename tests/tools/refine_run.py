@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backend.jobs import refine
-from backend.jobs import run as running
+from backend.jobs import priors, refine
 from backend.results import deliver_refined
 from backend.texture.colour_field import FitSettings
 from dreamflow_blender.contract import meshfile
@@ -26,7 +25,7 @@ OVERRIDES = {
 def shorten(patch: Any = None) -> None:
     """Everything that does not matter here made small. patch: a pytest.MonkeyPatch; None: for good."""
     put = setattr if patch is None else patch.setattr
-    put(running, "open_prior", lambda *_: Oracle())
+    put(priors, "open_prior", lambda *_: Oracle())
     put(refine, "FITS", {"draft": FitSettings(6, 2, 12, 64, 16, 40, 4096)})
     put(refine, "VIEWS", 12)
     put(refine, "VIEW_SIZE", 64)

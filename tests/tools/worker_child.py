@@ -31,7 +31,7 @@ def prepare():
     """Put other things in the places of some real ones."""
     import torch
 
-    from backend.jobs import run as running
+    from backend.jobs import priors
     from backend.results import deliver
     from backend.texture import unwrap
     from tests.tools.oracle import Oracle
@@ -51,7 +51,7 @@ def prepare():
         return Slow()
 
     shorten()
-    running.open_prior = load
+    priors.open_prior = load
     for module, name, value in SHORT:
         setattr(importlib.import_module(module), name, value)
     deliver.write_curves = lambda path, _: path.touch()  # a second, and nothing that is looked at here
