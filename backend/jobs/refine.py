@@ -87,9 +87,8 @@ class Refining:
             and not (job.control or job.texturer)
             and built_in_control().is_dir()
         ):
-            self.job = dataclasses.replace(
-                self.job, control=("mini",)
-            )  # that parts are painted where they lie
+            # so that parts are painted where they lie
+            self.job = dataclasses.replace(self.job, control=("mini",))
         self._sheets: list[Sheet] = []
         self._canvases: list[Canvas] = []  # for snapshots
         self.figures: dict[str, float] = {}

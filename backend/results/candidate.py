@@ -62,7 +62,8 @@ def score(scene: Scene, prior: Prior, conditioning: Any, size: int) -> dict[str,
     Every candidate is seen by the same LOOKS cameras under the same noise, so that they differ by what they are
     alone: what a run has noted of its own random views orders seeds no better than chance (docs/decisions.md).
 
-    gap      || D_p(x + sigma n) - x || a latent value, unguided, at LEVEL; the mean over the views
+    gap      || D_p(x + sigma n) - x || a latent value, unguided, at LEVEL; the mean over the views;
+             D_phi(x) = x, whatever the run has learnt
     spread   its standard deviation over the views, divided by that mean: views that agree have little
     score    gap * (1 + spread)
     """

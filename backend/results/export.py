@@ -120,10 +120,8 @@ def export(job: Job, formats: list[str], placing: Placing, out: Path, blender: s
     }
     files: dict[str, bytes] = {}
     for name in formats:  # all of them before the first is written
-        turn = (placing.up or UP[name]) == "y" and name not in (
-            "glb",
-            FBX,
-        )  # its writer turns the mesh itself
+        by_its_writer = name in ("glb", FBX)
+        turn = (placing.up or UP[name]) == "y" and not by_its_writer
         upright = turned(mesh) if turn else mesh
         files |= write[name](upright, png, slug(job.prompt))
     paths = write_files(out, files)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 from scipy.spatial import cKDTree
-from torch import Generator, Tensor
+from torch import Tensor
 
-from backend.scene.mesh import Mesh, face_cross
+from backend.scene.mesh import Mesh, face_cross, surface_points
 
 SAMPLES = 60_000  # points that stand for the surface
 # degrees between a view and the normal: up to which a stage says enough of a colour, and from which it says little
@@ -28,14 +28,9 @@ def with_undersides(mesh: Mesh, colour: Colour, lowest: float) -> Colour:
     """
     device = mesh.v_pos.device
     cross = face_cross(mesh).cpu()
-    area = cross.norm(dim=1)
-    generator = Generator().manual_seed(0)
-    face = torch.multinomial(area.clamp(min=1e-12), SAMPLES, replacement=True, generator=generator)
-    bary = torch.empty(SAMPLES, 3).exponential_(generator=generator)  # uniform in a triangle, once divided
-    bary = bary / bary.sum(1, keepdim=True)
-    corners = mesh.v_pos.cpu()[mesh.t_pos_idx.cpu()[face]]
-    points = (corners * bary[:, :, None]).sum(1)
-    height = cross[face, 2] / area[face].clamp(min=1e-12)  # sine of where the normal points
+    points, face = surface_points(mesh, SAMPLES, 0)
+    points = points.to(cross)
+    height = cross[face, 2] / cross[face].norm(dim=1).clamp(min=1e-12)  # sine of where the normal points
     clear, grazing = (math.sin(math.radians(max(lowest - angle, -90.0))) for angle in (CLEAR, GRAZING))
     if bool((height >= clear).all()) or int((height >= clear).sum()) < NEAR:
         return colour
