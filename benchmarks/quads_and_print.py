@@ -1,10 +1,10 @@
 """Are the quads quads, closed and near to the surface; and does a printer get a closed body?
 
-    python -m benchmarks.quads_and_print [--kinds mushroom,teapot,mug,robot,duck] [--out DIR]
+    python -m benchmarks.quads_and_print [--kinds mushroom,teapot,mug] [--out DIR]
 
 For each kind the true object, meshed finely and textured, is made ready by the profiles `quads` and `print`, and the
 files are read back. A row a kind: faces, the share that has four sides, sides without a neighbour, how far the
-farthest of 200,000 points of either surface lies from the other (Hausdorff, in % of the box's diagonal); of the
+farthest of 100,000 points of either surface lies from the other (Hausdorff, in % of the box's diagonal); of the
 print, 10 cm high, the sides without a neighbour by our count, whether trimesh takes it for closed and turned the
 right way, and its volume in cm3. Ends with 1 where a kind misses what is promised: 95 % quads, closed, 1 %, a volume.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from backend.scene.mesh import Mesh, surface_points
 from benchmarks.delivery import CELLS, FACES, SIZE, true_job
 from dreamflow_blender.contract.job import Job
 
-POINTS = 200_000
+POINTS = 100_000
 HEIGHT = 0.1  # metres, of the print
 HEADINGS = "kind", "faces", "quads %", "open", "distance %", "print: open", "trimesh", "cm3"
 
@@ -54,11 +55,11 @@ def quads_row(job: Job, folder: Path) -> tuple[list[str], bool]:
     """Faces, the share of quads, open sides and the distance; and whether they hold."""
     made = export_quads(job, Quads(), Placing(), folder)
     v, faces = read_polygons(next(path for path in made.paths if path.suffix == ".obj"))
-    four = np.array([face for face in faces if len(face) == 4])
-    ours = Mesh(torch.from_numpy(v), torch.from_numpy(four[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)))
+    triangles = [(face[0], *pair) for face in faces for pair in pairwise(face[1:])]
+    ours = Mesh(torch.from_numpy(v), torch.tensor(triangles))
     detailed, _ = read_detailed(job, Placing())
     diagonal = float((detailed.v_pos.amax(0) - detailed.v_pos.amin(0)).norm())
-    share, open_ = len(four) / len(faces), open_sides(four)
+    share, open_ = sum(len(face) == 4 for face in faces) / len(faces), open_sides(np.array(triangles))
     distance = max(farthest(ours, detailed), farthest(detailed, ours)) / diagonal
     row = [f"{len(faces)}", f"{share:.1%}", f"{open_}", f"{distance:.2%}"]
     return row, share >= 0.95 and not open_ and distance <= 0.01
@@ -78,7 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kinds", default="mushroom,teapot,mug,robot,duck")
+    parser.add_argument("--kinds", default="mushroom,teapot,mug")
     parser.add_argument("--out", type=Path, help="keep the files here")
     args = parser.parse_args()
     torch.set_num_threads(1)
