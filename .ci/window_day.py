@@ -29,6 +29,7 @@ def drive(zip_file: Path, pictures: Path) -> None:
     search(places, pictures)
     beside_what_is_there(pictures)
     assets(pictures)
+    made_ready(pictures)
     copy_stands_for_its_original(pictures)
     candidates(pictures)
 
@@ -91,6 +92,23 @@ def assets(pictures: Path) -> None:
     hands.order("close preferences")
     time.sleep(1)
     hands.focus()
+
+
+def made_ready(pictures: Path) -> None:
+    """What Make ready asks, for a game and for other programs; then a game's mesh stands beside the object."""
+    before = hands.told()["objects"]
+    for profile in ("detailed", "game"):
+        hands.order("operator", "deliver", {"profile": profile})
+        time.sleep(3)
+        hands.screen(pictures / f"dialog-ready-{profile}.png")
+        hands.run("xdotool", "key", "Escape" if profile == "detailed" else "Return")
+        time.sleep(1)
+    hands.wait("the game's mesh stands beside it", lambda t: len(t["objects"]) == len(before) + 1, LONG)
+    time.sleep(2)
+    hands.picture(pictures / "day-ready.png")
+    (light,) = set(hands.told()["objects"]) - set(before)
+    hands.order("remove", light)
+    hands.wait("the game's mesh is removed", lambda t: t["objects"] == before, 15)
 
 
 def copy_stands_for_its_original(pictures: Path) -> None:

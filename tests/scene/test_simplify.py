@@ -67,17 +67,27 @@ def test_closed_whole_and_light_whatever_comes_in(grid, seed):
     assert signed_volume(light) == pytest.approx(signed_volume(whole), rel=0.1)
 
 
-def test_our_own_decimation_keeps_the_shape(grid, monkeypatch):
-    monkeypatch.setattr(module, "AGGRESSIVENESS", ())  # as though the fast one always broke the surface
-    mesh = extract(grid, sphere(grid.vertices))
-    light = deliver(mesh, 1500)
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_heavy_mesh_keeps_its_shape_and_its_surface(grid, monkeypatch, breaks):
+    """Where fast-simplification goes first, and where it tore the surface, so that all is left to our own."""
+    simplify, faces = module.fast_simplification.simplify, []
+
+    def fast(v, t, **how):
+        out = simplify(v, t, **how)
+        faces.append(len(out[1]))
+        return (out[0], out[1][1:]) if breaks else out
+
+    monkeypatch.setattr(module.fast_simplification, "simplify", fast)
+    monkeypatch.setattr(module, "CAREFUL", 3000)
+    light = deliver(extract(grid, sphere(grid.vertices)), 1500)
+    assert faces and 2500 < faces[0] <= 3000
     assert is_closed(light) and 1200 < len(light.t_pos_idx) <= 1500
     assert (light.v_pos.norm(dim=1) - 0.4).abs().max() < 5e-3
     assert signed_volume(light) == pytest.approx(4 / 3 * math.pi * 0.4**3, rel=0.02)
 
 
 def test_a_light_mesh_lies_close_to_the_heavy_one():
-    """A ring of 400 faces: 3.2 mm away in fast-simplification's usual haste."""
+    """A ring of 400 faces: 2.9 mm away where fast-simplification makes it, 2.4 by the cheapest edges first."""
     grid = tetrahedral_grid(40, (-0.56,) * 3, (0.56,) * 3)
 
     def distance(p):
@@ -87,7 +97,7 @@ def test_a_light_mesh_lies_close_to_the_heavy_one():
     middles = torch.tensor([(1 / 3, 1 / 3, 1 / 3), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)])
     points = torch.einsum("kc,fcx->fkx", middles, light.v_pos[light.t_pos_idx]).reshape(-1, 3)
     assert len(light.t_pos_idx) <= 400
-    assert distance(points).square().mean().sqrt() < 0.0033
+    assert distance(points).square().mean().sqrt() < 0.0026
 
 
 def test_specks_and_cavities_go_and_companions_stay(grid):
