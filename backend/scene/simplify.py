@@ -1,9 +1,9 @@
 """A mesh fit to be handed out: closed, without specks, cavities or degenerate faces, and not too heavy.
 
-fast-simplification does the heavy work, of meshes that are far too heavy. It knows nothing of manifolds, so its result
-is checked, and dropped where it broke the surface, as it likes to at thin parts. Our own does the rest, or all: the same
-quadrics (Garland and Heckbert 1997), the cheapest edges first, again and again, and under the link condition (Dey et
-al. 1999), with which a collapse cannot change the topology.
+fast-simplification does the heavy work, of meshes that are far too heavy. It knows nothing of manifolds, so its
+result is checked, and dropped where it broke the surface, as it likes to at thin parts. Our own does the rest, or
+all: the same quadrics (Garland and Heckbert 1997), the cheapest edges first, again and again, and under the link
+condition (Dey et al. 1999), with which a collapse cannot change the topology.
 """
 
 from __future__ import annotations
