@@ -62,9 +62,9 @@ def running(settings):
 
 
 def test_an_unknown_word_is_said_while_one_types(enabled):
-    enabled.prompt = "a wooden chair"
+    enabled.prompt = "a wooden sofa"
     drawn = main()
-    assert "'chair' is no known kind" in drawn.said().replace("\n", " ")
+    assert "'sofa' is no known kind" in drawn.said().replace("\n", " ")
     assert drawn.menus == ["DREAMFLOW_MT_things", "DREAMFLOW_MT_colours"]
     assert not bpy.ops.dreamflow.generate.poll()
     enabled.prompt = "a big red cup"
@@ -288,7 +288,7 @@ def test_no_sentence_is_cut(enabled, monkeypatch, tmp_path, width, scale, langua
             monkeypatch.setattr(module, "translated", lambda text, context="": table.get(text, text))
     monkeypatch.setattr(parts, "_width", lambda context: parts._dialog or fits)
     drawings = []
-    for text in ("a red mug", "a wooden chair", "a big red cup"):
+    for text in ("a red mug", "a wooden sofa", "a big red cup"):
         enabled.prompt = text
         drawings.append(main())
     job = ops_generate.make_job(enabled)

@@ -1,5 +1,5 @@
-"""Whole jobs with SDXL's layout, as a folder and as one file, and with what is added to it: killed and resumed to the
-same bytes."""
+"""Whole jobs with SDXL as a folder and with what is added to it, and with SD 1.5, 2.1 and SDXL as one file: killed and
+resumed to the same bytes."""
 
 from __future__ import annotations
 
@@ -29,17 +29,21 @@ LAYER = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["folder", "file", "lora", "shown", "six sides"])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("sdxl", "folder"), ("sdxl", "lora"), ("sdxl", "shown"), ("sdxl", "six sides")]
+    + [(family, "file") for family in ("sd15", "sd21-base", "sd21", "sdxl")],
+)
 def test_killed_and_resumed_it_ends_with_the_same_bytes(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What lies on the disk when a stage has begun is what a kill leaves."""
     monkeypatch.setenv("DREAMFLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("backend.weights.checkpoint_kind.families", small_families)
     monkeypatch.setattr("backend.models.single_file.families", small_families)
-    model, lora = build(tmp_path / "sdxl", "sdxl", "full"), tmp_path / "glaze.safetensors"
+    model, lora = build(tmp_path / family, family, "full"), tmp_path / "glaze.safetensors"
     if kind == "file":
-        model = write_one_file(model, "sdxl", tmp_path / "sdxl.safetensors")
+        model = write_one_file(model, family, tmp_path / f"{family}.safetensors")
     draw = torch.Generator().manual_seed(3)
     shapes = {"A": (2, 16), "B": (16, 2)}
     save_file(
