@@ -22,7 +22,7 @@ from backend.results.look import render_textured
 from backend.scene.camera import orbit
 
 AZIMUTH, ELEVATION, DISTANCE, FOV = 30.0, 22.0, 1.55, 40.0  # degrees, metres
-ACROSS = 1.25  # metres, the diagonal of the object's box
+ACROSS = 1.1  # metres, the diagonal of the object's box
 GROUND = 0.94  # grey behind all
 FINER = 2  # pixels along a side, drawn for one shown
 
