@@ -10,14 +10,13 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from backend.evidence.recovery import read_result
 from backend.files import write_bytes
-from backend.meshes.write import read_npz
 from backend.results.look import render_textured
 from backend.scene.camera import orbit
 
@@ -28,10 +27,8 @@ FINER = 2  # pixels along a side, drawn for one shown
 
 
 def view(folder: Path, size: int) -> Tensor:
-    """[size,size,3] in [0,1] of what a job delivered. Raises OSError."""
-    mesh = read_npz(folder / "mesh.npz")
-    with Image.open(folder / "albedo.png") as picture:
-        albedo = torch.from_numpy(np.asarray(picture.convert("RGB")).astype(np.float32) / 255)
+    """[size,size,3] in [0,1] of what a job delivered. Raises InputError, DiskError."""
+    mesh, albedo = read_result(folder)
     low, high = mesh.v_pos.amin(0), mesh.v_pos.amax(0)
     mesh = replace(mesh, v_pos=(mesh.v_pos - (low + high) / 2) / (high - low).norm() * ACROSS)
     one = torch.ones(1)
