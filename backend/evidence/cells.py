@@ -1,7 +1,8 @@
 """The cells of a comparison: what each is, how it is carried out, and what it leaves on the disk.
 
 OUT/PROMPT-SEED-METHOD-BUDGET.json   its figures, written last: a cell that has them is done
-                            .npz    its loss, gradient norm and gap, each [iterations] float32
+                            .npz    its loss, gradient norm and gap, each [iterations] float32; in 2D what else
+                                    `flat.Flat.features` holds
                             .png    a picture of what it came to
                             /       in 3D: its job's folder
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from dreamflow_blender.contract.protocol import Cancelled, Event, Failed, Finish
 
 PRESET = "draft"
 SHOWN = 16  # particles in a picture
+FEATURES = "features."  # before the names of a Flat's in the .npz
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Result:
     failed: str
     curves: dict[str, Tensor]
     picture: bytes
+    features: dict[str, Tensor] = field(default_factory=dict)  # of a flat.Flat
 
 
 @lru_cache(maxsize=1)
@@ -102,7 +105,8 @@ def carry_out(cell: Cell, terms: Terms, out: Path, emit: Callable[[Event], None]
             cell.seed,
             terms.rate,
         )
-        _write(Result(cell, flat.figures, "", flat.curves, png_bytes(tiled(flat.images[:SHOWN]))), out)
+        picture = png_bytes(tiled(flat.images[:SHOWN]))
+        _write(Result(cell, flat.figures, "", flat.curves, picture, flat.features), out)
         return
     folder = out / cell.name
     files = JobFolder(folder)
@@ -193,9 +197,10 @@ def tiled(images: Tensor) -> Tensor:
 
 def _write(result: Result, out: Path) -> None:
     base = out / result.cell.name
-    curves = io.BytesIO()
-    np.savez(curves, **{name: values.numpy() for name, values in result.curves.items()})
-    write_bytes(base.with_name(f"{base.name}.npz"), curves.getvalue())
+    arrays = io.BytesIO()
+    named = result.curves | {FEATURES + name: values for name, values in result.features.items()}
+    np.savez(arrays, **{name: values.numpy() for name, values in named.items()})
+    write_bytes(base.with_name(f"{base.name}.npz"), arrays.getvalue())
     write_bytes(base.with_name(f"{base.name}.png"), result.picture)
     record = {**vars(result.cell), "failed": result.failed, "figures": result.figures}
     write_text(base.with_name(f"{base.name}.json"), json.dumps(record, indent=2) + "\n")
@@ -210,6 +215,8 @@ def read_result(cell: Cell, out: Path) -> Result | None:
     with disk_errors(path):
         record = json.loads(path.read_text(encoding="utf-8"))
         with np.load(base.with_name(f"{base.name}.npz"), allow_pickle=False) as stored:
-            curves = {name: torch.from_numpy(stored[name]) for name in stored.files}
+            arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
         picture = base.with_name(f"{base.name}.png").read_bytes()
-    return Result(cell, record["figures"], record["failed"], curves, picture)
+    curves = {name: values for name, values in arrays.items() if not name.startswith(FEATURES)}
+    features = {n.removeprefix(FEATURES): values for n, values in arrays.items() if n.startswith(FEATURES)}
+    return Result(cell, record["figures"], record["failed"], curves, picture, features)

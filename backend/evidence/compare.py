@@ -21,6 +21,7 @@ from backend.evidence.cells import (
     prior_of,
     read_result,
 )
+from backend.evidence.flat import frechet_of_all
 from backend.evidence.page import write_csv, write_page
 from backend.evidence.rows import ROWS
 from backend.files import disk_errors, write_text
@@ -109,9 +110,11 @@ def _agree(terms: Terms, path: Path) -> None:
 
 
 def table(results: Sequence[Result]) -> list[list[str]]:
-    """A heading, then a row a budget and method: cells, failures, and the median of each figure."""
+    """A heading, then a row a budget and method: cells, failures, and the median of each figure; with features the
+    Frechet distance of all cells together as well, which has more pictures to go by than a cell."""
     figures = list(dict.fromkeys(name for result in results for name in result.figures))
-    rows = [["updates", "method", "cells", "failed", *figures]]
+    together = ["frechet of all"] if any(r.features for r in results) else []
+    rows = [["updates", "method", "cells", "failed", *figures, *together]]
     groups = dict.fromkeys((r.cell.budget, r.cell.method) for r in results)
     for budget, method in groups:
         own = [r for r in results if (r.cell.budget, r.cell.method) == (budget, method)]
@@ -119,6 +122,8 @@ def table(results: Sequence[Result]) -> list[list[str]]:
         for name in figures:
             values = [r.figures[name] for r in own if name in r.figures]
             row.append(f"{statistics.median(values):.3f}" if values else "-")
+        if together:
+            row.append(f"{frechet_of_all([r.features for r in own if r.features]):.3f}")
         rows.append(row)
     return rows
 

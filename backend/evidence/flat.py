@@ -7,7 +7,7 @@ no network, D_phi is the exact denoiser of the particles as they are now, which 
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
@@ -37,12 +37,17 @@ BATCH = 64  # of them at a time
 
 @dataclass(frozen=True)
 class Flat:
-    """What the particles came to. x [B,C,h,w]; images [B,H,W,3] in [0,1]."""
+    """What the particles came to. x [B,C,h,w]; images [B,H,W,3] in [0,1].
+
+    features  with a prior of networks, float64: "own" [B,D] of the particles, "true" [D] and "true covariance" [D,D]
+              of the true pictures
+    """
 
     x: Tensor
     images: Tensor
     curves: dict[str, Tensor]  # loss, gradient, gap: each [iterations]
     figures: dict[str, float]
+    features: dict[str, Tensor]
 
 
 class ParticlesPhi:
@@ -113,13 +118,16 @@ def run_flat(
         curves.add(step)
     seconds = time.monotonic() - began
     found = x.detach()
+    seen = dict[str, Tensor]()
     if isinstance(conditioning, Bank):
         figures = nearest_figures(found, front_images(conditioning))
     else:
-        true = features(many_true_latents(cast(Hashable, prior), prompt))
+        own, true = features(found), features(many_true_latents(cast(Hashable, prior), prompt))
         others = features(true_latents(prior, prompt, particles, seed))
-        figures = {"frechet": frechet(features(found), true), "frechet of true": frechet(others, true)}
-    return Flat(found, prior.decode(found), curves.arrays(), figures | {"seconds": seconds})
+        figures = {"frechet": frechet(*moments(own), *moments(true)),
+                   "frechet of true": frechet(*moments(others), *moments(true))}  # fmt: skip
+        seen = {"own": own, "true": true.mean(0), "true covariance": torch.cov(true.T)}
+    return Flat(found, prior.decode(found), curves.arrays(), figures | {"seconds": seconds}, seen)
 
 
 def make_phi(prior: Prior, conditioning: Any, stage: TextureStage, seed: int) -> FittedDenoiser | None:
@@ -200,11 +208,23 @@ def features(x: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(x, 4).flatten(1).double()
 
 
-def frechet(one: Tensor, other: Tensor) -> float:
-    """The Frechet distance of the Gaussians of two sets [N,D]: ||m - m'||^2 + tr(C + C' - 2 (C C')^(1/2))."""
-    mean = (one.mean(0) - other.mean(0)).square().sum()
-    c, c_other = torch.cov(one.T), torch.cov(other.T)
-    values, vectors = torch.linalg.eigh(c)
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and covariance [D,D] of features [N,D]."""
+    return x.mean(0), torch.cov(x.T)
+
+
+def frechet(mean: Tensor, cov: Tensor, other_mean: Tensor, other_cov: Tensor) -> float:
+    """The Frechet distance of two Gaussians, ||m - m'||^2 + tr(C + C' - 2 (C C')^(1/2)); m [D], C [D,D]."""
+    values, vectors = torch.linalg.eigh(cov)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    both = torch.linalg.eigvalsh(root @ c_other @ root).clamp(min=0).sqrt().sum()
-    return float(mean + c.trace() + c_other.trace() - 2 * both)
+    both = torch.linalg.eigvalsh(root @ other_cov @ root).clamp(min=0).sqrt().sum()
+    return float((mean - other_mean).square().sum() + cov.trace() + other_cov.trace() - 2 * both)
+
+
+def frechet_of_all(cells: Sequence[dict[str, Tensor]]) -> float:
+    """Between all particles of several `Flat.features` and the true pictures of them all, each cell's as many."""
+    mean = torch.stack([one["true"] for one in cells])
+    within_cells = torch.stack([one["true covariance"] for one in cells]).mean(0)
+    between_cells = torch.cov(mean.T, correction=0).view_as(within_cells)
+    own = torch.cat([one["own"] for one in cells])
+    return frechet(*moments(own), mean.mean(0), within_cells + between_cells)

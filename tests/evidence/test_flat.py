@@ -12,7 +12,15 @@ from backend.config import TextureStage
 from backend.diffusion.schedule import NoiseLevel
 from backend.errors import InputError
 from backend.evidence import flat
-from backend.evidence.flat import NoEncoder, ParticlesPhi, frechet, nearest_figures, run_flat
+from backend.evidence.flat import (
+    NoEncoder,
+    ParticlesPhi,
+    frechet,
+    frechet_of_all,
+    moments,
+    nearest_figures,
+    run_flat,
+)
 from backend.evidence.known_objects import truth
 from backend.objects import exact_prior
 from backend.objects.exact_prior import ExactPrior
@@ -49,10 +57,25 @@ def test_the_frechet_distance_of_gaussians_that_are_known() -> None:
     one = torch.randn(20_000, 2, generator=generator(2), dtype=torch.float64)
     turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
     other = one * torch.tensor([2.0, 3.0], dtype=torch.float64) @ turn + 1.5
-    assert frechet(one, one) == pytest.approx(0, abs=1e-9)
+    own, others = moments(one), moments(other)
+    assert frechet(*own, *own) == pytest.approx(0, abs=1e-9)
     # of N(0, 1) and N(m, C): |m|^2 + sum (sqrt(eigenvalue) - 1)^2
-    assert frechet(one, other) == pytest.approx(2 * 1.5**2 + 1 + 4, rel=0.03)
-    assert frechet(other, one) == pytest.approx(frechet(one, other))
+    assert frechet(*own, *others) == pytest.approx(2 * 1.5**2 + 1 + 4, rel=0.03)
+    assert frechet(*others, *own) == pytest.approx(frechet(*own, *others))
+
+
+def test_cells_together_are_held_against_all_their_true_pictures() -> None:
+    """Two prompts' pictures as two cells have the distance of one set of them all."""
+    true = [torch.randn(3000, 2, generator=generator(i), dtype=torch.float64) + 3 * i for i in range(2)]
+    own = [torch.randn(8, 2, generator=generator(5 + i), dtype=torch.float64) * 2 for i in range(2)]
+    cells = [
+        {"own": x, "true": t.mean(0), "true covariance": torch.cov(t.T)}
+        for x, t in zip(own, true, strict=True)
+    ]
+    directly = frechet(*moments(torch.cat(own)), *moments(torch.cat(true)))
+    assert frechet_of_all(cells) == pytest.approx(directly, rel=1e-3)
+    assert frechet_of_all(cells[:1]) == pytest.approx(frechet(*moments(own[0]), *moments(true[0])))
+    assert frechet_of_all(cells) > 1.2 * frechet_of_all(cells[:1])
 
 
 def test_with_a_prior_of_one_image_every_falling_method_finds_it() -> None:
