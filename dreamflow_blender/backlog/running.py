@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..contract import protocol as p
+from ..contract import words
 from .store import Entry
 
 # Of the seconds of a draft, measured on two processor cores; what this machine has measured takes their place.
@@ -65,7 +66,9 @@ class Running:
                 self.warn(event.message)
 
     def warn(self, message: str) -> None:
-        self.warnings = [*self.warnings[1 - WARNINGS :], message]
+        """Without what is for a command line; nothing where that was all."""
+        if message := words.without_commands(message):
+            self.warnings = [*self.warnings[1 - WARNINGS :], message]
 
     def whole(self) -> float:
         """How much of the whole job is done, in [0,1]: each stage counts as long as it takes."""
