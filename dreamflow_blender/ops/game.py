@@ -67,6 +67,7 @@ class DREAMFLOW_OT_deliver(BackendOperator):
         max=10_000.0,
         subtype="DISTANCE",
         unit="LENGTH",
+        options={"SKIP_SAVE"},  # another object has another
     )
     height: FloatProperty(  # type: ignore[valid-type]
         name="Height",
@@ -91,6 +92,7 @@ class DREAMFLOW_OT_deliver(BackendOperator):
     def invoke(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
         if bpy.app.background:
             return self.execute(context)
+        self.size = self.size or context.object.dimensions.z
         return context.window_manager.invoke_props_dialog(self, width=DIALOG, confirm_text="Make ready")
 
     def draw(self, context: bpy.types.Context) -> None:
@@ -189,6 +191,8 @@ class DREAMFLOW_OT_import_game_mesh(BaseOperator):
                 objects.name_image(image, f"{self.beside or 'game'} {image.name}")
             for obj in set(bpy.data.objects) - before if source is not None else ():
                 stand_beside(obj, source)
+                if obj.type == "MESH":
+                    is_made_from(obj, source, "quads" if path.suffix == ".obj" else "game")
 
 
 def take_quads(path: Path, obj: bpy.types.Object) -> None:
@@ -207,6 +211,14 @@ def take_quads(path: Path, obj: bpy.types.Object) -> None:
     for block, known in zip(blocks, before, strict=True):  # what the OBJ's own material has brought
         for one in set(block) - known:
             block.remove(one)
+
+
+def is_made_from(obj: bpy.types.Object, source: bpy.types.Object, profile: str) -> None:
+    """Its name and what the panel says of it are its source's."""
+    obj.name = obj.data.name = f"{source.name} {profile}"
+    for name in ("dreamflow_prompt", "dreamflow_seed", "dreamflow_job"):
+        if name in source:
+            obj[name] = source[name]
 
 
 def stand_beside(obj: bpy.types.Object, source: bpy.types.Object) -> None:

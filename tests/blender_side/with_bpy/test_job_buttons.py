@@ -173,6 +173,9 @@ def test_a_game_mesh_is_asked_for_and_comes_in_beside_its_object(user, tmp_path,
     (new,) = (obj for obj in bpy.data.objects if obj != made)
     assert tuple(new.location) == pytest.approx((2 + 1.3, 3, 0)) and len(new.data.polygons) in (6, 12)
     assert new.users_collection == made.users_collection
+    assert new.name == f"{made.name} game" and new["dreamflow_job"] == entry.job.id
+    bpy.context.view_layer.objects.active = new
+    assert {"Mark as asset", "Make ready"} <= set(layout.draw(sidebar.DREAMFLOW_PT_selected).buttons())
     comes_in_as_quads_with_the_maps_of_the_glb(made, light)
     goes_to_the_printer(made, asked)
     lands_beside_its_object_alone(made)
@@ -214,7 +217,7 @@ def comes_in_as_quads_with_the_maps_of_the_glb(made, light):
         made.session_uid, [{"files": [str(light.with_name(f"quads.{end}")) for end in ("obj", "glb")]}]
     )
     (new,) = set(bpy.data.objects) - before
-    assert [len(face.vertices) for face in new.data.polygons] == [4] * 6
+    assert [len(face.vertices) for face in new.data.polygons] == [4] * 6 and new.name == f"{made.name} quads"
     assert new.data.materials[0].name.startswith("maps") and len(bpy.data.materials) == materials + 1
     corners = [new.matrix_world @ v.co - new.location for v in new.data.vertices]
     assert bounds(corners) == pytest.approx(wanted, abs=1e-3)
