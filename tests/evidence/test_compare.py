@@ -181,6 +181,32 @@ def test_medians_and_failures_are_counted_by_method() -> None:
     assert json.dumps(compare.as_text([["a", "bb"], ["ccc", "d"]])) == json.dumps("a    bb\nccc  d\n")
 
 
+def test_a_methods_cells_are_held_against_all_true_pictures_together(tmp_path: Path) -> None:
+    """Each cell has one side of what is true, so that both together are nearer than either alone."""
+    results = []
+    for seed, side in ((1, -1.0), (2, 1.0)):
+        own = torch.tensor([[side, 0.0], [side + 0.1, 0.0]], dtype=torch.float64)
+        features = {
+            "own": own,
+            "true": torch.zeros(2).double(),
+            "true covariance": torch.eye(2).double(),
+        }
+        cell = Cell("a ball", seed, "apfo", 9)
+        alone = flat.frechet_of_all([features])
+        made = cells.Result(cell, {"frechet": alone}, "", {"loss": torch.ones(3)}, b"a picture", features)
+        cells._write(made, tmp_path)
+        again = read_result(cell, tmp_path)
+        assert (
+            again is not None and again.curves.keys() == {"loss"} and again.features.keys() == features.keys()
+        )
+        results.append(again)
+    (heading, row) = compare.table(results)
+    figures = dict(zip(heading, row, strict=True))
+    # along x of variances 4.01 / 3, and 0.005 alone, beside 1; along y 0 beside 1
+    assert float(figures["frechet of all"]) == pytest.approx(0.05**2 + (1.1562 - 1) ** 2 + 1, abs=2e-3)
+    assert float(figures["frechet"]) == pytest.approx(1 + 0.05**2 + (0.0707 - 1) ** 2 + 1, abs=2e-3)
+
+
 def test_figures_over_budgets_are_medians_and_the_page_draws_them(tmp_path: Path) -> None:
     curves = dict.fromkeys(("loss", "gap", "gradient"), torch.ones(3))
     results = [
