@@ -24,7 +24,7 @@ from backend.stages.apfo import Denoiser, FittedDenoiser
 from backend.texture.mask import seen
 
 # cameras that are drawn for a normal map, so that a prior that knows views from above shows them
-HIGHEST_OF = 3
+HIGHEST_OF = 8
 POINTS = 20_000  # of a surface, by which it is said what cameras see of it
 GRAZING = 0.1  # cosine: a surface that is seen flatter than so is not seen
 
