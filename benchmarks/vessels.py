@@ -1,6 +1,7 @@
-"""How hollow is a vessel, and what do normal maps in stage 1 cost others? With the exact prior, stages 1 and 2a.
+"""How hollow is a vessel, and what do normal maps in stage 1 cost others? Stages 1 and 2a, preset draft.
 
-    python -m benchmarks.vessels [--kinds mug,bowl,chair] [--shares 0,0.3] [--seeds 1,2,3] [--set nerf.levels=150]
+    python -m benchmarks.vessels [--kinds mug,bowl,chair] [--shares 0,0.3] [--seeds 1,2,3] [--prior mini]
+                                 [--set nerf.levels=150]
 
 A row a run: the share of stage 1's updates that show normal maps, and after each stage the silhouettes' IoU over
 24 cameras that are not in the prior's list, and of mug and bowl the depth: from above, the median over the cavity of
@@ -17,10 +18,11 @@ from torch import Tensor
 
 from backend.config import Preset
 from backend.device import prepare_device
+from backend.diffusion.prior import Prior
 from backend.evidence.known_objects import held_out_cameras, truth
 from backend.evidence.recovery import SIZE, VIEWS, compare
+from backend.jobs.priors import open_prior
 from backend.jobs.record import resolve_job
-from backend.objects.exact_prior import ExactPrior
 from backend.objects.shapes import Shape, build
 from backend.scene.mesh import Mesh
 from backend.stages.chain import run_stages
@@ -74,9 +76,9 @@ def depth(mesh: Mesh, shape: Shape) -> float:
     return float(((rim - found) / (rim - z[cavity])).median())
 
 
-def measure(prompt: str, seed: int, preset: Preset) -> str:
+def measure(prompt: str, seed: int, prior: Prior, preset: Preset) -> str:
     """A run's figures, as the rest of its row."""
-    device, prior = torch.device("cpu"), ExactPrior()
+    device = torch.device("cpu")
     job = Job("vessels", "generate", prompt, "unused", seed=seed, stages=("nerf", "geometry"))
     shape = build(Description(prompt.split()[-1], prompt.split()[1]))
     camera = held_out_cameras(VIEWS, 0, SIZE, SIZE)
@@ -98,6 +100,7 @@ def main() -> None:
     parser.add_argument("--kinds", default="mug,bowl,chair")
     parser.add_argument("--shares", default="0,0.3")
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--prior", default="exact", help="exact (default), mini, or a model's folder")
     parser.add_argument("--set", action="append", default=[], help="a setting, as the command line takes it")
     args = parser.parse_args()
     prepare_device(torch.device("cpu"), 1)
@@ -105,13 +108,14 @@ def main() -> None:
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|", flush=True)
     colours = {"mug": "red", "bowl": "blue", "chair": "brown"}
     overrides = dict(read_setting(text) for text in args.set)
+    prior = open_prior(args.prior, "cpu")
     for kind in args.kinds.split(","):
         for seed in map(int, args.seeds.split(",")):
             for share in map(float, args.shares.split(",")):
                 prompt = f"a {colours.get(kind, 'green')} {kind}"
                 settings = overrides | {"nerf.normal_share": share}
                 job = Job("vessels", "generate", prompt, "unused", overrides=settings)
-                line = measure(prompt, seed, resolve_job(job, ExactPrior(), {}).preset)
+                line = measure(prompt, seed, prior, resolve_job(job, prior, {}).preset)
                 print(f"| {prompt} | {seed} | {share:.1f} |{line}", flush=True)
 
 
