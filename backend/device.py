@@ -49,7 +49,7 @@ def choose_device(name: str) -> tuple[torch.device, str]:
             )
             raise DeviceError(
                 f"There is no usable NVIDIA card: {built}.",
-                "Use --device cpu, or install the card's driver and a CUDA build of torch.",
+                "Install the card's driver and a CUDA build of torch. Or use --device cpu.",
             )
         return _card(), ""
     if name == "mps" and not torch.backends.mps.is_available():
@@ -69,7 +69,7 @@ def _card() -> torch.device:
             raise DeviceError(*_without_kernels(device)) from error
         raise CardFailed(
             f"The NVIDIA card cannot be used: {said}",
-            "Close other programs that use it, update its driver and restart, or use --device cpu.",
+            "Close other programs that use it, update its driver and restart. Or use --device cpu.",
         ) from error
 
 
@@ -84,9 +84,9 @@ def _without_kernels(device: torch.device) -> tuple[str, str]:
     if major < 8:  # builds for CUDA 12.6 go back to sm_50, later ones do not
         return (
             message,
-            "Use --device cpu, or install torch's build for CUDA 12.6, the last one for older cards.",
+            "Install torch's build for CUDA 12.6, the last one for older cards. Or use --device cpu.",
         )
-    return message, "Use --device cpu, or install a newer build of torch."
+    return message, "Install a newer build of torch. Or use --device cpu."
 
 
 def prepare_device(device: torch.device, threads: int) -> int:

@@ -122,8 +122,9 @@ def table(results: Sequence[Result]) -> list[list[str]]:
         for name in figures:
             values = [r.figures[name] for r in own if name in r.figures]
             row.append(f"{statistics.median(values):.3f}" if values else "-")
-        if together:
-            row.append(f"{frechet_of_all([r.features for r in own if r.features]):.3f}")
+        if together:  # an older cell has none, and some of them are not all
+            known = all(r.features for r in own)
+            row.append(f"{frechet_of_all([r.features for r in own]):.3f}" if known else "-")
         rows.append(row)
     return rows
 

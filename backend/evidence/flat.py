@@ -124,9 +124,10 @@ def run_flat(
     else:
         own, true = features(found), features(many_true_latents(cast(Hashable, prior), prompt))
         others = features(true_latents(prior, prompt, particles, seed))
-        figures = {"frechet": frechet(*moments(own), *moments(true)),
-                   "frechet of true": frechet(*moments(others), *moments(true))}  # fmt: skip
-        seen = {"own": own, "true": true.mean(0), "true covariance": torch.cov(true.T)}
+        mean, cov = moments(true)
+        figures = {"frechet": frechet(*moments(own), mean, cov),
+                   "frechet of true": frechet(*moments(others), mean, cov)}  # fmt: skip
+        seen = {"own": own, "true": mean, "true covariance": cov}
     return Flat(found, prior.decode(found), curves.arrays(), figures | {"seconds": seconds}, seen)
 
 

@@ -232,7 +232,7 @@ def room_note(sheets: list[Sheet], capacity: float) -> list[str]:
         return []
     return [
         f"A texture of {side:,} pixels takes about {needed:.1f} GB while it is repainted, and {capacity:.1f} GB are"
-        " there: choose a smaller --texture-size."
+        " there: choose a smaller one. --texture-size sets it."
     ]
 
 

@@ -66,9 +66,9 @@ class Running:
                 self.warn(event.message)
 
     def warn(self, message: str) -> None:
-        """Without what is for a command line; nothing where that was all."""
-        if message := words.without_commands(message):
-            self.warnings = [*self.warnings[1 - WARNINGS :], message]
+        """Keep the note, without its sentences for a command line where it has others."""
+        message = words.without_commands(message) or message
+        self.warnings = [*self.warnings[1 - WARNINGS :], message]
 
     def whole(self) -> float:
         """How much of the whole job is done, in [0,1]: each stage counts as long as it takes."""

@@ -205,6 +205,9 @@ def test_a_methods_cells_are_held_against_all_true_pictures_together(tmp_path: P
     # along x of variances 4.01 / 3, and 0.005 alone, beside 1; along y 0 beside 1
     assert float(figures["frechet of all"]) == pytest.approx(0.05**2 + (1.1562 - 1) ** 2 + 1, abs=2e-3)
     assert float(figures["frechet"]) == pytest.approx(1 + 0.05**2 + (0.0707 - 1) ** 2 + 1, abs=2e-3)
+    older = replace(results[0], features={})  # of a folder that was begun before cells kept them
+    other = replace(results[0], cell=Cell("a ball", 1, "sds", 9), features={})
+    assert [row[-1] for row in compare.table([*results, older, other])] == ["frechet of all", "-", "-"]
 
 
 def test_figures_over_budgets_are_medians_and_the_page_draws_them(tmp_path: Path) -> None:

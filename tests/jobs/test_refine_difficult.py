@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from backend.errors import InputError
+from backend.jobs.refine import room_note
 from backend.meshes.parts import from_parts
 from backend.meshes.read import read_mesh
 from dreamflow_blender.contract.meshfile import ObjectArrays
+from dreamflow_blender.contract.words import without_commands
 from tests.tools.made_meshes import grid_ball, painted_ball, stripes
 from tests.tools.refine_run import run_arrays, run_file, shorten
 
@@ -24,6 +27,18 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
         yield
+
+
+def test_a_texture_that_may_not_fit_is_said_to_the_panel_too():
+    """Whose notes have no sentence with an option of the command line."""
+    sheet = SimpleNamespace(height=4096, width=16384)
+    assert room_note([sheet], 1000.0) == []
+    (note,) = room_note([sheet], 1.0)
+    assert "--texture-size" in note
+    shown = without_commands(note)
+    assert shown.startswith("A texture of 16,384 pixels takes about") and shown.endswith(
+        "choose a smaller one."
+    )
 
 
 def plane(n: int) -> dict:
