@@ -154,7 +154,7 @@ def test_an_export_is_whole_states_the_ring_and_credits_the_makers(
     trainer.export(tmp_path / "model", None)
     stated = json.loads((tmp_path / "model" / "dreamflow.json").read_text("utf-8"))
     assert (stated["camera"], stated["frames"], stated["view_prompt"]) == ("c2w", FRAMES, "{prompt}")
-    assert stated["settings"]["nerf.levels"] * stated["settings"]["nerf.views"] == 400
+    assert stated["settings"]["nerf.levels"] * stated["settings"]["nerf.views"] == 440
     assert "views" not in stated and set(stated["kinds"]) == set(KINDS)
     unet = UNet2DConditionModel.from_pretrained(tmp_path / "model" / "unet", local_files_only=True)
     average = trainer.run.average
