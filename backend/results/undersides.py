@@ -9,13 +9,16 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from backend.scene.camera import Camera, orbit
 from backend.scene.mesh import Mesh, face_cross, surface_points
+from backend.texture.mask import seen
 
 SAMPLES = 60_000  # points that stand for the surface
 # degrees between a view and the normal: up to which a stage says enough of a colour, and from which it says little
 CLEAR, GRAZING = 20.0, 40.0
 LENDERS = 4_000  # of those that are seen clearly: few, so that NEAR of them reach far
 NEAR, SMOOTH = 64, 0.05  # of whose colours an unseen one takes the mean, by 1 / (metres + SMOOTH)
+AROUND, SIZE, FOV = 8, 256, 40.0  # lowest cameras that say who is seen, their pixels a side, degrees
 Colour = Callable[[Tensor], Tensor]
 
 
@@ -32,11 +35,15 @@ def with_undersides(mesh: Mesh, colour: Colour, lowest: float) -> Colour:
     points = points.to(cross)
     height = cross[face, 2] / cross[face].norm(dim=1).clamp(min=1e-12)  # sine of where the normal points
     clear, grazing = (math.sin(math.radians(max(lowest - angle, -90.0))) for angle in (CLEAR, GRAZING))
-    if bool((height >= clear).all()) or int((height >= clear).sum()) < NEAR:
+    if bool((height >= clear).all()):
+        return colour
+    # the floor inside a mug is nearer to its underside than its outside is, and may have another colour
+    lending = (height >= clear) & seen(points.to(device), mesh, lowest_cameras(mesh, lowest)).cpu()
+    if int(lending.sum()) < NEAR:
         return colour
     share = ((clear - height) / max(clear - grazing, 1e-6)).clamp(0, 1)
-    everywhere, seen = cKDTree(points.numpy()), points[height >= clear][:LENDERS]
-    tree, colours = cKDTree(seen.numpy()), colour(seen.to(device)).cpu()
+    everywhere, lenders = cKDTree(points.numpy()), points[lending][:LENDERS]
+    tree, colours = cKDTree(lenders.numpy()), colour(lenders.to(device)).cpu()
 
     def ask(position: Tensor) -> Tensor:
         found, at = colour(position), position.cpu().numpy()
@@ -52,3 +59,11 @@ def with_undersides(mesh: Mesh, colour: Colour, lowest: float) -> Colour:
         return found
 
     return ask
+
+
+def lowest_cameras(mesh: Mesh, lowest: float) -> Camera:
+    """A circle of them at `lowest` degrees, so far away that each sees all of the mesh."""
+    azimuth = torch.arange(AROUND, device=mesh.v_pos.device) * (360.0 / AROUND)
+    same = torch.ones_like(azimuth)
+    distance = float(mesh.v_pos.norm(dim=1).max()) / math.sin(math.radians(FOV / 2))
+    return orbit(azimuth, lowest * same, distance * same, FOV * same, SIZE, SIZE)

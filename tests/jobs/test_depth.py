@@ -85,7 +85,7 @@ def test_refine(folder: Path, tmp_path: Path, calls: list[str], monkeypatch: pyt
 def test_the_prompt_is_embedded_once_a_stage_before_the_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The built-in prior and its refiner, to where the third stage begins."""
+    """The built-in prior, shown colours and normal maps in stage 1, and its refiner, to where texture begins."""
     counts: Counter[str] = Counter()
 
     def counted(owner: Any, name: str) -> None:
@@ -111,5 +111,5 @@ def test_the_prompt_is_embedded_once_a_stage_before_the_first(
             began.append(event.stage)
             before.append(Counter(counts))
     assert began == ["nerf", "geometry", "texture"] and before == [counts] * 3, "a stage embeds nothing"
-    assert counts["prepare"] == 4 and counts["load_text"] <= 4, counts
+    assert counts["prepare"] == 5 and counts["load_text"] <= 4, counts
     assert counts["read"] <= 8, counts
