@@ -1,6 +1,7 @@
 """The fetcher against a stand-in hub on loopback that misbehaves in every way the real one may."""
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -422,14 +423,17 @@ def test_two_processes_at_once_make_one_whole_folder(server, here):
     go_on = threading.Event()
     server.faults[UNET] = [Fault(wait=go_on)]
     pair = [start_one(server, here) for _ in range(2)]
-    deadline = time.monotonic() + 120  # a busy machine
-    while sum(url.startswith("/api/") for url, _ in server.seen) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(0.8)  # longer than a look at the lock
+    said: queue.Queue[str] = queue.Queue()
+    readers = [threading.Thread(target=lambda p=p: [said.put(line) for line in p.stdout]) for p in pair]
+    for reader in readers:
+        reader.start()
+    while "another process is fetching" not in said.get(timeout=120):
+        pass
     go_on.set()
-    said = [process.communicate(timeout=120)[0] for process in pair]
-    assert [process.returncode for process in pair] == [0, 0]
-    assert sum("another process is fetching" in text for text in said) == 1
+    assert [process.wait(timeout=120) for process in pair] == [0, 0]
+    for reader in readers:
+        reader.join()
+    assert not any("another process is fetching" in said.get() for _ in range(said.qsize()))  # one of the two
     assert len(server.asked_for(UNET)) == 1
     assert_whole(server)
 
