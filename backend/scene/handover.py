@@ -26,6 +26,7 @@ from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_g
 from backend.scene.mesh import Mesh
 
 SPECK = 0.01  # pieces under this share of the largest one's volume are noise
+TORN = 0.02  # of the silhouettes' IoU that may be lost for an object in fewer pieces
 LEVEL_RANGE = 3.0  # log-densities are clipped this far from the threshold's, or where the inside ends
 BAND = 4.0  # distances are measured up to this many cells from the surface
 BISECTIONS = 6  # halvings of an edge in search of the threshold
@@ -94,6 +95,9 @@ def pick_threshold(
 ) -> tuple[float, float]:
     """The threshold whose mesh has the field's silhouettes, and the mean IoU of the two.
 
+    Where a lower one of almost the same silhouettes leaves the object in fewer pieces, it is taken: what is thin is
+    faint in a field, and a lamp whose pole falls to the threshold never gets it back.
+
     density      [N] at the grid's vertices, per metre
     silhouettes  [K,h,w] opacity in [0,1] of the field, from `camera`'s K views
     Raises SceneError where no threshold gives a surface.
@@ -101,6 +105,7 @@ def pick_threshold(
     camera = camera.resized(*silhouettes.shape[1:])
     top = _top(density[~grid.border])
     tried: dict[float, float] = {}
+    pieces: dict[float, int] = {}
 
     def look_at(thresholds: list[float]) -> None:
         for threshold in thresholds:
@@ -108,6 +113,7 @@ def pick_threshold(
             if level is not None:
                 mesh = marching_tetrahedra(grid.vertices, level, grid)
                 tried[threshold] = _silhouette_iou(mesh, silhouettes, camera)
+                pieces[threshold] = _count_pieces(level, grid)
 
     look_at(_geometric(top * 1e-3, top * 0.8, 9))
     if max(tried.values(), default=0.0) < 0.5:
@@ -118,9 +124,13 @@ def pick_threshold(
         order = sorted(tried)
         at = order.index(max(order, key=tried.__getitem__))
         look_at([math.sqrt(order[i] * order[i + 1]) for i in (at - 1, at) if 0 <= i < len(order) - 1])
-    best = max(tried.values())
-    alike = sorted(t for t, iou in tried.items() if iou > best - 1e-3)  # a sharp surface has many: the middle
-    threshold = alike[len(alike) // 2]
+    best = max(tried, key=tried.__getitem__)
+    alike = [t for t, iou in tried.items() if iou > tried[best] - 1e-3]  # a sharp surface has many
+    lower = [t for t, iou in tried.items() if t <= best and iou > tried[best] - TORN]
+    fewest = min(pieces[t] for t in lower)
+    if fewest < pieces[best]:
+        alike = [t for t in lower if pieces[t] == fewest]
+    threshold = sorted(alike)[len(alike) // 2]  # the middle
     return threshold, tried[threshold]
 
 
@@ -174,6 +184,12 @@ def _clean_level(density: Tensor, threshold: float, grid: TetGrid) -> Tensor | N
     keep = torch.from_numpy(solid).to(level.device)
     changed = keep != (level > 0)
     return torch.where(changed, torch.where(keep, reach, -reach), level)
+
+
+def _count_pieces(level: Tensor, grid: TetGrid) -> int:
+    """Of the inside, level [N] > 0."""
+    solid = (level > 0).cpu().numpy()
+    return len(np.unique(_pieces(solid, grid.edges.cpu().numpy())[solid]))
 
 
 def _pieces(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:

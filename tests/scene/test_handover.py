@@ -145,6 +145,32 @@ def test_fog_around_the_object_does_not_become_the_object(grid):
     assert float(radius.max()) < 0.4
 
 
+def dumb_bell(faintness, radius):
+    """Two balls and a faint rod between them, as a stage 1 leaves a lamp's pole."""
+
+    def balls(points):
+        apart = torch.tensor([0.0, 0.0, 0.25], device=points.device)
+        return torch.maximum(sphere(points - apart, 0.18), sphere(points + apart, 0.12))
+
+    def rod(points):
+        return torch.minimum(radius - points[:, :2].norm(dim=-1), 0.25 - points[:, 2].abs())
+
+    return lambda points: density_of(balls)(points) + faintness * density_of(rod)(points)
+
+
+@pytest.mark.parametrize(
+    ("faintness", "radius", "pieces"),
+    [(0.06, 0.05, 1), (0.003, 0.05, 2), (0.0, 0.05, 2)],
+    ids=["a pole", "mist between two", "two"],
+)
+def test_what_is_thin_and_faint_holds_an_object_together(grid, faintness, radius, pieces):
+    density, camera = dumb_bell(faintness, radius), cameras(size=64)
+    at = density(grid.vertices)
+    threshold, _ = pick_threshold(at, grid, opacities(density, camera), camera)
+    mesh = marching_tetrahedra(grid.vertices, sdf_from_density(at, threshold, grid, density), grid)
+    assert components(mesh)[0] == pieces
+
+
 def test_the_whole_hand_over_spends_its_cells_on_the_object():
     def small(points):
         return box(points - torch.tensor([0.1, 0.0, -0.1], device=points.device), (0.2, 0.1, 0.15))
