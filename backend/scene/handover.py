@@ -1,8 +1,8 @@
 """From the first stage's density to the second's signed distances (section D.1's initialisation of DMTet).
 
-A density has no one surface. Its threshold is the one whose silhouettes agree best with the field's own
-opacity, and the level set is cleaned (specks dropped, cavities filled, border outside) before distances
-to it are measured: density minus threshold itself saturates and would start the geometry badly.
+A density has no one surface. Its threshold is the one whose silhouettes and distances agree best with what the field
+itself shows, and the level set is cleaned (specks dropped, cavities filled, border outside) before distances to it are
+measured: density minus threshold itself saturates and would start the geometry badly.
 """
 
 from __future__ import annotations
@@ -21,16 +21,34 @@ from torch import Tensor
 
 from backend.errors import SceneError
 from backend.kernels import rasterize_ids
-from backend.scene.camera import Camera
+from backend.scene.camera import Camera, rays
 from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh
 
 SPECK = 0.01  # pieces under this share of the largest one's volume are noise
+ALIKE = 0.005  # of the silhouettes' IoU that may be lost for a surface that lies where the field's is seen
+OPAQUE, FAR = (
+    0.9,
+    0.1,
+)  # opacity from which a field shows a surface; metres, at most, that one counts as apart
 TORN = 0.02  # of the silhouettes' IoU that may be lost for an object in fewer pieces
 LEVEL_RANGE = 3.0  # log-densities are clipped this far from the threshold's, or where the inside ends
 BAND = 4.0  # distances are measured up to this many cells from the surface
 BISECTIONS = 6  # halvings of an edge in search of the threshold
 NEIGHBOURS = 12  # nearest triangles looked at for a distance
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What K views of a field show.
+
+    silhouettes  [K,h,w] opacity in [0,1]
+    distances    [K,h,w] metres from the rays' origins to the middle of what they see
+    """
+
+    camera: Camera
+    silhouettes: Tensor
+    distances: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,8 +68,7 @@ def field_to_sdf(
     density_at: Callable[[Tensor], Tensor],
     half: float,
     cells: int,
-    camera: Camera,
-    silhouettes: Tensor,
+    seen: Seen,
     look: int = 64,
 ) -> FieldSDF:
     """Everything between the stages: find the object, lay a grid round it, choose a threshold, measure.
@@ -59,16 +76,16 @@ def field_to_sdf(
     density_at   [N,3] metres to [N] density
     half         half the side of the field's box, which is searched with `look`^3 samples
     cells        the tetrahedral grid's cells along the longest side of the object's box
-    silhouettes  [K,h,w] the field's opacity from `camera`'s K views
+    seen         what the field itself shows
     Raises SceneError where no threshold gives a surface.
     """
     axis = ((torch.arange(look) + 0.5) / look * 2 - 1) * half
-    points = torch.cartesian_prod(axis, axis, axis).to(silhouettes.device)
+    points = torch.cartesian_prod(axis, axis, axis).to(seen.silhouettes.device)
     coarse = _in_chunks(density_at, points)
     lower, upper = bounding_box((coarse > 0.01 * _top(coarse)).view(look, look, look), half, 4 * half / look)
-    grid = tetrahedral_grid(cells, lower, upper).to(silhouettes.device)
+    grid = tetrahedral_grid(cells, lower, upper).to(points.device)
     density = _in_chunks(density_at, grid.vertices)
-    threshold, iou = pick_threshold(density, grid, silhouettes, camera)
+    threshold, iou = pick_threshold(density, grid, seen)
     sdf = sdf_from_density(density, threshold, grid, density_at)
     return FieldSDF(grid, sdf, threshold, iou, tuple(lower.tolist()), tuple(upper.tolist()))
 
@@ -90,21 +107,19 @@ def bounding_box(occupied: Tensor, half: float, margin: float) -> tuple[Tensor, 
     return lower.float().clamp(min=-half), upper.float().clamp(max=half)
 
 
-def pick_threshold(
-    density: Tensor, grid: TetGrid, silhouettes: Tensor, camera: Camera
-) -> tuple[float, float]:
+def pick_threshold(density: Tensor, grid: TetGrid, seen: Seen) -> tuple[float, float]:
     """The threshold whose mesh has the field's silhouettes, and the mean IoU of the two.
 
-    Where a lower one of almost the same silhouettes leaves the object in fewer pieces, it is taken: what is thin is
-    faint in a field, and a lamp whose pole falls to the threshold never gets it back.
+    Of those whose silhouettes are almost as good, the one whose surface lies where the field's is seen: silhouettes do
+    not see into a mug, where a lower one takes the fog for a lid. Where a lower one leaves the object in fewer pieces,
+    it is taken: what is thin is faint in a field, and a lamp whose pole falls to the threshold never gets it back.
 
-    density      [N] at the grid's vertices, per metre
-    silhouettes  [K,h,w] opacity in [0,1] of the field, from `camera`'s K views
+    density  [N] at the grid's vertices, per metre
     Raises SceneError where no threshold gives a surface.
     """
-    camera = camera.resized(*silhouettes.shape[1:])
     top = _top(density[~grid.border])
     tried: dict[float, float] = {}
+    apart: dict[float, float] = {}
     pieces: dict[float, int] = {}
 
     def look_at(thresholds: list[float]) -> None:
@@ -112,7 +127,7 @@ def pick_threshold(
             level = _clean_level(density, threshold, grid)
             if level is not None:
                 mesh = marching_tetrahedra(grid.vertices, level, grid)
-                tried[threshold] = _silhouette_iou(mesh, silhouettes, camera)
+                tried[threshold], apart[threshold] = _agreement(mesh, seen)
                 pieces[threshold] = _count_pieces(level, grid)
 
     look_at(_geometric(top * 1e-3, top * 0.8, 9))
@@ -125,12 +140,14 @@ def pick_threshold(
         at = order.index(max(order, key=tried.__getitem__))
         look_at([math.sqrt(order[i] * order[i + 1]) for i in (at - 1, at) if 0 <= i < len(order) - 1])
     best = max(tried, key=tried.__getitem__)
-    alike = [t for t, iou in tried.items() if iou > tried[best] - 1e-3]  # a sharp surface has many
     lower = [t for t, iou in tried.items() if t <= best and iou > tried[best] - TORN]
     fewest = min(pieces[t] for t in lower)
     if fewest < pieces[best]:
-        alike = [t for t in lower if pieces[t] == fewest]
-    threshold = sorted(alike)[len(alike) // 2]  # the middle
+        whole = sorted(t for t in lower if pieces[t] == fewest)
+        threshold = whole[len(whole) // 2]
+    else:
+        alike = [t for t in tried if tried[t] > tried[best] - ALIKE and pieces[t] == fewest]
+        threshold = min(alike, key=apart.__getitem__)
     return threshold, tried[threshold]
 
 
@@ -233,15 +250,29 @@ def _triangle_distance(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarra
     return np.where(above, np.abs(((p - a) * normal).sum(-1)), to_edges)
 
 
-def _silhouette_iou(mesh: Mesh, silhouettes: Tensor, camera: Camera) -> float:
+def _agreement(mesh: Mesh, seen: Seen) -> tuple[float, float]:
+    """Mean IoU of the silhouettes; mean metres between the surface and what is seen where the field is opaque."""
+    camera = seen.camera.resized(*seen.silhouettes.shape[1:])
     corners = torch.nn.functional.pad(mesh.v_pos, (0, 1), value=1.0)
-    total = 0.0
-    for mvp, target in zip(camera.mvp, silhouettes, strict=True):
+    total, apart = 0.0, []
+    for i, (mvp, target) in enumerate(zip(camera.mvp, seen.silhouettes, strict=True)):
         ids = rasterize_ids(corners @ mvp.T, mesh.t_pos_idx, camera.height, camera.width)
         mask = (ids >= 0).to(target.dtype)
         both, either = torch.minimum(mask, target).sum(), torch.maximum(mask, target).sum()
         total += float(both / either.clamp(min=1e-6))
-    return total / len(silhouettes)
+        solid = (ids >= 0) & (target > OPAQUE)
+        origins, directions = (of_all[0][solid] for of_all in rays(camera[i : i + 1]))
+        found = _plane_distance(mesh.v_pos[mesh.t_pos_idx[ids[solid].long()].long()], origins, directions)
+        apart.append((found - seen.distances[i][solid]).abs().nan_to_num(FAR).clamp(max=FAR))
+    of_pixels = torch.cat(apart)
+    return total / len(seen.silhouettes), float(of_pixels.mean()) if len(of_pixels) else FAR
+
+
+def _plane_distance(triangles: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
+    """[P] metres along rays [P,3] to the planes of triangles [P,3,3]; not finite where they are parallel."""
+    a, b, c = triangles.unbind(1)
+    normal = torch.linalg.cross(b - a, c - a)
+    return ((a - origins) * normal).sum(-1) / (directions * normal).sum(-1)
 
 
 def _empty() -> SceneError:

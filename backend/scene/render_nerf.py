@@ -45,7 +45,7 @@ def render_nerf(
     points = samples.points(origins, directions)
     features = field.features(points)
     density, albedo = field.density(points, features), field.albedo(points, features)
-    opacity, colour, _, weights = composite(density, albedo, samples)
+    opacity, colour, depth, weights = composite(density, albedo, samples)
     behind = background(directions) if isinstance(background, Backdrop) else background
     image = colour + (1 - opacity) * behind
     orientation = None
@@ -54,7 +54,8 @@ def render_nerf(
             field, points, directions, samples, weights, sampling.orientation_points * len(camera), generator
         ) / len(camera)
     shape = (len(camera), camera.height, camera.width)
-    return RenderOutput(image.view(*shape, 3), opacity.view(*shape, 1), orientation)
+    distance = (depth / opacity.clamp(min=1e-6)).detach().view(*shape, 1)
+    return RenderOutput(image.view(*shape, 3), opacity.view(*shape, 1), orientation, distance)
 
 
 def render_field_normals(
@@ -128,4 +129,7 @@ def render_views(
     outputs = [
         render_nerf(field, occupancy, camera[i : i + 1], background, sampling) for i in range(len(camera))
     ]
-    return RenderOutput(torch.cat([o.image for o in outputs]), torch.cat([o.opacity for o in outputs]))
+    image, opacity = torch.cat([o.image for o in outputs]), torch.cat([o.opacity for o in outputs])
+    return RenderOutput(
+        image, opacity, None, torch.cat([o.distance for o in outputs if o.distance is not None])
+    )

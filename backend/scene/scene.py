@@ -79,15 +79,15 @@ def new_scene(settings: NerfStage, device: torch.device, seed: int) -> Scene:
 def field_to_surface(scene: Scene, cameras: Camera, cells: int) -> float:
     """From density to the sdf of a tetrahedral grid round the object; the silhouettes' IoU at the threshold.
 
-    The threshold is the field's own: the one whose silhouettes agree best with the opacities that
+    The threshold is the field's own: the one whose silhouettes and distances agree best with those that
     `cameras` see. SceneError where no threshold gives a surface.
     """
     black = torch.zeros(3, device=scene.field.table.device)
     out = render_views(scene.field, scene.occupancy, cameras, black, scene.sampling)
     scene.seen = ReferenceViews(cameras, out.image, out.opacity)
-    found = handover.field_to_sdf(
-        scene.field.density, scene.field.extent, cells, cameras, out.opacity[..., 0]
-    )
+    assert out.distance is not None
+    seen = handover.Seen(cameras, out.opacity[..., 0], out.distance[..., 0])
+    found = handover.field_to_sdf(scene.field.density, scene.field.extent, cells, seen)
     scene.grid, scene.box = found.grid, GridBox(cells, found.lower, found.upper)
     scene.sdf = nn.Parameter(found.sdf / found.grid.spacing)
     scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))

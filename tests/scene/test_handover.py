@@ -9,6 +9,7 @@ import torch
 from backend.errors import SceneError
 from backend.scene.camera import orbit, rays
 from backend.scene.handover import (
+    Seen,
     bounding_box,
     field_to_sdf,
     pick_threshold,
@@ -60,13 +61,15 @@ def cameras(count=6, size=32):
     ).to(here())
 
 
-def opacities(density, camera, steps=100):
-    """[K,h,w] by plain quadrature along every ray."""
+def see(density, camera, steps=100):
+    """What K views show of a density, by plain quadrature along every ray."""
     origins, directions = rays(camera)
     t = torch.linspace(0.8, 2.0, steps, device=origins.device)
     points = origins[..., None, :] + directions[..., None, :] * t[:, None]
-    depth = density(points.reshape(-1, 3)).view(points.shape[:-1]).sum(-1) * (t[1] - t[0])
-    return 1 - torch.exp(-depth)
+    thick = density(points.reshape(-1, 3)).view(points.shape[:-1]) * (t[1] - t[0])
+    weights = (1 - torch.exp(-thick)) * torch.exp(thick - thick.cumsum(-1))
+    opacity = weights.sum(-1)
+    return Seen(camera, opacity, (weights * t).sum(-1) / opacity.clamp(min=1e-6))
 
 
 def test_distances_are_those_of_the_shape_near_its_surface(grid):
@@ -124,8 +127,7 @@ def test_parts_of_four_centimetres_survive_cells_of_four(grid, shape):
 
 def test_the_threshold_is_found_through_silhouettes(grid):
     density, camera = density_of(sphere), cameras()
-    target = opacities(density, camera)
-    threshold, iou = pick_threshold(density(grid.vertices), grid, target, camera)
+    threshold, iou = pick_threshold(density(grid.vertices), grid, see(density, camera))
     assert iou > 0.95
     sdf = sdf_from_density(density(grid.vertices), threshold, grid, density)
     radius = marching_tetrahedra(grid.vertices, sdf, grid).v_pos.norm(dim=1).mean()
@@ -137,12 +139,32 @@ def test_fog_around_the_object_does_not_become_the_object(grid):
         return density_of(sphere)(points) + 0.05
 
     camera = cameras(count=3)
-    threshold, iou = pick_threshold(foggy(grid.vertices), grid, opacities(foggy, camera), camera)
+    threshold, iou = pick_threshold(foggy(grid.vertices), grid, see(foggy, camera))
     assert iou > 0.75
     radius = marching_tetrahedra(
         grid.vertices, sdf_from_density(foggy(grid.vertices), threshold, grid), grid
     ).v_pos.norm(dim=1)
     assert float(radius.max()) < 0.4
+
+
+def test_fog_inside_a_vessel_does_not_become_its_lid(grid):
+    """Silhouettes do not see it: the threshold that they like best is below the fog's 8 per metre."""
+
+    def cylinder(points, radius, top):
+        return torch.minimum(radius - points[:, :2].norm(dim=-1), top - points[:, 2].abs())
+
+    def density(points):
+        up = torch.tensor([0.0, 0.0, 0.1], device=points.device)
+        vessel = torch.minimum(cylinder(points, 0.3, 0.3), -cylinder(points - up, 0.2, 0.3))
+        return DENSE * torch.sigmoid(100 * vessel) + 8 * torch.sigmoid(100 * cylinder(points, 0.2, 0.25))
+
+    around, at = torch.arange(6) * 60.0, density(grid.vertices)
+    camera = orbit(around, around * 0 + 60.0, around * 0 + 1.4, around * 0 + 45.0, 48, 48).to(here())
+    threshold, iou = pick_threshold(at, grid, see(density, camera))
+    assert threshold > 8 and iou > 0.9
+    mesh = marching_tetrahedra(grid.vertices, sdf_from_density(at, threshold, grid, density), grid)
+    floor = mesh.v_pos[mesh.v_pos[:, :2].norm(dim=-1) < 0.1, 2].max()
+    assert float(floor) == pytest.approx(-0.2, abs=0.05)
 
 
 def dumb_bell(faintness, radius):
@@ -166,7 +188,7 @@ def dumb_bell(faintness, radius):
 def test_what_is_thin_and_faint_holds_an_object_together(grid, faintness, radius, pieces):
     density, camera = dumb_bell(faintness, radius), cameras(size=64)
     at = density(grid.vertices)
-    threshold, _ = pick_threshold(at, grid, opacities(density, camera), camera)
+    threshold, _ = pick_threshold(at, grid, see(density, camera))
     mesh = marching_tetrahedra(grid.vertices, sdf_from_density(at, threshold, grid, density), grid)
     assert components(mesh)[0] == pieces
 
@@ -177,7 +199,7 @@ def test_the_whole_hand_over_spends_its_cells_on_the_object():
 
     density, camera = density_of(small), cameras(count=4)
     start = time.perf_counter()
-    out = field_to_sdf(density, 1.0, 20, camera, opacities(density, camera))
+    out = field_to_sdf(density, 1.0, 20, see(density, camera))
     print(f"hand_over, 20 cells: {time.perf_counter() - start:.2f} s, IoU {out.iou:.3f}")
     mesh = marching_tetrahedra(out.grid.vertices, out.sdf, out.grid)
     assert out.grid.spacing < 0.04 and out.iou > 0.9
@@ -187,14 +209,14 @@ def test_the_whole_hand_over_spends_its_cells_on_the_object():
 
 def test_nothing_there_is_an_error_with_a_remedy(grid):
     camera, nothing = cameras(count=1), torch.zeros(len(grid.vertices), device=here())
-    target = torch.zeros(1, 32, 32, device=here())
+    empty = Seen(camera, *torch.zeros(2, 1, 32, 32, device=here()))
     for action in (
         lambda: sdf_from_density(nothing, 10.0, grid),
         lambda: sdf_from_density(nothing + 5.0, 10.0, grid),
-        lambda: pick_threshold(nothing, grid, target, camera),
-        lambda: pick_threshold(nothing * torch.nan, grid, target, camera),
+        lambda: pick_threshold(nothing, grid, empty),
+        lambda: pick_threshold(nothing * torch.nan, grid, empty),
         lambda: bounding_box(torch.zeros(4, 4, 4, dtype=torch.bool, device=here()), 1.0, 0.1),
-        lambda: field_to_sdf(lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, camera, target),
+        lambda: field_to_sdf(lambda p: torch.zeros(len(p), device=p.device), 1.0, 8, empty),
     ):
         with pytest.raises(SceneError) as caught:
             action()
