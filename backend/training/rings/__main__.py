@@ -57,7 +57,7 @@ RING_SETTINGS: dict[str, Any] = {
     "nerf.levels": 110,
     "nerf.views": 4,
     # Normal maps dig vessels out, as far as AdamW moves the field: rates are ten times a draft's (docs/recovery.md).
-    "nerf.normal_share": 0.45,
+    "nerf.normal_share": 0.3,
     "nerf.grid_rate": 0.2,
     "nerf.head_rate": 0.05,
     "geometry.levels": 70,
