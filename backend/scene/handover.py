@@ -63,6 +63,15 @@ class FieldSDF:
     upper: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What a threshold makes of a field."""
+
+    iou: float  # of its silhouettes and the field's, the mean over the views
+    apart: float  # mean metres between its surface and what is seen where the field is opaque
+    pieces: int
+
+
 @torch.no_grad()
 def field_to_sdf(
     density_at: Callable[[Tensor], Tensor],
@@ -118,37 +127,34 @@ def pick_threshold(density: Tensor, grid: TetGrid, seen: Seen) -> tuple[float, f
     Raises SceneError where no threshold gives a surface.
     """
     top = _top(density[~grid.border])
-    tried: dict[float, float] = {}
-    apart: dict[float, float] = {}
-    pieces: dict[float, int] = {}
+    tried: dict[float, _Made] = {}
 
     def look_at(thresholds: list[float]) -> None:
         for threshold in thresholds:
             level = _clean_level(density, threshold, grid)
             if level is not None:
                 mesh = marching_tetrahedra(grid.vertices, level, grid)
-                tried[threshold], apart[threshold] = _agreement(mesh, seen)
-                pieces[threshold] = _count_pieces(level, grid)
+                tried[threshold] = _Made(*_agreement(mesh, seen), _count_pieces(level, grid))
 
     look_at(_geometric(top * 1e-3, top * 0.8, 9))
-    if max(tried.values(), default=0.0) < 0.5:
+    if max((made.iou for made in tried.values()), default=0.0) < 0.5:
         look_at(_geometric(top * 1e-6, top * 0.99, 25))
     if not tried:
         raise _empty()
     for _ in range(2):
         order = sorted(tried)
-        at = order.index(max(order, key=tried.__getitem__))
+        at = order.index(max(order, key=lambda t: tried[t].iou))
         look_at([math.sqrt(order[i] * order[i + 1]) for i in (at - 1, at) if 0 <= i < len(order) - 1])
-    best = max(tried, key=tried.__getitem__)
-    lower = [t for t, iou in tried.items() if t <= best and iou > tried[best] - TORN]
-    fewest = min(pieces[t] for t in lower)
-    if fewest < pieces[best]:
-        whole = sorted(t for t in lower if pieces[t] == fewest)
+    best = max(tried, key=lambda t: tried[t].iou)
+    lower = sorted(t for t in tried if t <= best and tried[t].iou > tried[best].iou - TORN)
+    fewest = min(tried[t].pieces for t in lower)
+    if fewest < tried[best].pieces:
+        whole = [t for t in lower if tried[t].pieces == fewest]
         threshold = whole[len(whole) // 2]
     else:
-        alike = [t for t in tried if tried[t] > tried[best] - ALIKE and pieces[t] == fewest]
-        threshold = min(alike, key=apart.__getitem__)
-    return threshold, tried[threshold]
+        alike = [t for t in tried if tried[t].iou > tried[best].iou - ALIKE and tried[t].pieces == fewest]
+        threshold = min(alike, key=lambda t: tried[t].apart)
+    return threshold, tried[threshold].iou
 
 
 def sdf_from_density(
