@@ -140,8 +140,8 @@ class RenderOutput:
     image        [B,H,W,3] in [0,1], over the background
     opacity      [B,H,W,1] in [0,1]
     orientation  scalar: the orientation loss of a view (Ref-NeRF, Eq. 11), where the renderer was asked for it
-    distance     [B,H,W,1] metres from the ray's origin to the middle of what it sees, without gradient, where a field
-                 was asked for its colours; 0 where there is nothing
+    distance     [B,H,W,1] metres from the ray's origin to the middle of what it sees, 0 where there is nothing; of a
+                 field's colours rendered without randomness
     """
 
     image: Tensor

@@ -23,14 +23,12 @@ from backend.errors import SceneError
 from backend.kernels import rasterize_ids
 from backend.scene.camera import Camera, rays
 from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
-from backend.scene.mesh import Mesh
+from backend.scene.mesh import Mesh, components, face_cross
 
 SPECK = 0.01  # pieces under this share of the largest one's volume are noise
 ALIKE = 0.005  # of the silhouettes' IoU that may be lost for a surface that lies where the field's is seen
-OPAQUE, FAR = (
-    0.9,
-    0.1,
-)  # opacity from which a field shows a surface; metres, at most, that one counts as apart
+OPAQUE = 0.9  # opacity from which a field shows a surface
+FAR = 0.1  # metres, at most, that a surface counts as apart from the field's
 TORN = 0.02  # of the silhouettes' IoU that may be lost for an object in fewer pieces
 LEVEL_RANGE = 3.0  # log-densities are clipped this far from the threshold's, or where the inside ends
 BAND = 4.0  # distances are measured up to this many cells from the surface
@@ -134,7 +132,7 @@ def pick_threshold(density: Tensor, grid: TetGrid, seen: Seen) -> tuple[float, f
             level = _clean_level(density, threshold, grid)
             if level is not None:
                 mesh = marching_tetrahedra(grid.vertices, level, grid)
-                tried[threshold] = _Made(*_agreement(mesh, seen), _count_pieces(level, grid))
+                tried[threshold] = _Made(*_agreement(mesh, seen), components(mesh)[0])
 
     look_at(_geometric(top * 1e-3, top * 0.8, 9))
     if max((made.iou for made in tried.values()), default=0.0) < 0.5:
@@ -209,12 +207,6 @@ def _clean_level(density: Tensor, threshold: float, grid: TetGrid) -> Tensor | N
     return torch.where(changed, torch.where(keep, reach, -reach), level)
 
 
-def _count_pieces(level: Tensor, grid: TetGrid) -> int:
-    """Of the inside, level [N] > 0."""
-    solid = (level > 0).cpu().numpy()
-    return len(np.unique(_pieces(solid, grid.edges.cpu().numpy())[solid]))
-
-
 def _pieces(mask: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """[N] int labels of the graph's pieces when only edges within the mask [N] bool hold."""
     a, b = edges[mask[edges[:, 0]] & mask[edges[:, 1]]].T
@@ -259,7 +251,7 @@ def _triangle_distance(p: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarra
 def _agreement(mesh: Mesh, seen: Seen) -> tuple[float, float]:
     """Mean IoU of the silhouettes; mean metres between the surface and what is seen where the field is opaque."""
     camera = seen.camera.resized(*seen.silhouettes.shape[1:])
-    corners = torch.nn.functional.pad(mesh.v_pos, (0, 1), value=1.0)
+    corners, cross = torch.nn.functional.pad(mesh.v_pos, (0, 1), value=1.0), face_cross(mesh)
     total, apart = 0.0, []
     for i, (mvp, target) in enumerate(zip(camera.mvp, seen.silhouettes, strict=True)):
         ids = rasterize_ids(corners @ mvp.T, mesh.t_pos_idx, camera.height, camera.width)
@@ -268,17 +260,12 @@ def _agreement(mesh: Mesh, seen: Seen) -> tuple[float, float]:
         total += float(both / either.clamp(min=1e-6))
         solid = (ids >= 0) & (target > OPAQUE)
         origins, directions = (of_all[0][solid] for of_all in rays(camera[i : i + 1]))
-        found = _plane_distance(mesh.v_pos[mesh.t_pos_idx[ids[solid].long()].long()], origins, directions)
+        face = ids[solid].long()
+        corner, across = mesh.v_pos[mesh.t_pos_idx[face, 0]], cross[face]
+        found = ((corner - origins) * across).sum(-1) / (directions * across).sum(-1)  # to the face's plane
         apart.append((found - seen.distances[i][solid]).abs().nan_to_num(FAR).clamp(max=FAR))
     of_pixels = torch.cat(apart)
     return total / len(seen.silhouettes), float(of_pixels.mean()) if len(of_pixels) else FAR
-
-
-def _plane_distance(triangles: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
-    """[P] metres along rays [P,3] to the planes of triangles [P,3,3]; not finite where they are parallel."""
-    a, b, c = triangles.unbind(1)
-    normal = torch.linalg.cross(b - a, c - a)
-    return ((a - origins) * normal).sum(-1) / (directions * normal).sum(-1)
 
 
 def _empty() -> SceneError:

@@ -54,7 +54,7 @@ def render_nerf(
             field, points, directions, samples, weights, sampling.orientation_points * len(camera), generator
         ) / len(camera)
     shape = (len(camera), camera.height, camera.width)
-    distance = (depth / opacity.clamp(min=1e-6)).detach().view(*shape, 1)
+    distance = None if generator is not None else (depth / opacity.clamp(min=1e-6)).view(*shape, 1)
     return RenderOutput(image.view(*shape, 3), opacity.view(*shape, 1), orientation, distance)
 
 

@@ -424,7 +424,9 @@ def test_two_processes_at_once_make_one_whole_folder(server, here):
     server.faults[UNET] = [Fault(wait=go_on)]
     pair = [start_one(server, here) for _ in range(2)]
     said: queue.Queue[str] = queue.Queue()
-    readers = [threading.Thread(target=lambda p=p: [said.put(line) for line in p.stdout]) for p in pair]
+    readers = [
+        threading.Thread(target=lambda p=p: [said.put(line) for line in p.stdout], daemon=True) for p in pair
+    ]
     for reader in readers:
         reader.start()
     while "another process is fetching" not in said.get(timeout=120):
