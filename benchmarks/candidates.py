@@ -2,10 +2,10 @@
 
     python -m benchmarks.candidates --out DIR [--prompts 8] [--set nerf.levels=300] [--cost]
 
-For each prompt three seeds of the built-in prior are begun as candidates, and all brought to the end of stage 1.
-A line a prompt: the seeds' scores (less is better) and the IoU of what each delivered against the true object, that of
-the seed with the best score, and the median. --cost, on a quiet machine: the processor seconds of four candidates,
-a candidate each, and of one whole job. What is in DIR is not done again.
+For each prompt three seeds of the built-in prior are begun as candidates, and all brought to the end of stage 2a,
+after which the shape stands still. A line a prompt: the seeds' scores (less is better) and the IoU of what each
+delivered against the true object, that of the seed with the best score, and the median. --cost, on a quiet machine:
+the processor seconds of four candidates, a candidate each, and of one whole job. What is in DIR is not done again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def seconds(*arguments: str) -> float:
 
 def row(prompt: str, root: Path, settings: list[str]) -> tuple[dict[str, list[float]], float, float]:
     """Scores and IoUs of one prompt's seeds; the IoU of the best score, and the median."""
-    seconds("generate", prompt, "--candidates", str(SEEDS), "--stages", "nerf", "--out", str(root), *settings)
+    begin = "generate", prompt, "--candidates", str(SEEDS), "--stages", "nerf,geometry"
+    seconds(*begin, "--out", str(root), *settings)
     folders = sorted(path.parent for path in root.glob("*/candidate.json"))
     for folder in folders:
         if not isinstance(JobFolder(folder).last_event(), Finished):
