@@ -100,7 +100,9 @@ def main() -> None:
     parser.add_argument("--kinds", default="mug,bowl,chair")
     parser.add_argument("--shares", default="0,0.3")
     parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--prior", default="exact", help="exact (default), mini, or a model's folder")
+    parser.add_argument(
+        "--prior", default="exact", help="exact (default), exact-compass, mini, or a model's folder"
+    )
     parser.add_argument("--set", action="append", default=[], help="a setting, as the command line takes it")
     args = parser.parse_args()
     prepare_device(torch.device("cpu"), 1)

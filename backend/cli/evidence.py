@@ -53,7 +53,7 @@ def add(commands: argparse._SubParsersAction[Any]) -> None:
         "--prior",
         metavar="NAME_OR_DIR",
         default="exact",
-        help="as generate's: exact (default), mini, or a model's folder",
+        help="as generate's: exact (default), exact-compass, mini, or a model's folder",
     )
     c.add_argument("--prompts", metavar="FILE", type=Path, required=True, help="one prompt a line")
     c.add_argument("--seeds", metavar="N", type=typed(_count), default=1, help="seeds 1 to N (default: 1)")

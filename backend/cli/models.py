@@ -20,6 +20,7 @@ OK, FAILED, INTERRUPTED = 0, 1, 130  # exit codes
 BUILT_IN = {
     "mini": "the small Stable Diffusion of DreamFlow's own, with a refiner of its own (the default)",
     "exact": "the optimal denoiser of procedural objects, to compare methods with",
+    "exact-compass": "the same, told which side of the object a camera sees, not only that it sees a side",
 }
 
 CREDITS = Path(__file__).parents[1] / "mini" / "base" / "CREDITS.txt"

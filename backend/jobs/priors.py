@@ -15,6 +15,7 @@ from dreamflow_blender.contract.protocol import Job
 # Imports are inside, because diffusers takes seconds to import and the exact prior does without it.
 
 BUILT_IN = {"mini": "base", "mini-refiner": "refiner"}  # name: folder in backend/mini
+EXACT = ("exact", "exact-compass")  # without networks
 
 
 def built_in(name: str) -> Path:
@@ -102,15 +103,16 @@ def open_prior(
     image_adapter: str = "",
     scene: bool = False,
 ) -> Prior:
-    """The prior "exact", the built-in "mini" and "mini-refiner", a model that `python -m backend models` lists, or
-    a folder in diffusers' layout.
+    """The prior "exact" or "exact-compass", the built-in "mini" and "mini-refiner", a model that `python -m backend
+    models` lists, or a folder in diffusers' layout.
 
     phi_folder is Stable Diffusion's own model for D_phi, by name or folder; "shared" shares the prior's network,
     and so do None and "none", except that with None "sd" takes "sd-phi" where it has been fetched. loras are FILE or
     FILE:WEIGHT (models/artist_lora.py), controls FOLDER or FOLDER:WEIGHT (models/control.py) or "mini", image FILE or
     FILE:WEIGHT (models/reference.py). scene: its cameras stand in what they look at. Raises ModelError and InputError.
     """
-    if str(name_or_folder) == "exact":
+    if str(name_or_folder) in EXACT:
+        from backend.diffusion.view_words import COMPASS, VIEWS
         from backend.objects.exact_prior import ExactPrior
         from backend.objects.room import RoomPrior
 
@@ -119,7 +121,10 @@ def open_prior(
                 "The exact prior has no network for a LoRA, a ControlNet or an image.",
                 "Leave --lora, --control and --image out, or take a model.",
             )
-        return RoomPrior(torch.device(device)) if scene else ExactPrior(torch.device(device))
+        if scene:
+            return RoomPrior(torch.device(device))
+        words = COMPASS if str(name_or_folder) == "exact-compass" else VIEWS
+        return ExactPrior(torch.device(device), words=words)
     from backend.models.model_folder import local_path
     from backend.weights.catalogue import PRIORS
     from backend.weights.sources import find_if_fetched, require
@@ -137,9 +142,9 @@ def open_prior(
     if not local_path(name_or_folder).exists():
         raise ModelError(
             f"There is no prior {str(name_or_folder)!r} on this machine.",
-            f"Give 'mini', 'exact', one of {', '.join(PRIORS)} once `python -m backend models fetch` has brought it,"
-            " or the path of a model's .safetensors file, or of a folder in diffusers' layout, the one that holds"
-            " model_index.json (Stable Diffusion 1 or 2, SDXL, MVDream, or the SDXL refiner).",
+            f"Give 'mini', 'exact', 'exact-compass', one of {', '.join(PRIORS)} once `python -m backend models fetch`"
+            " has brought it, or the path of a model's .safetensors file, or of a folder in diffusers' layout, the"
+            " one that holds model_index.json (Stable Diffusion 1 or 2, SDXL, MVDream, or the SDXL refiner).",
         )
     from backend.models.latent_prior import LatentPrior
 

@@ -20,7 +20,7 @@ from backend.diffusion.denoiser import guided
 from backend.diffusion.prior import Backgrounds, Kind, PriorSpec
 from backend.diffusion.savings import Savings
 from backend.diffusion.schedule import NoiseLevel
-from backend.diffusion.view_words import VIEWS, view_words
+from backend.diffusion.view_words import COMPASS, VIEWS, view_words
 from backend.errors import InputError
 from backend.objects.grammar import parse_object
 from backend.objects.shapes import build
@@ -105,11 +105,17 @@ class ExactPrior:
     """Fulfils `prior.Prior`. Latents are the images themselves, x = 2 image - 1."""
 
     name, factor, channels = "exact", 1, 3
-    words: tuple[str, ...] = VIEWS  # of `words_of`
 
-    def __init__(self, device: torch.device | str = "cpu", views: int = COUNT) -> None:
-        """views: how many cameras; fewer than some 150 are too few to recover an object from."""
-        self.poses = FixedPoses(views)
+    def __init__(
+        self, device: torch.device | str = "cpu", views: int = COUNT, words: tuple[str, ...] = VIEWS
+    ) -> None:
+        """views: how many cameras; fewer than some 150 are too few to recover an object from.
+
+        words  for where a camera stands: VIEWS, of which "side" may be either, or COMPASS, which says which
+        """
+        self.poses, self.words = FixedPoses(views), words
+        if words == COMPASS:
+            self.name = "exact-compass"
         self.spec = PriorSpec(
             poses=self.poses,
             backgrounds=Backgrounds(GREYS, learned_share=0.0),
@@ -172,7 +178,7 @@ class ExactPrior:
 
     def words_of(self, camera: Camera) -> list[str]:
         """One of `words` for each view: from which side it is."""
-        return view_words(camera)
+        return view_words(camera, self.words)
 
     def traced_at(self) -> int:
         """TRACED, unless the pictures have more to trace."""

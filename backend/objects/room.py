@@ -147,10 +147,10 @@ class RoomPoses(FixedPoses):
 class RoomPrior(ExactPrior):
     """The exact prior of rooms. A picture is told from others by which of eight ways its camera looks."""
 
-    name, words = "exact-room", COMPASS[:8]
+    name = "exact-room"
 
     def __init__(self, device: torch.device | str = "cpu", views: int = VIEWS) -> None:
-        super().__init__(device, views)
+        super().__init__(device, views, COMPASS[:8])
         self.poses = RoomPoses(views)
         self.spec = replace(
             self.spec, poses=self.poses, backgrounds=Backgrounds(((0.0, 0.0, 0.0),), learned_share=0.0)

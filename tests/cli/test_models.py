@@ -186,7 +186,7 @@ def test_a_program_reads_json_alone_and_the_environment_is_honoured(server, tmp_
     assert "offline mode is on" in objects(offline.stdout)[1]["message"]
     listed = objects(run(HF_HUB_OFFLINE="1").stdout)
     built_in = {e["name"]: e.get("credits") for e in listed if e["event"] == "built-in"}
-    assert list(built_in) == ["mini", "exact"] and built_in["exact"] is None
+    assert list(built_in) == ["mini", "exact", "exact-compass"] and built_in["exact"] is None
     assert "Sweet Home 3D" in Path(built_in["mini"]).read_text("utf-8")
     listed = [e for e in listed if e["event"] == "model"]
     assert [(e["name"], e["approximate"]) for e in listed[:3]] == [

@@ -10,12 +10,14 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 from backend.cli.arguments import parser, to_job
+from backend.diffusion.view_words import COMPASS, VIEWS
 from backend.errors import InputError, ModelError
 from backend.jobs import priors, refine
 from backend.jobs.priors import default_refiner, default_texturer, open_others, open_prior
 from backend.jobs.record import resolve_job
 from backend.models.model_folder import open_folder
 from backend.objects import grammar
+from backend.objects.exact_prior import ExactPrior
 from backend.weights import sources
 from dreamflow_blender.contract.job import Job
 from tests.tools.made_meshes import painted_ball
@@ -156,3 +158,12 @@ def test_a_texture_from_nothing_is_told_the_shape_by_itself(
     assert told() == ("mini",) and told(control=("mini:0",)) == ("mini:0",) and told(prior="sd") == ()
     grey = painted_ball()
     assert told() == () and told(("texture", "refine")) == ("mini",)
+
+
+@pytest.mark.parametrize(("name", "words"), [("exact", VIEWS), ("exact-compass", COMPASS)])
+def test_the_exact_priors_differ_by_what_they_are_told(name: str, words: tuple[str, ...]) -> None:
+    prior = open_prior(name, "cpu")
+    assert isinstance(prior, ExactPrior) and (prior.name, prior.words) == (name, words)
+    assert prior.describe()["name"] == name
+    with pytest.raises(InputError, match="no network for a LoRA"):
+        open_prior(name, "cpu", loras=("a.safetensors",))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from backend.diffusion.schedule import NoiseLevel
-from backend.diffusion.view_words import VIEWS, view_words
+from backend.diffusion.view_words import COMPASS, VIEWS, view_words
 from backend.errors import InputError
 from backend.evidence.known_objects import held_out_cameras, truth
 from backend.objects.exact_prior import (
@@ -132,6 +132,23 @@ def test_a_batch_has_a_word_for_each_view(prior: ExactPrior):
         assert torch.equal(
             both[i : i + 1], prior.denoise(z[i : i + 1], level(1.0), camera_seeing(word), bank, 1.0)
         )
+
+
+def test_the_compass_tells_left_from_right():
+    """A chair's back, in all that noise leaves to guess: on both sides by halves, or on the side where it is."""
+    sides = orbit(
+        *(torch.tensor(v) for v in ([-90.0, 90.0], [20.0, 20.0], [1.5, 1.5], [45.0, 45.0])), SIZE, SIZE
+    )
+    guesses = {}
+    for words in (VIEWS, COMPASS):
+        prior = ExactPrior(words=words)
+        bank = prior.prepare("a brown chair", "", "colour", SIZE)
+        guesses[prior.name] = prior.denoise(torch.zeros(2, 3, SIZE, SIZE), level(1e6), sides, bank)
+    left, right = guesses["exact"]
+    assert torch.equal(left, right)
+    left, right = guesses["exact-compass"]
+    same, mirrored = (left - right).square().mean(), (left - right.flip(-1)).square().mean()
+    assert mirrored < 0.1 * same
 
 
 def test_guidance_leads_away_from_all_views(prior: ExactPrior):

@@ -17,6 +17,7 @@ OWN_WORDS = (
     "mini",
     "mini-refiner",
     "exact",
+    "exact-compass",
 )  # priors whose language is reading.py's, which leaves notation out
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
