@@ -107,7 +107,7 @@ class ExactPrior:
     name, factor, channels = "exact", 1, 3
 
     def __init__(
-        self, device: torch.device | str = "cpu", views: int = COUNT, words: tuple[str, ...] = VIEWS
+        self, device: torch.device | str = "cpu", views: int = COUNT, *, words: tuple[str, ...] = VIEWS
     ) -> None:
         """views: how many cameras; fewer than some 150 are too few to recover an object from.
 

@@ -150,7 +150,7 @@ class RoomPrior(ExactPrior):
     name = "exact-room"
 
     def __init__(self, device: torch.device | str = "cpu", views: int = VIEWS) -> None:
-        super().__init__(device, views, COMPASS[:8])
+        super().__init__(device, views, words=COMPASS[:8])
         self.poses = RoomPoses(views)
         self.spec = replace(
             self.spec, poses=self.poses, backgrounds=Backgrounds(((0.0, 0.0, 0.0),), learned_share=0.0)
