@@ -1,9 +1,9 @@
-"""The radiance field: a hash grid with a density head and a colour head, and the background network."""
+"""The radiance field: a hash grid with a density head and a colour head; where it is empty; the background network."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from backend.kernels import hash_encode
@@ -63,6 +63,40 @@ class Field(nn.Module):
         corners = F.pad(torch.eye(3, dtype=x.dtype, device=x.device), (0, 0, 1, 0)) * step
         here, ahead = self.density((x[:, None] + corners).reshape(-1, 3)).view(-1, 4).split((1, 3), 1)
         return here[:, 0], F.normalize(here - ahead, dim=-1, eps=1e-6)
+
+
+class Occupancy(nn.Module):
+    """Which parts of the box may hold something, so that empty space goes unsampled.
+
+    `resolution`^3 cells over the field's box, each with a slowly forgetting maximum of the density. A cell is kept
+    while one sample in it can add more than `visible` of opacity.
+    """
+
+    def __init__(self, field: Field, resolution: int, step: float, visible: float = 0.01) -> None:
+        super().__init__()
+        self.resolution, self.extent = resolution, field.extent
+        self.minimum = visible / step  # density at which a sample of that length adds `visible`
+        self.register_buffer("peak", torch.zeros(resolution**3, device=field.table.device))
+        self.peak: Tensor
+        self.update(field, None)  # the start is analytic: the density bias alone already empties the corners
+
+    @property
+    def cells(self) -> Tensor:
+        """[G,G,G] bool, axes x, y, z."""
+        return (self.peak > self.minimum).view(self.resolution, self.resolution, self.resolution)
+
+    @torch.no_grad()
+    def update(self, field: Field, generator: Generator | None, decay: float = 0.6) -> None:
+        """Look at one point of each cell: a random one, or the middle without a generator."""
+        g = self.resolution
+        axis = torch.arange(g, device=self.peak.device)
+        index = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3).float()
+        jitter: Tensor | float = 0.5
+        if generator is not None:
+            jitter = torch.rand(index.shape, generator=generator, device=index.device)
+        points = ((index + jitter) / g * 2 - 1) * self.extent
+        density = torch.cat([field.density(chunk) for chunk in points.split(2**17)])
+        self.peak.copy_(torch.maximum(self.peak * decay, density))
 
 
 class Backdrop(nn.Module):

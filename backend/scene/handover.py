@@ -180,6 +180,11 @@ def sdf_from_density(
             dense = (_in_chunks(density_at, middle) > threshold)[:, None]
             near, far = torch.where(dense, middle, near), torch.where(dense, far, middle)
         surface = Mesh((near + far) / 2, surface.t_pos_idx)
+    return signed_distances(level, surface, grid)
+
+
+def signed_distances(level: Tensor, surface: Mesh, grid: TetGrid) -> Tensor:
+    """[N] metres to a surface on the grid, at most BAND cells, positive where level [N] is."""
     distance = surface_distance(grid.vertices, surface, BAND * grid.spacing)
     return torch.where(level > 0, 1.0, -1.0) * distance.clamp(min=1e-3 * grid.spacing)
 

@@ -65,6 +65,7 @@ class TetGrid:
     tet_edges  [T,6] int64, rows of edges, in the order of `PAIRS`
     border     [N] bool, vertices on the hull: outside, where the surface is to be closed
     spacing    side of the cubic cells, metres
+    corners    how many of the vertices are cells' corners: the first, in rows of z, in planes of y
     triangles  TRIANGLES, on the device of the rest
     """
 
@@ -74,6 +75,7 @@ class TetGrid:
     tet_edges: Tensor
     border: Tensor
     spacing: float
+    corners: int
     triangles: Tensor = TRIANGLES
 
     def to(self, device: torch.device | str) -> TetGrid:
@@ -122,7 +124,7 @@ def tetrahedral_grid(cells: int, lower: Sequence[float] | Tensor, upper: Sequenc
     some, pair = tet[seen[used] // 6], torch.tensor(PAIRS)[seen[used] % 6]
     edges = torch.stack(some.gather(1, pair).aminmax(dim=1), 1)
     vertices = (origin + at * (spacing / 2)).float()
-    return TetGrid(vertices, tet, edges, row[midpoint], border, spacing)
+    return TetGrid(vertices, tet, edges, row[midpoint], border, spacing, len(corner_at))
 
 
 def count_vertices(cells: int, lower: Sequence[float], upper: Sequence[float]) -> int:

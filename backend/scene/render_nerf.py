@@ -10,8 +10,7 @@ from torch import Generator, Tensor
 from backend.kernels import march_rays
 from backend.kernels.march import Samples, composite
 from backend.scene.camera import Camera, RenderOutput, rays
-from backend.scene.field import Backdrop, Field
-from backend.scene.occupancy import Occupancy
+from backend.scene.field import Backdrop, Field, Occupancy
 
 
 @dataclass(frozen=True)

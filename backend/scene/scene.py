@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +15,10 @@ from backend.kernels import rasterize_ids
 from backend.kernels.hashgrid import GridLayout
 from backend.scene import handover
 from backend.scene.camera import Camera
-from backend.scene.field import Backdrop, Field
+from backend.scene.field import Backdrop, Field, Occupancy
+from backend.scene.hollows import dig
 from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh
-from backend.scene.occupancy import Occupancy
 from backend.scene.optimizer import adamw
 from backend.scene.render_mesh import clip_positions, render_colour
 from backend.scene.render_nerf import Sampling, render_views
@@ -93,6 +94,21 @@ def field_to_surface(scene: Scene, cameras: Camera, cells: int) -> float:
     scene.offsets = nn.Parameter(torch.zeros_like(found.grid.vertices))
     scene.mesh = detached(surface(scene))
     return found.iou
+
+
+def dig_hollows(scene: Scene, error_of: Callable[[Mesh], float]) -> None:
+    """Hollows that are open upwards as deep and as wide as they look best; nothing changes where that is as they are.
+
+    error_of  of a surface, how far it is from what it should look like
+    """
+    assert scene.sdf is not None and scene.grid is not None, "hand over first"
+    grid = scene.grid
+    before = scene.sdf.detach() * grid.spacing
+    after = dig(before, grid, error_of)
+    if after is not before:
+        surface_after = marching_tetrahedra(grid.vertices, after, grid)
+        scene.sdf = nn.Parameter(handover.signed_distances(after, surface_after, grid) / grid.spacing)
+        scene.mesh = detached(surface(scene))
 
 
 @torch.no_grad()

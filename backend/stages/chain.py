@@ -8,9 +8,9 @@ import torch
 
 from backend.config import STAGES
 from backend.errors import NumericsError, SceneError
-from backend.scene.scene import Scene, field_to_surface, new_scene, seen_surface, settle_colours
+from backend.scene.scene import Scene, dig_hollows, field_to_surface, new_scene, seen_surface, settle_colours
 from backend.stages.checkpoint import RunState, restore_scene, restore_stage
-from backend.stages.guides import Guide, NormalsSometimes
+from backend.stages.guides import Guide, NormalsSometimes, normals_error
 from backend.stages.happenings import (
     Happening,
     Note,
@@ -115,7 +115,7 @@ def _seed(setup: Setup, attempt: int) -> int:
 
 
 def extract_coloured_surface(scene: Scene, setup: Setup) -> None:
-    """From the field to a coloured surface; without the networks where memory is short.
+    """From the field to a coloured surface with its hollows; all but them without networks where memory is short.
 
     Raises SceneError, and OutOfMemory with the setting to lower.
     """
@@ -126,11 +126,23 @@ def extract_coloured_surface(scene: Scene, setup: Setup) -> None:
             "The hand-over to a surface",
             f"Lower geometry.cells: --set geometry.cells={max(2, settings.cells // 2)}",
         )
+        deepen(scene, setup)
     setup.savings.retry_without_networks(
         lambda: settle_colours(scene, settings.colour_grid_rate, settings.colour_head_rate),
         "Colouring the surface",
         f"Lower geometry.size: --set geometry.size={max(8, settings.size // 16 * 8)}",
     )
+
+
+def deepen(scene: Scene, setup: Setup) -> None:
+    """The hollows of a surface as the prior likes them, where the job shows it normal maps."""
+    stage = next((name for name in ("nerf", "geometry") if (name, "normal") in setup.prompts), None)
+    if stage is None or scene.sdf is None:  # a scene round the cameras has no sdf
+        return
+    plainly = 1.0  # of guidance, which would exaggerate
+    g = Guide(setup.prior_for(stage), setup.prompts[stage, "normal"], plainly)
+    generator = torch.Generator(setup.device).manual_seed(setup.job.seed)
+    dig_hollows(scene, normals_error(g, getattr(setup.preset, stage).size, generator))
 
 
 def extract_surface(scene: Scene, setup: Setup) -> None:

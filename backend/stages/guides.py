@@ -7,6 +7,7 @@ filled mug whose lid is painted like an inside differs from a hollow one by 2 in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,16 +16,20 @@ import torch
 from torch import Generator, Tensor
 
 from backend.diffusion.prior import Prior, PriorSpec
-from backend.diffusion.schedule import NoiseLevel
+from backend.diffusion.schedule import NoiseLevel, noise_levels
 from backend.draws import draw_on_host
+from backend.kernels.silhouette import edge_table
 from backend.scene.camera import Camera, rings_of
 from backend.scene.mesh import Mesh, face_normals, surface_points
+from backend.scene.render_mesh import render_normals
 from backend.sides.views import SixSides
 from backend.stages.apfo import Denoiser, FittedDenoiser
 from backend.texture.mask import seen
 
 # cameras that are drawn for a normal map, so that a prior that knows views from above shows them
 HIGHEST_OF = 8
+JUDGED = 16  # views by which a surface is judged
+JUDGED_AT = 0.6  # the noise in them, as t
 POINTS = 20_000  # of a surface, by which it is said what cameras see of it
 GRAZING = 0.1  # cosine: a surface that is seen flatter than so is not seen
 
@@ -78,6 +83,41 @@ def standing(spec: PriorSpec, mesh: Mesh) -> PriorSpec:
     return replace(still, poses=still.poses.around(sees))
 
 
+def normals_error(g: Guide, size: int, generator: Generator) -> Callable[[Mesh], float]:
+    """How far a surface's normal maps are from what the prior makes of them: the mean of |D_p(x + sigma n) - x|^2.
+
+    Always by the same cameras, which look into things, and the same noise.
+
+    g          told to look for normals
+    size       pixels a side
+    generator  draws the cameras and the noise
+    """
+    device, seed = generator.device, generator.initial_seed()
+    drawn = [_highest(g.spec, HIGHEST_OF, generator, size) for _ in range(max(1, JUDGED // g.spec.frames))]
+    rings = [rings_of(one, g.spec.frames) for one in drawn]
+    background = torch.tensor(g.spec.normal_background, device=device)
+    (level,) = noise_levels(JUDGED_AT, 0.0, 1)
+
+    @torch.no_grad()
+    def error_of(mesh: Mesh) -> float:
+        edges, total = edge_table(mesh.t_pos_idx, len(mesh.v_pos)), 0.0
+        for i, ring in enumerate(rings):
+            x = g.prior.encode(render_normals(mesh, edges, ring, background).image)
+            noise = torch.Generator(device).manual_seed(seed + i)
+            z = x + level.sigma * torch.randn(x.shape, generator=noise, device=device)
+            total += float((g.denoise(z, level, ring) - x).square().mean())
+        return total / len(rings)
+
+    return error_of
+
+
+def _highest(spec: PriorSpec, of: int, generator: Generator, size: int) -> Camera:
+    """The highest of so many cameras of the prior's poses."""
+    drawn = spec.poses.sample(generator, of, size, size)
+    highest = drawn.elevation.argmax().reshape(1)
+    return Camera(drawn.c2w.index_select(0, highest), drawn.proj.index_select(0, highest), size, size)
+
+
 @dataclass
 class NormalsSometimes:
     """Two guides as one: that of colours, and for a share of the updates that of normal maps.
@@ -106,9 +146,7 @@ class NormalsSometimes:
     def camera(self, generator: Generator, size: int) -> Camera:
         """A ring, or a view, of the prior's poses; for normals the highest of a few, which looks into things."""
         self.shows_normals = draw_on_host(generator) < self.share
-        drawn = self.prior.spec.poses.sample(generator, HIGHEST_OF if self.shows_normals else 1, size, size)
-        highest = drawn.elevation.argmax().reshape(1)
-        one = Camera(drawn.c2w.index_select(0, highest), drawn.proj.index_select(0, highest), size, size)
+        one = _highest(self.prior.spec, HIGHEST_OF if self.shows_normals else 1, generator, size)
         return rings_of(one, self.prior.spec.frames)
 
     def denoise(self, z: Tensor, level: NoiseLevel, camera: Camera) -> Tensor:

@@ -1,8 +1,7 @@
 import torch
 
 from backend.kernels.hashgrid import GridLayout
-from backend.scene.field import Backdrop, Field
-from backend.scene.occupancy import Occupancy
+from backend.scene.field import Backdrop, Field, Occupancy
 from tests.tools.here import generator, here
 
 

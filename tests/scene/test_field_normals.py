@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from backend.kernels import using
 from backend.scene.camera import Camera, rays, rings_of
-from backend.scene.field import Field
-from backend.scene.occupancy import Occupancy
+from backend.scene.field import Field, Occupancy
 from backend.scene.render_nerf import Sampling, render_field_normals
 from tests.scene.test_render_nerf import camera
 from tests.scene.test_render_nerf import scene as scene

@@ -8,8 +8,7 @@ from backend.kernels.hashgrid import GridLayout
 from backend.kernels.march import Samples, march
 from backend.scene import render_nerf as render_nerf_module
 from backend.scene.camera import Camera, orbit
-from backend.scene.field import Backdrop, Field
-from backend.scene.occupancy import Occupancy
+from backend.scene.field import Backdrop, Field, Occupancy
 from backend.scene.render_nerf import Sampling, render_nerf, render_views
 from tests.tools.here import generator, here
 
