@@ -117,23 +117,24 @@ def dig(sdf: Tensor, grid: TetGrid, error_of: Callable[[Mesh], float]) -> Tensor
     sdf       [N] metres, positive inside
     error_of  of a surface, how far it is from what it should look like
 
-    Of hollows that look alike the largest is taken: what no picture tells from air is air.
+    Of depths that look alike the deepest is taken: what no picture tells from air is air.
     """
     wall = WALL * grid.spacing
     for hollow in hollows(sdf, grid):
         most = hollow.deepest(wall)
         if most <= 1:
             continue
-        as_it_is, tried = error_of(marching_tetrahedra(grid.vertices, sdf, grid)), []
+        as_it_is = error_of(marching_tetrahedra(grid.vertices, sdf, grid))
+        tried = []  # of each depth, from the least, the error and the sdf of the width that looks best
         for times in np.linspace(1, most, DEPTHS):
             away = hollow.stretched(times, wall)
+            of_widths = []
             for wider in WIDER:
                 air = hollow.widened(away, wider * grid.spacing, wall, grid.vertices)
                 trial = torch.minimum(sdf, air)
-                tried.append((error_of(marching_tetrahedra(grid.vertices, trial, grid)), trial))
+                of_widths.append((error_of(marching_tetrahedra(grid.vertices, trial, grid)), trial))
+            tried.append(min(of_widths, key=lambda one: one[0]))
         good = ALIKE * min(error for error, _ in tried)
         if as_it_is > good:
-            sdf = min(
-                (trial for error, trial in tried if error <= good), key=lambda trial: int((trial > 0).sum())
-            )
+            sdf = [trial for error, trial in tried if error <= good][-1]
     return sdf
