@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from backend.scene.isosurface import TetGrid, marching_tetrahedra
-from backend.scene.mesh import Mesh
+from backend.scene.mesh import Mesh, holes
 
 FINEST = 0.5  # of a cell, a voxel's side
 MOST_VOXELS = 96  # along the longest side, however fine the grid is
@@ -117,7 +117,8 @@ def dig(sdf: Tensor, grid: TetGrid, error_of: Callable[[Mesh], float]) -> Tensor
     sdf       [N] metres, positive inside
     error_of  of a surface, how far it is from what it should look like
 
-    Of depths that look alike the deepest is taken: what no picture tells from air is air.
+    Of those that look alike one with the fewest holes is taken, where a field is empty under a floor and the floor is
+    torn; of these the deepest, for what no picture tells from air is air; and of its widths the best.
     """
     wall = WALL * grid.spacing
     for hollow in hollows(sdf, grid):
@@ -125,16 +126,16 @@ def dig(sdf: Tensor, grid: TetGrid, error_of: Callable[[Mesh], float]) -> Tensor
         if most <= 1:
             continue
         as_it_is = error_of(marching_tetrahedra(grid.vertices, sdf, grid))
-        tried = []  # of each depth, from the least, the error and the sdf of the width that looks best
+        tried = []
         for times in np.linspace(1, most, DEPTHS):
             away = hollow.stretched(times, wall)
-            of_widths = []
             for wider in WIDER:
                 air = hollow.widened(away, wider * grid.spacing, wall, grid.vertices)
                 trial = torch.minimum(sdf, air)
-                of_widths.append((error_of(marching_tetrahedra(grid.vertices, trial, grid)), trial))
-            tried.append(min(of_widths, key=lambda one: one[0]))
-        good = ALIKE * min(error for error, _ in tried)
+                mesh = marching_tetrahedra(grid.vertices, trial, grid)
+                error = error_of(mesh)
+                tried.append((error, (holes(mesh), -times, error), trial))
+        good = ALIKE * min(error for error, _, _ in tried)
         if as_it_is > good:
-            sdf = [trial for error, trial in tried if error <= good][-1]
+            sdf = min((one for one in tried if one[0] <= good), key=lambda one: one[1])[2]
     return sdf

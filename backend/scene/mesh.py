@@ -89,6 +89,14 @@ def components(mesh: Mesh) -> tuple[int, np.ndarray]:
     return len(used), of_face
 
 
+def holes(mesh: Mesh) -> int:
+    """How many holes go through a closed mesh: its genus, of all its pieces together."""
+    t = mesh.t_pos_idx
+    sides = torch.cat((t[:, [0, 1]], t[:, [1, 2]], t[:, [2, 0]])).sort(1).values.unique(dim=0)
+    characteristic = len(t.unique()) - len(sides) + len(t)
+    return components(mesh)[0] - characteristic // 2
+
+
 @dataclass(frozen=True)
 class Sheet:
     """One texture and the faces that it covers.

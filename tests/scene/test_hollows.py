@@ -12,7 +12,7 @@ from torch import Tensor
 
 from backend.scene.hollows import ALIKE, WALL, dig, hollows
 from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
-from backend.scene.mesh import Mesh, is_closed
+from backend.scene.mesh import Mesh, holes, is_closed
 from tests.tools.here import here
 from tests.tools.made_meshes import signed_volume
 
@@ -138,3 +138,15 @@ def test_nothing_changes_unless_it_is_clearly_better(grid: TetGrid) -> None:
     assert dig(sdf, grid, lambda mesh: math.nan) is sdf
     clearly = dig(sdf, grid, lambda mesh: 1.0 if volume(mesh) >= as_it_is else 1 / ALIKE - 1e-3)
     assert depth_of(clearly, grid) > 0.6  # all alike: the largest
+
+
+def test_a_torn_floor_over_an_empty_room_goes_whole(grid: TetGrid) -> None:
+    """As fields are under a mug's floor: of hollows that look alike none with shreds of it is taken."""
+    floor = cylinder(grid.vertices, 0.22, -0.05, 0.05)
+    tears = [cylinder(grid.vertices - grid.vertices.new_tensor([x, 0, 0]), 0.05, -1, 1) for x in (-0.1, 0.1)]
+    torn = torch.minimum(floor, -torch.maximum(*tears))
+    sdf = torch.maximum(cup(grid.vertices, 0.6), torn)
+    assert holes(marching_tetrahedra(grid.vertices, sdf, grid)) > 0
+    full = volume(marching_tetrahedra(grid.vertices, sdf, grid))
+    dug = dig(sdf, grid, lambda mesh: 2.0 if volume(mesh) > 0.97 * full else 1.0)
+    assert dug is not sdf and holes(marching_tetrahedra(grid.vertices, dug, grid)) == 0

@@ -5,11 +5,13 @@ import itertools
 import pytest
 import torch
 
+from backend.scene.isosurface import marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import (
     Mesh,
     components,
     face_cross,
     face_normals,
+    holes,
     is_closed,
     vertex_normals,
 )
@@ -74,3 +76,12 @@ def test_components_are_counted_by_faces():
     loose_vertex = Mesh(torch.cat((both.v_pos, torch.zeros(1, 3))), both.t_pos_idx)
     assert components(loose_vertex)[0] == 2
     assert components(Mesh(both.v_pos, both.t_pos_idx[:0]))[0] == 0
+
+
+def test_a_ring_has_one_hole_and_a_ball_none():
+    grid = tetrahedral_grid(16, (-0.6,) * 3, (0.6,) * 3)
+    p = grid.vertices
+    ring = 0.12 - torch.stack((p[:, :2].norm(dim=1) - 0.3, p[:, 2]), 1).norm(dim=1)
+    assert holes(marching_tetrahedra(p, ring, grid)) == 1
+    assert holes(marching_tetrahedra(p, 0.4 - p.norm(dim=1), grid)) == 0
+    assert holes(joined(cuboid(), cuboid(centre=(2.0, 0.0, 0.0)))) == 0
