@@ -25,6 +25,7 @@ WALL = 2.0  # cells of the object that are left beside a hollow and under it
 DEPTHS = 6  # that are tried, from as it is to the wall over the ground
 WIDER = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)  # cells on all sides, that are tried with each
 ALIKE = 1.05  # times the least error: it is not known more finely, so this much decides nothing
+RIM = 2.0  # cells, the height of a rim
 FILM = 1.0  # voxels of water that are none, on a rim that is not quite level
 PIT = 5  # voxels across, at most, of a hole in a floor that is not the floor
 
@@ -36,7 +37,8 @@ class Hollow:
     depth   [X,Y] of the water, 0 beside it
     level   [X,Y] to which water would stand
     ground  [X,Y] where the object begins, from below
-    thick   [X,Y,Z] to the object's outside in its slice; 0 there, and the water's columns count as the object
+    thick   [X,Y,Z] to the object's outside in its slice, that of the rim as under it; 0 outside, and what is over the
+            water counts as the object
     first   [3] metres, the middle of the first voxel
     voxel   metres
     """
@@ -94,6 +96,10 @@ def hollows(sdf: Tensor, grid: TetGrid) -> list[Hollow]:
             over = (depth > 0)[..., None] & (np.arange(solid.shape[2]) > ground[..., None])
             one_slice = (1, 1, sum(solid.shape))  # so far apart that no distance leaves its slice
             thick = ndimage.distance_transform_edt(solid | over, sampling=one_slice)
+            below = max(0, int(level[deep].min() - RIM / step))
+            thick[..., below:] = thick[
+                ..., below : below + 1
+            ]  # a round rim is thin, and would be left as a lip
             found.append(Hollow(depth, level, ground, thick, corners[0], step * grid.spacing))
     return sorted(found, key=lambda hollow: -float(hollow.depth.sum()))
 

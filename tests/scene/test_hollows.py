@@ -143,7 +143,7 @@ def test_nothing_changes_unless_it_is_clearly_better(grid: TetGrid) -> None:
 def test_a_torn_floor_over_an_empty_room_goes_whole(grid: TetGrid) -> None:
     """As fields are under a mug's floor: of hollows that look alike none with shreds of it is taken."""
     floor = cylinder(grid.vertices, 0.22, -0.05, 0.05)
-    tears = [cylinder(grid.vertices - grid.vertices.new_tensor([x, 0, 0]), 0.05, -1, 1) for x in (-0.1, 0.1)]
+    tears = [cylinder(grid.vertices - grid.vertices.new_tensor([x, 0, 0]), 0.09, -1, 1) for x in (-0.1, 0.1)]
     torn = torch.minimum(floor, -torch.maximum(*tears))
     sdf = torch.maximum(cup(grid.vertices, 0.6), torn)
     assert holes(marching_tetrahedra(grid.vertices, sdf, grid)) > 0
