@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backend.scene.hollows import ALIKE, WALL, dig, hollows
+from backend.scene.hollows import ALIKE, WALL, WIDER, dig, hollows
 from backend.scene.isosurface import TetGrid, marching_tetrahedra, tetrahedral_grid
 from backend.scene.mesh import Mesh, holes, is_closed
 from tests.tools.here import here
@@ -144,9 +144,33 @@ def test_a_torn_floor_over_an_empty_room_goes_whole(grid: TetGrid) -> None:
     """As fields are under a mug's floor: of hollows that look alike none with shreds of it is taken."""
     floor = cylinder(grid.vertices, 0.22, -0.05, 0.05)
     tears = [cylinder(grid.vertices - grid.vertices.new_tensor([x, 0, 0]), 0.09, -1, 1) for x in (-0.1, 0.1)]
-    torn = torch.minimum(floor, -torch.maximum(*tears))
-    sdf = torch.maximum(cup(grid.vertices, 0.6), torn)
-    assert holes(marching_tetrahedra(grid.vertices, sdf, grid)) > 0
-    full = volume(marching_tetrahedra(grid.vertices, sdf, grid))
-    dug = dig(sdf, grid, lambda mesh: 2.0 if volume(mesh) > 0.97 * full else 1.0)
-    assert dug is not sdf and holes(marching_tetrahedra(grid.vertices, dug, grid)) == 0
+    sdf = torch.maximum(cup(grid.vertices, 0.6), torch.minimum(floor, -torch.maximum(*tears)))
+    mesh = marching_tetrahedra(grid.vertices, sdf, grid)
+    assert holes(mesh) > 0
+    asked: list[int] = []
+
+    def alike(mesh: Mesh) -> float:
+        """A deeper one with shreds of the floor, and a less deep one that is wide enough to have none."""
+        asked.append(holes(mesh))
+        deeper, less_deep = 1 + len(WIDER) + 1, 1 + 3  # the first that is asked about is the surface as it is
+        return 1.0 if len(asked) - 1 in (deeper, less_deep) else 2.0
+
+    dug = dig(sdf, grid, alike)
+    assert asked[8] > 0 and asked[4] == 0
+    assert holes(marching_tetrahedra(grid.vertices, dug, grid)) == 0
+
+
+def test_a_round_rim_keeps_no_lip(grid: TetGrid) -> None:
+    inner = 0.14
+    radius = grid.vertices[:, :2].norm(dim=1)
+    rim = HEIGHT - 12 * (radius - (inner + OUTER) / 2).square() - grid.vertices[:, 2]
+    sdf = torch.minimum(cup(grid.vertices, 0.4, inner), rim)
+    dug = dig(sdf, grid, volume)  # as wide as can be
+    assert dug is not sdf
+    side = round(grid.corners ** (1 / 3))
+    solid = (dug[: grid.corners] > 0).view(side, side, side).cpu()
+    heights = torch.arange(side)
+    lowest = torch.where(solid, heights, side).amin(2)
+    highest = torch.where(solid, heights, -1).amax(2)
+    some = solid.any(2)
+    assert torch.equal(solid.sum(2)[some], (highest - lowest + 1)[some])  # nothing hangs over air
