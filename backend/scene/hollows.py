@@ -132,16 +132,17 @@ def dig(sdf: Tensor, grid: TetGrid, error_of: Callable[[Mesh], float]) -> Tensor
         if most <= 1:
             continue
         as_it_is = error_of(marching_tetrahedra(grid.vertices, sdf, grid))
-        tried = []
+        tried = []  # as numbers: of a fine grid a few dozen distances would fill a card
         for times in np.linspace(1, most, DEPTHS):
             away = hollow.stretched(times, wall)
             for wider in WIDER:
                 air = hollow.widened(away, wider * grid.spacing, wall, grid.vertices)
-                trial = torch.minimum(sdf, air)
-                mesh = marching_tetrahedra(grid.vertices, trial, grid)
-                error = error_of(mesh)
-                tried.append((error, (holes(mesh), -times, error), trial))
-        good = ALIKE * min(error for error, _, _ in tried)
+                mesh = marching_tetrahedra(grid.vertices, torch.minimum(sdf, air), grid)
+                tried.append((error_of(mesh), holes(mesh), times, wider))
+        good = ALIKE * min(error for error, *_ in tried)
         if as_it_is > good:
-            sdf = min((one for one in tried if one[0] <= good), key=lambda one: one[1])[2]
+            alike = [one for one in tried if one[0] <= good]
+            _, _, times, wider = min(alike, key=lambda one: (one[1], -one[2], one[0]))
+            air = hollow.widened(hollow.stretched(times, wall), wider * grid.spacing, wall, grid.vertices)
+            sdf = torch.minimum(sdf, air)
     return sdf
