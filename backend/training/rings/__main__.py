@@ -64,6 +64,12 @@ RING_SETTINGS: dict[str, Any] = {
     "geometry.views": 3,
     "geometry.sdf_rate": 0.05,
     "geometry.offset_rate": 0.05,
+    # Where there is little noise nothing holds a size, where there is much it is held (docs/decisions.md): so it begins
+    # with more and its rates fall early. Less smoothing keeps spouts, handles and beaks.
+    "geometry.start": 0.9,
+    "geometry.decay_from": 0.3,
+    "geometry.consistency": 0.1,
+    "geometry.laplacian": 0.3,
     "texture.levels": 40,
     "texture.views": 2,
 }
